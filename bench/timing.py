@@ -1,0 +1,168 @@
+"""Interleaved timing, cold weights, and what to write beside every figure: the machine.
+
+Engines are compared in turns, A B A B ..., so that a slow second of the machine hits all of them, and each ratio is the
+median over pairs of the same turn. Before its timed call an engine may make `settle` untimed ones: then it is timed as
+in steady use, with its own weights in the caches, and the previous engine's spinning threads have gone to sleep.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+def quantile(values: Sequence[float], q: float) -> float:
+    """Linear interpolation between order statistics, 0 <= q <= 1. ValueError for no values."""
+    if not values:
+        raise ValueError("no values")
+    ordered = sorted(values)
+    position = q * (len(ordered) - 1)
+    low = int(position)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
+
+
+@dataclass
+class Samples:
+    """Durations of one callable, in nanoseconds and in the order of the turns."""
+
+    name: str
+    ns: list[int] = field(default_factory=list)
+
+    def ms(self, q: float = 0.5) -> float:
+        return quantile(self.ns, q) / 1e6
+
+    @property
+    def median_ms(self) -> float:
+        return self.ms(0.5)
+
+    @property
+    def p10_ms(self) -> float:
+        return self.ms(0.1)
+
+    @property
+    def p90_ms(self) -> float:
+        return self.ms(0.9)
+
+    def ratios(self, other: Samples) -> list[float]:
+        """self / other, turn by turn."""
+        return [a / b for a, b in zip(self.ns, other.ns, strict=True)]
+
+    def ratio(self, other: Samples) -> float:
+        """Median over turns of self / other: below 1 means that self is faster."""
+        return statistics.median(self.ratios(other))
+
+
+def interleave(
+    calls: Mapping[str, Callable[[], object]],
+    runs: int = 20,
+    warmup: int = 3,
+    min_time: float = 0.0,
+    *,
+    settle: int = 0,
+    pause: float = 0.0,
+) -> dict[str, Samples]:
+    """Time the callables in turns: at least `runs` turns, and more until `min_time` seconds have been timed in each.
+
+    Each makes `warmup` untimed calls first. In each turn a callable sleeps `pause` seconds and makes `settle` untimed
+    calls before its timed one. ValueError for no runs.
+    """
+    if runs < 1:
+        raise ValueError(f"runs must be at least 1, not {runs}")
+    for call in calls.values():
+        for _ in range(warmup):
+            call()
+    samples = {name: Samples(name) for name in calls}
+    clock = time.perf_counter_ns
+    while calls and (
+        len(next(iter(samples.values())).ns) < runs or min(sum(s.ns) for s in samples.values()) < min_time * 1e9
+    ):
+        for name, call in calls.items():
+            if pause:
+                time.sleep(pause)
+            for _ in range(settle):
+                call()
+            start = clock()
+            call()
+            samples[name].ns.append(max(clock() - start, 1))
+    return samples
+
+
+def last_level_cache() -> int:
+    """Bytes of the largest cache that the first CPU reports; 32 MiB where the system does not say."""
+    units = {"K": 2**10, "M": 2**20, "G": 2**30}
+    sizes = []
+    for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
+        text = path.read_text().strip()
+        sizes.append(int(text[:-1]) * units[text[-1]] if text[-1:] in units else int(text))
+    return max(sizes, default=32 * 2**20)
+
+
+class Rotation(Generic[T]):
+    """Copies of a kernel's weights that exceed the caches, handed out in turn, so that each call finds them cold.
+
+    `make()` builds one copy of `nbytes`; together they cover `factor` times the last-level cache, at most `limit` bytes.
+    """
+
+    def __init__(self, make: Callable[[], T], nbytes: int, factor: float = 3.0, limit: int = 2 * 2**30) -> None:
+        wanted = min(factor * last_level_cache(), limit)
+        self.copies = [make() for _ in range(max(2, -(-int(wanted) // max(nbytes, 1))))]
+        self._turn = -1
+
+    def next(self) -> T:
+        self._turn = (self._turn + 1) % len(self.copies)
+        return self.copies[self._turn]
+
+
+def peak_gflops(isa: str | None = None) -> float | None:
+    """The multiply-add rate of one core measured now by fastconv, or None where fastconv cannot measure it."""
+    try:
+        from fastconv import _core
+    except ImportError:
+        return None
+    measure = getattr(_core, "peak_gflops", None)
+    if measure is None:
+        return None
+    return float(measure() if isa is None else measure(isa))
+
+
+def cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def system() -> dict[str, Any]:
+    """CPU, instruction sets, cores, memory, versions and date: what a reader needs beside a figure."""
+    info: dict[str, Any] = {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "cpu": cpu_name(),
+        "machine": platform.machine(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "last_level_cache": last_level_cache(),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "numpy": metadata.version("numpy"),
+        "peak_gflops": peak_gflops(),
+    }
+    try:
+        from fastconv import _core
+
+        info["isa_levels"] = list(_core.isa_levels())
+    except (ImportError, AttributeError):
+        info["isa_levels"] = None
+    return info

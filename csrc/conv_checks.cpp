@@ -1,0 +1,144 @@
+#include "conv_checks.h"
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+#include "cpu/dispatch.h"
+#include "cpu/select.h"
+
+namespace fastconv {
+
+namespace {
+
+// Enough chunks to keep eight threads busy, none below a few microseconds of work.
+constexpr int64_t CHUNKS = 32;
+constexpr int64_t CHUNK_FLOPS = 1 << 20;
+constexpr int64_t SMALL_WEIGHTS = 256 << 10;  // bytes: a quarter of L2
+constexpr int64_t LIMIT = int64_t(1) << 31;   // of any one dimension: products of two fit 64 bits
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+void require(bool ok, const char* what) {
+  if (!ok) throw std::invalid_argument(what);
+}
+
+void in_range(std::initializer_list<int64_t> values, int64_t low, const char* what) {
+  for (int64_t v : values) require(v >= low && v < LIMIT, what);
+}
+
+// 1 + the largest index of a box; dims and strides are non-negative and any dimension may be 0.
+int64_t reach(std::initializer_list<std::pair<int64_t, int64_t>> box) {
+  int64_t last = 0;
+  for (auto [dim, stride] : box) {
+    if (dim == 0) return 0;
+    int64_t step;
+    require(stride >= 0 && !__builtin_mul_overflow(dim - 1, stride, &step) && !__builtin_add_overflow(last, step, &last),
+            "a buffer is larger than memory");
+  }
+  return last + 1;
+}
+
+template <typename D>
+void check_geometry(const D& d) {
+  in_range({d.N, d.P, d.Q}, 0, "N, P, Q must not be negative");
+  in_range({d.H, d.W, d.C, d.K, d.R, d.S, d.stride_h, d.stride_w, d.dilation_h, d.dilation_w}, 1,
+           "H, W, C, K, R, S, strides and dilations must be positive");
+  in_range({d.pad_t, d.pad_l}, 0, "padding must not be negative");
+  in_range({d.x_ld, d.y_ld}, 1, "pixel strides must be positive");
+  require(d.x_ld >= d.C && d.y_ld >= d.K, "a pixel stride is smaller than the channels");
+  require(d.res_ld >= 0 && d.res_ld < LIMIT && d.x_row >= 0 && d.x_image >= 0, "strides must not be negative");
+}
+
+}  // namespace
+
+void prepare(Conv2d& d, Isa isa) {
+  const KernelTable& table = kernels(isa);
+  const int64_t M = d.N * d.P * d.Q, Kg = d.K / d.groups, depth = d.C / d.groups * d.R * d.S;
+  const int64_t vectors = ceil_div(Kg, table.vector_length), panels = ceil_div(vectors, table.max_panel);
+  const int64_t bytes = 4 * vectors * table.vector_length * depth;
+  d.panels_per_chunk = bytes <= SMALL_WEIGHTS ? panels : 1;
+  d.panel_chunks = ceil_div(panels, d.panels_per_chunk);
+  const int64_t columns = d.panels_per_chunk == panels ? Kg : table.max_panel * table.vector_length;
+  const int64_t rows_for_flops = ceil_div(CHUNK_FLOPS, 2 * depth * columns);
+  const int64_t wanted = ceil_div(CHUNKS, d.panel_chunks * d.groups);
+  const int64_t unit = M % 7 == 0 ? 14 : 12;  // whole tiles
+  d.rows_per_chunk = ceil_div(std::max(ceil_div(M, wanted), rows_for_flops), unit) * unit;
+  if (M % 7 == 0 && M <= 7 * 14) d.rows_per_chunk = std::max<int64_t>(7, ceil_div(ceil_div(M, wanted), 7) * 7);
+  d.row_chunks = M == 0 ? 0 : ceil_div(M, d.rows_per_chunk);
+  d.chunks = d.groups * d.panel_chunks * d.row_chunks;
+}
+
+void prepare(DepthwiseConv2d& d) {
+  const int64_t rows = d.N * d.P, per_row = std::max<int64_t>(1, 2 * d.Q * d.K * d.R * d.S);
+  d.rows_per_chunk = std::max(ceil_div(rows, CHUNKS), ceil_div(CHUNK_FLOPS / 4, per_row));
+  d.chunks = ceil_div(rows, d.rows_per_chunk);
+}
+
+void prepare(Linear& d, Isa isa) {
+  const KernelTable& table = kernels(isa);
+  const int64_t panels = ceil_div(ceil_div(d.K, table.vector_length), table.dense_panel);
+  d.rows_per_chunk = d.M <= 3 ? 3 : ceil_div(ceil_div(d.M, ceil_div(CHUNKS, panels)), 12) * 12;
+  d.row_chunks = ceil_div(d.M, d.rows_per_chunk);
+  d.chunks = panels * d.row_chunks;
+}
+
+Extent extent(const Conv2d& d, Isa isa) {
+  check_geometry(d);
+  in_range({d.groups}, 1, "groups must be positive");
+  require(d.C % d.groups == 0 && d.K % d.groups == 0, "channels do not divide into groups");
+  require(d.R * d.S <= (1 << 20), "the filter is too large");
+  const bool runs = d.algorithm == ConvAlgorithm::row_run;
+  if (runs) {
+    // The window must stay inside x: the kernel does not look at borders.
+    require(d.groups == 1 && d.dilation_w == 1 && d.x_ld == d.C && d.pad_t == 0 && d.pad_l == 0, "row_run: geometry");
+    require(d.P == 0 || (d.P - 1) * d.stride_h + (d.R - 1) * d.dilation_h < d.H, "row_run: rows beyond the image");
+    require(d.Q == 0 || (d.Q - 1) * d.stride_w + d.S <= d.W, "row_run: columns beyond the image");
+  } else if (d.algorithm == ConvAlgorithm::gemm) {
+    require(d.R == 1 && d.S == 1 && d.stride_h == 1 && d.stride_w == 1 && d.pad_t == 0 && d.pad_l == 0 &&
+                d.P == d.H && d.Q == d.W && d.x_row == d.W * d.x_ld && d.x_image == d.H * d.x_row,
+            "gemm: geometry");
+  } else {
+    require(d.algorithm == ConvAlgorithm::implicit, "unknown algorithm");
+  }
+  Extent e{};
+  e.in[0] = reach({{d.N, d.x_image}, {d.H, d.x_row}, {d.W, d.x_ld}, {d.C, 1}});
+  e.in[1] = packed_conv2d_size(d.K, d.C, d.R, d.S, d.groups, isa);
+  e.in[2] = d.K;
+  e.out = reach({{d.N, d.P * d.Q * d.y_ld}, {d.P * d.Q, d.y_ld}, {d.K, 1}});
+  e.in[3] = reach({{d.N, d.P * d.Q * d.res_ld}, {d.P * d.Q, d.res_ld}, {d.K, 1}});
+  return e;
+}
+
+Extent extent(const DepthwiseConv2d& d, Isa isa) {
+  check_geometry(d);
+  in_range({d.multiplier}, 1, "multiplier must be positive");
+  require(d.K == d.C * d.multiplier, "K must be C times the multiplier");
+  Extent e{};
+  e.in[0] = reach({{d.N, d.x_image}, {d.H, d.x_row}, {d.W, d.x_ld}, {d.C, 1}});
+  e.in[1] = packed_depthwise_size(d.K, d.R, d.S, isa);
+  e.in[2] = d.K;
+  e.out = reach({{d.N, d.P * d.Q * d.y_ld}, {d.P * d.Q, d.y_ld}, {d.K, 1}});
+  e.in[3] = reach({{d.N, d.P * d.Q * d.res_ld}, {d.P * d.Q, d.res_ld}, {d.K, 1}});
+  return e;
+}
+
+Extent extent(const Linear& d, Isa isa) {
+  in_range({d.M}, 0, "M must not be negative");
+  in_range({d.C, d.K, d.x_ld, d.y_ld}, 1, "C, K and row strides must be positive");
+  require(d.x_ld >= d.C && d.y_ld >= d.K && d.res_ld >= 0, "a row stride is smaller than the row");
+  Extent e{};
+  e.in[0] = reach({{d.M, d.x_ld}, {d.C, 1}});
+  e.in[1] = packed_linear_size(d.K, d.C, isa);
+  e.in[2] = d.K;
+  e.out = reach({{d.M, d.y_ld}, {d.K, 1}});
+  e.in[3] = reach({{d.M, d.res_ld}, {d.K, 1}});
+  return e;
+}
+
+int64_t scratch_bytes(const Conv2d& d) {
+  const int64_t zeros = ceil_div(d.C / d.groups, 16) * 16;
+  return zeros * 4 + d.R * d.S * (16 * 8 + 4) + 64;
+}
+
+}  // namespace fastconv

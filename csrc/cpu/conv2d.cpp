@@ -1,0 +1,155 @@
+// conv2d on NHWC as a matrix product of pixels by output channels: implicit GEMM with an indirection of pointers.
+//
+// Weights are panels of up to MAX_NV vectors of output channels, [group][panel][tap][c][columns] (cpu/pack.cpp). Panels
+// are the outer loop and rows the inner one, so that a panel stays in L2 (or L1) while the pixels stream by; when all
+// weights are small a chunk is a range of rows with all panels instead (select.cpp). The reduction runs in one order,
+// (r, s, c), in one accumulator per output, so that results depend on neither tiles nor threads.
+#include "cpu/gemm.h"
+
+namespace fastconv {
+namespace FASTCONV_ISA {
+
+namespace {
+
+struct Pixel {
+  int64_t n, p, q;
+};
+
+struct Scratch {
+  const float** pointers;  // taps x rows
+  int32_t* taps;
+  float* zeros;            // C / groups floats
+};
+
+// Pointers of `rows` pixels from `at` on, for every tap that touches the image in at least one of them; returns how
+// many such taps there are. A tap that only meets padding adds nothing: at 7x7 that saves a tenth of the work.
+int64_t gather(const Conv2d& d, const float* x, Pixel at, int64_t rows, const Scratch& s) {
+  int64_t live = 0;
+  const int64_t reach_h = (d.R - 1) * d.dilation_h, reach_w = (d.S - 1) * d.dilation_w;
+  const float* base[16];
+  int64_t ih[16], iw[16];
+  bool inside = true;
+  for (int64_t i = 0; i < rows; i++) {
+    ih[i] = at.p * d.stride_h - d.pad_t;
+    iw[i] = at.q * d.stride_w - d.pad_l;
+    base[i] = x + at.n * d.x_image + ih[i] * d.x_row + iw[i] * d.x_ld;
+    inside = inside && ih[i] >= 0 && iw[i] >= 0 && ih[i] + reach_h < d.H && iw[i] + reach_w < d.W;
+    if (++at.q == d.Q) {
+      at.q = 0;
+      if (++at.p == d.P) at.p = 0, at.n++;
+    }
+  }
+  for (int64_t r = 0; r < d.R; r++) {
+    for (int64_t t = 0; t < d.S; t++) {
+      const int64_t dh = r * d.dilation_h, dw = t * d.dilation_w;
+      const int64_t offset = dh * d.x_row + dw * d.x_ld;
+      const float** out = s.pointers + live * rows;
+      bool any = inside;
+      if (inside) {
+        for (int64_t i = 0; i < rows; i++) out[i] = base[i] + offset;
+      } else {
+        for (int64_t i = 0; i < rows; i++) {
+          bool ok = (uint64_t)(ih[i] + dh) < (uint64_t)d.H && (uint64_t)(iw[i] + dw) < (uint64_t)d.W;
+          out[i] = ok ? base[i] + offset : s.zeros;
+          any = any || ok;
+        }
+      }
+      if (any) s.taps[live++] = (int32_t)(r * d.S + t);
+    }
+  }
+  return live;
+}
+
+// One filter row is one run of memory; x holds its own padding.
+int64_t gather_runs(const Conv2d& d, const float* x, Pixel at, int64_t rows, const Scratch& s) {
+  for (int64_t i = 0; i < rows; i++) {
+    const float* base = x + at.n * d.x_image + at.p * d.stride_h * d.x_row + at.q * d.stride_w * d.x_ld;
+    for (int64_t r = 0; r < d.R; r++) s.pointers[r * rows + i] = base + r * d.dilation_h * d.x_row;
+    if (++at.q == d.Q) {
+      at.q = 0;
+      if (++at.p == d.P) at.p = 0, at.n++;
+    }
+  }
+  for (int64_t r = 0; r < d.R; r++) s.taps[r] = (int32_t)r;
+  return d.R;
+}
+
+int64_t gather_rows(const Conv2d& d, const float* x, int64_t row, int64_t rows, const Scratch& s) {
+  for (int64_t i = 0; i < rows; i++) s.pointers[i] = x + (row + i) * d.x_ld;
+  s.taps[0] = 0;
+  return 1;
+}
+
+void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t group, const Panels& panels, int64_t panel,
+               int64_t row_begin, int64_t row_end) {
+  const int64_t Cg = d.C / d.groups, Kg = d.K / d.groups;
+  const bool runs = d.algorithm == ConvAlgorithm::row_run;
+  const int64_t taps = runs ? d.R : d.R * d.S, len = runs ? d.S * Cg : Cg;
+  const int nv = panels.width(panel);
+  const int64_t first = panels.start(panel) * Vec::N, columns = min_i(Kg - first, nv * Vec::N);
+  const int64_t depth = taps * len, k = group * Kg + first;
+  const float* x = b.in[0] + group * Cg;
+
+  Tile t;
+  t.taps = s.taps;
+  t.a = s.pointers;
+  t.len = len;
+  t.w = b.in[1] + (group * panels.vectors + panels.start(panel)) * Vec::N * depth;
+  t.w_ld = nv * Vec::N;
+  t.bias = b.in[2] ? b.in[2] + k : nullptr;
+  t.res_ld = d.res_ld;
+  t.y_ld = d.y_ld;
+  t.tail = (int)(columns - (nv - 1) * Vec::N);
+  t.act = &d.act;
+
+  const RowBlocks blocks(row_end - row_begin, nv);
+  const int64_t fewest = blocks.rows / blocks.count;
+  const TileFunction small = find_tile(nv, fewest);
+  const TileFunction large = blocks.rows % blocks.count ? find_tile(nv, fewest + 1) : small;
+  // The next panel (or the rest of the weights) is fetched one line a step during the first blocks.
+  const char* next = (const char*)(t.w + depth * t.w_ld);
+  const bool last = group == d.groups - 1 && panel == panels.count - 1;
+  int64_t lines = last || blocks.count <= 1 ? 0 : depth * t.w_ld * 4 / 64;
+
+  for (int64_t i = 0; i < blocks.count; i++) {
+    const int64_t at = row_begin + blocks.start(i), rows = row_begin + blocks.start(i + 1) - at;
+    const Pixel pixel = {at / (d.P * d.Q), at / d.Q % d.P, at % d.Q};
+    t.n_taps = d.algorithm == ConvAlgorithm::gemm ? gather_rows(d, x, at, rows, s)
+               : runs                             ? gather_runs(d, x, pixel, rows, s)
+                                                  : gather(d, x, pixel, rows, s);
+    t.y = b.out + at * d.y_ld + k;
+    t.residual = b.in[3] ? b.in[3] + at * d.res_ld + k : nullptr;
+    t.next = lines > 0 ? next : (const char*)t.w;
+    t.next_step = lines > 0 ? 64 : 0;
+    next += t.n_taps * len * 64;
+    lines -= t.n_taps * len;
+    (rows == fewest ? small : large)(t);
+  }
+}
+
+}  // namespace
+
+void conv2d(const Conv2d& d, const Buffers& b, int64_t begin, int64_t end) {
+  const int64_t Cg = d.C / d.groups, M = d.N * d.P * d.Q;
+  const Panels panels(d.K / d.groups, MAX_NV);
+  // scratch: zeros, pointers, taps; sized by prepare(Conv2d&)
+  Scratch s;
+  s.zeros = b.scratch;
+  const int64_t zeros = (Cg + 15) / 16 * 16;
+  for (int64_t c = 0; c < zeros; c++) s.zeros[c] = 0;
+  s.pointers = (const float**)(b.scratch + zeros);
+  s.taps = (int32_t*)(s.pointers + d.R * d.S * 16);
+
+  for (int64_t chunk = begin; chunk < end; chunk++) {
+    const int64_t rc = chunk % d.row_chunks, pc = chunk / d.row_chunks % d.panel_chunks;
+    const int64_t group = chunk / d.row_chunks / d.panel_chunks;
+    const int64_t row_begin = rc * d.rows_per_chunk, row_end = min_i(M, row_begin + d.rows_per_chunk);
+    const int64_t last = min_i(panels.count, (pc + 1) * d.panels_per_chunk);
+    for (int64_t p = pc * d.panels_per_chunk; p < last; p++) {
+      run_panel(d, b, s, group, panels, p, row_begin, row_end);
+    }
+  }
+}
+
+}  // namespace FASTCONV_ISA
+}  // namespace fastconv

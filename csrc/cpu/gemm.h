@@ -1,0 +1,152 @@
+// The register tile behind convolution and dense layers: MR rows by NV vectors of columns.
+//
+//   y[i, :] = act(bias + sum over taps t and c of a[t][i][c] * w[t][c][:] + residual[i, :])
+//
+// Rows are pointers (one per tap, so that padding and strides cost nothing in the loop), weights are one panel of NV
+// vectors, rows of w_ld floats. Each step loads NV vectors, broadcasts MR scalars and issues MR * NV FMAs; 24 or more
+// accumulators cover two FMA ports times four cycles of latency three times over.
+#pragma once
+#include "cpu/kernels.h"
+
+namespace fastconv {
+namespace FASTCONV_ISA {
+
+struct Tile {
+  const float* const* a;  // live taps x rows
+  const int32_t* taps;    // which tap of the weights each row of `a` belongs to; null: 0, 1, 2 ...
+  int64_t n_taps, len;    // len: elements per tap
+  const float* w;
+  int64_t w_ld;
+  const float* bias;      // of the first column, or null
+  const float* residual;  // of the first row and column, or null
+  int64_t res_ld;
+  float* y;
+  int64_t y_ld;
+  int tail;               // lanes in use in the last vector
+  const Activation* act;
+  const char* next;       // what to prefetch into L2 meanwhile, one line per step
+  int64_t next_step;      // 64, or 0 for nothing
+};
+
+// The next weights arrive while this panel computes: without it 7x7 layers wait for memory.
+static inline void prefetch_l2(const char* p) { __builtin_prefetch(p, 0, 2); }
+
+template <int MR, int NV>
+static inline void finish_tile(const Tile& t, Vec (&acc)[MR][NV]) {
+  constexpr int V = Vec::N;
+  const bool full = t.tail == V;
+  if (t.bias) {
+    for (int j = 0; j < NV; j++) {
+      Vec bias = j < NV - 1 || full ? load(t.bias + j * V) : load_n(t.bias + j * V, t.tail);
+      for (int i = 0; i < MR; i++) acc[i][j] = add(acc[i][j], bias);
+    }
+  }
+  if (t.residual) {
+    for (int i = 0; i < MR; i++) {
+      const float* r = t.residual + i * t.res_ld;
+      for (int j = 0; j < NV; j++) {
+        acc[i][j] = add(acc[i][j], j < NV - 1 || full ? load(r + j * V) : load_n(r + j * V, t.tail));
+      }
+    }
+  }
+  if (t.act->func == Func::clip) {
+    Vec lo = set1(t.act->alpha), hi = set1(t.act->beta);
+    for (int i = 0; i < MR; i++) {
+      for (int j = 0; j < NV; j++) acc[i][j] = min(hi, max(lo, acc[i][j]));
+    }
+  }
+  for (int i = 0; i < MR; i++) {
+    float* y = t.y + i * t.y_ld;
+    for (int j = 0; j < NV - 1; j++) store(y + j * V, acc[i][j]);
+    if (full) {
+      store(y + (NV - 1) * V, acc[i][NV - 1]);
+    } else {
+      store_n(y + (NV - 1) * V, acc[i][NV - 1], t.tail);
+    }
+  }
+  if (t.act->func != Func::clip && t.act->func != Func::identity) {  // the rows are still in L1
+    for (int i = 0; i < MR; i++) activate_row(*t.act, t.y + i * t.y_ld, (NV - 1) * V + t.tail);
+  }
+}
+
+template <int MR, int NV>
+static void tile(const Tile& t) {
+  constexpr int V = Vec::N;
+  // Where the accumulators leave no register for all weights, the last vector is a memory operand of its FMAs.
+  constexpr bool last_from_memory = MR * NV + NV >= 32 || (Vec::N == 8 && MR * NV + NV >= 16);
+  constexpr int HELD = last_from_memory ? (NV > 4 ? 0 : NV - 1) : NV;
+  Vec acc[MR][NV];
+  for (int i = 0; i < MR; i++) {
+    for (int j = 0; j < NV; j++) acc[i][j] = zero();
+  }
+  const char* next = t.next;
+  for (int64_t k = 0; k < t.n_taps; k++) {
+    const float* p[MR];
+    for (int i = 0; i < MR; i++) p[i] = t.a[k * MR + i];
+    const float* w = t.w + (t.taps ? t.taps[k] : k) * t.len * t.w_ld;
+    for (int64_t c = 0; c < t.len; c++, w += t.w_ld) {
+      Vec held[NV];
+      for (int j = 0; j < HELD; j++) held[j] = load(w + j * V);
+      prefetch_l2(next);
+      next += t.next_step;
+#pragma GCC unroll 16
+      for (int i = 0; i < MR; i++) {
+        Vec x = set1(p[i][c]);
+#pragma GCC unroll 8
+        for (int j = 0; j < HELD; j++) acc[i][j] = fma(x, held[j], acc[i][j]);
+#pragma GCC unroll 8
+        for (int j = HELD; j < NV; j++) acc[i][j] = fma_at(x, w + j * V, acc[i][j]);
+      }
+    }
+  }
+  finish_tile<MR, NV>(t, acc);
+}
+
+using TileFunction = void (*)(const Tile&);
+
+template <int NV, int MR = ROWS[NV]>
+static inline TileFunction tile_of_rows(int64_t rows) {
+  if constexpr (MR == 0) {
+    return nullptr;
+  } else {
+    return rows == MR ? tile<MR, NV> : tile_of_rows<NV, MR - 1>(rows);
+  }
+}
+
+// The tile of nv vectors and `rows` rows; both within ROWS and MAX_NV.
+static inline TileFunction find_tile(int nv, int64_t rows) {
+  if (nv == 1) return tile_of_rows<1>(rows);
+  if (nv == 2) return tile_of_rows<2>(rows);
+#if defined(FASTCONV_ISA_AVX512)
+  if (nv == 3) return tile_of_rows<3>(rows);
+  if (nv == 4) return tile_of_rows<4>(rows);
+#endif
+  return nullptr;
+}
+
+// Rows are split evenly over ceil(rows / limit) blocks: 49 rows make seven sevens, never six eights and a one.
+struct RowBlocks {
+  int64_t rows, count;
+  RowBlocks(int64_t rows_, int nv) : rows(rows_) {
+    int64_t limit = ROWS[nv];
+    if (nv == 4 && rows % 7 != 0) limit = 6;  // seven rows cost a memory operand: take them where they fit
+    count = (rows + limit - 1) / limit;
+  }
+  int64_t start(int64_t i) const { return rows * i / count; }
+};
+
+// Panels cut `columns` into ceil(vectors / widest) nearly equal parts.
+struct Panels {
+  int64_t vectors, count, base, extra;
+  Panels(int64_t columns, int widest) {
+    vectors = (columns + Vec::N - 1) / Vec::N;
+    count = (vectors + widest - 1) / widest;
+    base = count ? vectors / count : 0;
+    extra = count ? vectors % count : 0;
+  }
+  int width(int64_t p) const { return (int)(base + (p < extra)); }             // vectors
+  int64_t start(int64_t p) const { return p * base + (p < extra ? p : extra); }  // in vectors
+};
+
+}  // namespace FASTCONV_ISA
+}  // namespace fastconv

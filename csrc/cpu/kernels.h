@@ -1,0 +1,20 @@
+// Declares the kernels of the level that a file is compiled for.
+#pragma once
+#include "cpu/simd/simd.h"
+#include "ops.h"
+
+namespace fastconv {
+namespace FASTCONV_ISA {
+
+#define KERNEL(name, Descriptor) void name(const Descriptor& d, const Buffers& b, int64_t begin, int64_t end);
+#include "cpu/kernels.def"
+#undef KERNEL
+
+static inline int64_t min_i(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t max_i(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// act on n floats in place (cpu/unary.cpp)
+void activate_row(const Activation& act, float* y, int64_t n);
+
+}  // namespace FASTCONV_ISA
+}  // namespace fastconv

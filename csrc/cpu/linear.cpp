@@ -1,0 +1,75 @@
+// Dense layers: y[m, k] = act(bias[k] + sum over c of x[m, c] * w[c, k] + residual[m, k]).
+//
+// Weights are panels of DENSE_NV vectors of columns, [panel][c][columns] (cpu/pack.cpp). Up to three rows read each
+// weight once and are bound by memory: one tile is as wide as the panel, and a panel is one long stream for the
+// prefetcher. More rows take the panel in parts of MAX_NV vectors, with the tiles of the convolution.
+#include "cpu/gemm.h"
+
+namespace fastconv {
+namespace FASTCONV_ISA {
+
+namespace {
+
+template <int NV>
+TileFunction narrow_tile(int64_t rows) {
+  return rows == 1 ? tile<1, NV> : rows == 2 ? tile<2, NV> : tile<3, NV>;
+}
+
+// nv up to 8, one to three rows
+TileFunction find_stream(int nv, int64_t rows) {
+  switch (nv) {
+    case 1: return narrow_tile<1>(rows);
+    case 2: return narrow_tile<2>(rows);
+    case 3: return narrow_tile<3>(rows);
+    case 4: return narrow_tile<4>(rows);
+    case 5: return narrow_tile<5>(rows);
+    case 6: return narrow_tile<6>(rows);
+    case 7: return narrow_tile<7>(rows);
+    default: return narrow_tile<8>(rows);
+  }
+}
+
+}  // namespace
+
+void linear(const Linear& d, const Buffers& b, int64_t begin, int64_t end) {
+  const int64_t V = Vec::N, vectors = (d.K + V - 1) / V;
+  const float* pointers[16];
+  Tile t;
+  t.a = pointers;
+  t.taps = nullptr;
+  t.n_taps = 1;
+  t.len = d.C;
+  t.res_ld = d.res_ld;
+  t.y_ld = d.y_ld;
+  t.act = &d.act;
+  t.next_step = 0;
+
+  for (int64_t chunk = begin; chunk < end; chunk++) {
+    const int64_t rc = chunk % d.row_chunks, first = chunk / d.row_chunks * DENSE_NV;
+    const int panel_nv = (int)min_i(DENSE_NV, vectors - first);
+    const float* panel = b.in[1] + first * V * d.C;
+    const int64_t row_begin = rc * d.rows_per_chunk, row_end = min_i(d.M, row_begin + d.rows_per_chunk);
+    const bool stream = d.M <= 3;
+    const int widest = stream ? DENSE_NV : MAX_NV;
+    t.w_ld = panel_nv * V;
+    for (int v = 0; v < panel_nv; v += widest) {
+      const int nv = panel_nv - v < widest ? panel_nv - v : widest;
+      const int64_t k = (first + v) * V;
+      t.w = panel + v * V;
+      t.next = (const char*)t.w;
+      t.bias = b.in[2] ? b.in[2] + k : nullptr;
+      t.tail = (int)min_i(V, d.K - k - (nv - 1) * V);
+      const RowBlocks blocks(row_end - row_begin, stream ? 1 : nv);
+      for (int64_t i = 0; i < blocks.count; i++) {
+        const int64_t at = row_begin + blocks.start(i), rows = row_begin + blocks.start(i + 1) - at;
+        for (int64_t r = 0; r < rows; r++) pointers[r] = b.in[0] + (at + r) * d.x_ld;
+        t.y = b.out + at * d.y_ld + k;
+        t.residual = b.in[3] ? b.in[3] + at * d.res_ld + k : nullptr;
+        (stream ? find_stream(nv, rows) : find_tile(nv, rows))(t);
+      }
+    }
+  }
+}
+
+}  // namespace FASTCONV_ISA
+}  // namespace fastconv

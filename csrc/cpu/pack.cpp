@@ -1,0 +1,89 @@
+// Weights in the order in which kernels read them (compiled with baseline flags: any level can be packed anywhere).
+#include <string.h>
+
+#include "cpu/dispatch.h"
+#include "cpu/select.h"
+
+namespace fastconv {
+
+static int64_t vectors(int64_t columns, int64_t V) { return (columns + V - 1) / V; }
+
+int64_t packed_conv2d_size(int64_t K, int64_t C, int64_t R, int64_t S, int64_t groups, Isa isa) {
+  const int64_t V = kernels(isa).vector_length;
+  return groups * vectors(K / groups, V) * V * (C / groups) * R * S;
+}
+
+int64_t packed_depthwise_size(int64_t K, int64_t R, int64_t S, Isa isa) {
+  const int64_t V = kernels(isa).vector_length;
+  return vectors(K, V) * V * R * S;
+}
+
+int64_t packed_linear_size(int64_t K, int64_t C, Isa isa) {
+  const int64_t V = kernels(isa).vector_length;
+  return vectors(K, V) * V * C;
+}
+
+// One panel: out[(tap * C + c) * width + lane] = w[lane][c][tap] for lane < columns, zero beyond.
+static void pack_panel(float* out, const float* w, const float* scale, int64_t columns, int64_t width, int64_t C,
+                       int64_t taps) {
+  constexpr int64_t B = 16;
+  const int64_t row = C * taps;
+  if (columns < width) memset(out, 0, sizeof(float) * row * width);
+  for (int64_t c0 = 0; c0 < C; c0 += B) {
+    const int64_t c1 = c0 + B < C ? c0 + B : C;
+    for (int64_t k0 = 0; k0 < columns; k0 += B) {
+      const int64_t k1 = k0 + B < columns ? k0 + B : columns;
+      for (int64_t t = 0; t < taps; t++) {
+        for (int64_t c = c0; c < c1; c++) {
+          float* o = out + (t * C + c) * width;
+          const float* x = w + c * taps + t;
+          if (scale) {
+            for (int64_t k = k0; k < k1; k++) o[k] = x[k * row] * scale[k];
+          } else {
+            for (int64_t k = k0; k < k1; k++) o[k] = x[k * row];
+          }
+        }
+      }
+    }
+  }
+}
+
+void pack_conv2d(float* out, const float* w, const float* scale, int64_t K, int64_t C, int64_t R, int64_t S,
+                 int64_t groups, Isa isa) {
+  const int64_t V = kernels(isa).vector_length, widest = kernels(isa).max_panel;
+  const int64_t Kg = K / groups, Cg = C / groups, depth = Cg * R * S;
+  const int64_t n = vectors(Kg, V), count = (n + widest - 1) / widest;
+  for (int64_t g = 0; g < groups; g++) {
+    for (int64_t p = 0, first = 0; p < count; p++) {
+      const int64_t nv = n / count + (p < n % count), k = g * Kg + first * V;
+      const int64_t columns = Kg - first * V < nv * V ? Kg - first * V : nv * V;
+      pack_panel(out, w + k * depth, scale ? scale + k : nullptr, columns, nv * V, Cg, R * S);
+      out += depth * nv * V;
+      first += nv;
+    }
+  }
+}
+
+void pack_depthwise(float* out, const float* w, const float* scale, int64_t K, int64_t R, int64_t S, Isa isa) {
+  const int64_t V = kernels(isa).vector_length;
+  pack_panel(out, w, scale, K, vectors(K, V) * V, 1, R * S);
+}
+
+void pack_linear(float* out, const float* w, const float* scale, int64_t K, int64_t C, bool trans_b, Isa isa) {
+  const int64_t V = kernels(isa).vector_length, panel = kernels(isa).dense_panel * V;
+  for (int64_t k = 0; k < K; k += panel) {
+    const int64_t columns = K - k < panel ? K - k : panel, width = vectors(columns, V) * V;
+    if (trans_b) {
+      pack_panel(out, w + k * C, scale ? scale + k : nullptr, columns, width, C, 1);
+    } else {
+      for (int64_t c = 0; c < C; c++) {
+        float* o = out + c * width;
+        for (int64_t i = 0; i < columns; i++) o[i] = w[c * K + k + i] * (scale ? scale[k + i] : 1.0f);
+        for (int64_t i = columns; i < width; i++) o[i] = 0;
+      }
+    }
+    out += C * width;
+  }
+}
+
+}  // namespace fastconv

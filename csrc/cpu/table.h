@@ -1,0 +1,18 @@
+// The kernels of one ISA level behind one table.
+#pragma once
+#include "ops.h"
+
+namespace fastconv {
+
+struct KernelTable {
+#define KERNEL(name, Descriptor) void (*name)(const Descriptor&, const Buffers&, int64_t, int64_t);
+#include "cpu/kernels.def"
+#undef KERNEL
+  float (*fma_rate)(int64_t iterations);  // does iterations * fma_rate_flops floating-point operations in registers
+  double fma_rate_flops;
+  int vector_length;  // floats
+  int max_panel;      // vectors in the widest weight panel of a convolution
+  int dense_panel;    // vectors in a weight panel of a dense layer
+};
+
+}  // namespace fastconv

@@ -1,0 +1,36 @@
+// y = f(x), element by element. Chunks are ranges of elements where the rows touch, else ranges of rows.
+#include "cpu/math.h"
+
+namespace fastconv {
+namespace FASTCONV_ISA {
+namespace {
+
+template <class F>
+void map(const F& f, const float* x, float* y, int64_t n) {
+  int64_t i = 0;
+  for (; i + Vec::N <= n; i += Vec::N) store(y + i, f(load(x + i)));
+  if (i < n) store_n(y + i, f(load_n(x + i, (int)(n - i))), (int)(n - i));
+}
+
+}  // namespace
+
+void activate_row(const Activation& act, float* y, int64_t n) {
+  if (act.func == Func::identity) return;
+  with_function(act, [=](const auto& f) { map(f, y, y, n); });
+}
+
+void unary(const Unary& d, const Buffers& b, int64_t begin, int64_t end) {
+  const bool touching = d.rows <= 1 || (d.x_ld == d.n && d.y_ld == d.n);
+  const int64_t items = touching ? d.rows * d.n : d.rows, width = touching ? 1 : d.n;
+  const int64_t first = chunk_begin(items, d.chunks, begin), last = chunk_begin(items, d.chunks, end);
+  if (first == last || width == 0) return;
+  const float* x = b.in[0];
+  float* y = b.out;
+  with_function(d.act, [=](const auto& f) {
+    if (touching) return map(f, x + first, y + first, last - first);
+    for (int64_t r = first; r < last; r++) map(f, x + r * d.x_ld, y + r * d.y_ld, d.n);
+  });
+}
+
+}  // namespace FASTCONV_ISA
+}  // namespace fastconv

@@ -1,0 +1,77 @@
+#include "memory.h"
+
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <new>
+#include <utility>
+
+namespace fastconv {
+
+static constexpr size_t HUGE_PAGE = size_t(2) << 20;
+static constexpr size_t REGION = size_t(64) << 20;
+
+Block::Block(size_t bytes) {
+  if (bytes == 0) return;
+  const bool huge = bytes >= HUGE_PAGE / 2;
+  const size_t unit = huge ? HUGE_PAGE : 4096;
+  size_t rounded;
+  if (__builtin_add_overflow(bytes, unit - 1, &rounded)) throw std::bad_alloc();
+  rounded = rounded / unit * unit;
+  mapped_ = rounded + (huge ? HUGE_PAGE : 0);
+  mapping_ = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (mapping_ == MAP_FAILED) {
+    mapping_ = nullptr;
+    throw std::bad_alloc();
+  }
+  data_ = (char*)(((uintptr_t)mapping_ + unit - 1) / unit * unit);
+  size_ = bytes;
+  if (huge) madvise(data_, rounded, MADV_HUGEPAGE);
+}
+
+Block::~Block() {
+  if (mapping_) munmap(mapping_, mapped_);
+}
+
+Block::Block(Block&& other) noexcept { *this = std::move(other); }
+
+Block& Block::operator=(Block&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  std::swap(mapping_, other.mapping_);
+  std::swap(mapped_, other.mapped_);
+  return *this;
+}
+
+float* WeightStore::allocate(int64_t floats) {
+  size_t bytes;
+  if (floats < 0 || __builtin_mul_overflow((size_t)floats, sizeof(float), &bytes) || bytes > (size_t)1 << 46) {
+    throw std::bad_alloc();
+  }
+  bytes = (bytes + 63) / 64 * 64;
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (regions_.empty() || bytes > free_) {
+    Block region(bytes > REGION ? bytes : REGION);
+    free_ = region.size();
+    regions_.push_back(std::move(region));
+  }
+  Block& region = regions_.back();
+  char* p = region.data() + (region.size() - free_);
+  free_ -= bytes;
+  used_ += (int64_t)bytes;
+  return (float*)p;
+}
+
+const char* huge_pages() {
+  char text[128] = {0};
+  int fd = open("/sys/kernel/mm/transparent_hugepage/enabled", O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return "unknown";
+  ssize_t n = read(fd, text, sizeof(text) - 1);
+  close(fd);
+  if (n <= 0) return "unknown";
+  return strstr(text, "[always]") ? "always" : strstr(text, "[madvise]") ? "madvise" : "never";
+}
+
+}  // namespace fastconv

@@ -1,0 +1,189 @@
+// The vocabulary that Python, the plan and the kernels share: one plain-data descriptor per operation.
+//
+// All sizes and strides are in elements (float32). Images are N H W C with contiguous channels; `ld` is the distance
+// between two pixels (at least the channel count: larger inside a concatenation). Descriptors hold geometry only, so a
+// plan can be written to a file; pointers come in Buffers when a kernel runs.
+//
+// Every kernel has the signature void name(const Descriptor&, const Buffers&, int64_t begin, int64_t end) and computes
+// the chunks [begin, end) of descriptor.chunks. What a chunk is depends on the shape alone, never on the threads.
+#pragma once
+#include <stdint.h>
+
+namespace fastconv {
+
+enum class Isa : int32_t { scalar, avx2, avx512, neon };
+
+enum class Op : int32_t {
+#define KERNEL(name, Descriptor) name,
+#include "cpu/kernels.def"
+#undef KERNEL
+};
+
+// Element-wise functions; the comment gives alpha, beta.
+enum class Func : int32_t {
+  identity,
+  clip,          // min(max(x, alpha), beta); relu is clip(0, inf)
+  leaky_relu,    // x < 0 ? alpha x : x
+  elu,           // x < 0 ? alpha (exp(x) - 1) : x
+  selu,          // beta (x < 0 ? alpha (exp(x) - 1) : x)
+  sigmoid,       // 1 / (1 + exp(-x))
+  hard_sigmoid,  // max(0, min(1, alpha x + beta))
+  hard_swish,    // x max(0, min(1, x / 6 + 1/2))
+  swish,         // x sigmoid(x)
+  tanh,
+  gelu,          // x (1 + erf(x / sqrt 2)) / 2
+  gelu_tanh,     // the approximation by tanh
+  softplus,      // log(1 + exp(x))
+  mish,          // x tanh(softplus(x))
+  exp,
+  log,
+  sqrt,
+  reciprocal,
+  erf,
+  neg,
+  abs,
+  floor,
+  ceil,
+};
+
+enum class BinaryFunc : int32_t { add, sub, mul, div, max, min, pow, prelu /* x < 0 ? x y : x */ };
+
+enum class ReduceFunc : int32_t { mean, sum, max };
+
+struct Activation {
+  Func func;
+  float alpha, beta;
+};
+
+// in[] by operation: see each descriptor. out may alias an input where the memory plan says so. scratch is this
+// thread's own, 64-byte aligned.
+struct Buffers {
+  const float* in[4];
+  float* out;
+  float* scratch;
+};
+
+constexpr int MAX_RANK = 8;
+
+enum class ConvAlgorithm : int32_t {
+  gemm,      // 1x1, stride 1, no padding: rows of x are rows of the product
+  implicit,  // one pointer per output pixel and tap; padding points at a row of zeros
+  row_run,   // x carries its padding and few channels: each filter row is one run of S * C elements
+};
+
+// y[n,p,q,k] = act(bias[k] + sum x[n, p*sh + r*dh - pt, q*sw + s*dw - pl, c] w[k,c,r,s] + residual[n,p,q,k])
+// in: x, packed weights (cpu/pack.cpp), bias (K, or null), residual (or null)
+struct Conv2d {
+  int64_t chunks;
+  int64_t N, H, W, C, K, P, Q, R, S, groups;  // C, K: all groups together
+  int64_t stride_h, stride_w, dilation_h, dilation_w, pad_t, pad_l;
+  int64_t x_image, x_row, x_ld;  // strides of x: image, row, pixel
+  int64_t y_ld, res_ld;
+  ConvAlgorithm algorithm;
+  Activation act;
+  int64_t rows_per_chunk, row_chunks, panels_per_chunk, panel_chunks;
+};
+
+// The same with groups == C and K = C * multiplier. in: x, weights [R*S][K rounded up to whole vectors], bias, residual
+struct DepthwiseConv2d {
+  int64_t chunks;
+  int64_t N, H, W, C, K, P, Q, R, S, multiplier;
+  int64_t stride_h, stride_w, dilation_h, dilation_w, pad_t, pad_l;
+  int64_t x_image, x_row, x_ld;
+  int64_t y_ld, res_ld;
+  Activation act;
+  int64_t rows_per_chunk;
+};
+
+// y[m,k] = act(bias[k] + sum x[m,c] w[c,k] + residual[m,k])      in: x, packed weights, bias, residual
+struct Linear {
+  int64_t chunks;
+  int64_t M, C, K;
+  int64_t x_ld, y_ld, res_ld;
+  Activation act;
+  int64_t rows_per_chunk, row_chunks;
+};
+
+// y[b,m,n] = sum a[b,m,k] w[b,k,n], both operands computed at run time      in: a, b
+// The strides of a and b over the batch may be zero (broadcast).
+struct MatMul {
+  int64_t chunks;
+  int64_t batch, M, N, K;
+  int64_t a_batch, a_ld, b_batch, b_ld, y_batch, y_ld;
+};
+
+// Windows may start in the padding and reach beyond it (ceil_mode). in: x
+// Max: padding never wins; a window without any pixel gives -inf. Average: count_include_pad counts the padded cells,
+// up to H + pad_b and W + pad_r; otherwise only pixels of the image.
+struct Pool2d {
+  int64_t chunks;
+  int64_t N, H, W, C, P, Q, R, S;
+  int64_t stride_h, stride_w, dilation_h, dilation_w, pad_t, pad_l, pad_b, pad_r;
+  int64_t x_image, x_row, x_ld, y_ld;
+  int32_t count_include_pad;
+};
+
+// y = f(x) on `rows` rows of `n` contiguous elements. in: x
+struct Unary {
+  int64_t chunks;
+  int64_t rows, n, x_ld, y_ld;
+  Activation act;
+};
+
+// y = act(f(a, b)) over dims[rank]; strides are zero along broadcast axes. Dimensions are already collapsed where
+// possible. y is dense but for y_stride. in: a, b
+struct Binary {
+  int64_t chunks;
+  int64_t rank, dims[MAX_RANK], a_stride[MAX_RANK], b_stride[MAX_RANK], y_stride[MAX_RANK];
+  BinaryFunc func;
+  Activation act;
+};
+
+// y[r, c] = act(x[r, c] * scale[c] + shift[c]).  in: x, scale, shift
+struct Affine {
+  int64_t chunks;
+  int64_t rows, n, x_ld, y_ld;
+  Activation act;
+};
+
+// y[o, i] = f over j of x[o, j, i].  in: x.  Strides of x for o and j; i is contiguous in x and y.
+struct Reduce {
+  int64_t chunks;
+  int64_t outer, n, inner;
+  int64_t x_outer, x_n, y_outer;
+  ReduceFunc func;
+};
+
+// Softmax over j of x[o, j, i], with the maximum subtracted; log: its logarithm. in: x
+struct Softmax {
+  int64_t chunks;
+  int64_t outer, n, inner;
+  int64_t x_outer, x_n, y_outer, y_n;
+  int32_t log;
+};
+
+// y = x / (bias + alpha / size * sum of x^2 over `size` neighbouring channels)^beta. in: x
+struct Lrn {
+  int64_t chunks;
+  int64_t rows, C, x_ld, y_ld, size;
+  float alpha, beta, bias;
+};
+
+// y[i...] = x[i...] over dims[rank] with any strides: transpose, slice, concat, expand. in: x
+struct Copy {
+  int64_t chunks;
+  int64_t rank, dims[MAX_RANK], x_stride[MAX_RANK], y_stride[MAX_RANK];
+};
+
+enum class PadMode : int32_t { constant, edge, reflect };
+
+// y has dims[rank]; the box of x (x_dims) lies at `before` in it, the rest is padding. Negative `before` crops.
+// in: x
+struct Pad {
+  int64_t chunks;
+  int64_t rank, dims[MAX_RANK], x_dims[MAX_RANK], before[MAX_RANK], x_stride[MAX_RANK], y_stride[MAX_RANK];
+  PadMode mode;
+  float value;
+};
+
+}  // namespace fastconv

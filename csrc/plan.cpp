@@ -1,0 +1,168 @@
+#include "plan.h"
+
+#include <time.h>
+
+#include <stdexcept>
+
+#include "conv_checks.h"
+
+namespace fastconv {
+
+namespace {
+
+// What differs between operations: some need the ISA, one needs scratch.
+template <typename D>
+auto prepare_for(D& d, Isa isa) -> decltype(prepare(d, isa)) { return prepare(d, isa); }
+template <typename D>
+auto prepare_for(D& d, Isa) -> decltype(prepare(d)) { return prepare(d); }
+template <typename D>
+auto extent_for(const D& d, Isa isa) -> decltype(extent(d, isa)) { return extent(d, isa); }
+template <typename D>
+auto extent_for(const D& d, Isa) -> decltype(extent(d)) { return extent(d); }
+template <typename D>
+int64_t scratch_for(const D&) { return 0; }
+template <>
+int64_t scratch_for(const Conv2d& d) { return scratch_bytes(d); }
+
+int64_t now() {
+  timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+struct Call {
+  const Operation* operation;
+  const KernelTable* table;
+  Buffers buffers;
+  char* scratch;
+  int64_t scratch_stride;
+};
+
+void compute(void* argument, int64_t begin, int64_t end, int thread) {
+  const Call& call = *(const Call*)argument;
+  Buffers b = call.buffers;
+  b.scratch = (float*)(call.scratch + thread * call.scratch_stride);
+  const Operation& o = *call.operation;
+  switch (o.op) {
+#define KERNEL(name, Descriptor) \
+  case Op::name: call.table->name(o.name, b, begin, end); break;
+#include "cpu/kernels.def"
+#undef KERNEL
+  }
+}
+
+}  // namespace
+
+Plan::Plan(Isa isa, std::shared_ptr<WeightStore> weights) : isa_(isa), weights_(std::move(weights)) {
+  if (!isa_supported(isa)) throw std::invalid_argument(std::string("this CPU lacks ") + isa_name(isa));
+}
+
+int Plan::add(const Tensor& t) {
+  tensors_.push_back(t);
+  return (int)tensors_.size() - 1;
+}
+
+int Plan::add_arena(int64_t offset, int64_t size) {
+  int64_t bytes, end;
+  if (offset < 0 || size < 0 || offset % 4 || __builtin_mul_overflow(size, 4, &bytes) ||
+      __builtin_add_overflow(offset, bytes, &end)) {
+    throw std::invalid_argument("arena tensor: bad offset or size");
+  }
+  if (end > arena_bytes_) arena_bytes_ = end;
+  return add({Space::arena, offset, 0, nullptr, size});
+}
+
+int Plan::add_weight(const float* address, int64_t size) { return add({Space::weight, 0, 0, address, size}); }
+
+int Plan::add_external(int index, int64_t first, int64_t size) {
+  int64_t end;
+  if (index < 0 || index > 4096 || first < 0 || size < 0 || __builtin_add_overflow(first, size, &end)) {
+    throw std::invalid_argument("external tensor: bad index or size");
+  }
+  if ((size_t)index >= external_sizes_.size()) external_sizes_.resize(index + 1, 0);
+  if (end > external_sizes_[index]) external_sizes_[index] = end;
+  return add({Space::external, index, first, nullptr, size});
+}
+
+template <typename Extent>
+void Plan::check(const Extent& needs, const std::vector<int>& in, int out) const {
+  if (in.size() > 4) throw std::invalid_argument("an operation has at most four inputs");
+  const int count = (int)tensors_.size();
+  for (size_t i = 0; i < in.size(); i++) {
+    if (in[i] < -1 || in[i] >= count) throw std::invalid_argument("no such tensor");
+    if (in[i] >= 0 && tensors_[in[i]].size < needs.in[i]) {
+      throw std::invalid_argument("input " + std::to_string(i) + " has " + std::to_string(tensors_[in[i]].size) +
+                                  " elements, the operation reads " + std::to_string(needs.in[i]));
+    }
+  }
+  if (in.empty() || in[0] < 0) throw std::invalid_argument("the first input is missing");
+  if (out < 0 || out >= count || tensors_[out].space == Space::weight) throw std::invalid_argument("no such output");
+  if (tensors_[out].size < needs.out) {
+    throw std::invalid_argument("the output has " + std::to_string(tensors_[out].size) +
+                                " elements, the operation writes " + std::to_string(needs.out));
+  }
+}
+
+#define KERNEL(name, Descriptor)                                          \
+  void Plan::name(Descriptor d, const std::vector<int>& in, int out) {    \
+    check(extent_for(d, isa_), in, out);                                  \
+    prepare_for(d, isa_);                                                 \
+    Operation o;                                                          \
+    o.op = Op::name;                                                      \
+    for (int i = 0; i < 4; i++) o.in[i] = i < (int)in.size() ? in[i] : -1; \
+    o.out = out;                                                          \
+    o.chunks = d.chunks;                                                  \
+    o.name = d;                                                           \
+    const int64_t scratch = (scratch_for(d) + 63) / 64 * 64;              \
+    if (scratch > scratch_bytes_) scratch_bytes_ = scratch;               \
+    operations_.push_back(o);                                             \
+  }
+#include "cpu/kernels.def"
+#undef KERNEL
+
+void Plan::run(char* arena, float* scratch, float* const* externals, ThreadPool& pool, int64_t* nanoseconds) const {
+  Call call;
+  call.table = &kernels(isa_);
+  call.scratch = (char*)scratch;
+  call.scratch_stride = scratch_bytes_;
+  auto address = [&](int32_t number) -> float* {
+    if (number < 0) return nullptr;
+    const Tensor& t = tensors_[number];
+    if (t.space == Space::arena) return (float*)(arena + t.offset);
+    if (t.space == Space::weight) return const_cast<float*>(t.address);
+    return externals[t.offset] + t.external_at;
+  };
+  int64_t start = nanoseconds ? now() : 0;
+  for (size_t i = 0; i < operations_.size(); i++) {
+    const Operation& o = operations_[i];
+    call.operation = &o;
+    for (int k = 0; k < 4; k++) call.buffers.in[k] = address(o.in[k]);
+    call.buffers.out = address(o.out);
+    pool.run(o.chunks, compute, &call);
+    if (nanoseconds) {
+      const int64_t end = now();
+      nanoseconds[i] += end - start;
+      start = end;
+    }
+  }
+}
+
+void Executor::run(const Plan& plan, float* const* externals, int64_t* nanoseconds) {
+  std::unique_ptr<Context> context;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (!idle_.empty()) {
+      context = std::move(idle_.back());
+      idle_.pop_back();
+    }
+  }
+  if (!context) context = std::make_unique<Context>(threads_);
+  if (context->arena.size() < (size_t)plan.arena_bytes()) context->arena = Block((size_t)plan.arena_bytes());
+  const size_t scratch = (size_t)plan.scratch_bytes() * (size_t)threads_;
+  if (context->scratch.size() < scratch) context->scratch = Block(scratch);
+  plan.run(context->arena.data(), (float*)context->scratch.data(), externals, context->pool, nanoseconds);
+  std::lock_guard<std::mutex> lock(mutex_);
+  idle_.push_back(std::move(context));
+}
+
+}  // namespace fastconv

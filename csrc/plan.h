@@ -1,0 +1,94 @@
+// A Plan: a flat list of operations on fixed buffers, specialised to one input shape. run() allocates nothing.
+//
+// Tensors live in one of three spaces: the arena (activations, by byte offset), weights (by address in a WeightStore
+// that the plan keeps alive), and externals (inputs and outputs, bound at each run). An Executor owns what a run needs
+// besides: arenas and threads, one set for each run that goes on at the same time.
+#pragma once
+#include <stdint.h>
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "cpu/dispatch.h"
+#include "memory.h"
+#include "threads.h"
+
+namespace fastconv {
+
+enum class Space : int32_t { none, arena, weight, external };
+
+struct Tensor {
+  Space space;
+  int64_t offset;       // arena: bytes. external: index
+  int64_t external_at;  // external: first element
+  const float* address; // weight
+  int64_t size;         // elements that may be touched
+};
+
+struct Operation {
+  Op op;
+  int32_t in[4];  // tensor numbers, or -1
+  int32_t out;
+  int64_t chunks;
+  union {
+#define KERNEL(name, Descriptor) Descriptor name;
+#include "cpu/kernels.def"
+#undef KERNEL
+  };
+};
+
+class Plan {
+ public:
+  Plan(Isa isa, std::shared_ptr<WeightStore> weights);
+
+  int add_arena(int64_t offset, int64_t size);
+  int add_weight(const float* address, int64_t size);
+  int add_external(int index, int64_t first, int64_t size);
+
+#define KERNEL(name, Descriptor) void name(Descriptor d, const std::vector<int>& in, int out);
+#include "cpu/kernels.def"
+#undef KERNEL
+
+  Isa isa() const { return isa_; }
+  int64_t arena_bytes() const { return arena_bytes_; }
+  int64_t scratch_bytes() const { return scratch_bytes_; }
+  const std::vector<Operation>& operations() const { return operations_; }
+  const std::vector<int64_t>& external_sizes() const { return external_sizes_; }
+
+  // externals[i] has external_sizes()[i] elements. nanoseconds: null, or one entry per operation to be added to.
+  void run(char* arena, float* scratch, float* const* externals, ThreadPool& pool, int64_t* nanoseconds) const;
+
+ private:
+  template <typename Extent>
+  void check(const Extent& needs, const std::vector<int>& in, int out) const;
+  int add(const Tensor& t);
+
+  Isa isa_;
+  std::shared_ptr<WeightStore> weights_;
+  std::vector<Tensor> tensors_;
+  std::vector<Operation> operations_;
+  std::vector<int64_t> external_sizes_;
+  int64_t arena_bytes_ = 0;
+  int64_t scratch_bytes_ = 0;
+};
+
+class Executor {
+ public:
+  explicit Executor(int threads) : threads_(threads) {}
+  int threads() const { return threads_; }
+  void run(const Plan& plan, float* const* externals, int64_t* nanoseconds = nullptr);
+
+ private:
+  struct Context {
+    explicit Context(int threads) : pool(threads) {}
+    Block arena, scratch;
+    ThreadPool pool;
+  };
+  int threads_;
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<Context>> idle_;
+};
+
+}  // namespace fastconv

@@ -1,0 +1,340 @@
+// Descriptors, enumerations and run_kernel for Python. A descriptor is made from keywords, everything else is zero:
+// Unary(rows=2, n=8, x_ld=8, y_ld=8, act=Activation(func=Func.exp)). Arrays of MAX_RANK are sequences of integers.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "conv_checks.h"
+#include "cpu/dispatch.h"
+
+namespace py = pybind11;
+
+namespace fastconv {
+
+namespace {
+
+template <class T>
+T read(const py::handle& value, const char* field) {
+  try {
+    return py::cast<T>(value);
+  } catch (const py::cast_error&) {
+    throw py::type_error(std::string(field) + " cannot be " + std::string(py::repr(value)));
+  }
+}
+
+template <class D>
+class Binder {
+ public:
+  Binder(py::module_& m, const char* name, const char* doc) : class_(m, name, doc), fields_(new Fields) {
+    std::shared_ptr<Fields> fields = fields_;
+    const std::string type = name;
+    class_.def(py::init([fields, type](const py::kwargs& values) {
+      D d{};
+      for (const auto& [key, value] : values) {
+        const std::string k = py::cast<std::string>(key);
+        const Field* found = nullptr;
+        for (const Field& f : *fields)
+          if (k == f.name) found = &f;
+        if (!found) throw py::type_error(type + " has no field '" + k + "'");
+        found->set(d, value);
+      }
+      return d;
+    }));
+    class_.def("__repr__", [fields, type](const D& d) {
+      std::string text;
+      for (const Field& f : *fields)
+        text += (text.empty() ? "" : ", ") + std::string(f.name) + "=" + std::string(py::repr(f.get(d)));
+      return type + "(" + text + ")";
+    });
+  }
+
+  template <class T>
+  Binder& field(const char* name, T D::*member) {
+    return add(name, [member](const D& d) { return py::cast(d.*member); },
+               [member, name](D& d, const py::handle& v) { d.*member = read<T>(v, name); });
+  }
+
+  template <int n>
+  Binder& field(const char* name, int64_t (D::*member)[n]) {
+    return add(name,
+               [member](const D& d) {
+                 return py::object(py::tuple(py::cast(std::vector<int64_t>(d.*member, d.*member + n))));
+               },
+               [member, name](D& d, const py::handle& v) {
+                 const auto values = read<std::vector<int64_t>>(v, name);
+                 if (values.size() > n)
+                   throw py::value_error(std::string(name) + " has more than " + std::to_string(n) + " entries");
+                 for (size_t i = 0; i < n; i++) (d.*member)[i] = i < values.size() ? values[i] : 0;
+               });
+  }
+
+ private:
+  using Get = std::function<py::object(const D&)>;
+  using Set = std::function<void(D&, const py::handle&)>;
+  struct Field {
+    const char* name;
+    Get get;
+    Set set;
+  };
+  using Fields = std::vector<Field>;
+
+  Binder& add(const char* name, const Get& get, const Set& set) {
+    fields_->push_back({name, get, set});
+    class_.def_property(name, [get](const D& d) { return get(d); },
+                        [set](D& d, const py::object& v) { set(d, v); });
+    return *this;
+  }
+
+  py::class_<D> class_;
+  std::shared_ptr<Fields> fields_;
+};
+
+void init_enums(py::module_& m) {
+#define V(name) .value(#name, Enum::name)
+  {
+    using Enum = Isa;
+    py::enum_<Enum>(m, "Isa") V(scalar) V(avx2) V(avx512) V(neon);
+  }
+  {
+    using Enum = Op;
+    py::enum_<Enum>(m, "Op")
+#define KERNEL(name, Descriptor) V(name)
+#include "cpu/kernels.def"
+#undef KERNEL
+        ;
+  }
+  {
+    using Enum = Func;
+    py::enum_<Enum>(m, "Func") V(identity) V(clip) V(leaky_relu) V(elu) V(selu) V(sigmoid) V(hard_sigmoid) V(hard_swish)
+        V(swish) V(tanh) V(gelu) V(gelu_tanh) V(softplus) V(mish) V(exp) V(log) V(sqrt) V(reciprocal) V(erf) V(neg)
+            V(abs) V(floor) V(ceil);
+  }
+  {
+    using Enum = BinaryFunc;
+    py::enum_<Enum>(m, "BinaryFunc") V(add) V(sub) V(mul) V(div) V(max) V(min) V(pow) V(prelu);
+  }
+  {
+    using Enum = ReduceFunc;
+    py::enum_<Enum>(m, "ReduceFunc") V(mean) V(sum) V(max);
+  }
+  {
+    using Enum = PadMode;
+    py::enum_<Enum>(m, "PadMode") V(constant) V(edge) V(reflect);
+  }
+  {
+    using Enum = ConvAlgorithm;
+    py::enum_<Enum>(m, "ConvAlgorithm") V(gemm) V(implicit) V(row_run);
+  }
+#undef V
+}
+
+void init_descriptors(py::module_& m) {
+#define F(name) .field(#name, &D::name)
+  {
+    using D = Activation;
+    Binder<D>(m, "Activation", "An element-wise function and its parameters.") F(func) F(alpha) F(beta);
+  }
+  {
+    using D = Conv2d;
+    Binder<D>(m, "Conv2d", "in: x, packed weights, bias, residual") F(chunks) F(N) F(H) F(W) F(C) F(K) F(P) F(Q) F(R)
+        F(S) F(groups) F(stride_h) F(stride_w) F(dilation_h) F(dilation_w) F(pad_t) F(pad_l) F(x_image) F(x_row) F(x_ld)
+            F(y_ld) F(res_ld) F(algorithm) F(act) F(rows_per_chunk) F(row_chunks) F(panels_per_chunk) F(panel_chunks);
+  }
+  {
+    using D = DepthwiseConv2d;
+    Binder<D>(m, "DepthwiseConv2d", "in: x, packed weights, bias, residual") F(chunks) F(N) F(H) F(W) F(C) F(K) F(P)
+        F(Q) F(R) F(S) F(multiplier) F(stride_h) F(stride_w) F(dilation_h) F(dilation_w) F(pad_t) F(pad_l) F(x_image)
+            F(x_row) F(x_ld) F(y_ld) F(res_ld) F(act) F(rows_per_chunk);
+  }
+  {
+    using D = Linear;
+    Binder<D>(m, "Linear", "in: x, packed weights, bias, residual") F(chunks) F(M) F(C) F(K) F(x_ld) F(y_ld) F(res_ld)
+        F(act) F(rows_per_chunk) F(row_chunks);
+  }
+  {
+    using D = MatMul;
+    Binder<D>(m, "MatMul", "in: a, b") F(chunks) F(batch) F(M) F(N) F(K) F(a_batch) F(a_ld) F(b_batch) F(b_ld)
+        F(y_batch) F(y_ld);
+  }
+  {
+    using D = Pool2d;
+    Binder<D>(m, "Pool2d", "in: x") F(chunks) F(N) F(H) F(W) F(C) F(P) F(Q) F(R) F(S) F(stride_h) F(stride_w)
+        F(dilation_h) F(dilation_w) F(pad_t) F(pad_l) F(pad_b) F(pad_r) F(x_image) F(x_row) F(x_ld) F(y_ld)
+            F(count_include_pad);
+  }
+  {
+    using D = Unary;
+    Binder<D>(m, "Unary", "in: x") F(chunks) F(rows) F(n) F(x_ld) F(y_ld) F(act);
+  }
+  {
+    using D = Binary;
+    Binder<D>(m, "Binary", "in: a, b") F(chunks) F(rank) F(dims) F(a_stride) F(b_stride) F(y_stride) F(func) F(act);
+  }
+  {
+    using D = Affine;
+    Binder<D>(m, "Affine", "in: x, scale, shift") F(chunks) F(rows) F(n) F(x_ld) F(y_ld) F(act);
+  }
+  {
+    using D = Reduce;
+    Binder<D>(m, "Reduce", "in: x") F(chunks) F(outer) F(n) F(inner) F(x_outer) F(x_n) F(y_outer) F(func);
+  }
+  {
+    using D = Softmax;
+    Binder<D>(m, "Softmax", "in: x") F(chunks) F(outer) F(n) F(inner) F(x_outer) F(x_n) F(y_outer) F(y_n) F(log);
+  }
+  {
+    using D = Lrn;
+    Binder<D>(m, "Lrn", "in: x") F(chunks) F(rows) F(C) F(x_ld) F(y_ld) F(size) F(alpha) F(beta) F(bias);
+  }
+  {
+    using D = Copy;
+    Binder<D>(m, "Copy", "in: x") F(chunks) F(rank) F(dims) F(x_stride) F(y_stride);
+  }
+  {
+    using D = Pad;
+    Binder<D>(m, "Pad", "in: x") F(chunks) F(rank) F(dims) F(x_dims) F(before) F(x_stride) F(y_stride) F(mode)
+        F(value);
+  }
+#undef F
+}
+
+// Convolutions and dense layers need the ISA and own more chunk fields than `chunks`.
+template <class D>
+constexpr bool has_weights =
+    std::is_same_v<D, Conv2d> || std::is_same_v<D, DepthwiseConv2d> || std::is_same_v<D, Linear>;
+
+template <class D>
+void prepare_for(D& d, Isa isa) {
+  if constexpr (std::is_same_v<D, Conv2d> || std::is_same_v<D, Linear>)
+    prepare(d, isa);
+  else
+    prepare(d);
+}
+
+template <class D>
+Extent extent_for(const D& d, Isa isa) {
+  if constexpr (has_weights<D>)
+    return extent(d, isa);
+  else
+    return extent(d);
+}
+
+template <class D>
+int64_t scratch_for(const D& d) {
+  if constexpr (std::is_same_v<D, Conv2d>)
+    return scratch_bytes(d);
+  else
+    return 0;
+}
+
+const float* address(const py::array& a, int64_t needed, const std::string& what) {
+  if (!py::isinstance<py::array_t<float>>(a) || !(a.flags() & py::array::c_style))
+    throw py::type_error(what + " must be a contiguous float32 array");
+  if (a.size() < needed)
+    throw py::value_error(what + " has " + std::to_string(a.size()) + " elements, the kernel needs " +
+                          std::to_string(needed));
+  return static_cast<const float*>(a.data());
+}
+
+using Arrays = std::vector<std::optional<py::array>>;
+
+template <class D>
+void run_one(void (*const KernelTable::*kernel)(const D&, const Buffers&, int64_t, int64_t), Isa isa, D d,
+             const Arrays& inputs, const py::array& out, const std::optional<std::pair<int64_t, int64_t>>& chunks) {
+  const Extent needs = extent_for(d, isa);
+  if (has_weights<D> || d.chunks < 1) prepare_for(d, isa);
+  if (inputs.size() > 4) throw py::value_error("a kernel has at most four inputs");
+  Buffers b{};
+  for (size_t i = 0; i < 4; i++) {
+    const std::string what = "input " + std::to_string(i);
+    if (i < inputs.size() && inputs[i])
+      b.in[i] = address(*inputs[i], needs.in[i], what);
+    else if (needs.in[i] > 0 && !(has_weights<D> && i >= 2))
+      throw py::value_error(what + " is missing");
+  }
+  address(out, needs.out, "out");
+  if (!out.writeable()) throw py::value_error("out is read-only");
+  b.out = static_cast<float*>(const_cast<void*>(out.data()));
+  const auto [begin, end] = chunks.value_or(std::make_pair(int64_t{0}, d.chunks));
+  if (begin < 0 || end < begin || end > d.chunks)
+    throw py::value_error("chunks must lie in [0, " + std::to_string(d.chunks) + "]");
+  const int64_t bytes = std::max<int64_t>(64 << 10, scratch_for(d));
+  std::vector<char> scratch(static_cast<size_t>(bytes) + 64);
+  b.scratch = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(scratch.data()) + 63) / 64 * 64);
+  py::gil_scoped_release release;
+  (kernels(isa).*kernel)(d, b, begin, end);
+}
+
+void require_isa(Isa isa) {
+  if (!isa_supported(isa)) throw py::value_error(std::string("this CPU or build lacks ") + isa_name(isa));
+}
+
+void run_kernel(Isa isa, const py::object& desc, const Arrays& inputs, const py::array& out,
+                const std::optional<std::pair<int64_t, int64_t>>& chunks, const std::optional<Op>& op) {
+  require_isa(isa);
+  int kinds = 0;
+#define KERNEL(name, Descriptor) kinds += py::isinstance<Descriptor>(desc) && (!op || *op == Op::name);
+#include "cpu/kernels.def"
+#undef KERNEL
+  if (kinds == 0) throw py::type_error("desc is not a descriptor, or not one of op's");
+  if (kinds > 1) throw py::type_error("several operations share this descriptor: name one with op");
+#define KERNEL(name, Descriptor)                                         \
+  if (py::isinstance<Descriptor>(desc) && (!op || *op == Op::name))      \
+    return run_one<Descriptor>(&KernelTable::name, isa, desc.cast<Descriptor>(), inputs, out, chunks);
+#include "cpu/kernels.def"
+#undef KERNEL
+}
+
+template <class D>
+void define_checks(py::module_& m) {
+  m.def("prepare",
+        [](D& d, Isa isa) {
+          require_isa(isa);
+          extent_for(d, isa);
+          prepare_for(d, isa);
+        },
+        py::arg("desc"), py::arg("isa"), "Check the descriptor and set its chunks.");
+  m.def("extent",
+        [](const D& d, Isa isa) {
+          require_isa(isa);
+          const Extent e = extent_for(d, isa);
+          return py::make_tuple(py::make_tuple(e.in[0], e.in[1], e.in[2], e.in[3]), e.out);
+        },
+        py::arg("desc"), py::arg("isa"), "Elements that each input and the output must have: ((int, ...), int).");
+}
+
+}  // namespace
+
+void init_ops(py::module_& m) {
+  m.attr("MAX_RANK") = MAX_RANK;
+  init_enums(m);
+  init_descriptors(m);
+  define_checks<Conv2d>(m);
+  define_checks<DepthwiseConv2d>(m);
+  define_checks<Linear>(m);
+  define_checks<MatMul>(m);
+  define_checks<Pool2d>(m);
+  define_checks<Unary>(m);
+  define_checks<Binary>(m);
+  define_checks<Affine>(m);
+  define_checks<Reduce>(m);
+  define_checks<Softmax>(m);
+  define_checks<Lrn>(m);
+  define_checks<Copy>(m);
+  define_checks<Pad>(m);
+  m.def("run_kernel", &run_kernel, py::arg("isa"), py::arg("desc"), py::arg("inputs"), py::arg("out"),
+        py::arg("chunks") = py::none(), py::arg("op") = py::none(),
+        "Run a kernel, or its chunks [begin, end), on contiguous float32 arrays (None for an absent input); for tests.\n"
+        "`op` is needed where a descriptor serves two kernels (Pool2d). A descriptor without chunks is prepared first.");
+}
+
+}  // namespace fastconv

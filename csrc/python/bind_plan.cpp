@@ -1,0 +1,201 @@
+// Plans, packed weights and execution for Python: check, release the GIL, call.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+#include <string.h>
+#include <time.h>
+
+#include <algorithm>
+#include <array>
+#include <optional>
+
+#include "cpu/select.h"
+#include "plan.h"
+
+namespace py = pybind11;
+
+namespace fastconv {
+
+namespace {
+
+using Array = py::array_t<float, py::array::c_style>;
+
+// A run of floats in a WeightStore, which it keeps alive.
+struct PackedWeight {
+  std::shared_ptr<WeightStore> store;
+  const float* address;
+  int64_t size;
+};
+
+const float* scale_of(const std::optional<Array>& scale, int64_t K) {
+  if (!scale) return nullptr;
+  if (scale->size() != K) throw std::invalid_argument("scale must have one entry per output channel");
+  return scale->data();
+}
+
+PackedWeight put(const std::shared_ptr<WeightStore>& store, const Array& array) {
+  const float* x = array.data();
+  const int64_t n = array.size();
+  py::gil_scoped_release release;
+  float* out = store->allocate(n);
+  if (n) memcpy(out, x, sizeof(float) * n);
+  return {store, out, n};
+}
+
+PackedWeight pack_conv(const std::shared_ptr<WeightStore>& store, const Array& w, const std::optional<Array>& scale,
+                       int64_t groups, Isa isa) {
+  if (w.ndim() != 4 || groups < 1 || w.shape(0) % groups) throw std::invalid_argument("w must be [K, C/groups, R, S]");
+  const int64_t K = w.shape(0), C = w.shape(1) * groups, R = w.shape(2), S = w.shape(3);
+  const float *x = w.data(), *s = scale_of(scale, K);
+  py::gil_scoped_release release;
+  const int64_t n = packed_conv2d_size(K, C, R, S, groups, isa);
+  float* out = store->allocate(n);
+  pack_conv2d(out, x, s, K, C, R, S, groups, isa);
+  return {store, out, n};
+}
+
+PackedWeight pack_depth(const std::shared_ptr<WeightStore>& store, const Array& w, const std::optional<Array>& scale,
+                        Isa isa) {
+  if (w.ndim() != 4 || w.shape(1) != 1) throw std::invalid_argument("w must be [K, 1, R, S]");
+  const int64_t K = w.shape(0), R = w.shape(2), S = w.shape(3);
+  const float *x = w.data(), *s = scale_of(scale, K);
+  py::gil_scoped_release release;
+  const int64_t n = packed_depthwise_size(K, R, S, isa);
+  float* out = store->allocate(n);
+  pack_depthwise(out, x, s, K, R, S, isa);
+  return {store, out, n};
+}
+
+PackedWeight pack_dense(const std::shared_ptr<WeightStore>& store, const Array& w, const std::optional<Array>& scale,
+                        bool trans_b, Isa isa) {
+  if (w.ndim() != 2) throw std::invalid_argument("w must be a matrix");
+  const int64_t K = w.shape(trans_b ? 0 : 1), C = w.shape(trans_b ? 1 : 0);
+  const float *x = w.data(), *s = scale_of(scale, K);
+  py::gil_scoped_release release;
+  const int64_t n = packed_linear_size(K, C, isa);
+  float* out = store->allocate(n);
+  pack_linear(out, x, s, K, C, trans_b, isa);
+  return {store, out, n};
+}
+
+// The addresses of the caller's arrays, checked against what the plan touches.
+std::vector<float*> bind(const Plan& plan, const std::vector<py::array>& arrays) {
+  const std::vector<int64_t>& sizes = plan.external_sizes();
+  if (arrays.size() < sizes.size()) throw std::invalid_argument("too few arrays");
+  std::vector<float*> pointers;
+  for (size_t i = 0; i < arrays.size(); i++) {
+    const py::array& a = arrays[i];
+    if (!py::isinstance<py::array_t<float>>(a) || !(a.flags() & py::array::c_style)) {
+      throw std::invalid_argument("arrays must be contiguous float32");
+    }
+    if (i < sizes.size() && a.size() < sizes[i]) throw std::invalid_argument("an array is too small");
+    pointers.push_back((float*)a.data());
+  }
+  return pointers;
+}
+
+void run(Executor& executor, const Plan& plan, const std::vector<py::array>& arrays) {
+  std::vector<float*> pointers = bind(plan, arrays);
+  py::gil_scoped_release release;
+  executor.run(plan, pointers.data());
+}
+
+py::array_t<int64_t> profile(Executor& executor, const Plan& plan, const std::vector<py::array>& arrays, int runs) {
+  std::vector<float*> pointers = bind(plan, arrays);
+  const size_t n = plan.operations().size();
+  py::array_t<int64_t> result({(size_t)std::max(runs, 0), n});
+  std::fill_n(result.mutable_data(), result.size(), int64_t(0));
+  int64_t* out = result.mutable_data();
+  for (int i = 0; i < runs; i++) {
+    {
+      py::gil_scoped_release release;
+      executor.run(plan, pointers.data(), out + n * i);
+    }
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+  }
+  return result;
+}
+
+double measure_peak(Isa isa, double seconds) {
+  if (!isa_supported(isa)) throw std::invalid_argument("this CPU lacks that level");
+  const KernelTable& table = kernels(isa);
+  py::gil_scoped_release release;
+  auto clock = [] {
+    timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec + 1e-9 * t.tv_nsec;
+  };
+  const int64_t iterations = 100000;
+  double best = 0;
+  const double until = clock() + seconds;
+  do {
+    const double start = clock();
+    volatile float sink = table.fma_rate(iterations);
+    (void)sink;
+    best = std::max(best, iterations * table.fma_rate_flops / (clock() - start) * 1e-9);
+  } while (clock() < until);
+  return best;
+}
+
+}  // namespace
+}  // namespace fastconv
+
+using namespace fastconv;
+
+void init_plan(py::module_& m) {
+  m.def("isa_levels", [] {
+    std::vector<std::string> names;
+    for (Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512, Isa::neon}) {
+      if (isa_supported(isa)) names.push_back(isa_name(isa));
+    }
+    return names;
+  }, "The instruction set levels that this CPU and this build have, slowest first.");
+  m.def("usable_cpus", &usable_cpus, "Processors that this process may use, by affinity and cgroup quota.");
+  m.def("huge_pages", &huge_pages, "What the system says of transparent huge pages.");
+  m.def("vector_length", [](Isa isa) { return kernels(isa).vector_length; }, py::arg("isa"));
+  m.def("measure_peak", &measure_peak, py::arg("isa"), py::arg("seconds") = 0.05,
+        "The FMA rate of one core in GFLOP/s: independent chains in registers, best of many short runs.");
+  m.def("choose_conv2d",
+        [](int64_t N, int64_t H, int64_t W, int64_t C, int64_t K, int64_t P, int64_t Q, int64_t R, int64_t S,
+           int64_t groups, std::array<int64_t, 2> strides, std::array<int64_t, 2> dilations,
+           std::array<int64_t, 4> pads, Isa isa) {
+          ConvShape s{N, H, W, C, K, P, Q, R, S, groups, strides[0], strides[1], dilations[0], dilations[1],
+                      pads[0], pads[1], pads[2], pads[3]};
+          return std::string(choice_name(choose_conv2d(s, isa)));
+        },
+        py::kw_only(), py::arg("N"), py::arg("H"), py::arg("W"), py::arg("C"), py::arg("K"), py::arg("P"),
+        py::arg("Q"), py::arg("R"), py::arg("S"), py::arg("groups"), py::arg("strides"), py::arg("dilations"),
+        py::arg("pads"), py::arg("isa"), "The algorithm for a shape: gemm, implicit, row_run or depthwise.");
+
+  py::class_<PackedWeight>(m, "PackedWeight", "Constant floats in the order in which a kernel reads them.")
+      .def_readonly("size", &PackedWeight::size);
+  py::class_<WeightStore, std::shared_ptr<WeightStore>>(m, "WeightStore", "Memory of packed weights.")
+      .def(py::init([] { return std::make_shared<WeightStore>(); }))
+      .def_property_readonly("bytes", &WeightStore::bytes)
+      .def("put", &put, py::arg("array"))
+      .def("pack_conv2d", &pack_conv, py::arg("w"), py::arg("scale"), py::arg("groups"), py::arg("isa"))
+      .def("pack_depthwise_conv2d", &pack_depth, py::arg("w"), py::arg("scale"), py::arg("isa"))
+      .def("pack_linear", &pack_dense, py::arg("w"), py::arg("scale"), py::arg("trans_b"), py::arg("isa"));
+
+  py::class_<Plan, std::shared_ptr<Plan>> plan(m, "Plan", "A flat list of operations on fixed buffers.");
+  plan.def(py::init<Isa, std::shared_ptr<WeightStore>>(), py::arg("isa"), py::arg("weights"))
+      .def("arena", &Plan::add_arena, py::arg("offset"), py::arg("size"), "A tensor in the arena; returns its number.")
+      .def("weight", [](Plan& p, const PackedWeight& w) { return p.add_weight(w.address, w.size); }, py::arg("weight"),
+           py::keep_alive<1, 2>())
+      .def("external", &Plan::add_external, py::arg("index"), py::arg("first"), py::arg("size"),
+           "A tensor in the index-th array of a run.")
+      .def_property_readonly("arena_bytes", &Plan::arena_bytes)
+      .def_property_readonly("scratch_bytes", &Plan::scratch_bytes)
+      .def("__len__", [](const Plan& p) { return p.operations().size(); });
+#define KERNEL(name, Descriptor) plan.def(#name, &Plan::name, py::arg("desc"), py::arg("inputs"), py::arg("out"));
+#include "cpu/kernels.def"
+#undef KERNEL
+
+  py::class_<Executor, std::shared_ptr<Executor>>(m, "Executor", "Arenas and threads for runs of plans.")
+      .def(py::init<int>(), py::arg("threads"))
+      .def_property_readonly("threads", &Executor::threads)
+      .def("run", &run, py::arg("plan"), py::arg("arrays"),
+           "Run with these float32 arrays as externals; the plan's outputs among them are overwritten.")
+      .def("profile", &profile, py::arg("plan"), py::arg("arrays"), py::arg("runs"),
+           "Nanoseconds as int64[runs, operations].");
+}

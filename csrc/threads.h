@@ -1,0 +1,38 @@
+// The only threads of the project: a small pool that computes the chunks of one operation at a time.
+//
+// A job is a range of chunks. Threads claim pieces of it from one 64-bit ticket (epoch in the high half, next chunk in
+// the low half), so that a worker that wakes late finds the epoch gone and never touches a finished job, and the caller
+// waits for chunks, not for threads. Idle workers spin for some tens of microseconds, then sleep. A fork leaves the
+// child without workers: it starts its own at the next job.
+#pragma once
+#include <stdint.h>
+
+#include <atomic>
+#include <memory>
+
+namespace fastconv {
+
+class ThreadPool {
+ public:
+  using Job = void (*)(void* argument, int64_t begin, int64_t end, int thread);
+
+  explicit ThreadPool(int threads);  // the caller counts as one
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int threads() const { return threads_; }
+  // Calls job for disjoint ranges that cover [0, chunks); returns when all are done. One caller at a time.
+  void run(int64_t chunks, Job job, void* argument);
+
+ private:
+  struct Shared;
+  int threads_;
+  uint64_t generation_ = 0;
+  std::unique_ptr<Shared> shared_;
+  void start();
+};
+
+int usable_cpus();  // by affinity and cgroup quota, at least 1
+
+}  // namespace fastconv

@@ -1,0 +1,7 @@
+"""The command line `fastconv`. Each command's work sits in a module of its own, imported when it runs."""
+
+from __future__ import annotations
+
+from fastconv.cli.app import app, main
+
+__all__ = ["app", "main"]

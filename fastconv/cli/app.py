@@ -1,0 +1,208 @@
+"""The commands and their options; what they do is in the modules beside this one. Errors become one line here."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="fastconv",
+    help="Run convolutional networks from ONNX files on the CPU.",
+    add_completion=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="ONNX file.", show_default=False)]
+Shapes = Annotated[
+    list[str] | None,
+    typer.Option("--shape", metavar="1,3,224,224", help="Input shape; NAME=1,3,224,224 for each of several inputs."),
+]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads; all that the process may use if not given.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        import fastconv
+
+        print(f"fastconv {fastconv.__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; may stand anywhere.")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def predict(
+    images: Annotated[list[str], typer.Argument(metavar="IMAGES...", help="Image files, and folders of them.")],
+    model: Annotated[str, typer.Option("--model", "-m", metavar="MODEL", help="ONNX file.", show_default=False)],
+    top: Annotated[int, typer.Option(min=1, help="Classes to print for each image.")] = 5,
+    json: Json = False,
+    preset: Annotated[
+        str,
+        typer.Option(
+            help="What the network expects: torchvision, torch-bicubic, inception, tf, caffe, keras, keras-caffe, "
+            "raw (0 to 255) or unit (0 to 1)."
+        ),
+    ] = "torchvision",
+    resize: Annotated[int | None, typer.Option(min=1, help="Length of the shorter side.")] = None,
+    crop: Annotated[int | None, typer.Option(min=1, help="Square cut out of the centre.")] = None,
+    mean: Annotated[str | None, typer.Option(metavar="A,B,C", help="Subtracted from each channel.")] = None,
+    std: Annotated[str | None, typer.Option(metavar="A,B,C", help="Each channel is divided by it.")] = None,
+    interpolation: Annotated[
+        str | None, typer.Option(help="nearest, bilinear, bicubic, lanczos, box or hamming.")
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Class names, one a line; ImageNet's for 1000 classes.")
+    ] = None,
+    threads: Threads = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 1,
+) -> int:
+    """Classify images. Broken ones are reported and skipped; the exit code is then 1."""
+    import warnings
+
+    from PIL import Image
+
+    from fastconv.cli import predict as work
+
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # load_img has a limit of its own
+    options = work.Options(model, preset, resize, crop, interpolation, mean, std, labels, top, batch, threads, json)
+    return work.run(images, options)
+
+
+@app.command()
+def info(model: Model, json: Json = False) -> int:
+    """Inputs, outputs, operator set, parameters and operators of a model file."""
+    from fastconv.cli import inspect as work
+
+    return work.info(model, json)
+
+
+@app.command()
+def inspect(model: Model, shape: Shapes = None, threads: Threads = None, json: Json = False) -> int:
+    """How the model will run: algorithm, instruction set, work and memory of each operation."""
+    from fastconv.cli import inspect as work
+
+    return work.inspect(model, shape or [], threads, json)
+
+
+@app.command()
+def profile(
+    model: Model,
+    runs: Annotated[int, typer.Option(min=1, help="Runs; the median counts.")] = 20,
+    shape: Shapes = None,
+    threads: Threads = None,
+    json: Json = False,
+) -> int:
+    """Time, GFLOP/s and share of the machine's peak of each operation."""
+    from fastconv.cli import inspect as work
+
+    return work.profile(model, shape or [], runs, threads, json)
+
+
+@app.command()
+def bench(
+    model: Model,
+    threads: Annotated[str | None, typer.Option(metavar="N,...", help="Numbers of threads.")] = None,
+    batch: Annotated[str | None, typer.Option(metavar="N,...", help="Batch sizes.")] = None,
+    runs: Annotated[int, typer.Option(min=1, help="Timed runs of each combination.")] = 50,
+    warmup: Annotated[int, typer.Option(min=0, help="Untimed runs before.")] = 5,
+    shape: Shapes = None,
+    json: Json = False,
+) -> int:
+    """Latency (p50, p90, p99) and images per second."""
+    from fastconv.cli import bench as work
+
+    return work.run(model, shape or [], threads, batch, runs, warmup, json)
+
+
+@app.command()
+def compare(
+    model: Model,
+    shape: Shapes = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random input.")] = 0,
+    tolerance: Annotated[float, typer.Option(min=0.0, help="Allowed error, of the largest magnitude.")] = 1e-4,
+    threads: Threads = None,
+    json: Json = False,
+) -> int:
+    """Hold the outputs against onnxruntime's; name the first node that differs. Exit code 1 where they differ."""
+    from fastconv.cli import compare as work
+
+    return work.run(model, shape or [], seed, tolerance, threads, json)
+
+
+@app.command()
+def config() -> int:
+    """Version, instruction sets, threads and devices."""
+    from fastconv.cli import inspect as work
+
+    return work.config()
+
+
+# Older typer uses the package click, newer a copy of its own: find the common ancestor through a class that both show.
+_USAGE_ERROR: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """The whole command line; returns the exit code and never raises, except tracebacks with --debug.
+
+    0: done. 1: an error, told in one line on stderr. 130: interrupted. 141: the reader of our output went away.
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    limit = args.index("--") if "--" in args else len(args)
+    debug = "--debug" in args[:limit]
+    args = [a for i, a in enumerate(args) if a != "--debug" or i > limit]
+    for stream in (sys.stdout, sys.stderr):  # a file name that is no UTF-8 must not end the program
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = typer.main.get_command(app).main(args, prog_name="fastconv", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains while it shuts down
+        return 141
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    except Exception as e:
+        if debug:
+            traceback.print_exc()
+        return _report(e)
+
+
+def _report(e: Exception) -> int:
+    from fastconv.cli.output import error
+    from fastconv.errors import FastconvError
+
+    if isinstance(e, _USAGE_ERROR):
+        message = e.format_message()
+        if message:  # without arguments typer has shown the help already
+            error(f"{message} (fastconv --help)")
+        return 1
+    if isinstance(e, OSError):
+        error(f"{e.filename}: {e.strerror or e}" if e.filename is not None else e)
+    elif isinstance(e, MemoryError):
+        error(f"out of memory{': ' if str(e) else ''}{e}")
+    elif isinstance(e, FastconvError):
+        error(e)
+    else:
+        error(f"internal error, {type(e).__name__}: {e} (--debug shows where)")
+    return 1
+
+
+def main() -> None:
+    """Entry point of the command `fastconv`."""
+    sys.exit(run())

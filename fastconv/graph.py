@@ -1,0 +1,251 @@
+"""Graph, Node, Value, Weight: the only description of a network in fastconv.
+
+A Graph is specialised to concrete shapes; every Value knows its shape and dtype. Readers and layers build one with the
+axes in ONNX order (N C H W); `passes.layout` turns it into the physical order (N H W C) that kernels use. Weights are
+lazy: `Weight.numpy()` reads or computes the array on demand, so that large weights exist in memory only while they
+are packed.
+
+Vocabulary: ONNX operator names, normalised so that passes and compiler meet one spelling of each idea.
+
+    Conv                x, w[K, C/group, R, S], bias[K]?, residual?     strides, dilations, group,
+                                                                       pads=(top, left, bottom, right)
+    Gemm                x[M, C], w, bias[K]?     trans_b: w is [K, C] if true, else [C, K]
+    MatMul              a[..., M, K], b[..., K, N] where b is no constant matrix
+    MaxPool             x                        kernel_shape, strides, dilations, pads  (ceil_mode: see output shape)
+    AveragePool         x                        the same, count_include_pad
+    ReduceMean/Max/Sum  x                        axes (sorted, non-negative), keepdims (global pooling is axes=(2, 3))
+    unary               Relu Clip(min, max) LeakyRelu(alpha) Elu(alpha) Selu(alpha, gamma) Sigmoid
+                        HardSigmoid(alpha, beta) HardSwish Swish Tanh Gelu(approximate) Softplus Mish Exp Log Sqrt
+                        Reciprocal Erf Neg Abs Floor Ceil
+    binary              Add Sub Mul Div Max Min Pow PRelu: exactly two inputs, numpy broadcasting
+    BatchNormalization  x, scale, bias, mean, var     epsilon
+    LRN                 x                        size, alpha, beta, bias
+    Softmax LogSoftmax  x                        axis (one axis, non-negative)
+    Concat              x...                     axis
+    Pad                 x                        pads=((before, after), ...) per axis, value, mode="constant"|...
+    Slice               x                        starts, steps per axis (the ends follow from the output shape)
+    Transpose           x                        perm
+    Reshape             x                        (Flatten, Squeeze, Unsqueeze too; the output shape says it all)
+    Expand              x                        (broadcast to the output shape)
+
+Fused attributes, added by passes: `activation` (a tuple: operator name, alpha, beta) on Conv, Gemm and the binaries;
+`scale` (float32[K]: multiplies the output channels of w while it is packed) on Conv and Gemm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Shape = tuple[int, ...]
+
+
+class Weight:
+    """A constant tensor whose bytes are produced on demand.
+
+    `key` identifies the contents: two Weights with equal keys hold the same array, and packed copies are shared by it.
+    """
+
+    __slots__ = ("_array", "_load", "dtype", "key", "shape")
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        dtype: npt.DTypeLike,
+        load: Callable[[], Array],
+        key: object = None,
+    ) -> None:
+        self.shape: Shape = tuple(int(d) for d in shape)
+        self.dtype = np.dtype(dtype)
+        self.key: object = self if key is None else key
+        self._load: Callable[[], Array] | None = load
+        self._array: Array | None = None
+
+    @classmethod
+    def of(cls, array: Array) -> Weight:
+        """Wrap an array that is already in memory."""
+        w = cls(array.shape, array.dtype, lambda: array)
+        w._array = array
+        return w
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    def numpy(self) -> Array:
+        """The array, read-only by convention. Small ones are kept, large ones are produced anew at each call."""
+        if self._array is not None:
+            return self._array
+        assert self._load is not None
+        array = self._load()
+        if array.nbytes <= 65536:
+            self._array = array
+        return array
+
+    def derive(self, shape: Sequence[int], dtype: npt.DTypeLike, fn: Callable[[Array], Array], tag: object) -> Weight:
+        """A lazy function of this weight. `tag` must be hashable and determine `fn`, so that equal ones share a key."""
+        return Weight(shape, dtype, lambda: fn(self.numpy()), key=(self.key, tag))
+
+
+class Value:
+    """A tensor that flows along an edge: a name, a concrete shape, a dtype, and its Weight where it is constant."""
+
+    __slots__ = ("dtype", "name", "shape", "weight")
+
+    def __init__(self, name: str, shape: Sequence[int], dtype: npt.DTypeLike = np.float32, weight: Weight | None = None):
+        self.name = name
+        self.shape: Shape = tuple(int(d) for d in shape)
+        self.dtype = np.dtype(dtype)
+        self.weight = weight
+
+    @property
+    def is_const(self) -> bool:
+        return self.weight is not None
+
+    @property
+    def rank(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    def numpy(self) -> Array:
+        """The constant's array; only where `is_const`."""
+        if self.weight is None:
+            raise TypeError(f"value {self.name!r} is not constant")
+        return self.weight.numpy()
+
+    def __repr__(self) -> str:
+        kind = "const " if self.is_const else ""
+        return f"<{kind}{self.name} {self.dtype}{list(self.shape)}>"
+
+
+@dataclass(eq=False)
+class Node:
+    """One operation. `inputs` may hold None for an optional input that is absent."""
+
+    op: str
+    inputs: list[Value | None]
+    outputs: list[Value]
+    attrs: dict[str, Any] = field(default_factory=dict)
+    name: str = ""
+
+    @property
+    def output(self) -> Value:
+        return self.outputs[0]
+
+    def input(self, i: int) -> Value:
+        """The i-th input, which must be there."""
+        v = self.inputs[i] if i < len(self.inputs) else None
+        if v is None:
+            raise IndexError(f"node {self.name!r} ({self.op}) has no input {i}")
+        return v
+
+    def optional(self, i: int) -> Value | None:
+        return self.inputs[i] if i < len(self.inputs) else None
+
+    def __repr__(self) -> str:
+        outs = ", ".join(f"{v.name}{list(v.shape)}" for v in self.outputs)
+        ins = ", ".join("-" if v is None else v.name for v in self.inputs)
+        attrs = " ".join(f"{k}={v}" for k, v in self.attrs.items() if not isinstance(v, np.ndarray))
+        return f"{outs} = {self.op}({ins}) {attrs}".rstrip()
+
+
+class Graph:
+    """Nodes in execution order, with inputs and outputs. Passes take a Graph and return one."""
+
+    def __init__(self, name: str = "") -> None:
+        self.name = name
+        self.inputs: list[Value] = []
+        self.outputs: list[Value] = []
+        self.nodes: list[Node] = []
+        self._serial = 0
+
+    # -- building ---------------------------------------------------------------------------------------------
+    def fresh(self, stem: str) -> str:
+        """A name that no other value of this graph made by `fresh` has; '/' keeps it apart from ONNX names."""
+        self._serial += 1
+        return f"{stem}//{self._serial}"
+
+    def add_input(self, name: str, shape: Sequence[int], dtype: npt.DTypeLike = np.float32) -> Value:
+        v = Value(name, shape, dtype)
+        self.inputs.append(v)
+        return v
+
+    def constant(self, array: Array | Weight, name: str | None = None) -> Value:
+        w = array if isinstance(array, Weight) else Weight.of(array)
+        return Value(name or self.fresh("const"), w.shape, w.dtype, w)
+
+    def make(
+        self,
+        op: str,
+        inputs: Sequence[Value | None],
+        shape: Sequence[int],
+        *,
+        dtype: npt.DTypeLike = np.float32,
+        name: str = "",
+        output: str | None = None,
+        **attrs: Any,
+    ) -> Node:
+        """Make a node with one output without placing it."""
+        out = Value(output or self.fresh(name or op), shape, dtype)
+        return Node(op, list(inputs), [out], attrs, name or out.name)
+
+    def add(self, op: str, inputs: Sequence[Value | None], shape: Sequence[int], **kw: Any) -> Value:
+        """Append a node with one output (see `make`) and return that output."""
+        node = self.make(op, inputs, shape, **kw)
+        self.nodes.append(node)
+        return node.output
+
+    # -- looking ----------------------------------------------------------------------------------------------
+    def producers(self) -> dict[Value, Node]:
+        return {v: n for n in self.nodes for v in n.outputs}
+
+    def users(self) -> dict[Value, list[Node]]:
+        """Who reads each value; a node that reads it twice is listed twice. Graph outputs are not counted."""
+        users: dict[Value, list[Node]] = {}
+        for n in self.nodes:
+            for v in n.inputs:
+                if v is not None:
+                    users.setdefault(v, []).append(n)
+        return users
+
+    def values(self) -> Iterator[Value]:
+        """Every value once: inputs, then what nodes read and write, in order."""
+        seen: set[int] = set()
+        stream: Iterable[Value | None] = [*self.inputs, *(v for n in self.nodes for v in [*n.inputs, *n.outputs])]
+        for v in stream:
+            if v is not None and id(v) not in seen:
+                seen.add(id(v))
+                yield v
+
+    # -- changing ---------------------------------------------------------------------------------------------
+    def copy(self) -> Graph:
+        """A graph whose node list and nodes may be changed; Values and Weights are shared."""
+        g = Graph(self.name)
+        g.inputs, g.outputs, g._serial = list(self.inputs), list(self.outputs), self._serial
+        g.nodes = [Node(n.op, list(n.inputs), list(n.outputs), dict(n.attrs), n.name) for n in self.nodes]
+        return g
+
+    def substitute(self, mapping: dict[Value, Value]) -> None:
+        """Let every reader, graph outputs included, read mapping[v] instead of v; chains are followed."""
+
+        def final(v: Value) -> Value:
+            while v in mapping:
+                v = mapping[v]
+            return v
+
+        for n in self.nodes:
+            n.inputs = [None if v is None else final(v) for v in n.inputs]
+        self.outputs = [final(v) for v in self.outputs]
+
+    def __str__(self) -> str:
+        head = ", ".join(f"{v.name}{list(v.shape)}" for v in self.inputs)
+        tail = ", ".join(v.name for v in self.outputs)
+        return "\n".join([f"graph {self.name}({head})", *(f"  {n}" for n in self.nodes), f"  return {tail}"])

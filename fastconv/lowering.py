@@ -1,0 +1,385 @@
+"""One function per operation of a physical graph: append it to a Plan.
+
+Each function is named after its operator and gets the compiler and the node. All geometry here is physical: images are
+N H W C, a tensor is rows of its last axis with row stride `ld` (see passes/memory.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import _core
+from .errors import UnsupportedOpError
+from .graph import Node, Shape, Value
+
+if TYPE_CHECKING:
+    from .compiler import Compiler
+
+Lowering = Callable[["Compiler", Node], None]
+LOWERINGS: dict[str, Lowering] = {}
+
+UNARY = {
+    "Relu": "clip", "Clip": "clip", "LeakyRelu": "leaky_relu", "Elu": "elu", "Selu": "selu", "Sigmoid": "sigmoid",
+    "HardSigmoid": "hard_sigmoid", "HardSwish": "hard_swish", "Swish": "swish", "Tanh": "tanh", "Softplus": "softplus",
+    "Mish": "mish", "Exp": "exp", "Log": "log", "Sqrt": "sqrt", "Reciprocal": "reciprocal", "Erf": "erf",
+    "Neg": "neg", "Abs": "abs", "Floor": "floor", "Ceil": "ceil",
+}  # fmt: skip
+BINARY = {"Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div", "Max": "max", "Min": "min", "Pow": "pow",
+          "PRelu": "prelu"}  # fmt: skip
+
+
+def lowers(*names: str) -> Callable[[Lowering], Lowering]:
+    def register(fn: Lowering) -> Lowering:
+        for name in names:
+            LOWERINGS[name] = fn
+        return fn
+
+    return register
+
+
+# -- descriptors --------------------------------------------------------------------------------------------------
+def activation(spec: tuple[str, float, float] | None) -> Any:
+    """The fused attribute `activation` as the kernels' Activation."""
+    if spec is None:
+        return _core.Activation(func=_core.Func.identity)
+    op, alpha, beta = spec
+    if op == "Relu":
+        return _core.Activation(func=_core.Func.clip, alpha=0.0, beta=math.inf)
+    if op == "Gelu":
+        return _core.Activation(func=_core.Func.gelu_tanh if alpha else _core.Func.gelu)
+    return _core.Activation(func=getattr(_core.Func, UNARY[op]), alpha=alpha, beta=beta)
+
+
+def unary_spec(node: Node) -> tuple[str, float, float]:
+    """A unary node as (operator, alpha, beta), the form of the fused attribute."""
+    a = node.attrs
+    match node.op:
+        case "Clip":
+            lo, hi = a.get("min"), a.get("max")
+            return "Clip", -math.inf if lo is None else float(lo), math.inf if hi is None else float(hi)
+        case "Gelu":
+            return "Gelu", 1.0 if a.get("approximate") == "tanh" else 0.0, 0.0
+        case "Selu":
+            return "Selu", float(a["alpha"]), float(a["gamma"])
+        case _:
+            return node.op, float(a.get("alpha", 0.0)), float(a.get("beta", 0.0))
+
+
+@dataclass(frozen=True)
+class View:
+    """Where a tensor lies: plan space and first element, its shape, and element strides."""
+
+    kind: str  # arena, weight, external
+    base: Any  # PackedWeight or external index
+    first: int
+    shape: Shape
+    strides: tuple[int, ...]
+
+    @property
+    def ld(self) -> int:
+        """Row stride; only for tensors made of rows."""
+        return self.strides[-2] if len(self.shape) > 1 else (self.shape[0] if self.shape else 1)
+
+    @property
+    def rows(self) -> int:
+        return math.prod(self.shape[:-1])
+
+    @property
+    def width(self) -> int:
+        return self.shape[-1] if self.shape else 1
+
+    @property
+    def dense(self) -> bool:
+        return self.rows <= 1 or self.ld == self.width
+
+
+def row_strides(shape: Shape, ld: int | None = None) -> tuple[int, ...]:
+    """Element strides of rows of the last axis that are `ld` apart (dense if None)."""
+    if not shape:
+        return ()
+    strides = [1]
+    step = shape[-1] if ld is None else ld
+    for dim in reversed(shape[1:-1] if len(shape) > 1 else ()):
+        strides.append(step)
+        step *= dim
+    if len(shape) > 1:
+        strides.append(step)
+    return tuple(reversed(strides))
+
+
+def collapse(dims: Sequence[int], *strides: Sequence[int]) -> tuple[list[int], list[list[int]]]:
+    """Drop axes of size 1 and merge neighbours that are contiguous in every operand."""
+    out: list[int] = []
+    merged: list[list[int]] = [[] for _ in strides]
+    for i, dim in enumerate(dims):
+        if dim == 1:
+            continue
+        if out and all(m[-1] == s[i] * dim for m, s in zip(merged, strides, strict=True)):
+            out[-1] *= dim
+            for m, s in zip(merged, strides, strict=True):
+                m[-1] = s[i]
+        else:
+            out.append(dim)
+            for m, s in zip(merged, strides, strict=True):
+                m.append(s[i])
+    if not out:
+        out, merged = [1], [[1] for _ in strides]
+    return out, merged
+
+
+def _broadcast_strides(view: View, shape: Shape) -> tuple[int, ...]:
+    pad = len(shape) - len(view.shape)
+    return (0,) * pad + tuple(
+        0 if dim == 1 and shape[pad + i] != 1 else stride
+        for i, (dim, stride) in enumerate(zip(view.shape, view.strides, strict=True))
+    )
+
+
+# -- convolution and dense ----------------------------------------------------------------------------------------
+@lowers("Conv")
+def conv(c: Compiler, node: Node) -> None:
+    spec = c.conv_spec(node)
+    x, y = c.view(node.input(0)), c.view(node.output)
+    bias, residual = node.optional(2), node.optional(3)
+    res = c.view(residual) if residual is not None else None
+    (N, P, Q, K), w = node.output.shape, node.input(1)
+    top, left, bottom, right = node.attrs["pads"]
+    H, W, C = spec.H, spec.W, spec.C
+    geometry = dict(
+        N=N, H=H, W=W, C=C, K=K, P=P, Q=Q, R=spec.R, S=spec.S, stride_h=spec.strides[0], stride_w=spec.strides[1],
+        dilation_h=spec.dilations[0], dilation_w=spec.dilations[1], pad_t=top, pad_l=left, x_ld=x.ld, x_row=W * x.ld,
+        x_image=H * W * x.ld, y_ld=y.ld, res_ld=res.ld if res else 0, act=activation(node.attrs.get("activation")),
+    )  # fmt: skip
+    x_tensor = c.tensor(x)
+    if spec.choice == "row_run":
+        Hp, Wp = H + top + bottom, W + left + right
+        padded = View("arena", None, c.workspace(node) // 4, (N, Hp, Wp, C), row_strides((N, Hp, Wp, C)))
+        if "x_perm" in node.attrs:  # straight from the planes of the model's input
+            perm = node.attrs["x_perm"]
+            source = tuple(x.strides[i] for i in perm)
+        else:
+            source = x.strides
+        dims = (N, Hp, Wp, C)
+        pad_desc = _core.Pad(
+            rank=4, dims=dims, x_dims=(N, H, W, C), before=(0, top, left, 0), x_stride=source, y_stride=padded.strides,
+            mode=_core.PadMode.constant, value=0.0,
+        )  # fmt: skip
+        c.emit("pad", pad_desc, [x_tensor], c.tensor(padded), node, "border", 0, 4 * (N * H * W * C + math.prod(dims)))
+        x_tensor = c.tensor(padded)
+        geometry.update(H=Hp, W=Wp, pad_t=0, pad_l=0, x_ld=C, x_row=Wp * C, x_image=Hp * Wp * C)
+    flops = 2 * N * P * Q * K * (C // spec.groups) * spec.R * spec.S
+    moved = 4 * (N * H * W * C + w.size + N * P * Q * K * (2 if res else 1))
+    inputs = [x_tensor, c.packed(node, spec), c.constant(bias), c.tensor(res) if res else -1]
+    if spec.choice == "depthwise":
+        desc = _core.DepthwiseConv2d(multiplier=K // C, **geometry)
+        c.emit("depthwise_conv2d", desc, inputs, c.tensor(y), node, spec.choice, flops, moved)
+    else:
+        desc = _core.Conv2d(groups=spec.groups, algorithm=getattr(_core.ConvAlgorithm, spec.choice), **geometry)
+        c.emit("conv2d", desc, inputs, c.tensor(y), node, spec.choice, flops, moved)
+
+
+@lowers("Gemm")
+def gemm(c: Compiler, node: Node) -> None:
+    x, y, w = c.view(node.input(0)), c.view(node.output), node.input(1)
+    residual = node.optional(3)
+    res = c.view(residual) if residual is not None else None
+    M, K = x.rows, y.width
+    desc = _core.Linear(
+        M=M, C=x.width, K=K, x_ld=x.ld, y_ld=y.ld, res_ld=res.ld if res else 0,
+        act=activation(node.attrs.get("activation")),
+    )  # fmt: skip
+    inputs = [c.tensor(x), c.packed_linear(node), c.constant(node.optional(2)), c.tensor(res) if res else -1]
+    moved = 4 * (x.rows * x.width + w.size + M * K)
+    c.emit("linear", desc, inputs, c.tensor(y), node, "stream" if M <= 3 else "gemm", 2 * M * x.width * K, moved)
+
+
+@lowers("MatMul")
+def matmul(c: Compiler, node: Node) -> None:
+    a, b, y = c.view(node.input(0)), c.view(node.input(1)), c.view(node.output)
+    M, K, N = a.shape[-2], a.shape[-1], b.shape[-1]
+    lead = y.shape[:-2]
+    a_lead, b_lead = _broadcast_strides(_batch(a), lead), _broadcast_strides(_batch(b), lead)
+    dims, (sa, sb, sy) = collapse(lead or (1,), a_lead or (0,), b_lead or (0,), y.strides[:-2] or (0,))
+    if len(dims) > 1:
+        raise UnsupportedOpError(f"node {node.name!r} (MatMul): batches {list(a.shape)} x {list(b.shape)} do not collapse")
+    desc = _core.MatMul(
+        batch=dims[0], M=M, N=N, K=K, a_batch=sa[0], a_ld=a.ld, b_batch=sb[0], b_ld=b.ld, y_batch=sy[0], y_ld=y.ld
+    )
+    c.emit("matmul", desc, [c.tensor(a), c.tensor(b)], c.tensor(y), node, "matmul", 2 * dims[0] * M * N * K)
+
+
+def _batch(v: View) -> View:
+    return View(v.kind, v.base, v.first, v.shape[:-2], v.strides[:-2])
+
+
+# -- pooling and reductions ---------------------------------------------------------------------------------------
+@lowers("MaxPool", "AveragePool")
+def pool(c: Compiler, node: Node) -> None:
+    x, y, a = c.view(node.input(0)), c.view(node.output), node.attrs
+    (N, H, W, C), (_, P, Q, _) = x.shape, y.shape
+    top, left, bottom, right = a["pads"]
+    R, S = a["kernel_shape"]
+    desc = _core.Pool2d(
+        N=N, H=H, W=W, C=C, P=P, Q=Q, R=R, S=S, stride_h=a["strides"][0], stride_w=a["strides"][1],
+        dilation_h=a["dilations"][0], dilation_w=a["dilations"][1], pad_t=top, pad_l=left, pad_b=bottom, pad_r=right,
+        x_image=H * W * x.ld, x_row=W * x.ld, x_ld=x.ld, y_ld=y.ld, count_include_pad=int(a.get("count_include_pad", 0)),
+    )  # fmt: skip
+    name = "max_pool2d" if node.op == "MaxPool" else "avg_pool2d"
+    c.emit(name, desc, [c.tensor(x)], c.tensor(y), node, "pool", N * P * Q * C * R * S)
+
+
+def _fold_axes(x: View, axes: Sequence[int]) -> tuple[int, int, int, int, int]:
+    """(outer, n, inner, outer stride, n stride) of a reduction over neighbouring axes; see Compiler.split_axes."""
+    first, last = axes[0], axes[-1]
+    outer, n, inner = math.prod(x.shape[:first]), math.prod(x.shape[first : last + 1]), math.prod(x.shape[last + 1 :])
+    stride_n = x.strides[last]
+    stride_outer = x.strides[first - 1] if first > 0 else stride_n * n
+    return outer, n, inner, stride_outer, stride_n
+
+
+@lowers("ReduceMean", "ReduceMax", "ReduceSum")
+def reduce(c: Compiler, node: Node) -> None:
+    x, y, axes = c.view(node.input(0)), c.view(node.output), node.attrs["axes"]
+    outer, n, inner, stride_outer, stride_n = _fold_axes(x, axes)
+    y_outer = inner if y.dense else y.ld  # not dense: the slice of a concatenation, one row for each outer index
+    func = getattr(_core.ReduceFunc, node.op.removeprefix("Reduce").lower())
+    desc = _core.Reduce(outer=outer, n=n, inner=inner, x_outer=stride_outer, x_n=stride_n, y_outer=y_outer, func=func)
+    c.emit("reduce", desc, [c.tensor(x)], c.tensor(y), node, "reduce", outer * n * inner)
+
+
+@lowers("Softmax", "LogSoftmax")
+def softmax(c: Compiler, node: Node) -> None:
+    x, y, axis = c.view(node.input(0)), c.view(node.output), node.attrs["axis"]
+    outer, n, inner, x_outer, x_n = _fold_axes(x, (axis,))
+    _, _, _, y_outer, y_n = _fold_axes(y, (axis,))
+    desc = _core.Softmax(
+        outer=outer, n=n, inner=inner, x_outer=x_outer, x_n=x_n, y_outer=y_outer, y_n=y_n, log=int(node.op == "LogSoftmax")
+    )
+    c.emit("softmax", desc, [c.tensor(x)], c.tensor(y), node, "softmax", 4 * outer * n * inner)
+
+
+@lowers("LRN")
+def lrn(c: Compiler, node: Node) -> None:
+    x, y, a = c.view(node.input(0)), c.view(node.output), node.attrs
+    desc = _core.Lrn(
+        rows=x.rows, C=x.width, x_ld=x.ld, y_ld=y.ld, size=a["size"], alpha=a["alpha"], beta=a["beta"], bias=a["bias"]
+    )
+    c.emit("lrn", desc, [c.tensor(x)], c.tensor(y), node, "lrn", x.rows * x.width * (2 * a["size"] + 4))
+
+
+# -- element by element -------------------------------------------------------------------------------------------
+@lowers(*UNARY, "Gelu")
+def unary(c: Compiler, node: Node) -> None:
+    x, y = c.view(node.input(0)), c.view(node.output)
+    desc = _core.Unary(rows=x.rows, n=x.width, x_ld=x.ld, y_ld=y.ld, act=activation(unary_spec(node)))
+    c.emit("unary", desc, [c.tensor(x)], c.tensor(y), node, "rows", x.rows * x.width)
+
+
+@lowers("Affine")
+def affine(c: Compiler, node: Node) -> None:
+    x, y = c.view(node.input(0)), c.view(node.output)
+    axis = node.attrs.get("axis", -1) % max(len(x.shape), 1)
+    if axis != len(x.shape) - 1:  # a per-channel map of a tensor in ONNX order: two broadcast operations
+        raise UnsupportedOpError(f"node {node.name!r} (Affine): axis {axis} of {list(x.shape)} is not the last")
+    desc = _core.Affine(rows=x.rows, n=x.width, x_ld=x.ld, y_ld=y.ld, act=activation(node.attrs.get("activation")))
+    inputs = [c.tensor(x), c.constant(node.input(1)), c.constant(node.input(2))]
+    c.emit("affine", desc, inputs, c.tensor(y), node, "rows", 2 * x.rows * x.width)
+
+
+@lowers(*BINARY)
+def binary(c: Compiler, node: Node) -> None:
+    a, b, y = c.view(node.input(0)), c.view(node.input(1)), c.view(node.output)
+    sa, sb = _broadcast_strides(a, y.shape), _broadcast_strides(b, y.shape)
+    dims, (da, db, dy) = collapse(y.shape, sa, sb, y.strides)
+    desc = _core.Binary(
+        rank=len(dims), dims=dims, a_stride=da, b_stride=db, y_stride=dy, func=getattr(_core.BinaryFunc, BINARY[node.op]),
+        act=activation(node.attrs.get("activation")),
+    )  # fmt: skip
+    c.emit("binary", desc, [c.tensor(a), c.tensor(b)], c.tensor(y), node, "broadcast", math.prod(dims))
+
+
+# -- moving -------------------------------------------------------------------------------------------------------
+def copy(c: Compiler, node: Node, x: View, y: View, dims: Sequence[int], xs: Sequence[int], ys: Sequence[int]) -> None:
+    """y[i] = x[i] over dims with these strides."""
+    short, (sx, sy) = collapse(dims, xs, ys)
+    desc = _core.Copy(rank=len(short), dims=short, x_stride=sx, y_stride=sy)
+    c.emit("copy", desc, [c.tensor(x)], c.tensor(y), node, "copy")
+
+
+@lowers("Copy")
+def plain_copy(c: Compiler, node: Node) -> None:
+    x, y = c.view(node.input(0)), c.view(node.output)
+    copy(c, node, x, y, x.shape, x.strides, y.strides)
+
+
+@lowers("Transpose")
+def transpose(c: Compiler, node: Node) -> None:
+    x, y, perm = c.view(node.input(0)), c.view(node.output), node.attrs["perm"]
+    copy(c, node, x, y, y.shape, [x.strides[p] for p in perm], y.strides)
+
+
+@lowers("Expand")
+def expand(c: Compiler, node: Node) -> None:
+    x, y = c.view(node.input(0)), c.view(node.output)
+    copy(c, node, x, y, y.shape, _broadcast_strides(x, y.shape), y.strides)
+
+
+@lowers("Reshape")
+def reshape(c: Compiler, node: Node) -> None:
+    if 0 not in c.memory.copies.get(node, ()):
+        return
+    x, y = c.view(node.input(0)), c.view(node.output)
+    shape = x.shape if y.dense else y.shape
+    copy(c, node, x, y, shape, x.strides if y.dense else row_strides(shape), row_strides(shape) if y.dense else y.strides)
+
+
+@lowers("Slice")
+def slice_(c: Compiler, node: Node) -> None:
+    if 0 not in c.memory.copies.get(node, ()):
+        return
+    x, y = c.view(node.input(0)), c.view(node.output)
+    starts, steps = node.attrs["starts"], node.attrs["steps"]
+    if any(s < 0 for s in steps):
+        raise UnsupportedOpError(f"node {node.name!r} (Slice): negative steps {list(steps)} of a tensor known at run time")
+    first = x.first + sum(s * t for s, t in zip(starts, x.strides, strict=True))
+    part = View(x.kind, x.base, first, y.shape, tuple(s * t for s, t in zip(steps, x.strides, strict=True)))
+    copy(c, node, part, y, y.shape, part.strides, y.strides)
+
+
+@lowers("Concat")
+def concat(c: Compiler, node: Node) -> None:
+    y, axis, at = c.view(node.output), node.attrs["axis"], 0
+    wanted = c.memory.copies.get(node, ())
+    for i, value in enumerate(node.inputs):
+        assert value is not None
+        if i in wanted:
+            part = View(y.kind, y.base, y.first + at * y.strides[axis], value.shape, y.strides)
+            x = c.view(value)
+            copy(c, node, x, part, value.shape, x.strides, part.strides)
+        at += value.shape[axis]
+
+
+@lowers("Pad")
+def pad(c: Compiler, node: Node) -> None:
+    x, y, a = c.view(node.input(0)), c.view(node.output), node.attrs
+    desc = _core.Pad(
+        rank=len(y.shape), dims=y.shape, x_dims=x.shape, before=[before for before, _ in a["pads"]], x_stride=x.strides,
+        y_stride=y.strides, mode=getattr(_core.PadMode, a.get("mode", "constant")), value=float(a.get("value", 0.0)),
+    )  # fmt: skip
+    c.emit("pad", desc, [c.tensor(x)], c.tensor(y), node, "pad")
+
+
+def reach(shape: Shape, strides: Sequence[int]) -> int:
+    """Elements from the first to the last of a view, both counted; 0 for an empty one."""
+    if any(d == 0 for d in shape):
+        return 0
+    return 1 + sum((d - 1) * s for d, s in zip(shape, strides, strict=True))
+
+
+def as_float32(value: Value) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return np.ascontiguousarray(value.numpy(), dtype=np.float32)

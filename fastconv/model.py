@@ -1,0 +1,279 @@
+"""Model: what users hold. Checks inputs, keeps one compiled plan per input shape, runs it."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _core
+from .compiler import Compiled, OpInfo, WeightCache, compile_graph
+from .errors import DeviceError, ModelError, ShapeError
+from .graph import Graph, Shape
+from .isa import resolve_isa
+from .onnx.reader import OnnxModel, read
+
+FloatArray = npt.NDArray[np.float32]
+MAX_PLANS = 16  # compiled shapes that a model keeps
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """An input or output: its name, its shape with symbolic names where it is not fixed, and its dtype."""
+
+    name: str
+    shape: tuple[int | str | None, ...]
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class ProfileRow:
+    """One operation of a profile: median time in milliseconds, GFLOP/s, and share of the peak of the threads in use."""
+
+    name: str
+    op: str
+    algorithm: str
+    shape: Shape
+    ms: float
+    gflops: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What `Model.profile` measured. `peak_gflops` is the FMA rate of one core in this process."""
+
+    rows: tuple[ProfileRow, ...]
+    total_ms: float
+    peak_gflops: float
+    threads: int
+
+
+def load(
+    model: str | os.PathLike[str] | bytes | Any,
+    *,
+    threads: int | None = None,
+    device: str = "cpu",
+    precision: str = "fp32",
+    _isa: str | None = None,
+) -> Model:
+    """Load a CNN in ONNX form: a path, the file's bytes, or an onnx.ModelProto.
+
+    threads: processors to use, None for all that this process may use. device: "cpu". precision: "fp32", or "strict",
+    which allows no algorithm with a larger rounding error than direct summation. Weights are read when first needed.
+
+    Raises ModelError for a file that is broken, UnsupportedOpError for one that needs an operator which fastconv lacks,
+    DeviceError for another device or precision, OSError for a file that cannot be opened.
+    """
+    return Model(model, threads=threads, device=device, precision=precision, _isa=_isa)
+
+
+class Model:
+    """A network ready to run. Safe to use from several threads and after fork; pickles as its source.
+
+    `model(x)` takes and returns numpy arrays: float32, in the order of the ONNX file (N C H W).
+    """
+
+    def __init__(
+        self,
+        source: str | os.PathLike[str] | bytes | Any,
+        *,
+        threads: int | None = None,
+        device: str = "cpu",
+        precision: str = "fp32",
+        _isa: str | None = None,
+    ) -> None:
+        if device != "cpu":
+            raise DeviceError(f'device={device!r}: this build runs on "cpu"')
+        if precision not in ("fp32", "strict"):
+            raise DeviceError(f'precision={precision!r}: the CPU computes in "fp32" or "strict"')
+        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+            raise ValueError(f"threads={threads!r}: expected a positive int or None")
+        self.device, self.precision = device, precision
+        self.threads = threads or _core.usable_cpus()
+        self._threads_arg = threads
+        self._isa = resolve_isa(_isa)
+        self._source = os.fspath(source) if isinstance(source, (str, os.PathLike)) else source
+        self._onnx: OnnxModel = read(self._source)
+        self.name = self._onnx.name
+        self.inputs = tuple(TensorInfo(i.name, i.shape, str(i.dtype)) for i in self._onnx.inputs)
+        self.outputs = tuple(TensorInfo(o.name, o.shape, str(o.dtype)) for o in self._onnx.outputs)
+        self._cache = WeightCache()
+        self._executor = _core.Executor(self.threads)
+        self._plans: dict[tuple[Shape, ...], Compiled] = {}
+        self._lock = threading.Lock()
+        self._graph: Graph | None = None
+        default = self._default_shapes()
+        if default is not None:  # a contradiction in the file is found now, not at the first call
+            self._graph = self._onnx.build(default)
+
+    # -- running ------------------------------------------------------------------------------------------------
+    def __call__(self, *args: npt.ArrayLike) -> Any:
+        """Outputs for the inputs given in order; one output comes as an array, several as a list."""
+        if len(args) != len(self.inputs):
+            raise ShapeError(f"model {self.name!r} takes {len(self.inputs)} inputs, got {len(args)}")
+        outputs = self._run([self._check(i, a) for i, a in enumerate(args)])
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def run(self, output_names: Sequence[str] | None, feed: Mapping[str, npt.ArrayLike]) -> list[FloatArray]:
+        """The named outputs (None: all) for inputs given by name."""
+        names = [i.name for i in self.inputs]
+        unknown = [n for n in feed if n not in names]
+        if unknown:
+            raise ShapeError(f"no input named {unknown[0]!r}; the model has {', '.join(map(repr, names))}")
+        missing = [n for n in names if n not in feed]
+        if missing:
+            raise ShapeError(f"input {missing[0]!r} is missing")
+        if output_names is not None:
+            known = {o.name for o in self.outputs}
+            for n in output_names:
+                if n not in known:
+                    raise ShapeError(f"no output named {n!r}; the model has {', '.join(repr(o) for o in sorted(known))}")
+        results = self._run([self._check(i, feed[n]) for i, n in enumerate(names)])
+        if output_names is None:
+            return results
+        by_name = dict(zip((o.name for o in self.outputs), results, strict=True))
+        return [by_name[n] for n in output_names]
+
+    def _check(self, index: int, value: npt.ArrayLike) -> FloatArray:
+        info = self.inputs[index]
+        where = f"input {index} ({info.name!r})"
+        x = np.asarray(value)
+        if x.dtype != np.float32:
+            raise ShapeError(f"{where}: expected dtype float32, got {x.dtype}")
+        if x.ndim != len(info.shape):
+            raise ShapeError(f"{where}: expected rank {len(info.shape)} {_show(info.shape)}, got rank {x.ndim} {_show(x.shape)}")
+        for axis, (want, got) in enumerate(zip(info.shape, x.shape, strict=True)):
+            if isinstance(want, int) and want != got:
+                raise ShapeError(f"{where}: expected {want} at axis {axis} of {_show(info.shape)}, got {got} in {_show(x.shape)}")
+        return np.ascontiguousarray(x)
+
+    def _run(self, inputs: list[FloatArray]) -> list[FloatArray]:
+        if any(x.size == 0 for x in inputs):
+            graph = self._onnx.build(self._feed_shapes([x.shape for x in inputs]))
+            if all(v.size == 0 for v in graph.outputs):
+                return [np.empty(v.shape, np.float32) for v in graph.outputs]
+        compiled = self._compiled(tuple(x.shape for x in inputs))
+        outputs = [np.empty(shape, np.float32) for _, shape in compiled.outputs]
+        self._executor.run(compiled.plan, [*inputs, *outputs])
+        return outputs
+
+    # -- compiling ----------------------------------------------------------------------------------------------
+    def _feed_shapes(self, shapes: Sequence[Shape]) -> dict[str, Shape]:
+        return {i.name: tuple(s) for i, s in zip(self.inputs, shapes, strict=True)}
+
+    def _default_shapes(self) -> dict[str, Shape] | None:
+        """Input shapes with a free first axis taken as 1; None where another axis is free."""
+        shapes: dict[str, Shape] = {}
+        for info in self.inputs:
+            if any(not isinstance(d, int) for d in info.shape[1:]):
+                return None
+            shapes[info.name] = tuple(d if isinstance(d, int) else 1 for d in info.shape)
+        return shapes
+
+    def _compiled(self, key: tuple[Shape, ...]) -> Compiled:
+        compiled = self._plans.get(key)
+        if compiled is None:
+            with self._lock:
+                compiled = self._plans.get(key)
+                if compiled is None:
+                    graph = self._onnx.build(self._feed_shapes(key))
+                    compiled = compile_graph(graph, self._isa, self._cache)
+                    while len(self._plans) >= MAX_PLANS:
+                        self._plans.pop(next(iter(self._plans)))
+                    self._plans[key] = compiled
+        return compiled
+
+    def compile(self, *shapes: Sequence[int]) -> Compiled:
+        """The plan for these input shapes (none: the model's own, a free batch taken as 1), compiled if need be."""
+        return self._compiled(self._key(shapes))
+
+    def _key(self, shapes: Sequence[Sequence[int]]) -> tuple[Shape, ...]:
+        if shapes:
+            if len(shapes) != len(self.inputs):
+                raise ShapeError(f"model {self.name!r} takes {len(self.inputs)} inputs, got {len(shapes)} shapes")
+            for i, shape in enumerate(shapes):
+                self._check(i, np.broadcast_to(np.float32(0), tuple(shape)) if math.prod(shape) < 1 << 31 else np.empty(0))
+            return tuple(tuple(int(d) for d in s) for s in shapes)
+        default = self._default_shapes()
+        if default is None:
+            raise ShapeError(f"model {self.name!r} has free dimensions {[i.shape for i in self.inputs]}: give a shape")
+        return tuple(default[i.name] for i in self.inputs)
+
+    # -- looking ------------------------------------------------------------------------------------------------
+    @property
+    def isa(self) -> str:
+        return self._isa.name
+
+    @property
+    def graph(self) -> Graph:
+        """The model's graph in ONNX axis order, for a free batch of 1."""
+        if self._graph is None:
+            self._graph = self._onnx.build(self._feed_shapes(self._key(())))
+        return self._graph
+
+    def summary(self) -> str:
+        """The graph as text: one line per node with its output shape, and the number of parameters."""
+        g = self.graph
+        width = max([len(n.name) for n in g.nodes] + [4])
+        lines = [f"Model {self.name!r}", f"{'name':{width}}  {'operator':18}  {'output':20}  parameters"]
+        seen: set[object] = set()
+        total = 0
+        for n in g.nodes:
+            count = 0
+            for v in n.inputs:
+                if v is not None and v.weight is not None and v.weight.key not in seen:
+                    seen.add(v.weight.key)
+                    count += v.size
+            total += count
+            lines.append(f"{n.name:{width}}  {n.op:18}  {'x'.join(map(str, n.output.shape)):20}  {count:,}")
+        lines.append(f"{len(g.nodes)} nodes, {total:,} parameters")
+        return "\n".join(lines)
+
+    def inspect(self, *shapes: Sequence[int]) -> list[OpInfo]:
+        """The operations of the plan for these input shapes."""
+        return list(self.compile(*shapes).ops)
+
+    def profile(self, *args: npt.ArrayLike, runs: int = 20) -> Profile:
+        """Run `runs` times after one warm-up and give each operation's median time, GFLOP/s and share of peak."""
+        inputs = [self._check(i, a) for i, a in enumerate(args)]
+        compiled = self._compiled(tuple(x.shape for x in inputs))
+        arrays = [*inputs, *(np.empty(shape, np.float32) for _, shape in compiled.outputs)]
+        peak = _core.measure_peak(self._isa)
+        self._executor.profile(compiled.plan, arrays, 1)
+        ns = self._executor.profile(compiled.plan, arrays, runs)
+        peak = max(peak, _core.measure_peak(self._isa))
+        rows = []
+        for op, t in zip(compiled.ops, np.median(ns, axis=0), strict=True):
+            rate = op.flops / t if t > 0 else 0.0
+            share = rate / (peak * self.threads)
+            rows.append(ProfileRow(op.name, op.op, op.algorithm, op.shape, float(t) * 1e-6, float(rate), float(share)))
+        return Profile(tuple(rows), float(np.median(ns.sum(axis=1))) * 1e-6, peak, self.threads)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        source = self._source
+        if not isinstance(source, (str, bytes)):
+            source = source.SerializeToString()
+        return _rebuild, (source, self._threads_arg, self.device, self.precision, self._isa.name)
+
+    def __repr__(self) -> str:
+        ins = ", ".join(f"{i.name}{_show(i.shape)}" for i in self.inputs)
+        return f"<fastconv.Model {self.name!r} ({ins}), {self.threads} threads, {self.isa}>"
+
+
+def _rebuild(source: str | bytes, threads: int | None, device: str, precision: str, isa: str) -> Model:
+    levels = _core.isa_levels()
+    return Model(source, threads=threads, device=device, precision=precision, _isa=isa if isa in levels else None)
+
+
+def _show(shape: Sequence[int | str | None]) -> str:
+    return "[" + ", ".join("?" if d is None else str(d) for d in shape) + "]"
+
+
+__all__ = ["Compiled", "Model", "ModelError", "OpInfo", "Profile", "ProfileRow", "TensorInfo", "load"]

@@ -1,0 +1,224 @@
+"""What operator functions build with: nodes of the Graph, constants, and checks that name the ONNX node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Final, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from fastconv.errors import ModelError, UnsupportedOpError
+from fastconv.graph import Array, Graph, Shape, Value, Weight
+from fastconv.onnx.scan import NodeProto
+from fastconv.onnx.weights import WeightStore
+
+MAX_BYTES: Final = 1 << 40
+MAX_INT: Final = (1 << 31) - 1  # of strides, pads and the like
+MAX_RANK: Final = 8
+MAX_NODES: Final = 200_000
+
+# These may have a constant as their first operand; every other operation is either folded or has a runtime input.
+_CONST_FIRST: Final = frozenset({"Add", "Sub", "Mul", "Div", "Max", "Min", "Pow", "PRelu", "Concat", "MatMul"})
+
+
+class Builder:
+    """A Graph in the making. Operator functions get it as their first argument."""
+
+    def __init__(self, graph: Graph, store: WeightStore) -> None:
+        self.graph = graph
+        self.store = store
+        self._node: NodeProto | None = None
+        self._name = ""
+
+    # -- where we are -----------------------------------------------------------------------------------------
+    def enter(self, node: NodeProto) -> None:
+        """From now on build for this node."""
+        self._node = node
+        self._name = node.name or next((o for o in node.outputs if o), "")
+
+    @property
+    def node(self) -> NodeProto:
+        assert self._node is not None
+        return self._node
+
+    def fail(self, problem: str) -> NoReturn:
+        """The model is wrong here."""
+        raise ModelError(f"{self.node.label}: {problem}")
+
+    def unsupported(self, problem: str) -> NoReturn:
+        """The model is right, but fastconv cannot do this."""
+        raise UnsupportedOpError(f"{self.node.label}: {problem}")
+
+    def check(self, condition: bool, problem: str) -> None:
+        """Fail unless the condition holds. For texts that are cheap to make."""
+        if not condition:
+            self.fail(problem)
+
+    # -- shapes and numbers -----------------------------------------------------------------------------------
+    def shape(self, shape: Sequence[int], item: int = 4) -> Shape:
+        """A shape that can exist: no negative dims, not above MAX_BYTES."""
+        n = item
+        for d in shape:
+            if d < 0:
+                self.fail(f"output shape {tuple(shape)} has a negative dimension")
+            n *= max(d, 1)
+        if n > MAX_BYTES:
+            self.fail(f"output shape {tuple(shape)} asks for more than 2^40 bytes")
+        if len(shape) > MAX_RANK:
+            self.unsupported(f"output rank {len(shape)} is above {MAX_RANK}")
+        return tuple(shape)
+
+    def axis(self, axis: int, rank: int, what: str = "axis") -> int:
+        """A non-negative axis; negative ones count from the end."""
+        if not -rank <= axis < rank:
+            self.fail(f"{what} {axis} is out of range for rank {rank}")
+        return axis % rank if rank else 0
+
+    def axes(self, axes: Sequence[int], rank: int) -> tuple[int, ...]:
+        """Sorted non-negative axes without duplicates."""
+        out = sorted(self.axis(a, rank) for a in axes)
+        if len(set(out)) != len(out):
+            self.fail(f"axes {tuple(axes)} repeat an axis (rank {rank})")
+        return tuple(out)
+
+    def positive(self, values: Sequence[int] | None, count: int, default: int, what: str) -> tuple[int, ...]:
+        """A list attribute of `count` numbers in 1 .. 2^31 - 1."""
+        if values is None:
+            return (default,) * count
+        if len(values) != count:
+            self.fail(f"{what} {tuple(values)} has {len(values)} numbers, expected {count}")
+        if not all(1 <= v <= MAX_INT for v in values):
+            self.fail(f"{what} {tuple(values)}: expected numbers from 1 to {MAX_INT}")
+        return tuple(values)
+
+    def broadcast(self, *shapes: Shape) -> Shape:
+        """numpy's broadcast shape."""
+        rank = max(len(s) for s in shapes)
+        out = [1] * rank
+        for s in shapes:
+            for i, d in enumerate(s, rank - len(s)):
+                if d != 1 and out[i] not in (1, d):
+                    self.fail(f"shapes {' and '.join(map(str, shapes))} do not broadcast")
+                if d != 1:
+                    out[i] = d
+        return self.shape(out)
+
+    # -- operands ---------------------------------------------------------------------------------------------
+    def runtime(self, v: Value, what: str = "input 0") -> Value:
+        """A value that the network computes. Constants that only few models fold are refused."""
+        if v.is_const:
+            self.unsupported(f"{what} ({v.name!r}) is constant")
+        return v
+
+    def constant(self, v: Value | None, what: str) -> Value:
+        """A value that must be constant."""
+        if v is None:
+            self.fail(f"{what} is missing")
+        if not v.is_const:
+            self.unsupported(f"{what} ({v.name!r}) is computed at run time, expected a constant")
+        return v
+
+    def f32(self, v: Value, what: str = "input") -> Value:
+        """As float32: float16 and float64 constants are converted lazily, other types are an error."""
+        if v.dtype == np.float32:
+            return v
+        if v.dtype.kind != "f":
+            self.fail(f"{what} {v.name!r} is {v.dtype}, expected a float type")
+        return self.fold(("cast", "f4"), [v], v.shape, np.float32, lambda a: a.astype(np.float32))
+
+    def ints(self, v: Value | None, what: str) -> tuple[int, ...]:
+        """The numbers of a constant integer tensor of rank 0 or 1."""
+        v = self.constant(v, what)
+        if v.dtype.kind not in "iu":
+            self.fail(f"{what} ({v.name!r}) is {v.dtype}, expected integers")
+        if v.rank > 1 or v.size > 1 << 16:
+            self.fail(f"{what} ({v.name!r}) has shape {v.shape}, expected a short list")
+        return tuple(int(i) for i in v.numpy().reshape(-1))
+
+    def number(self, v: Value | None, what: str, like: Value | None = None) -> float:
+        """The one number of a constant, of the type that `like` has."""
+        v = self.constant(v, what)
+        if like is not None and v.dtype != like.dtype and (like.is_const or v.dtype.kind != "f"):
+            self.fail(f"{what} ({v.name!r}) is {v.dtype}, but {like.name!r} is {like.dtype}")
+        if v.size != 1 or v.dtype.kind not in "fiub":
+            self.fail(f"{what} ({v.name!r}) has {v.dtype} shape {v.shape}, expected one number")
+        return float(v.numpy().reshape(()))
+
+    # -- results ----------------------------------------------------------------------------------------------
+    def emit(self, op: str, inputs: Sequence[Value | None], shape: Sequence[int], **attrs: Any) -> Value:
+        """Append a node; returns its output."""
+        for i, v in enumerate(inputs):
+            if v is not None and v.dtype != np.float32:
+                self.unsupported(f"input {i} ({v.name!r}) is {v.dtype}: only float32 is computed at run time")
+        first = inputs[0]
+        if first is not None and first.is_const and op not in _CONST_FIRST:
+            self.runtime(first)
+        if len(self.graph.nodes) >= MAX_NODES:
+            self.fail(f"the network has more than {MAX_NODES} operations")
+        return self.graph.add(op, inputs, self.shape(shape), name=self._name, **attrs)
+
+    def const(self, array: Array) -> Value:
+        """A small constant, known by its content."""
+        return self._value(self.store.small(array))
+
+    def weight(self, weight: Weight, name: str) -> Value:
+        """A constant with a name of its own."""
+        return Value(name, weight.shape, weight.dtype, weight)
+
+    def fold(
+        self, tag: Hashable, inputs: Sequence[Value], shape: Sequence[int], dtype: npt.DTypeLike, fn: Callable[..., Any]
+    ) -> Value:
+        """A constant computed from constants; `tag` and the inputs must determine it. Lazy unless it is small."""
+        dtype = np.dtype(dtype)
+        shape = self.shape(shape, dtype.itemsize)
+        weights = [v.weight for v in inputs if v.weight is not None]
+        assert len(weights) == len(inputs)
+        return self._value(self.store.fold(tag, weights, shape, dtype, fn, self.node.label))
+
+    def _value(self, weight: Weight) -> Value:
+        return Value(self.graph.fresh(self._name), weight.shape, weight.dtype, weight)
+
+    # -- what many operators share ----------------------------------------------------------------------------
+    def reshape(self, x: Value, shape: Sequence[int]) -> Value:
+        """Reshape to a shape of equal size; nothing where it is the same."""
+        shape = self.shape(shape, x.dtype.itemsize)
+        if shape == x.shape:
+            return x
+        n = 1
+        for d in shape:
+            n *= d
+        if n != x.size:
+            self.fail(f"shape {x.shape} cannot become {shape}")
+        if x.is_const:
+            return self.fold(("reshape",), [x], shape, x.dtype, lambda a: a.reshape(shape))
+        return self.emit("Reshape", [x], shape)
+
+    def transpose(self, x: Value, perm: Sequence[int]) -> Value:
+        """Permute the axes."""
+        perm = tuple(perm)
+        shape = tuple(x.shape[p] for p in perm)
+        if perm == tuple(range(x.rank)):
+            return x
+        if x.is_const:
+            return self.fold(("transpose", perm), [x], shape, x.dtype, lambda a: a.transpose(perm))
+        return self.emit("Transpose", [x], shape, perm=perm)
+
+    def expand(self, x: Value, shape: Sequence[int]) -> Value:
+        """Broadcast to a shape."""
+        shape = self.shape(shape, x.dtype.itemsize)
+        if shape == x.shape:
+            return x
+        if x.is_const:
+            return self.fold(("expand",), [x], shape, x.dtype, lambda a: np.broadcast_to(a, shape))
+        return self.emit("Expand", [x], shape)
+
+    def slice(self, x: Value, starts: Sequence[int], steps: Sequence[int], shape: Sequence[int]) -> Value:
+        """x[start :: step] per axis, `shape` elements of it. A negative step walks down."""
+        starts, steps, shape = tuple(starts), tuple(steps), tuple(shape)
+        if shape == x.shape and all(s == 1 for s, n in zip(steps, shape) if n > 1):
+            return x
+        if x.is_const:
+            index = np.ix_(*(s + st * np.arange(n) for s, st, n in zip(starts, steps, shape))) if shape else ()
+            return self.fold(("slice", starts, steps), [x], shape, x.dtype, lambda a: a[index])
+        return self.emit("Slice", [x], shape, starts=starts, steps=steps)

@@ -1,0 +1,278 @@
+"""ONNX operators with weights or windows: convolution, pooling, matrix products, normalisation."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from fastconv.graph import Value
+from fastconv.onnx.builder import MAX_INT, Builder
+from fastconv.onnx.geometry import windows
+from fastconv.onnx.registry import Ints, operator
+
+
+def spatial(b: Builder, x: Value, ranks: tuple[int, ...] = (3, 4)) -> Value:
+    """A float runtime input with a batch, channels and as many spatial axes as `ranks` allow."""
+    b.runtime(x)
+    if x.rank < 3:
+        b.fail(f"input {x.name!r} has shape {x.shape}, expected N, C and spatial dims")
+    if x.rank not in ranks:
+        b.unsupported(f"input {x.name!r} has {x.rank - 2} spatial dims")
+    return x
+
+
+def as_4d(b: Builder, x: Value) -> Value:
+    """N, C and the rest as two spatial axes."""
+    n, c, *rest = x.shape
+    return b.reshape(x, (n, c, 1, *rest) if len(rest) == 1 else (n, c, 1, 1) if not rest else (n, c, math.prod(rest[:-1]), rest[-1]))
+
+
+def channel_vector(b: Builder, v: Value, channels: int, what: str) -> Value:
+    """A constant float32 vector of `channels` numbers."""
+    v = b.f32(b.constant(v, what), what)
+    if v.shape != (channels,):
+        b.fail(f"{what} ({v.name!r}) has shape {v.shape}, expected ({channels},)")
+    return v
+
+
+@operator
+def Conv(  # noqa: N802
+    b: Builder,
+    x: Value,
+    w: Value,
+    bias: Value | None = None,
+    *,
+    auto_pad: str = "NOTSET",
+    dilations: Ints | None = None,
+    group: int = 1,
+    kernel_shape: Ints | None = None,
+    pads: Ints | None = None,
+    strides: Ints | None = None,
+) -> Value:
+    spatial(b, x)
+    w = b.f32(b.constant(w, "the weight"), "the weight")
+    n, c, *size = x.shape
+    if w.rank != x.rank:
+        b.fail(f"weight {w.name!r} has shape {w.shape}, expected rank {x.rank} as input {x.name!r} has")
+    k, per_group, *kernel = w.shape
+    if not 1 <= group <= MAX_INT:
+        b.fail(f"group {group} is not positive")
+    if k < 1 or k % group:
+        b.fail(f"{k} output channels do not divide into {group} groups")
+    if c < 1 or per_group * group != c:
+        b.fail(f"input {x.name!r} has {c} channels, but weight {w.name!r} of shape {w.shape} with group {group} "
+               f"expects {per_group * group}")  # fmt: skip
+    if kernel_shape is not None and kernel_shape != tuple(kernel):
+        b.fail(f"kernel_shape {kernel_shape} contradicts weight {w.name!r} of shape {w.shape}")
+    g = windows(b, size, kernel, strides, dilations, pads, auto_pad)
+    inputs: list[Value | None] = [as_4d(b, x), as_4d(b, w)]
+    if bias is not None:
+        inputs.append(channel_vector(b, bias, k, "the bias"))
+    h = g.as_2d()
+    y = b.emit("Conv", inputs, (n, k, *h.output), strides=h.strides, dilations=h.dilations, group=group, pads=h.pads)
+    return b.reshape(y, (n, k, *g.output))
+
+
+def _pool(
+    b: Builder,
+    op: str,
+    x: Value,
+    kernel_shape: Ints,
+    strides: Ints | None,
+    dilations: Ints | None,
+    pads: Ints | None,
+    auto_pad: str,
+    ceil_mode: int,
+    **extra: bool,
+) -> Value:
+    spatial(b, x)
+    n, c, *size = x.shape
+    g = windows(b, size, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode=bool(ceil_mode), pool=True)
+    h = g.as_2d()
+    y = b.emit(
+        op, [as_4d(b, x)], (n, c, *h.output),
+        kernel_shape=h.kernel, strides=h.strides, dilations=h.dilations, pads=h.pads, **extra,
+    )  # fmt: skip
+    return b.reshape(y, (n, c, *g.output))
+
+
+@operator
+def MaxPool(  # noqa: N802
+    b: Builder,
+    x: Value,
+    *,
+    kernel_shape: Ints,
+    auto_pad: str = "NOTSET",
+    ceil_mode: int = 0,
+    dilations: Ints | None = None,
+    pads: Ints | None = None,
+    storage_order: int = 0,
+    strides: Ints | None = None,
+) -> Value:
+    # storage_order concerns the Indices output only, which is not made: a reader of it gets an error.
+    return _pool(b, "MaxPool", x, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
+
+
+@operator
+def AveragePool(  # noqa: N802
+    b: Builder,
+    x: Value,
+    *,
+    kernel_shape: Ints,
+    auto_pad: str = "NOTSET",
+    ceil_mode: int = 0,
+    count_include_pad: int = 0,
+    dilations: Ints | None = None,
+    pads: Ints | None = None,
+    strides: Ints | None = None,
+) -> Value:
+    return _pool(
+        b, "AveragePool", x, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode,
+        count_include_pad=bool(count_include_pad),
+    )  # fmt: skip
+
+
+def _global(b: Builder, op: str, x: Value) -> Value:
+    spatial(b, x, (3, 4, 5))
+    if math.prod(x.shape[2:]) == 0:
+        b.fail(f"input {x.name!r} of shape {x.shape} has no spatial positions")
+    shape = x.shape[:2] + (1,) * (x.rank - 2)
+    return b.emit(op, [x], shape, axes=tuple(range(2, x.rank)), keepdims=True)
+
+
+@operator
+def GlobalAveragePool(b: Builder, x: Value) -> Value:  # noqa: N802
+    return _global(b, "ReduceMean", x)
+
+
+@operator
+def GlobalMaxPool(b: Builder, x: Value) -> Value:  # noqa: N802
+    return _global(b, "ReduceMax", x)
+
+
+# -- matrix products ------------------------------------------------------------------------------------------------
+@operator
+def Gemm(  # noqa: N802
+    b: Builder,
+    x: Value,
+    w: Value,
+    c: Value | None = None,
+    *,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    transA: int = 0,  # noqa: N803
+    transB: int = 0,  # noqa: N803
+) -> Value:
+    x, w = b.f32(x, "A"), b.f32(w, "B")
+    if x.rank != 2 or w.rank != 2:
+        b.fail(f"A has shape {x.shape} and B {w.shape}, expected matrices")
+    if transA:
+        x = b.transpose(x, (1, 0))
+    (m, depth), (k, rows) = x.shape, w.shape if transB else w.shape[::-1]
+    if depth != rows:
+        b.fail(f"A' is {m} x {depth}, but B' is {rows} x {k}")
+    if c is not None:
+        c = b.f32(c, "C")
+        if b.broadcast(c.shape, (m, k)) != (m, k):
+            b.fail(f"C ({c.name!r}) of shape {c.shape} does not broadcast to {(m, k)}")
+    if not w.is_const or x.is_const:
+        y = b.emit("MatMul", [x, b.transpose(w, (1, 0)) if transB else w], (m, k))
+        y = scaled(b, y, alpha)
+        return y if c is None or beta == 0 else b.emit("Add", [y, scaled(b, c, beta)], (m, k))
+    inputs: list[Value | None] = [x, scaled(b, w, alpha)]
+    per_row = c is not None and c.rank == 2 and c.shape[0] != 1
+    if c is not None and c.is_const and not per_row and beta != 0:
+        bias = b.expand(b.reshape(c, (c.size,)), (k,))
+        inputs.append(scaled(b, bias, beta))
+        c = None
+    y = b.emit("Gemm", inputs, (m, k), trans_b=bool(transB))
+    return y if c is None or beta == 0 else b.emit("Add", [y, scaled(b, c, beta)], (m, k))
+
+
+def scaled(b: Builder, v: Value, factor: float) -> Value:
+    """v * factor: folded where v is constant."""
+    if factor == 1.0:
+        return v
+    f = np.float32(factor)
+    if v.is_const:
+        return b.fold(("scale", float(f)), [v], v.shape, np.float32, lambda a: a * f)
+    return b.emit("Mul", [v, b.const(np.array(f))], v.shape)
+
+
+@operator
+def MatMul(b: Builder, x: Value, w: Value) -> Value:  # noqa: N802
+    if x.is_const and w.is_const:
+        return _fold_matmul(b, x, w)
+    x, w = b.f32(x, "A"), b.f32(w, "B")
+    if x.rank == 0 or w.rank == 0:
+        b.fail(f"A has shape {x.shape} and B {w.shape}, expected no scalars")
+    a = b.reshape(x, (1, *x.shape)) if x.rank == 1 else x
+    m = b.reshape(w, (*w.shape, 1)) if w.rank == 1 else w
+    if a.shape[-1] != m.shape[-2]:
+        b.fail(f"A of shape {x.shape} and B of shape {w.shape} do not fit")
+    batch = b.broadcast(a.shape[:-2], m.shape[:-2]) if a.rank > 2 or m.rank > 2 else ()
+    k = m.shape[-1]
+    shape = (*batch, a.shape[-2], k)
+    if m.is_const and m.rank == 2:
+        rows = math.prod(a.shape[:-1])
+        y = b.emit("Gemm", [b.reshape(a, (rows, a.shape[-1])), m], (rows, k), trans_b=False)
+    else:
+        y = b.emit("MatMul", [a, m], shape)
+    left = () if x.rank == 1 else (a.shape[-2],)
+    right = () if w.rank == 1 else (k,)
+    return b.reshape(y, (*batch, *left, *right))
+
+
+def _fold_matmul(b: Builder, x: Value, w: Value) -> Value:
+    if x.rank != 2 or w.rank != 2 or x.shape[1] != w.shape[0] or x.dtype != w.dtype:
+        b.unsupported(f"a product of constants {x.dtype} {x.shape} and {w.dtype} {w.shape}")
+    if x.shape[0] * x.shape[1] * w.shape[1] > 1 << 36:
+        b.unsupported(f"a product of constants as large as {x.shape} and {w.shape}")
+    return b.fold(("matmul",), [x, w], (x.shape[0], w.shape[1]), x.dtype, np.matmul)
+
+
+# -- normalisation --------------------------------------------------------------------------------------------------
+def _batch_norm(b: Builder, x: Value, params: list[Value], epsilon: float) -> Value:
+    b.runtime(x)
+    if x.rank < 2:
+        b.fail(f"input {x.name!r} has shape {x.shape}, expected N and C at least")
+    if not math.isfinite(epsilon) or epsilon < 0:
+        b.fail(f"epsilon {epsilon} is not a non-negative number")
+    names = ("scale", "B", "mean", "var")
+    checked = [channel_vector(b, p, x.shape[1], name) for p, name in zip(params, names)]
+    y = as_4d(b, x)
+    return b.reshape(b.emit("BatchNormalization", [y, *checked], y.shape, epsilon=epsilon), x.shape)
+
+
+@operator
+def BatchNormalization(  # noqa: N802
+    b: Builder, x: Value, scale: Value, bias: Value, mean: Value, var: Value,
+    *, epsilon: float = 1e-5, momentum: float = 0.9, spatial: int = 1,
+) -> Value:  # fmt: skip
+    if not spatial:
+        b.unsupported("statistics per position (spatial=0)")
+    return _batch_norm(b, x, [scale, bias, mean, var], epsilon)
+
+
+@operator
+def BatchNormalization_9(  # noqa: N802
+    b: Builder, x: Value, scale: Value, bias: Value, mean: Value, var: Value,
+    *, epsilon: float = 1e-5, momentum: float = 0.9, training_mode: int = 0,
+) -> Value:  # fmt: skip
+    if training_mode:
+        b.unsupported("training_mode")
+    return _batch_norm(b, x, [scale, bias, mean, var], epsilon)
+
+
+@operator
+def LRN(  # noqa: N802
+    b: Builder, x: Value, *, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0
+) -> Value:
+    b.runtime(x)
+    if x.rank < 2:
+        b.fail(f"input {x.name!r} has shape {x.shape}, expected N and C at least")
+    if not 1 <= size <= MAX_INT:
+        b.fail(f"size {size} is not positive")
+    y = as_4d(b, x)
+    return b.reshape(b.emit("LRN", [y], y.shape, size=size, alpha=alpha, beta=beta, bias=bias), x.shape)

@@ -1,0 +1,259 @@
+"""ONNX model -> Graph.
+
+`read` scans a model and settles what does not depend on input shapes: operator sets, names, order, which function
+handles each node, attribute types. `OnnxModel.build` then makes the Graph for concrete input shapes; it infers and checks
+every shape and folds what is constant. Large weights are only referred to, never read.
+
+Computed tensors are float32. Constants of type float16, bfloat16 and float64 become float32 where they meet one; a cast
+of a computed tensor to another float type changes nothing. Constants may be of any numeric type. Quantised operators,
+control flow, sequences and sparse tensors are UnsupportedOpErrors.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from fastconv.errors import ModelError, ShapeError, UnsupportedOpError
+from fastconv.graph import Graph, Shape, Value
+from fastconv.onnx import ops_const, ops_math, ops_nn, ops_shape, topology
+from fastconv.onnx.builder import Builder
+from fastconv.onnx.functions import inline
+from fastconv.onnx.registry import MAX_OPSET, MIN_OPSET, Operator, bind_attributes, bind_inputs, lookup
+from fastconv.onnx.scan import Dims, NodeProto, ScannedModel, SerializableModel, Source, scan
+from fastconv.onnx.weights import BFLOAT16, DTYPES, WeightStore
+
+__all__ = ["InputInfo", "OnnxModel", "OutputInfo", "read"]
+
+_REGISTERED = (ops_const, ops_math, ops_nn, ops_shape)  # importing them fills the registry
+
+DType: TypeAlias = "np.dtype[Any]"
+
+
+@dataclass(frozen=True, slots=True)
+class InputInfo:
+    """An input as the file declares it; a dimension is a number, a symbolic name or None (unknown)."""
+
+    name: str
+    shape: Dims
+    dtype: DType
+
+
+@dataclass(frozen=True, slots=True)
+class OutputInfo:
+    """An output as the file declares it; `shape` is None where the file does not say."""
+
+    name: str
+    shape: Dims | None
+    dtype: DType
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    node: NodeProto
+    operator: Operator
+    attributes: dict[str, Any]
+
+
+class OnnxModel:
+    """A model whose names, order and operators are known to be sound. Safe to build from several threads."""
+
+    def __init__(self, source: Source) -> None:
+        scanned = scan(source)
+        # What a pickle needs: the path, or the bytes.
+        self._source: str | bytes = (
+            os.path.abspath(os.fspath(source)) if isinstance(source, (str, os.PathLike)) else _as_bytes(source)
+        )
+        self.name = scanned.name
+        self.producer = scanned.producer
+        self.ir_version = scanned.ir_version
+        self.metadata = scanned.metadata
+        self.opset = _opset(scanned)
+        self._store = WeightStore(scanned.file, scanned.folder)
+
+        self._initializers = {t.name: t for t in scanned.initializers}
+        if "" in self._initializers:
+            raise ModelError("an initializer has no name")
+        if len(self._initializers) < len(scanned.initializers):
+            raise ModelError(f"initializer {_repeated([t.name for t in scanned.initializers])!r} exists twice")
+        names = [name for name, _, _ in scanned.inputs]
+        if "" in names:
+            raise ModelError("a graph input has no name")
+        if len(set(names)) < len(names):
+            raise ModelError(f"graph input {_repeated(names)!r} exists twice")
+        self.inputs = tuple(_input(*i) for i in scanned.inputs if i[0] not in self._initializers)
+        self.outputs = tuple(_output(*o) for o in scanned.outputs)
+        if not self.outputs:
+            raise ModelError("the graph has no output")
+        if len({o.name for o in self.outputs}) < len(self.outputs):
+            raise ModelError(f"graph output {_repeated([o.name for o in self.outputs])!r} exists twice")
+
+        known = {*names, *self._initializers}
+        nodes = topology.sort(inline(scanned, self.opset), known)
+        made = known.union(*(n.outputs for n in nodes)) - {""}
+        for o in self.outputs:
+            if o.name not in made:
+                raise ModelError(f"graph output {o.name!r} is made by no node")
+        self._steps = [_step(n) for n in topology.reachable(nodes, [o.name for o in self.outputs])]
+        self._node_count = len(nodes)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return OnnxModel, (self._source,)
+
+    def __repr__(self) -> str:
+        return f"<OnnxModel {self.name!r}, opset {self.opset}, {self._node_count} nodes>"
+
+    def build(self, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
+        """The Graph for these input shapes, which may be left out where the file fixes them.
+
+        Raises ShapeError for an input that is missing, unknown or does not fit its declaration; ModelError or
+        UnsupportedOpError, naming the node, for a model that cannot work at these shapes.
+        """
+        graph = Graph(self.name)
+        b = Builder(graph, self._store)
+        env: dict[str, Value | None] = {"": None}
+        named: set[int] = set()  # ids of the values in env, which keeps them alive
+        for info, shape in zip(self.inputs, self._input_shapes(shapes)):
+            if info.dtype != np.float32:
+                raise UnsupportedOpError(f"input {info.name!r} is {info.dtype}, only float32 is supported")
+            env[info.name] = v = graph.add_input(info.name, shape)
+            named.add(id(v))
+        for step in self._steps:
+            b.enter(step.node)
+            args = [self._operand(b, env, name) for name in step.node.inputs]
+            named.update(map(id, args))
+            made = step.operator.fn(b, *args, **step.attributes)
+            self._bind(env, named, step.node, made if isinstance(made, list) else [made])
+        for o in self.outputs:
+            v = self._operand(b, env, o.name)
+            assert v is not None
+            if o.dtype != v.dtype:
+                raise UnsupportedOpError(f"output {o.name!r} is declared {o.dtype}, but is computed as {v.dtype}")
+            graph.outputs.append(v)
+        _drop_dead(graph)
+        return graph
+
+    # -- parts of build -----------------------------------------------------------------------------------------
+    def _input_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> list[Shape]:
+        names = [i.name for i in self.inputs]
+        for name in shapes:
+            if name not in names:
+                raise ShapeError(f"the model has no input {name!r}; its inputs are {names}")
+        symbols: dict[str, int] = {}
+        out = []
+        for info in self.inputs:
+            if info.name in shapes:
+                shape = tuple(int(d) for d in shapes[info.name])
+            elif all(isinstance(d, int) for d in info.shape):
+                shape = tuple(d for d in info.shape if isinstance(d, int))
+            else:
+                raise ShapeError(f"input {info.name!r} needs a shape: the model declares {info.shape}")
+            if len(shape) != len(info.shape):
+                raise ShapeError(f"input {info.name!r}: expected shape {info.shape}, got {shape}")
+            for i, (want, got) in enumerate(zip(info.shape, shape)):
+                expected = symbols.setdefault(want, got) if isinstance(want, str) else want
+                if got < 0 or (expected is not None and expected != got):
+                    raise ShapeError(f"input {info.name!r}, dimension {i}: expected {want} of {info.shape}, got {shape}")
+            size = 4
+            for d in shape:
+                size *= max(d, 1)
+            if size > 1 << 40:
+                raise ShapeError(f"input {info.name!r}: shape {shape} asks for more than 2^40 bytes")
+            out.append(shape)
+        return out
+
+    def _operand(self, b: Builder, env: dict[str, Value | None], name: str) -> Value | None:
+        if name in env:
+            v = env[name]
+            if v is None and name:
+                b.unsupported(f"optional output {name!r} of an earlier node is needed")
+            return v
+        weight = self._store.tensor(self._initializers[name], ("initializer", name))
+        env[name] = v = b.weight(weight, name)
+        return v
+
+    @staticmethod
+    def _bind(env: dict[str, Value | None], named: set[int], node: NodeProto, made: list[Value]) -> None:
+        """Enter what a node made; a value that is new (not an input handed through) takes the output's name."""
+        for i, name in enumerate(node.outputs):
+            if not name:
+                continue
+            v = env[name] = made[i] if i < len(made) else None  # None: an optional output that is not made
+            if v is not None and id(v) not in named:
+                v.name = name
+                named.add(id(v))
+
+
+def _as_bytes(source: object) -> bytes:
+    if isinstance(source, SerializableModel):
+        return source.SerializeToString()
+    assert isinstance(source, (bytes, bytearray, memoryview))
+    return bytes(source)
+
+
+def _repeated(names: list[str]) -> str:
+    return next(n for i, n in enumerate(names) if n in names[:i])
+
+
+def _opset(m: ScannedModel) -> int:
+    if m.ir_version < 1:
+        raise ModelError(f"ir_version is {m.ir_version}, expected a positive number: this is no ONNX model")
+    opset = m.opsets.get("")
+    if opset is None:
+        raise ModelError(f"the model imports no ONNX operator set, only {sorted(m.opsets)}")
+    if not MIN_OPSET <= opset <= MAX_OPSET:
+        raise UnsupportedOpError(f"opset {opset} is not supported, expected {MIN_OPSET} to {MAX_OPSET}")
+    return opset
+
+
+def _input(name: str, elem_type: int, shape: Dims | None) -> InputInfo:
+    if elem_type == 0:
+        raise UnsupportedOpError(f"input {name!r} is no tensor")
+    if elem_type not in DTYPES or elem_type == BFLOAT16:
+        raise UnsupportedOpError(f"input {name!r} has data type {elem_type}, which is not supported")
+    if shape is None:
+        raise UnsupportedOpError(f"input {name!r} has no shape")
+    dims = tuple(None if d == -1 else d for d in shape)  # some exporters write -1 for unknown
+    for d in dims:
+        if isinstance(d, int) and d < 0:
+            raise ModelError(f"input {name!r} has shape {shape} with a negative dimension")
+    return InputInfo(name, dims, np.dtype(DTYPES[elem_type]))
+
+
+def _output(name: str, elem_type: int, shape: Dims | None) -> OutputInfo:
+    if not name:
+        raise ModelError("a graph output has no name")
+    if elem_type and (elem_type not in DTYPES or elem_type == BFLOAT16):
+        raise UnsupportedOpError(f"output {name!r} has data type {elem_type}, which is not supported")
+    dims = None if shape is None else tuple(None if isinstance(d, int) and d < 0 else d for d in shape)
+    return OutputInfo(name, dims, np.dtype(DTYPES[elem_type or 1]))
+
+
+def _step(node: NodeProto) -> _Step:
+    op = lookup(node)
+    bind_inputs(op, node)
+    return _Step(node, op, bind_attributes(op, node))
+
+
+def _drop_dead(graph: Graph) -> None:
+    """Remove nodes that only fed a Shape, or an output that nobody reads."""
+    wanted = {id(v) for v in graph.outputs}
+    kept = []
+    for node in reversed(graph.nodes):
+        if any(id(v) in wanted for v in node.outputs):
+            kept.append(node)
+            wanted.update(id(v) for v in node.inputs if v is not None)
+    graph.nodes = kept[::-1]
+
+
+def read(source: Source) -> OnnxModel:
+    """Read a model from a path, bytes or an onnx.ModelProto (the onnx package is not imported for it).
+
+    Raises ModelError for a broken model, UnsupportedOpError for one that needs what fastconv does not have, OSError for
+    a path that cannot be opened. External data is only read for a path, from the model's own folder.
+    """
+    return OnnxModel(source)

@@ -1,0 +1,115 @@
+"""Constants of one model: initializers, constant nodes and what is computed from them, all lazy.
+
+A constant keeps its identity for the model's life: every `build` gets the same Weight with the same key, so that packed
+copies are shared between input shapes. Results of at most SMALL elements are computed at once and are known by content;
+larger ones are computed from their parents when somebody asks for the array.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Hashable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from fastconv.errors import ModelError, UnsupportedOpError
+from fastconv.graph import Array, Weight
+from fastconv.onnx.external import ExternalFiles
+
+if TYPE_CHECKING:
+    from fastconv._core import ModelFile, OnnxTensor
+
+SMALL: Final = 1024  # elements
+MAX_FOLDED: Final = 1 << 30  # bytes of a computed constant; the file does not bound these
+MAX_DEPTH: Final = 100  # lazy computations on top of each other: each is a level of recursion
+BFLOAT16: Final = 16  # read as float32
+DTYPES: Final[dict[int, str]] = {
+    1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64",
+    9: "bool", 10: "float16", 11: "float64", 12: "uint32", 13: "uint64", BFLOAT16: "float32",
+}  # fmt: skip
+_RAW_BYTES: Final[dict[int, int]] = {BFLOAT16: 2}
+_serials = itertools.count(1)
+
+
+class WeightStore:
+    """Makes and remembers the Weights of one model."""
+
+    def __init__(self, file: ModelFile, folder: str | None) -> None:
+        self._file = file
+        self._external = ExternalFiles(folder)
+        self._model = next(_serials)
+        self._known: dict[Hashable, Weight] = {}
+        self._depth: dict[object, int] = {}
+
+    def tensor(self, tensor: OnnxTensor, key: tuple[str, str]) -> Weight:
+        """The Weight of a TensorProto; `key` (kind, name) is unique in the model."""
+        if key in self._known:
+            return self._known[key]
+        name = DTYPES.get(tensor.data_type)
+        if name is None:
+            raise UnsupportedOpError(f"tensor {tensor.name or key[1]!r} has data type {tensor.data_type}, which is not read")
+        dtype = np.dtype(name)
+        dims: tuple[int, ...] = tensor.dims
+        file = self._file
+        if tensor.external:
+            count = 1
+            for d in dims:
+                count *= max(d, 0)
+            data, offset = self._external.locate(tensor, count * _RAW_BYTES.get(tensor.data_type, dtype.itemsize))
+            weight = Weight(
+                dims, dtype, lambda: data.read_raw(offset, tensor.data_type, dims), key=("onnx", self._model, *key)
+            )
+        else:
+            weight = Weight(dims, dtype, lambda: file.read(tensor), key=("onnx", self._model, *key))
+        return self._known.setdefault(key, weight)
+
+    @staticmethod
+    def small(array: Array) -> Weight:
+        """A Weight known by its content."""
+        weight = Weight(array.shape, array.dtype, lambda: array, key=("small", array.dtype.str, array.shape, array.tobytes()))
+        weight._array = array
+        return weight
+
+    def fold(
+        self,
+        tag: Hashable,
+        parents: Sequence[Weight],
+        shape: Sequence[int],
+        dtype: npt.DTypeLike,
+        fn: Callable[..., Any],
+        where: str,
+    ) -> Weight:
+        """fn(*arrays of the parents) as a Weight of the given shape and dtype. `tag` must determine `fn`."""
+        shape = tuple(shape)
+        dtype = np.dtype(dtype)
+        size = 1
+        for d in shape:
+            size *= d
+
+        def compute() -> Array:
+            arrays = [p.numpy() for p in parents]
+            try:
+                with np.errstate(all="ignore"):
+                    out = np.asarray(fn(*arrays))
+            except (ArithmeticError, ValueError, TypeError, IndexError, MemoryError) as e:
+                raise ModelError(f"{where}: its constant cannot be computed: {e}") from None
+            if out.shape != shape:
+                raise ModelError(f"{where}: its constant has shape {out.shape}, expected {shape}")
+            return np.ascontiguousarray(out, dtype).reshape(shape)
+
+        if size <= SMALL and all(p.size <= SMALL for p in parents):
+            return self.small(compute())
+        if size * dtype.itemsize > MAX_FOLDED and size > 2 * max((p.size for p in parents), default=0):
+            raise ModelError(f"{where}: a computed constant of shape {shape} is too large")
+        known = (tag, shape, dtype.str, *(p.key for p in parents))
+        if known in self._known:
+            return self._known[known]
+        depth = 1 + max((self._depth.get(p.key, 0) for p in parents), default=0)
+        if depth > MAX_DEPTH:
+            raise UnsupportedOpError(f"{where}: more than {MAX_DEPTH} operations on one constant")
+        # A flat key: nested ones would make hashing recurse.
+        weight = Weight(shape, dtype, compute, key=("onnx", self._model, "folded", next(_serials)))
+        self._depth[weight.key] = depth
+        return self._known.setdefault(known, weight)

@@ -1,0 +1,119 @@
+"""Helpers of the ONNX tests: small models, onnxruntime as the reference, and a Graph written back as ONNX."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, helper, numpy_helper
+
+from fastconv.graph import Graph, Node
+
+ort.set_default_logger_severity(4)
+F32 = TensorProto.FLOAT
+INT64_MIN = -(2**63)
+
+
+def make_model(
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Mapping[str, Sequence[int | str | None]],
+    outputs: Sequence[str],
+    initializers: Mapping[str, np.ndarray] | None = None,
+    *,
+    opset: int = 17,
+    output_type: int = F32,
+    **kw: Any,
+) -> onnx.ModelProto:
+    """A model with float inputs; outputs have no declared shape."""
+    graph = helper.make_graph(
+        list(nodes),
+        "g",
+        [helper.make_tensor_value_info(n, F32, s) for n, s in inputs.items()],
+        [helper.make_tensor_value_info(n, output_type, None) for n in outputs],
+        [numpy_helper.from_array(a, n) for n, a in (initializers or {}).items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8, **kw)
+
+
+def run_ort(model: onnx.ModelProto | bytes, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """Outputs of onnxruntime, without its optimisations."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    data = model if isinstance(model, bytes) else model.SerializeToString()
+    return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"]).run(None, dict(feeds))
+
+
+def graph_to_onnx(graph: Graph) -> onnx.ModelProto:
+    """A Graph of the normalised vocabulary as an ONNX model of opset 24, so that onnxruntime can say what it means."""
+    names: dict[int, str] = {}
+    inits: dict[str, np.ndarray] = {}
+    nodes: list[onnx.NodeProto] = []
+
+    def name(v: Any) -> str:
+        if v is None:
+            return ""
+        if id(v) not in names:
+            names[id(v)] = f"v{len(names)}"
+            if v.is_const:
+                array = v.numpy()
+                assert array.shape == v.shape and array.dtype == v.dtype, v
+                inits[names[id(v)]] = array
+        return names[id(v)]
+
+    def const(values: Any, dtype: Any = np.int64) -> str:
+        key = f"k{len(inits)}"
+        inits[key] = np.array(values, dtype)
+        return key
+
+    inputs = {name(v): v.shape for v in graph.inputs}
+    for n in graph.nodes:
+        assert len(n.outputs) == 1
+        ins = [name(v) for v in n.inputs]
+        op, extra, attrs = _spell(n, const)
+        nodes.append(helper.make_node(op, ins + extra, [name(n.output)], **attrs))
+    outputs = []
+    for i, v in enumerate(graph.outputs):
+        nodes.append(helper.make_node("Identity", [name(v)], [f"out{i}"]))
+        outputs.append(f"out{i}")
+    model = make_model(nodes, inputs, outputs, inits, opset=24)
+    for v, info in zip(graph.outputs, model.graph.output):
+        info.type.tensor_type.elem_type = helper.np_dtype_to_tensor_dtype(v.dtype)
+    model.ir_version = 10
+    return model
+
+
+def _spell(n: Node, const: Any) -> tuple[str, list[str], dict[str, Any]]:
+    """ONNX operator, further inputs and attributes of a normalised node."""
+    a = dict(n.attrs)
+    x = n.inputs[0]
+    assert x is not None
+    if n.op == "Gemm":
+        return "Gemm", [], {"transB": int(a["trans_b"])}
+    if n.op in ("MaxPool", "AveragePool"):
+        p, k, s, d = a["pads"], a["kernel_shape"], a["strides"], a["dilations"]
+        floor = tuple((x.shape[2 + i] + p[i] + p[2 + i] - (k[i] - 1) * d[i] - 1) // s[i] + 1 for i in range(2))
+        a["ceil_mode"] = int(floor != n.output.shape[2:])
+        if "count_include_pad" in a:
+            a["count_include_pad"] = int(a["count_include_pad"])
+        return n.op, [], a
+    if n.op.startswith("Reduce"):
+        return n.op, [const(a["axes"])], {"keepdims": int(a["keepdims"])}
+    if n.op == "Clip":
+        return n.op, [const(a["min"], np.float32), const(a["max"], np.float32)], {}
+    if n.op == "Pad":
+        pairs = a["pads"]
+        pads = [lo for lo, _ in pairs] + [hi for _, hi in pairs]
+        return n.op, [const(pads), const(a["value"], np.float32)], {"mode": a["mode"]}
+    if n.op == "Slice":
+        ends = []
+        for start, step, size in zip(a["starts"], a["steps"], n.output.shape):
+            end = start + step * size
+            ends.append(end if end >= 0 else INT64_MIN)
+        return n.op, [const(a["starts"]), const(ends), const(range(x.rank)), const(a["steps"])], {}
+    if n.op in ("Reshape", "Expand"):
+        return n.op, [const(n.output.shape)], {"allowzero": 1} if n.op == "Reshape" else {}
+    return n.op, [], a
