@@ -2,10 +2,10 @@
 
     python -m bench.models --dir MODELS --models resnet50,vgg16 --engines fastconv,onnxruntime --threads 1,2 --batch 1,8
 
-MODELS holds NAME.onnx files, as bench.export writes them. An output may differ from the reference's (onnxruntime's where
-it runs) by 1e-4 of its largest magnitude. What differs by up to 1e-2 is timed too and marked inexact (Winograd with few
-digits, say); fastconv has no such grace. Beyond that an engine is wrong, and like a failed one shown but not timed.
-Ratios are medians over turns of the engine's time to the reference's: below 1 is faster than the reference.
+MODELS holds NAME.onnx files, as bench.export writes them. An output may differ from the reference's (onnxruntime's,
+where it runs) by 1e-4 of its largest magnitude. What differs by up to 1e-2 is timed too and marked inexact (Winograd
+with few digits, say); fastconv has no such grace. Beyond that an engine is wrong, and like a failed one shown but not
+timed. Ratios are medians over turns of the engine's time to the reference's: below 1 is faster than the reference.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import gc
 import json
 import sys
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ def run_case(path: Path, batch: int, threads: int, engines: list[str], args: arg
                 del loaded[name]
 
     samples = timing.interleave(
-        {name: (lambda e=engine: e.run(x)) for name, engine in loaded.items()},
+        {name: partial(engine.run, x) for name, engine in loaded.items()},
         runs=args.runs,
         warmup=args.warmup,
         min_time=args.min_time,

@@ -249,7 +249,8 @@ class Mnn(Engine):
     def run(self, x: Mapping[str, Array]) -> list[Array]:
         expr = self._expr
         outputs = self._module.forward([expr.const(a, list(a.shape), expr.NCHW) for a in x.values()])
-        return [np.array(expr.convert(y, expr.NCHW).read() if y.data_format != expr.NCHW else y.read()) for y in outputs]
+        plain = (y if y.data_format == expr.NCHW else expr.convert(y, expr.NCHW) for y in outputs)
+        return [np.array(y.read()) for y in plain]
 
 
 def _single_file(source: Path, target: Path) -> None:

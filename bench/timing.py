@@ -111,7 +111,7 @@ def last_level_cache() -> int:
 class Rotation(Generic[T]):
     """Copies of a kernel's weights that exceed the caches, handed out in turn, so that each call finds them cold.
 
-    `make()` builds one copy of `nbytes`; together they cover `factor` times the last-level cache, at most `limit` bytes.
+    `make()` builds one copy of `nbytes`; together they cover `factor` times the last-level cache, up to `limit`.
     """
 
     def __init__(self, make: Callable[[], T], nbytes: int, factor: float = 3.0, limit: int = 2 * 2**30) -> None:

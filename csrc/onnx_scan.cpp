@@ -256,6 +256,7 @@ class Scanner {
 
   Node node(uint64_t end) {
     Node n;
+    if (++nodes_ > kMaxNodes) fail("more than " + std::to_string(kMaxNodes) + " nodes");
     while (pos_ < end) {
       const Tag t = tag(end, "node");
       switch (t.field) {
@@ -458,7 +459,7 @@ class Scanner {
 
   const Source& src_;
   std::vector<unsigned char> buf_;
-  uint64_t base_ = 0, have_ = 0, pos_ = 0, items_ = 0;
+  uint64_t base_ = 0, have_ = 0, pos_ = 0, items_ = 0, nodes_ = 0;
 };
 
 }  // namespace

@@ -101,7 +101,7 @@ def main(argv: list[str] | None = None) -> int:
         model = write_onnx(options.out / "efficientnet_lite0.onnx")
         print(f"wrote {model} ({model.stat().st_size / 1e6:.1f} MB)\n")
         found = classify(model, photos)
-    except (OSError, RuntimeError) as e:
+    except (ImportError, OSError, RuntimeError) as e:
         print(f"demo: error: {e}", file=sys.stderr)
         return 1
     print(f"{'photo':<12} {'class':<16} {'probability':>11}  {'expected':>20}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import struct
@@ -87,11 +88,9 @@ def test_exif_orientation(orientation: int, tmp_path: Path) -> None:
 
 def test_unusual_modes(tmp_path: Path) -> None:
     base = picture(6, 5)
-    for mode in ("L", "1", "P", "CMYK", "LA", "RGBA", "YCbCr", "HSV"):
+    for mode in ("L", "1", "P", "LA", "RGBA", "CMYK", "YCbCr"):
         file = io.BytesIO()
-        base.convert(mode).save(file, "TIFF" if mode in ("CMYK", "YCbCr") else "PNG") if mode != "HSV" else base.save(
-            file, "PNG"
-        )
+        base.convert(mode).save(file, "TIFF" if mode in ("CMYK", "YCbCr") else "PNG")
         file.seek(0)
         assert load_img(file).mode == "RGB", mode
     deep = Image.fromarray(np.array([[0, 0x80FF, 0xFFFF]], np.uint16))
@@ -148,10 +147,8 @@ def test_damaged_files_raise_only_typed_errors(data: st.DataObject) -> None:
     damaged = bytearray(file.getvalue()[: data.draw(st.integers(1, len(file.getvalue())))])
     for _ in range(data.draw(st.integers(0, 4))):
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
-    try:
+    with contextlib.suppress(FastconvError):
         assert load_img(io.BytesIO(bytes(damaged))).mode == "RGB"
-    except FastconvError:
-        pass
 
 
 # -- presets -----------------------------------------------------------------------------------------------------
@@ -204,7 +201,11 @@ def test_layouts_and_inputs(tmp_path: Path) -> None:
 
 @settings(max_examples=80, deadline=None)
 @given(
-    st.integers(1, 300), st.integers(1, 300), st.integers(1, 60), st.integers(1, 60), st.sampled_from(["down", "nearest"])
+    st.integers(1, 300),
+    st.integers(1, 300),
+    st.integers(1, 60),
+    st.integers(1, 60),
+    st.sampled_from(["down", "nearest"]),
 )
 def test_crop_always_fits(width: int, height: int, h: int, w: int, rounding: str) -> None:
     """Any image covers any crop after the resize, and at least one side is exactly the wanted one."""

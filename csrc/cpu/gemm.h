@@ -36,14 +36,18 @@ static inline void finish_tile(const Tile& t, Vec (&acc)[MR][NV]) {
   constexpr int V = Vec::N;
   const bool full = t.tail == V;
   if (t.bias) {
+#pragma GCC unroll 16
     for (int j = 0; j < NV; j++) {
       Vec bias = j < NV - 1 || full ? load(t.bias + j * V) : load_n(t.bias + j * V, t.tail);
+#pragma GCC unroll 16
       for (int i = 0; i < MR; i++) acc[i][j] = add(acc[i][j], bias);
     }
   }
   if (t.residual) {
+#pragma GCC unroll 16
     for (int i = 0; i < MR; i++) {
       const float* r = t.residual + i * t.res_ld;
+#pragma GCC unroll 16
       for (int j = 0; j < NV; j++) {
         acc[i][j] = add(acc[i][j], j < NV - 1 || full ? load(r + j * V) : load_n(r + j * V, t.tail));
       }
@@ -51,12 +55,16 @@ static inline void finish_tile(const Tile& t, Vec (&acc)[MR][NV]) {
   }
   if (t.act->func == Func::clip) {
     Vec lo = set1(t.act->alpha), hi = set1(t.act->beta);
+#pragma GCC unroll 16
     for (int i = 0; i < MR; i++) {
+#pragma GCC unroll 16
       for (int j = 0; j < NV; j++) acc[i][j] = min(hi, max(lo, acc[i][j]));
     }
   }
+#pragma GCC unroll 16
   for (int i = 0; i < MR; i++) {
     float* y = t.y + i * t.y_ld;
+#pragma GCC unroll 16
     for (int j = 0; j < NV - 1; j++) store(y + j * V, acc[i][j]);
     if (full) {
       store(y + (NV - 1) * V, acc[i][NV - 1]);
@@ -65,6 +73,7 @@ static inline void finish_tile(const Tile& t, Vec (&acc)[MR][NV]) {
     }
   }
   if (t.act->func != Func::clip && t.act->func != Func::identity) {  // the rows are still in L1
+#pragma GCC unroll 16
     for (int i = 0; i < MR; i++) activate_row(*t.act, t.y + i * t.y_ld, (NV - 1) * V + t.tail);
   }
 }
@@ -76,25 +85,29 @@ static void tile(const Tile& t) {
   constexpr bool last_from_memory = MR * NV + NV >= 32 || (Vec::N == 8 && MR * NV + NV >= 16);
   constexpr int HELD = last_from_memory ? (NV > 4 ? 0 : NV - 1) : NV;
   Vec acc[MR][NV];
+#pragma GCC unroll 16
   for (int i = 0; i < MR; i++) {
+#pragma GCC unroll 16
     for (int j = 0; j < NV; j++) acc[i][j] = zero();
   }
   const char* next = t.next;
   for (int64_t k = 0; k < t.n_taps; k++) {
     const float* p[MR];
+#pragma GCC unroll 16
     for (int i = 0; i < MR; i++) p[i] = t.a[k * MR + i];
     const float* w = t.w + (t.taps ? t.taps[k] : k) * t.len * t.w_ld;
     for (int64_t c = 0; c < t.len; c++, w += t.w_ld) {
       Vec held[NV];
+#pragma GCC unroll 16
       for (int j = 0; j < HELD; j++) held[j] = load(w + j * V);
       prefetch_l2(next);
       next += t.next_step;
 #pragma GCC unroll 16
       for (int i = 0; i < MR; i++) {
         Vec x = set1(p[i][c]);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int j = 0; j < HELD; j++) acc[i][j] = fma(x, held[j], acc[i][j]);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int j = HELD; j < NV; j++) acc[i][j] = fma_at(x, w + j * V, acc[i][j]);
       }
     }

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from fastconv.cli.app import app, main
+from fastconv.cli.app import main, run
 
-__all__ = ["app", "main"]
+__all__ = ["main", "run"]

@@ -169,9 +169,13 @@ def run(argv: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = typer.main.get_command(app).main(args, prog_name="fastconv", standalone_mode=False)
+        command = typer.main.get_command(app)
+        with command.make_context("fastconv", args) as context:  # command.main would turn errors into exits of its own
+            code = command.invoke(context)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
+    except typer.Exit as e:
+        return e.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains while it shuts down
         return 141

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _MAX_INPUT = 1 << 31  # bytes: a typing error in --shape must not take the machine's memory
 
 
-def load(path: str, threads: int | None = None, precision: str = "fp32") -> Model:
+def load(path: str, threads: int | None = None) -> Model:
     """fastconv.load; a path that is a folder or missing is an OSError with a plain message."""
     import fastconv
 
@@ -26,7 +26,7 @@ def load(path: str, threads: int | None = None, precision: str = "fp32") -> Mode
         raise IsADirectoryError(21, "is a folder: expected an ONNX file", path)
     if not os.path.exists(path):
         raise FileNotFoundError(2, "no such file", path)
-    return fastconv.load(path, threads=threads, precision=precision)
+    return fastconv.load(path, threads=threads)
 
 
 def numbers(text: str, option: str, kind: type[int] | type[float], length: int | None = None) -> tuple[Any, ...]:

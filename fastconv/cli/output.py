@@ -37,7 +37,11 @@ class Tick(Protocol):
 def console() -> Console:
     from rich.console import Console
 
-    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    class Plain(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # rich would exit with 1 here, as if something had failed
+
+    return Plain(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def clean(value: object) -> str:

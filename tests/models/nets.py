@@ -6,7 +6,7 @@ Each takes an image batch "input" [N, C, H, W] (nhwc: [N, H, W, C]) unless it sa
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import onnx
@@ -21,9 +21,9 @@ def net(make: Callable[[], onnx.ModelProto]) -> Callable[[], onnx.ModelProto]:
     return make
 
 
-@lru_cache(maxsize=None)
+@cache
 def serialized(name: str) -> bytes:
-    return NETS[name]().SerializeToString()
+    return bytes(NETS[name]().SerializeToString())
 
 
 def inputs(model: onnx.ModelProto, batch: int, seed: int = 0) -> dict[str, Array]:

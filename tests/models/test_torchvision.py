@@ -21,12 +21,23 @@ from .builder import Array
 from .nets import inputs
 from .test_models import TOLERANCE, reference, relative_error
 
-pytestmark = pytest.mark.full
+pytestmark = [pytest.mark.full, pytest.mark.timeout(1800)]
 
-FAMILIES = (
-    "alexnet densenet121 efficientnet_b0 googlenet inception_v3 mnasnet1_0 mobilenet_v2 regnet_y_400mf resnet18 resnet50 "
-    "shufflenet_v2_x1_0 squeezenet1_0 vgg16"
-).split()
+FAMILIES = [
+    "alexnet",
+    "densenet121",
+    "efficientnet_b0",
+    "googlenet",
+    "inception_v3",
+    "mnasnet1_0",
+    "mobilenet_v2",
+    "regnet_y_400mf",
+    "resnet18",
+    "resnet50",
+    "shufflenet_v2_x1_0",
+    "squeezenet1_0",
+    "vgg16",
+]
 FOLDER = os.environ.get("FASTCONV_TEST_MODELS")
 FILES = sorted(Path(FOLDER).glob("*/*.onnx")) if FOLDER else []
 LABELS = [f"{p.parent.name}-{p.stem}" for p in FILES]

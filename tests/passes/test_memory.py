@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fastconv.graph import Graph, Node, Value
 from fastconv.passes import MemoryPlan, optimize, plan_memory
-from fastconv.passes.arena import Interval, assign_offsets
+from fastconv.passes.arena import Interval, assign_offsets, peak_bytes
 from fastconv.passes.memory import VIEWS
 from tests.interpret import interpret
 from tests.passes.helpers import SKELETONS, Build, densenet, efficientnet, feeds, inception, random_graph, resnet
@@ -257,11 +257,18 @@ def test_offsets_never_overlap(items: list[tuple[int, int, int]]) -> None:
     intervals = [Interval(first, first + length, size) for first, length, size in items]
     offsets, total = assign_offsets(intervals)
     assert total % 64 == 0
+    assert total >= peak_bytes(intervals)
     for (a, p), (b, q) in itertools.combinations(zip(intervals, offsets, strict=True), 2):
         if a.first <= b.last and b.first <= a.last:
             assert p + a.size <= q or q + b.size <= p
     for a, p in zip(intervals, offsets, strict=True):
         assert p % 64 == 0 and p + a.size <= total
+
+
+def test_retries_reach_the_peak() -> None:
+    """The three orders alone need 8 units for these five pieces; the peak is 7."""
+    pieces = [(3, 5, 3), (5, 7, 2), (6, 7, 2), (5, 8, 2), (0, 3, 3)]
+    assert assign_offsets([Interval(first, last, 64 * size) for first, last, size in pieces])[1] == 7 * 64
 
 
 def test_workspaces() -> None:
