@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
@@ -18,54 +17,14 @@ import pytest
 from PIL import Image
 
 import fastconv
-from fastconv.cli import app as cli
-from fastconv.cli import compare, inputs, output, predict
+from fastconv.cli import inputs, predict
 from fastconv.errors import FastconvError, ModelError, ShapeError
 
+from .cli_tools import CLASSES, call, model, one_line, small_model
+
 onnx = pytest.importorskip("onnx")
-from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
-CLASSES = 12
-
-
-def small_model(
-    *, shape: tuple[Any, ...] = ("N", 3, 32, 32), classes: int = CLASSES, softmax: bool = False, layout: str = "NCHW"
-) -> Any:
-    """Conv, BatchNormalization, Relu, mean, Gemm; `layout` NHWC starts with a Transpose as TensorFlow exports do."""
-    rng = np.random.default_rng(1)
-    arrays = {
-        "w": rng.normal(0, 0.3, (8, 3, 3, 3)), "scale": rng.uniform(0.5, 1.5, 8), "shift": rng.normal(0, 0.2, 8),
-        "mean": rng.normal(0, 0.2, 8), "var": rng.uniform(0.5, 1.5, 8),
-        "fc": rng.normal(0, 2, (classes, 8)), "bias": rng.normal(0, 0.1, classes),
-    }  # fmt: skip
-    nodes = [
-        helper.make_node("Conv", ["x", "w"], ["c"], "conv", pads=[0, 0, 1, 1], strides=[2, 2]),
-        helper.make_node("BatchNormalization", ["c", "scale", "shift", "mean", "var"], ["b"], "bn"),
-        helper.make_node("Relu", ["b"], ["r"], "relu"),
-        helper.make_node("GlobalAveragePool", ["r"], ["g"], "pool"),
-        helper.make_node("Flatten", ["g"], ["f"], "flatten"),
-        helper.make_node("Gemm", ["f", "fc", "bias"], ["y"], "fc", transB=1),
-    ]
-    if layout == "NHWC":
-        nodes.insert(0, helper.make_node("Transpose", ["image"], ["x"], "nchw", perm=[0, 3, 1, 2]))
-        shape = (shape[0], shape[2], shape[3], shape[1])
-    if softmax:
-        nodes.append(helper.make_node("Softmax", ["y"], ["p"], "softmax", axis=1))
-    graph = helper.make_graph(
-        nodes,
-        "small",
-        [helper.make_tensor_value_info("image" if layout == "NHWC" else "x", TensorProto.FLOAT, list(shape))],
-        [helper.make_tensor_value_info("p" if softmax else "y", TensorProto.FLOAT, [shape[0], classes])],
-        [numpy_helper.from_array(a.astype(np.float32), n) for n, a in arrays.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8, producer_name="tests")
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> str:
-    path = tmp_path / "small.onnx"
-    onnx.save(small_model(), str(path))
-    return str(path)
+__all__ = ["call", "model"]  # fixtures
 
 
 @pytest.fixture
@@ -80,34 +39,6 @@ def photos(tmp_path: Path) -> Path:
         Image.fromarray(pixels).resize((40 + 9 * i, 50)).save(folder / name)
     (folder / "notes.txt").write_text("no image")
     return folder
-
-
-class Result:
-    """Exit code, stdout and stderr of one call."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Any:
-    def run(*args: object) -> Result:
-        code = cli.run([str(a) for a in args])
-        return Result(code, *capsys.readouterr())
-
-    return run
-
-
-def one_line(result: Result, *words: str) -> None:
-    """The error contract: exit code 1, one line on stderr, no traceback, the words in it."""
-    assert result.code == 1
-    assert result.err.startswith("fastconv: error: ") and result.err.count("\n") == 1, result.err
-    for word in words:
-        assert word in result.err, result.err
 
 
 # -- predict -----------------------------------------------------------------------------------------------------
@@ -302,142 +233,6 @@ def test_config_and_version(call: Any) -> None:
     assert "predict" in call("--help").out
     one_line(call("nonsense"), "nonsense")
     one_line(call("info", "x", "--nonsense"), "--nonsense")
-
-
-# -- compare -----------------------------------------------------------------------------------------------------
-
-
-def test_compare_agrees(call: Any, model: str) -> None:
-    pytest.importorskip("onnxruntime")
-    got = call("compare", model, "--shape", "2,3,32,32", "--json")
-    assert got.code == 0 and got.json["same"] and got.json["first_diverging"] is None
-    assert got.json["outputs"][0]["shape"] == [2, CLASSES] and 0 <= got.json["outputs"][0]["relative"] < 1e-4
-    assert "agrees" in call("compare", model).out
-
-
-class Sabotaged:
-    """fastconv with a mistake in one node, in every model that holds it: its pads are taken the wrong way round."""
-
-    def __init__(self, node: str) -> None:
-        self.node, self.real = node, fastconv.load
-
-    def __call__(self, source: Any, **kw: Any) -> Any:
-        proto = onnx.load_from_string(source) if isinstance(source, bytes) else onnx.load(source)
-        for node in proto.graph.node:
-            if node.name == self.node:
-                pads = next(a for a in node.attribute if a.name == "pads").ints
-                pads[:] = [*pads[2:], *pads[:2]]
-        return self.real(proto, **kw)
-
-
-def branches() -> Any:
-    """Two convolutions side by side, each followed by others, added: the culprit is not the first in the file."""
-    rng = np.random.default_rng(3)
-    nodes, names = [], []
-    for side in ("left", "right"):
-        at = "x"
-        for i in range(4):
-            weight = f"{side}{i}_w"
-            names.append(weight)
-            pads = [0, 0, 2, 2] if i == 2 else [1, 1, 1, 1]
-            nodes.append(helper.make_node("Conv", [at, weight], [f"{side}{i}_c"], f"{side}{i}", pads=pads))
-            nodes.append(helper.make_node("Relu", [f"{side}{i}_c"], [f"{side}{i}_r"], f"{side}{i}_relu"))
-            at = f"{side}{i}_r"
-    nodes.append(helper.make_node("Add", ["left3_r", "right3_r"], ["y"], "sum"))
-    value = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 3, 9, 9]) for n in ("x", "y")]
-    weights = [numpy_helper.from_array(rng.normal(0, 0.4, (3, 3, 3, 3)).astype(np.float32), n) for n in names]
-    graph = helper.make_graph(nodes, "branches", value[:1], value[1:], weights)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-
-
-@pytest.mark.parametrize("node", ["left2", "right2"])
-def test_compare_finds_the_culprit(call: Any, tmp_path: Path, node: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("onnxruntime")
-    path = tmp_path / "b.onnx"
-    onnx.save(branches(), str(path))
-    assert call("compare", path).code == 0
-    monkeypatch.setattr(fastconv, "load", Sabotaged(node))
-    got = call("compare", path, "--json")
-    assert got.code == 1 and not got.json["same"]
-    found = got.json["first_diverging"]
-    assert found["node"] == node and found["op"] == "Conv" and found["relative_error"] > 1e-2
-    assert found["attributes"]["pads"] == [0, 0, 2, 2]
-    text = call("compare", path)
-    assert text.code == 1 and "DIFFERS" in text.out and f"first node that differs: {node} (Conv" in text.out
-
-
-def test_compare_without_onnxruntime(call: Any, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    one_line(call("compare", model), "pip install onnxruntime")
-
-
-def test_difference() -> None:
-    a = np.array([1.0, -4.0, np.inf])
-    assert compare.difference("y", a, a).relative == 0
-    assert compare.difference("y", np.array([1.0, -3.0, np.inf]), a).relative == pytest.approx(0.25)
-    assert compare.difference("y", np.array([1.0, -4.0, np.nan]), a).relative == float("inf")
-    assert compare.difference("y", np.array([1.0, np.nan, np.inf]), a).relative == float("inf")
-    assert compare.difference("y", np.zeros((1, 3)), a).relative == float("inf")
-    assert compare.difference("y", np.zeros(2), np.zeros(2)).relative == 0
-
-
-# -- printing ----------------------------------------------------------------------------------------------------
-
-
-def test_tables_keep_names_in_pipes_and_fit_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
-    columns = [output.Column("name", flexible=True), output.Column("n", right=True), output.Column("extra", drop=1)]
-    rows = [("/a/very/long/node/name/" * 8 + "Conv", 7, "e" * 30), ("b", 12345, "x")]
-
-    def printed(width: int | None) -> list[str]:
-        from rich.console import Console
-
-        file = io.StringIO()
-        terminal = Console(
-            file=file, width=width or 80, force_terminal=width is not None, color_system=None, soft_wrap=True
-        )
-        monkeypatch.setattr(output, "console", lambda: terminal)
-        output.table(columns, rows)
-        return file.getvalue().splitlines()
-
-    piped = printed(None)
-    assert len(piped) == 3 and rows[0][0] in piped[1] and "\x1b" not in "".join(piped)
-    for width in (80, 120):
-        lines = printed(width)
-        assert max(map(len, lines)) <= width and "name/Conv" in lines[1] and "e" * 30 in lines[1]
-    narrow = printed(50)
-    assert max(map(len, narrow)) <= 50 and "e" * 30 not in narrow[1] and "extra" in narrow[-1]
-
-
-def test_untrusted_names_do_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    output.print_line("a\x1b[2Jb\rc\n")
-    output.table([output.Column("t")], [["x\x1b]0;title\x07"]])
-    output.error("bad\x1b[31m\nname")
-    out, err = capsys.readouterr()
-    assert "\x1b" not in out + err and "\r" not in out and "\x07" not in out and err.count("\n") == 1
-
-
-def test_numbers() -> None:
-    assert [output.count(v) for v in (0, 999, 1000, 1.234e6, 2.5e9, 1e12)] == [
-        "0",
-        "999",
-        "1 k",
-        "1.23 M",
-        "2.5 G",
-        "1 T",
-    ]
-    assert [output.size(v) for v in (0, 1023, 1536, 1 << 20, 3 << 30)] == [
-        "0 B",
-        "1023 B",
-        "1.5 KiB",
-        "1.0 MiB",
-        "3.0 GiB",
-    ]
-    assert output.dims((1, "N", None)) == "1xNx?" and output.dims(()) == "scalar"
-
-
-def test_json_has_no_nan(capsys: pytest.CaptureFixture[str]) -> None:
-    output.dump_json({"a": [float("nan"), float("inf"), 1.5], "b": (1, "x")})
-    assert json.loads(capsys.readouterr().out) == {"a": [None, None, 1.5], "b": [1, "x"]}
 
 
 # -- the process -------------------------------------------------------------------------------------------------
