@@ -125,15 +125,16 @@ class Rotation(Generic[T]):
 
 
 def peak_gflops(isa: str | None = None) -> float | None:
-    """The multiply-add rate of one core measured now by fastconv, or None where fastconv cannot measure it."""
+    """The multiply-add rate of one core measured now, at a level or at the one in use; None without fastconv.
+
+    DeviceError for a level that this CPU lacks.
+    """
     try:
         from fastconv import _core
+        from fastconv.isa import resolve_isa
     except ImportError:
         return None
-    measure = getattr(_core, "peak_gflops", None)
-    if measure is None:
-        return None
-    return float(measure() if isa is None else measure(isa))
+    return float(_core.measure_peak(resolve_isa(isa)))
 
 
 def cpu_name() -> str:
@@ -160,9 +161,9 @@ def system() -> dict[str, Any]:
         "peak_gflops": peak_gflops(),
     }
     try:
-        from fastconv import _core
-
-        info["isa_levels"] = list(_core.isa_levels())
-    except (ImportError, AttributeError):
-        info["isa_levels"] = None
+        from fastconv.isa import isa_levels, resolve_isa
+    except ImportError:
+        info["isa_levels"] = info["isa"] = None
+    else:
+        info["isa_levels"], info["isa"] = isa_levels(), str(resolve_isa().name)
     return info

@@ -106,10 +106,11 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
   const int64_t fewest = blocks.rows / blocks.count;
   const TileFunction small = find_tile(nv, fewest);
   const TileFunction large = blocks.rows % blocks.count ? find_tile(nv, fewest + 1) : small;
-  // The next panel (or the rest of the weights) is fetched one line a step during the first blocks.
-  const char* next = (const char*)(t.w + depth * t.w_ld);
+  // The next panel is fetched one line a step: the first nv blocks of all rows fetch it whole, each its own part.
   const bool last = group == d.groups - 1 && panel == panels.count - 1;
-  int64_t lines = last || blocks.count <= 1 ? 0 : depth * t.w_ld * 4 / 64;
+  const int64_t block = row_begin / ROWS[nv];
+  const char* next = (const char*)(t.w + depth * t.w_ld) + block * depth * 64;
+  int64_t lines = last || d.N * d.P * d.Q <= ROWS[nv] ? 0 : depth * t.w_ld * 4 / 64 - block * depth;
 
   for (int64_t i = 0; i < blocks.count; i++) {
     const int64_t at = row_begin + blocks.start(i), rows = row_begin + blocks.start(i + 1) - at;

@@ -1,7 +1,7 @@
 // y[o, i] = f over j of x[o, j, i]. Chunks are ranges of (o, blocks of 16 i).
 // inner > 1 (a mean over pixels): vectors over i, eight accumulators, so that each j reads up to 8 vectors in a row.
-// inner == 1 with contiguous j: vectors over j. Sums run in blocks of 64 vectors that are joined afterwards, so that
-// the error of a 112 x 112 mean stays near one rounding. NaN propagates through max, too.
+// inner == 1 with contiguous j: vectors over j. Sums run in blocks of 64 that are joined with what rounding lost, so
+// that the error of a 112 x 112 mean stays near one rounding. NaN propagates through max, too.
 #include "cpu/math.h"
 
 namespace fastconv {
@@ -15,20 +15,30 @@ inline Vec nan_max(Vec total, Vec x) {  // max returns its second operand where 
   return add(max(total, x), sub(t, t));
 }
 
+// join_block also collects in `lost` what the addition rounds away (Kahan, once per block).
 struct SumOf {
   static Vec first() { return zero(); }
   static Vec join(Vec total, Vec x) { return add(total, x); }
+  static Vec join_block(Vec total, Vec x, Vec* lost) {
+    const Vec y = add(x, *lost), t = add(total, y), rest = sub(y, sub(t, total));
+    *lost = if_less(abs(rest), set1(__builtin_inff()), rest, zero());  // NaN where t is infinite
+    return t;
+  }
 };
 struct MaxOf {
   static Vec first() { return set1(-__builtin_inff()); }
   static Vec join(Vec total, Vec x) { return nan_max(total, x); }
+  static Vec join_block(Vec total, Vec x, Vec*) { return nan_max(total, x); }
 };
 
 // NV vectors of neighbouring i.
 template <int NV, bool tail, class F>
 inline void columns(const float* x, int64_t n, int64_t step, float* y, Vec scale, int width) {
-  Vec total[NV];
-  for (int v = 0; v < NV; v++) total[v] = F::first();
+  Vec total[NV], lost[NV];
+  for (int v = 0; v < NV; v++) {
+    total[v] = F::first();
+    lost[v] = zero();
+  }
   for (int64_t j = 0; j < n;) {
     const int64_t stop = min_i(n, j + BLOCK);
     Vec part[NV];
@@ -36,7 +46,7 @@ inline void columns(const float* x, int64_t n, int64_t step, float* y, Vec scale
     for (; j < stop; j++)
       for (int v = 0; v < NV; v++)
         part[v] = F::join(part[v], tail ? load_n(x + j * step, width) : load(x + j * step + v * Vec::N));
-    for (int v = 0; v < NV; v++) total[v] = F::join(total[v], part[v]);
+    for (int v = 0; v < NV; v++) total[v] = F::join_block(total[v], part[v], &lost[v]);
   }
   for (int v = 0; v < NV; v++) {
     if (tail)

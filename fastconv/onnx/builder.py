@@ -218,9 +218,11 @@ class Builder:
     def slice(self, x: Value, starts: Sequence[int], steps: Sequence[int], shape: Sequence[int]) -> Value:
         """x[start :: step] per axis, `shape` elements of it. A negative step walks down."""
         starts, steps, shape = tuple(starts), tuple(steps), tuple(shape)
-        if shape == x.shape and all(s == 1 for s, n in zip(steps, shape) if n > 1):
+        if shape == x.shape and all(s == 1 for s, n in zip(steps, shape, strict=True) if n > 1):
             return x
         if x.is_const:
-            index = np.ix_(*(s + st * np.arange(n) for s, st, n in zip(starts, steps, shape))) if shape else ()
+            index = (
+                np.ix_(*(s + st * np.arange(n) for s, st, n in zip(starts, steps, shape, strict=True))) if shape else ()
+            )
             return self.fold(("slice", starts, steps), [x], shape, x.dtype, lambda a: a[index])
         return self.emit("Slice", [x], shape, starts=starts, steps=steps)

@@ -43,7 +43,9 @@ class ExternalFiles:
         if location in self._open:
             return self._open[location]
         if self._folder is None:
-            raise ModelError(f"{what} is in an external file, which a model given as bytes cannot have: load it by path")
+            raise ModelError(
+                f"{what} is in an external file, which a model given as bytes cannot have: load it by path"
+            )
         parts = location.replace("\\", "/").split("/")
         if not location or "\0" in location or os.path.isabs(location) or ".." in parts or parts[0] == "":
             raise ModelError(f"{what}: external data path {location!r} does not stay inside the model's folder")

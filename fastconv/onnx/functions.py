@@ -1,4 +1,4 @@
-"""Inlines model-local functions: a call becomes the function's nodes, its names made unique, its attributes filled in."""
+"""Inlines model-local functions: a call becomes the function's nodes, with unique names and attributes filled in."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ def _body(call: NodeProto, f: FunctionProto, serial: int) -> list[NodeProto]:
         )
     opset = f.opsets.get("", call.opset)
     names = {"": ""}
-    names.update(zip(f.inputs, [*call.inputs, *[""] * (len(f.inputs) - len(call.inputs))]))
+    names.update(zip(f.inputs, [*call.inputs, *[""] * (len(f.inputs) - len(call.inputs))], strict=True))
     made = {o for n in f.nodes for o in n.outputs if o}
     identities: list[NodeProto] = []
-    for inner, outer in zip(f.outputs, call.outputs):
+    for inner, outer in zip(f.outputs, call.outputs, strict=False):
         if not outer:
             continue
         if inner in made and inner not in names:

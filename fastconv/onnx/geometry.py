@@ -23,7 +23,11 @@ class Windows:
         if len(self.kernel) == 2:
             return self
         return Windows(
-            (1, *self.kernel), (1, *self.strides), (1, *self.dilations), (0, self.pads[0], 0, self.pads[1]), (1, *self.output)
+            (1, *self.kernel),
+            (1, *self.strides),
+            (1, *self.dilations),
+            (0, self.pads[0], 0, self.pads[1]),
+            (1, *self.output),
         )
 
 
@@ -66,8 +70,8 @@ def windows(
         room = length + before[i] + after[i] - reach
         if length < 1 or room < 0:
             b.fail(
-                f"the window of {reach} (kernel {kernel[i]}, dilation {dilations[i]}) is larger than its padded input of "
-                f"{length + before[i] + after[i]} on spatial axis {i}"
+                f"the window of {reach} (kernel {kernel[i]}, dilation {dilations[i]}) is larger than its padded input "
+                f"of {length + before[i] + after[i]} on spatial axis {i}"
             )
         count = room // strides[i] + 1
         if ceil_mode and room % strides[i] and count * strides[i] < length + before[i]:

@@ -21,7 +21,7 @@ _MAX_RANGE: Final = 1 << 24
 
 
 @operator
-def Constant(  # noqa: N802
+def Constant(
     b: Builder,
     *,
     value: OnnxTensor | None = None,
@@ -41,17 +41,17 @@ def Constant(  # noqa: N802
 
 
 @operator
-def Shape(b: Builder, x: Value) -> Value:  # noqa: N802
+def Shape(b: Builder, x: Value) -> Value:
     return b.const(np.array(x.shape, np.int64))
 
 
 @operator
-def Shape_15(b: Builder, x: Value, *, start: int = 0, end: int | None = None) -> Value:  # noqa: N802
+def Shape_15(b: Builder, x: Value, *, start: int = 0, end: int | None = None) -> Value:
     return b.const(np.array(x.shape[start:end], np.int64))
 
 
 @operator
-def Size(b: Builder, x: Value) -> Value:  # noqa: N802
+def Size(b: Builder, x: Value) -> Value:
     return b.const(np.array(x.size, np.int64))
 
 
@@ -74,12 +74,12 @@ def _cast(b: Builder, x: Value, to: int) -> Value:
 
 
 @operator
-def Cast(b: Builder, x: Value, *, to: int, saturate: int = 1, round_mode: str = "up") -> Value:  # noqa: N802
+def Cast(b: Builder, x: Value, *, to: int, saturate: int = 1, round_mode: str = "up") -> Value:
     return _cast(b, x, to)
 
 
 @operator
-def CastLike_15(b: Builder, x: Value, like: Value, *, saturate: int = 1, round_mode: str = "up") -> Value:  # noqa: N802
+def CastLike_15(b: Builder, x: Value, like: Value, *, saturate: int = 1, round_mode: str = "up") -> Value:
     if x.is_const and x.dtype != like.dtype:
         dtype = like.dtype
         return b.fold(("cast", dtype.str), [x], x.shape, dtype, lambda a: a.astype(dtype))
@@ -89,7 +89,7 @@ def CastLike_15(b: Builder, x: Value, like: Value, *, saturate: int = 1, round_m
 
 
 @operator
-def Range_11(b: Builder, start: Value, limit: Value, delta: Value) -> Value:  # noqa: N802
+def Range_11(b: Builder, start: Value, limit: Value, delta: Value) -> Value:
     if not start.dtype == limit.dtype == delta.dtype:
         b.fail(f"start, limit and delta are {start.dtype}, {limit.dtype} and {delta.dtype}")
     s, e, d = (b.number(v, w) for v, w in ((start, "start"), (limit, "limit"), (delta, "delta")))
@@ -106,7 +106,7 @@ def Range_11(b: Builder, start: Value, limit: Value, delta: Value) -> Value:  # 
 
 
 @operator
-def ConstantOfShape_9(b: Builder, shape: Value, *, value: OnnxTensor | None = None) -> Value:  # noqa: N802
+def ConstantOfShape_9(b: Builder, shape: Value, *, value: OnnxTensor | None = None) -> Value:
     target = b.ints(shape, "shape")
     if any(d < 0 for d in target):
         b.fail(f"shape {target} has a negative dimension")
@@ -130,42 +130,42 @@ def _two(b: Builder, op: str, x: Value, y: Value, fn: Callable[[Array, Array], A
 
 
 @operator
-def Equal(b: Builder, x: Value, y: Value) -> Value:  # noqa: N802
+def Equal(b: Builder, x: Value, y: Value) -> Value:
     return _two(b, "Equal", x, y, np.equal)
 
 
 @operator
-def Less(b: Builder, x: Value, y: Value) -> Value:  # noqa: N802
+def Less(b: Builder, x: Value, y: Value) -> Value:
     return _two(b, "Less", x, y, np.less)
 
 
 @operator
-def Greater(b: Builder, x: Value, y: Value) -> Value:  # noqa: N802
+def Greater(b: Builder, x: Value, y: Value) -> Value:
     return _two(b, "Greater", x, y, np.greater)
 
 
 @operator
-def LessOrEqual_12(b: Builder, x: Value, y: Value) -> Value:  # noqa: N802
+def LessOrEqual_12(b: Builder, x: Value, y: Value) -> Value:
     return _two(b, "LessOrEqual", x, y, np.less_equal)
 
 
 @operator
-def GreaterOrEqual_12(b: Builder, x: Value, y: Value) -> Value:  # noqa: N802
+def GreaterOrEqual_12(b: Builder, x: Value, y: Value) -> Value:
     return _two(b, "GreaterOrEqual", x, y, np.greater_equal)
 
 
 @operator
-def And(b: Builder, x: Value, y: Value) -> Value:  # noqa: N802
+def And(b: Builder, x: Value, y: Value) -> Value:
     return _two(b, "And", x, y, np.logical_and, logical=True)
 
 
 @operator
-def Or(b: Builder, x: Value, y: Value) -> Value:  # noqa: N802
+def Or(b: Builder, x: Value, y: Value) -> Value:
     return _two(b, "Or", x, y, np.logical_or, logical=True)
 
 
 @operator
-def Not(b: Builder, x: Value) -> Value:  # noqa: N802
+def Not(b: Builder, x: Value) -> Value:
     b.constant(x, "input 0")
     if x.dtype != np.bool_:
         b.fail(f"input {x.name!r} is {x.dtype}, expected bool")
@@ -173,7 +173,7 @@ def Not(b: Builder, x: Value) -> Value:  # noqa: N802
 
 
 @operator
-def Where_9(b: Builder, condition: Value, x: Value, y: Value) -> Value:  # noqa: N802
+def Where_9(b: Builder, condition: Value, x: Value, y: Value) -> Value:
     b.constant(condition, "the condition")
     if condition.dtype != np.bool_:
         b.fail(f"the condition is {condition.dtype}, expected bool")
@@ -190,7 +190,7 @@ def Where_9(b: Builder, condition: Value, x: Value, y: Value) -> Value:  # noqa:
 
 
 @operator
-def Mod_10(b: Builder, x: Value, y: Value, *, fmod: int = 0) -> Value:  # noqa: N802
+def Mod_10(b: Builder, x: Value, y: Value, *, fmod: int = 0) -> Value:
     b.constant(x, "input 0")
     b.constant(y, "input 1")
     if x.dtype != y.dtype or x.dtype.kind not in "iu" or fmod:
@@ -205,19 +205,19 @@ def _mod(a: Array, c: Array) -> Any:
 
 
 @operator
-def Tile(b: Builder, x: Value, repeats: Value) -> Value:  # noqa: N802
+def Tile(b: Builder, x: Value, repeats: Value) -> Value:
     times = b.ints(repeats, "repeats")
     if len(times) != x.rank or any(t < 0 for t in times):
         b.fail(f"repeats {times} do not fit input {x.name!r} of shape {x.shape}")
     if all(t == 1 for t in times):
         return x
     b.constant(x, "input 0")
-    shape = [d * t for d, t in zip(x.shape, times)]
+    shape = [d * t for d, t in zip(x.shape, times, strict=True)]
     return b.fold(("tile", times), [x], shape, x.dtype, lambda a: np.tile(a, times))
 
 
 @operator
-def NonZero_9(b: Builder, x: Value) -> Value:  # noqa: N802
+def NonZero_9(b: Builder, x: Value) -> Value:
     b.constant(x, "input 0")
     if x.size > 1 << 16:
         b.unsupported(f"{x.size} elements")

@@ -41,44 +41,44 @@ def _unary(b: Builder, op: str, x: Value, **attrs: Any) -> Value:
 
 
 @operator
-def Relu(b: Builder, x: Value) -> Value:  # noqa: N802
+def Relu(b: Builder, x: Value) -> Value:
     return _unary(b, "Relu", x)
 
 
 @operator
-def LeakyRelu(b: Builder, x: Value, *, alpha: float = 0.01) -> Value:  # noqa: N802
+def LeakyRelu(b: Builder, x: Value, *, alpha: float = 0.01) -> Value:
     return _unary(b, "LeakyRelu", x, alpha=alpha)
 
 
 @operator
-def Elu(b: Builder, x: Value, *, alpha: float = 1.0) -> Value:  # noqa: N802
+def Elu(b: Builder, x: Value, *, alpha: float = 1.0) -> Value:
     return _unary(b, "Elu", x, alpha=alpha)
 
 
 @operator
-def Selu(  # noqa: N802
+def Selu(
     b: Builder, x: Value, *, alpha: float = 1.67326319217681884765625, gamma: float = 1.05070102214813232421875
 ) -> Value:
     return _unary(b, "Selu", x, alpha=alpha, gamma=gamma)
 
 
 @operator
-def Sigmoid(b: Builder, x: Value) -> Value:  # noqa: N802
+def Sigmoid(b: Builder, x: Value) -> Value:
     return _unary(b, "Sigmoid", x)
 
 
 @operator
-def HardSigmoid(b: Builder, x: Value, *, alpha: float = 0.2, beta: float = 0.5) -> Value:  # noqa: N802
+def HardSigmoid(b: Builder, x: Value, *, alpha: float = 0.2, beta: float = 0.5) -> Value:
     return _unary(b, "HardSigmoid", x, alpha=alpha, beta=beta)
 
 
 @operator
-def HardSwish_14(b: Builder, x: Value) -> Value:  # noqa: N802
+def HardSwish_14(b: Builder, x: Value) -> Value:
     return _unary(b, "HardSwish", x)
 
 
 @operator
-def Swish_24(b: Builder, x: Value, *, alpha: float = 1.0) -> Value:  # noqa: N802
+def Swish_24(b: Builder, x: Value, *, alpha: float = 1.0) -> Value:
     if alpha == 1.0:
         return _unary(b, "Swish", x)
     gate = b.emit("Mul", [x, b.const(np.array(alpha, np.float32))], x.shape)
@@ -86,69 +86,69 @@ def Swish_24(b: Builder, x: Value, *, alpha: float = 1.0) -> Value:  # noqa: N80
 
 
 @operator
-def Tanh(b: Builder, x: Value) -> Value:  # noqa: N802
+def Tanh(b: Builder, x: Value) -> Value:
     return _unary(b, "Tanh", x)
 
 
 @operator
-def Gelu_20(b: Builder, x: Value, *, approximate: str = "none") -> Value:  # noqa: N802
+def Gelu_20(b: Builder, x: Value, *, approximate: str = "none") -> Value:
     if approximate not in ("none", "tanh"):
         b.fail(f"approximate {approximate!r} is unknown, expected 'none' or 'tanh'")
     return _unary(b, "Gelu", x, approximate=approximate)
 
 
 @operator
-def Softplus(b: Builder, x: Value) -> Value:  # noqa: N802
+def Softplus(b: Builder, x: Value) -> Value:
     return _unary(b, "Softplus", x)
 
 
 @operator
-def Mish_18(b: Builder, x: Value) -> Value:  # noqa: N802
+def Mish_18(b: Builder, x: Value) -> Value:
     return _unary(b, "Mish", x)
 
 
 @operator
-def Exp(b: Builder, x: Value) -> Value:  # noqa: N802
+def Exp(b: Builder, x: Value) -> Value:
     return _unary(b, "Exp", x)
 
 
 @operator
-def Log(b: Builder, x: Value) -> Value:  # noqa: N802
+def Log(b: Builder, x: Value) -> Value:
     return _unary(b, "Log", x)
 
 
 @operator
-def Sqrt(b: Builder, x: Value) -> Value:  # noqa: N802
+def Sqrt(b: Builder, x: Value) -> Value:
     return _unary(b, "Sqrt", x)
 
 
 @operator
-def Reciprocal(b: Builder, x: Value) -> Value:  # noqa: N802
+def Reciprocal(b: Builder, x: Value) -> Value:
     return _unary(b, "Reciprocal", x)
 
 
 @operator
-def Erf_9(b: Builder, x: Value) -> Value:  # noqa: N802
+def Erf_9(b: Builder, x: Value) -> Value:
     return _unary(b, "Erf", x)
 
 
 @operator
-def Neg(b: Builder, x: Value) -> Value:  # noqa: N802
+def Neg(b: Builder, x: Value) -> Value:
     return _unary(b, "Neg", x)
 
 
 @operator
-def Abs(b: Builder, x: Value) -> Value:  # noqa: N802
+def Abs(b: Builder, x: Value) -> Value:
     return _unary(b, "Abs", x)
 
 
 @operator
-def Floor(b: Builder, x: Value) -> Value:  # noqa: N802
+def Floor(b: Builder, x: Value) -> Value:
     return _unary(b, "Floor", x)
 
 
 @operator
-def Ceil(b: Builder, x: Value) -> Value:  # noqa: N802
+def Ceil(b: Builder, x: Value) -> Value:
     return _unary(b, "Ceil", x)
 
 
@@ -163,12 +163,12 @@ def _clip(b: Builder, x: Value, low: float, high: float) -> Value:
 
 
 @operator
-def Clip(b: Builder, x: Value, *, max: float = math.inf, min: float = -math.inf) -> Value:  # noqa: A002, N802
+def Clip(b: Builder, x: Value, *, max: float = math.inf, min: float = -math.inf) -> Value:
     return _clip(b, x, min, max)
 
 
 @operator
-def Clip_11(b: Builder, x: Value, low: Value | None = None, high: Value | None = None) -> Value:  # noqa: N802
+def Clip_11(b: Builder, x: Value, low: Value | None = None, high: Value | None = None) -> Value:
     for v, what in ((low, "min"), (high, "max")):
         if v is not None and v.size != 1:
             b.fail(f"{what} ({v.name!r}) has shape {v.shape}, expected a scalar")
@@ -212,32 +212,32 @@ def _binary(b: Builder, op: str, x: Value, y: Value) -> Value:
 
 
 @operator
-def Add(b: Builder, x: Value, y: Value) -> Value:  # noqa: N802
+def Add(b: Builder, x: Value, y: Value) -> Value:
     return _binary(b, "Add", x, y)
 
 
 @operator
-def Sub(b: Builder, x: Value, y: Value) -> Value:  # noqa: N802
+def Sub(b: Builder, x: Value, y: Value) -> Value:
     return _binary(b, "Sub", x, y)
 
 
 @operator
-def Mul(b: Builder, x: Value, y: Value) -> Value:  # noqa: N802
+def Mul(b: Builder, x: Value, y: Value) -> Value:
     return _binary(b, "Mul", x, y)
 
 
 @operator
-def Div(b: Builder, x: Value, y: Value) -> Value:  # noqa: N802
+def Div(b: Builder, x: Value, y: Value) -> Value:
     return _binary(b, "Div", x, y)
 
 
 @operator
-def Pow(b: Builder, x: Value, y: Value) -> Value:  # noqa: N802
+def Pow(b: Builder, x: Value, y: Value) -> Value:
     return _binary(b, "Pow", x, y)
 
 
 @operator
-def PRelu(b: Builder, x: Value, slope: Value) -> Value:  # noqa: N802
+def PRelu(b: Builder, x: Value, slope: Value) -> Value:
     b.runtime(x)
     if b.broadcast(x.shape, slope.shape) != x.shape:
         b.fail(f"slope of shape {slope.shape} does not broadcast to {x.shape}")
@@ -252,22 +252,22 @@ def _chain(b: Builder, op: str, xs: tuple[Value, ...]) -> Value:
 
 
 @operator
-def Sum(b: Builder, *xs: Value) -> Value:  # noqa: N802
+def Sum(b: Builder, *xs: Value) -> Value:
     return _chain(b, "Add", xs)
 
 
 @operator
-def Max(b: Builder, *xs: Value) -> Value:  # noqa: N802
+def Max(b: Builder, *xs: Value) -> Value:
     return _chain(b, "Max", xs)
 
 
 @operator
-def Min(b: Builder, *xs: Value) -> Value:  # noqa: N802
+def Min(b: Builder, *xs: Value) -> Value:
     return _chain(b, "Min", xs)
 
 
 @operator
-def Mean(b: Builder, *xs: Value) -> Value:  # noqa: N802
+def Mean(b: Builder, *xs: Value) -> Value:
     total = _chain(b, "Add", xs)
     return total if len(xs) == 1 else _binary(b, "Mul", total, b.const(np.array(1 / len(xs), total.dtype)))
 
@@ -304,60 +304,60 @@ def _axes_input(b: Builder, axes: Value | None) -> Ints | None:
 
 
 @operator
-def ReduceMean(b: Builder, x: Value, *, axes: Ints | None = None, keepdims: int = 1) -> Value:  # noqa: N802
+def ReduceMean(b: Builder, x: Value, *, axes: Ints | None = None, keepdims: int = 1) -> Value:
     return _reduce(b, "ReduceMean", x, axes, keepdims)
 
 
 @operator
-def ReduceMean_18(  # noqa: N802
+def ReduceMean_18(
     b: Builder, x: Value, axes: Value | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
 ) -> Value:
     return _reduce(b, "ReduceMean", x, _axes_input(b, axes), keepdims, noop_with_empty_axes)
 
 
 @operator
-def ReduceSum(b: Builder, x: Value, *, axes: Ints | None = None, keepdims: int = 1) -> Value:  # noqa: N802
+def ReduceSum(b: Builder, x: Value, *, axes: Ints | None = None, keepdims: int = 1) -> Value:
     return _reduce(b, "ReduceSum", x, axes, keepdims)
 
 
 @operator
-def ReduceSum_13(  # noqa: N802
+def ReduceSum_13(
     b: Builder, x: Value, axes: Value | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
 ) -> Value:
     return _reduce(b, "ReduceSum", x, _axes_input(b, axes), keepdims, noop_with_empty_axes)
 
 
 @operator
-def ReduceMax(b: Builder, x: Value, *, axes: Ints | None = None, keepdims: int = 1) -> Value:  # noqa: N802
+def ReduceMax(b: Builder, x: Value, *, axes: Ints | None = None, keepdims: int = 1) -> Value:
     return _reduce(b, "ReduceMax", x, axes, keepdims)
 
 
 @operator
-def ReduceMax_18(  # noqa: N802
+def ReduceMax_18(
     b: Builder, x: Value, axes: Value | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
 ) -> Value:
     return _reduce(b, "ReduceMax", x, _axes_input(b, axes), keepdims, noop_with_empty_axes)
 
 
 @operator
-def ReduceMin(b: Builder, x: Value, *, axes: Ints | None = None, keepdims: int = 1) -> Value:  # noqa: N802
+def ReduceMin(b: Builder, x: Value, *, axes: Ints | None = None, keepdims: int = 1) -> Value:
     return _reduce(b, "ReduceMin", x, axes, keepdims)
 
 
 @operator
-def ReduceMin_18(  # noqa: N802
+def ReduceMin_18(
     b: Builder, x: Value, axes: Value | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
 ) -> Value:
     return _reduce(b, "ReduceMin", x, _axes_input(b, axes), keepdims, noop_with_empty_axes)
 
 
 @operator
-def ReduceProd(b: Builder, x: Value, *, axes: Ints | None = None, keepdims: int = 1) -> Value:  # noqa: N802
+def ReduceProd(b: Builder, x: Value, *, axes: Ints | None = None, keepdims: int = 1) -> Value:
     return _reduce(b, "ReduceProd", x, axes, keepdims)
 
 
 @operator
-def ReduceProd_18(  # noqa: N802
+def ReduceProd_18(
     b: Builder, x: Value, axes: Value | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
 ) -> Value:
     return _reduce(b, "ReduceProd", x, _axes_input(b, axes), keepdims, noop_with_empty_axes)
@@ -379,20 +379,20 @@ def _softmax_flat(b: Builder, op: str, x: Value, axis: int) -> Value:
 
 
 @operator
-def Softmax(b: Builder, x: Value, *, axis: int = 1) -> Value:  # noqa: N802
+def Softmax(b: Builder, x: Value, *, axis: int = 1) -> Value:
     return _softmax_flat(b, "Softmax", x, axis)
 
 
 @operator
-def Softmax_13(b: Builder, x: Value, *, axis: int = -1) -> Value:  # noqa: N802
+def Softmax_13(b: Builder, x: Value, *, axis: int = -1) -> Value:
     return _softmax(b, "Softmax", x, axis)
 
 
 @operator
-def LogSoftmax(b: Builder, x: Value, *, axis: int = 1) -> Value:  # noqa: N802
+def LogSoftmax(b: Builder, x: Value, *, axis: int = 1) -> Value:
     return _softmax_flat(b, "LogSoftmax", x, axis)
 
 
 @operator
-def LogSoftmax_13(b: Builder, x: Value, *, axis: int = -1) -> Value:  # noqa: N802
+def LogSoftmax_13(b: Builder, x: Value, *, axis: int = -1) -> Value:
     return _softmax(b, "LogSoftmax", x, axis)

@@ -25,7 +25,9 @@ def spatial(b: Builder, x: Value, ranks: tuple[int, ...] = (3, 4)) -> Value:
 def as_4d(b: Builder, x: Value) -> Value:
     """N, C and the rest as two spatial axes."""
     n, c, *rest = x.shape
-    return b.reshape(x, (n, c, 1, *rest) if len(rest) == 1 else (n, c, 1, 1) if not rest else (n, c, math.prod(rest[:-1]), rest[-1]))
+    return b.reshape(
+        x, (n, c, 1, *rest) if len(rest) == 1 else (n, c, 1, 1) if not rest else (n, c, math.prod(rest[:-1]), rest[-1])
+    )
 
 
 def channel_vector(b: Builder, v: Value, channels: int, what: str) -> Value:
@@ -37,7 +39,7 @@ def channel_vector(b: Builder, v: Value, channels: int, what: str) -> Value:
 
 
 @operator
-def Conv(  # noqa: N802
+def Conv(
     b: Builder,
     x: Value,
     w: Value,
@@ -98,7 +100,7 @@ def _pool(
 
 
 @operator
-def MaxPool(  # noqa: N802
+def MaxPool(
     b: Builder,
     x: Value,
     *,
@@ -115,7 +117,7 @@ def MaxPool(  # noqa: N802
 
 
 @operator
-def AveragePool(  # noqa: N802
+def AveragePool(
     b: Builder,
     x: Value,
     *,
@@ -142,18 +144,18 @@ def _global(b: Builder, op: str, x: Value) -> Value:
 
 
 @operator
-def GlobalAveragePool(b: Builder, x: Value) -> Value:  # noqa: N802
+def GlobalAveragePool(b: Builder, x: Value) -> Value:
     return _global(b, "ReduceMean", x)
 
 
 @operator
-def GlobalMaxPool(b: Builder, x: Value) -> Value:  # noqa: N802
+def GlobalMaxPool(b: Builder, x: Value) -> Value:
     return _global(b, "ReduceMax", x)
 
 
 # -- matrix products ------------------------------------------------------------------------------------------------
 @operator
-def Gemm(  # noqa: N802
+def Gemm(
     b: Builder,
     x: Value,
     w: Value,
@@ -161,8 +163,8 @@ def Gemm(  # noqa: N802
     *,
     alpha: float = 1.0,
     beta: float = 1.0,
-    transA: int = 0,  # noqa: N803
-    transB: int = 0,  # noqa: N803
+    transA: int = 0,
+    transB: int = 0,
 ) -> Value:
     x, w = b.f32(x, "A"), b.f32(w, "B")
     if x.rank != 2 or w.rank != 2:
@@ -201,7 +203,7 @@ def scaled(b: Builder, v: Value, factor: float) -> Value:
 
 
 @operator
-def MatMul(b: Builder, x: Value, w: Value) -> Value:  # noqa: N802
+def MatMul(b: Builder, x: Value, w: Value) -> Value:
     if x.is_const and w.is_const:
         return _fold_matmul(b, x, w)
     x, w = b.f32(x, "A"), b.f32(w, "B")
@@ -240,13 +242,13 @@ def _batch_norm(b: Builder, x: Value, params: list[Value], epsilon: float) -> Va
     if not math.isfinite(epsilon) or epsilon < 0:
         b.fail(f"epsilon {epsilon} is not a non-negative number")
     names = ("scale", "B", "mean", "var")
-    checked = [channel_vector(b, p, x.shape[1], name) for p, name in zip(params, names)]
+    checked = [channel_vector(b, p, x.shape[1], name) for p, name in zip(params, names, strict=True)]
     y = as_4d(b, x)
     return b.reshape(b.emit("BatchNormalization", [y, *checked], y.shape, epsilon=epsilon), x.shape)
 
 
 @operator
-def BatchNormalization(  # noqa: N802
+def BatchNormalization(
     b: Builder, x: Value, scale: Value, bias: Value, mean: Value, var: Value,
     *, epsilon: float = 1e-5, momentum: float = 0.9, spatial: int = 1,
 ) -> Value:  # fmt: skip
@@ -256,7 +258,7 @@ def BatchNormalization(  # noqa: N802
 
 
 @operator
-def BatchNormalization_9(  # noqa: N802
+def BatchNormalization_9(
     b: Builder, x: Value, scale: Value, bias: Value, mean: Value, var: Value,
     *, epsilon: float = 1e-5, momentum: float = 0.9, training_mode: int = 0,
 ) -> Value:  # fmt: skip
@@ -266,9 +268,7 @@ def BatchNormalization_9(  # noqa: N802
 
 
 @operator
-def LRN(  # noqa: N802
-    b: Builder, x: Value, *, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0
-) -> Value:
+def LRN(b: Builder, x: Value, *, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0) -> Value:
     b.runtime(x)
     if x.rank < 2:
         b.fail(f"input {x.name!r} has shape {x.shape}, expected N and C at least")

@@ -16,7 +16,7 @@ _MAX_SPLITS = 4096
 
 # -- reshape and its kin --------------------------------------------------------------------------------------------
 @operator
-def Reshape(b: Builder, x: Value, shape: Value, *, allowzero: int = 0) -> Value:  # noqa: N802
+def Reshape(b: Builder, x: Value, shape: Value, *, allowzero: int = 0) -> Value:
     target = b.ints(shape, "shape")
     if any(d < -1 for d in target) or target.count(-1) > 1:
         b.fail(f"shape {target}: expected numbers from 0 and one -1 at most")
@@ -40,7 +40,7 @@ def Reshape(b: Builder, x: Value, shape: Value, *, allowzero: int = 0) -> Value:
 
 
 @operator
-def Flatten(b: Builder, x: Value, *, axis: int = 1) -> Value:  # noqa: N802
+def Flatten(b: Builder, x: Value, *, axis: int = 1) -> Value:
     if axis != x.rank:
         axis = b.axis(axis, x.rank)
     return b.reshape(x, (math.prod(x.shape[:axis]), math.prod(x.shape[axis:])))
@@ -55,12 +55,12 @@ def _squeeze(b: Builder, x: Value, axes: Ints | None) -> Value:
 
 
 @operator
-def Squeeze(b: Builder, x: Value, *, axes: Ints | None = None) -> Value:  # noqa: N802
+def Squeeze(b: Builder, x: Value, *, axes: Ints | None = None) -> Value:
     return _squeeze(b, x, axes)
 
 
 @operator
-def Squeeze_13(b: Builder, x: Value, axes: Value | None = None) -> Value:  # noqa: N802
+def Squeeze_13(b: Builder, x: Value, axes: Value | None = None) -> Value:
     return _squeeze(b, x, None if axes is None else b.ints(axes, "axes"))
 
 
@@ -74,27 +74,27 @@ def _unsqueeze(b: Builder, x: Value, axes: Ints) -> Value:
 
 
 @operator
-def Unsqueeze(b: Builder, x: Value, *, axes: Ints) -> Value:  # noqa: N802
+def Unsqueeze(b: Builder, x: Value, *, axes: Ints) -> Value:
     return _unsqueeze(b, x, axes)
 
 
 @operator
-def Unsqueeze_13(b: Builder, x: Value, axes: Value) -> Value:  # noqa: N802
+def Unsqueeze_13(b: Builder, x: Value, axes: Value) -> Value:
     return _unsqueeze(b, x, b.ints(axes, "axes"))
 
 
 @operator
-def Identity(b: Builder, x: Value) -> Value:  # noqa: N802
+def Identity(b: Builder, x: Value) -> Value:
     return x
 
 
 @operator
-def Dropout(b: Builder, x: Value, *, ratio: float = 0.5) -> Value:  # noqa: N802
+def Dropout(b: Builder, x: Value, *, ratio: float = 0.5) -> Value:
     return x
 
 
 @operator
-def Dropout_12(  # noqa: N802
+def Dropout_12(
     b: Builder, x: Value, ratio: Value | None = None, training_mode: Value | None = None, *, seed: int = 0
 ) -> Value:
     if training_mode is not None and b.number(training_mode, "training_mode"):
@@ -103,7 +103,7 @@ def Dropout_12(  # noqa: N802
 
 
 @operator
-def Transpose(b: Builder, x: Value, *, perm: Ints | None = None) -> Value:  # noqa: N802
+def Transpose(b: Builder, x: Value, *, perm: Ints | None = None) -> Value:
     if perm is None:
         perm = tuple(reversed(range(x.rank)))
     if sorted(perm) != list(range(x.rank)):
@@ -112,7 +112,7 @@ def Transpose(b: Builder, x: Value, *, perm: Ints | None = None) -> Value:  # no
 
 
 @operator
-def Expand_8(b: Builder, x: Value, shape: Value) -> Value:  # noqa: N802
+def Expand_8(b: Builder, x: Value, shape: Value) -> Value:
     target = b.ints(shape, "shape")
     if any(d < 0 for d in target):
         b.fail(f"shape {target} has a negative dimension")
@@ -129,7 +129,7 @@ def _slice(b: Builder, x: Value, starts: Ints, ends: Ints, axes: Ints | None, st
     if len(set(axes)) != len(axes):
         b.fail(f"axes {axes} repeat an axis")
     first, step, shape = [0] * x.rank, [1] * x.rank, list(x.shape)
-    for a, s, e, st in zip(axes, starts, ends, steps):
+    for a, s, e, st in zip(axes, starts, ends, steps, strict=True):
         if st == 0:
             b.fail("a step is 0")
         d = x.shape[a]
@@ -144,12 +144,12 @@ def _slice(b: Builder, x: Value, starts: Ints, ends: Ints, axes: Ints | None, st
 
 
 @operator
-def Slice(b: Builder, x: Value, *, starts: Ints, ends: Ints, axes: Ints | None = None) -> Value:  # noqa: N802
+def Slice(b: Builder, x: Value, *, starts: Ints, ends: Ints, axes: Ints | None = None) -> Value:
     return _slice(b, x, starts, ends, axes, None)
 
 
 @operator
-def Slice_10(  # noqa: N802
+def Slice_10(
     b: Builder, x: Value, starts: Value, ends: Value, axes: Value | None = None, steps: Value | None = None
 ) -> Value:
     return _slice(
@@ -187,21 +187,21 @@ def _even(b: Builder, x: Value, axis: int) -> None:
 
 
 @operator
-def Split(b: Builder, x: Value, *, axis: int = 0, split: Ints | None = None) -> list[Value]:  # noqa: N802
+def Split(b: Builder, x: Value, *, axis: int = 0, split: Ints | None = None) -> list[Value]:
     if split is None:
         _even(b, x, axis)
     return _split(b, x, axis, split, len(b.node.outputs))
 
 
 @operator
-def Split_13(b: Builder, x: Value, split: Value | None = None, *, axis: int = 0) -> list[Value]:  # noqa: N802
+def Split_13(b: Builder, x: Value, split: Value | None = None, *, axis: int = 0) -> list[Value]:
     if split is None:
         _even(b, x, axis)
     return _split(b, x, axis, None if split is None else b.ints(split, "split"), len(b.node.outputs))
 
 
 @operator
-def Split_18(  # noqa: N802
+def Split_18(
     b: Builder, x: Value, split: Value | None = None, *, axis: int = 0, num_outputs: int | None = None
 ) -> list[Value]:
     if split is not None and num_outputs is not None:
@@ -214,7 +214,7 @@ def Split_18(  # noqa: N802
 
 
 @operator
-def Gather(b: Builder, x: Value, indices: Value, *, axis: int = 0) -> Value:  # noqa: N802
+def Gather(b: Builder, x: Value, indices: Value, *, axis: int = 0) -> Value:
     axis = b.axis(axis, x.rank)
     b.constant(indices, "indices")
     if indices.dtype.kind not in "iu":
@@ -238,11 +238,13 @@ def Gather(b: Builder, x: Value, indices: Value, *, axis: int = 0) -> Value:  # 
 
 
 @operator
-def Concat(b: Builder, *xs: Value, axis: int) -> Value:  # noqa: N802
+def Concat(b: Builder, *xs: Value, axis: int) -> Value:
     axis = b.axis(axis, xs[0].rank)
     shape = list(xs[0].shape)
     for x in xs[1:]:
-        same = x.rank == len(shape) and all(i == axis or d == e for i, (d, e) in enumerate(zip(x.shape, xs[0].shape)))
+        same = x.rank == len(shape) and all(
+            i == axis or d == e for i, (d, e) in enumerate(zip(x.shape, xs[0].shape, strict=True))
+        )
         if not same:
             b.fail(f"input {x.name!r} has shape {x.shape}, which does not fit {xs[0].shape} on axis {axis}")
         shape[axis] += x.shape[axis]
@@ -265,19 +267,19 @@ def _pad(b: Builder, x: Value, pads: Sequence[int], mode: str, value: float) -> 
         b.fail(f"pads {tuple(pads)} has {len(pads)} numbers, expected {2 * x.rank}")
     if any(abs(p) > MAX_INT for p in pads):
         b.fail(f"pads {tuple(pads)}: expected numbers up to {MAX_INT}")
-    pairs = list(zip(pads[: x.rank], pads[x.rank :]))
+    pairs = list(zip(pads[: x.rank], pads[x.rank :], strict=True))
     if any(p < 0 for p in pads):
         if mode != "constant":
             b.unsupported(f"negative pads {tuple(pads)} with mode {mode!r}")
-        cut = [d + min(lo, 0) + min(hi, 0) for d, (lo, hi) in zip(x.shape, pairs)]
+        cut = [d + min(lo, 0) + min(hi, 0) for d, (lo, hi) in zip(x.shape, pairs, strict=True)]
         if any(d <= 0 for d in cut):
             b.fail(f"pads {tuple(pads)} cut away more than input {x.name!r} of shape {x.shape} has")
         x = b.slice(x, [max(-lo, 0) for lo, _ in pairs], [1] * x.rank, cut)
         pairs = [(max(lo, 0), max(hi, 0)) for lo, hi in pairs]
-    for d, (lo, hi) in zip(x.shape, pairs):
+    for d, (lo, hi) in zip(x.shape, pairs, strict=True):
         if (mode == "reflect" and max(lo, hi) >= max(d, 1)) or (mode == "edge" and max(lo, hi) and not d):
             b.fail(f"pads {tuple(pads)} with mode {mode!r} are too large for input {x.name!r} of shape {x.shape}")
-    shape = b.shape([d + lo + hi for d, (lo, hi) in zip(x.shape, pairs)], x.dtype.itemsize)
+    shape = b.shape([d + lo + hi for d, (lo, hi) in zip(x.shape, pairs, strict=True)], x.dtype.itemsize)
     if shape == x.shape:
         return x
     if x.is_const:
@@ -292,12 +294,12 @@ def _pad(b: Builder, x: Value, pads: Sequence[int], mode: str, value: float) -> 
 
 
 @operator
-def Pad(b: Builder, x: Value, *, pads: Ints, mode: str = "constant", value: float = 0.0) -> Value:  # noqa: N802
+def Pad(b: Builder, x: Value, *, pads: Ints, mode: str = "constant", value: float = 0.0) -> Value:
     return _pad(b, x, pads, mode, value)
 
 
 @operator
-def Pad_11(  # noqa: N802
+def Pad_11(
     b: Builder,
     x: Value,
     pads: Value,

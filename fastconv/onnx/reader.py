@@ -1,8 +1,8 @@
 """ONNX model -> Graph.
 
 `read` scans a model and settles what does not depend on input shapes: operator sets, names, order, which function
-handles each node, attribute types. `OnnxModel.build` then makes the Graph for concrete input shapes; it infers and checks
-every shape and folds what is constant. Large weights are only referred to, never read.
+handles each node, attribute types. `OnnxModel.build` then makes the Graph for concrete input shapes; it infers and
+checks every shape and folds what is constant. Large weights are only referred to, never read.
 
 Computed tensors are float32. Constants of type float16, bfloat16 and float64 become float32 where they meet one; a cast
 of a computed tensor to another float type changes nothing. Constants may be of any numeric type. Quantised operators,
@@ -118,11 +118,11 @@ class OnnxModel:
         b = Builder(graph, self._store)
         env: dict[str, Value | None] = {"": None}
         named: set[int] = set()  # ids of the values in env, which keeps them alive
-        for info, shape in zip(self.inputs, self._input_shapes(shapes)):
+        for info, shape in zip(self.inputs, self._input_shapes(shapes), strict=True):
             if info.dtype != np.float32:
                 raise UnsupportedOpError(f"input {info.name!r} is {info.dtype}, only float32 is supported")
-            env[info.name] = v = graph.add_input(info.name, shape)
-            named.add(id(v))
+            env[info.name] = x = graph.add_input(info.name, shape)
+            named.add(id(x))
         for step in self._steps:
             b.enter(step.node)
             args = [self._operand(b, env, name) for name in step.node.inputs]
@@ -155,10 +155,12 @@ class OnnxModel:
                 raise ShapeError(f"input {info.name!r} needs a shape: the model declares {info.shape}")
             if len(shape) != len(info.shape):
                 raise ShapeError(f"input {info.name!r}: expected shape {info.shape}, got {shape}")
-            for i, (want, got) in enumerate(zip(info.shape, shape)):
+            for i, (want, got) in enumerate(zip(info.shape, shape, strict=True)):
                 expected = symbols.setdefault(want, got) if isinstance(want, str) else want
                 if got < 0 or (expected is not None and expected != got):
-                    raise ShapeError(f"input {info.name!r}, dimension {i}: expected {want} of {info.shape}, got {shape}")
+                    raise ShapeError(
+                        f"input {info.name!r}, dimension {i}: expected {want} of {info.shape}, got {shape}"
+                    )
             size = 4
             for d in shape:
                 size *= max(d, 1)

@@ -50,7 +50,7 @@ _OPERATORS: Final[dict[str, list[Operator]]] = {}
 def operator(fn: Handler) -> Handler:
     """Register a function (see the module's text)."""
     name, _, since = fn.__name__.partition("_")
-    code = fn.__code__  # type: ignore[attr-defined]
+    code = fn.__code__
     keywords = code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
     variadic = bool(code.co_flags & 0x04)
     inputs = code.co_argcount - 1  # the first one is the builder
@@ -58,10 +58,10 @@ def operator(fn: Handler) -> Handler:
         name=name,
         since=int(since or 1),
         fn=fn,
-        required=1 if variadic and not inputs else inputs - len(fn.__defaults__ or ()),  # type: ignore[attr-defined]
+        required=1 if variadic and not inputs else inputs - len(fn.__defaults__ or ()),
         most=None if variadic else inputs,
         attributes={k: _TYPES[str(fn.__annotations__[k]).split("|")[0].strip()] for k in keywords},
-        needed=frozenset(keywords) - set(fn.__kwdefaults__ or {}),  # type: ignore[attr-defined]
+        needed=frozenset(keywords) - set(fn.__kwdefaults__ or {}),
     )
     _OPERATORS.setdefault(name, []).append(op)
     return fn

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class SerializableModel(Protocol):
     """What is needed of an onnx.ModelProto; the onnx package itself is never imported."""
 
-    def SerializeToString(self) -> bytes: ...  # noqa: N802
+    def SerializeToString(self) -> bytes: ...
 
 
 Source: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | SerializableModel"

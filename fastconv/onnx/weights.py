@@ -49,7 +49,9 @@ class WeightStore:
             return self._known[key]
         name = DTYPES.get(tensor.data_type)
         if name is None:
-            raise UnsupportedOpError(f"tensor {tensor.name or key[1]!r} has data type {tensor.data_type}, which is not read")
+            raise UnsupportedOpError(
+                f"tensor {tensor.name or key[1]!r} has data type {tensor.data_type}, which is not read"
+            )
         dtype = np.dtype(name)
         dims: tuple[int, ...] = tensor.dims
         file = self._file
@@ -68,7 +70,9 @@ class WeightStore:
     @staticmethod
     def small(array: Array) -> Weight:
         """A Weight known by its content."""
-        weight = Weight(array.shape, array.dtype, lambda: array, key=("small", array.dtype.str, array.shape, array.tobytes()))
+        weight = Weight(
+            array.shape, array.dtype, lambda: array, key=("small", array.dtype.str, array.shape, array.tobytes())
+        )
         weight._array = array
         return weight
 

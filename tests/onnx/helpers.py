@@ -80,7 +80,7 @@ def graph_to_onnx(graph: Graph) -> onnx.ModelProto:
         nodes.append(helper.make_node("Identity", [name(v)], [f"out{i}"]))
         outputs.append(f"out{i}")
     model = make_model(nodes, inputs, outputs, inits, opset=24)
-    for v, info in zip(graph.outputs, model.graph.output):
+    for v, info in zip(graph.outputs, model.graph.output, strict=True):
         info.type.tensor_type.elem_type = helper.np_dtype_to_tensor_dtype(v.dtype)
     model.ir_version = 10
     return model
@@ -110,7 +110,7 @@ def _spell(n: Node, const: Any) -> tuple[str, list[str], dict[str, Any]]:
         return n.op, [const(pads), const(a["value"], np.float32)], {"mode": a["mode"]}
     if n.op == "Slice":
         ends = []
-        for start, step, size in zip(a["starts"], a["steps"], n.output.shape):
+        for start, step, size in zip(a["starts"], a["steps"], n.output.shape, strict=True):
             end = start + step * size
             ends.append(end if end >= 0 else INT64_MIN)
         return n.op, [const(a["starts"]), const(ends), const(range(x.rank)), const(a["steps"])], {}

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from fastconv.errors import ModelError
-from tests.onnx.broken import CASES, GOOD, LIMIT_SECONDS, MUTANTS, Maker, load_and_build
+from tests.onnx.broken import GOOD
+from tests.onnx.corpus import CASES, LIMIT_SECONDS, MUTANTS, Maker, load_and_build
 
 
 def test_corpus_is_large() -> None:
