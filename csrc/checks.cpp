@@ -10,10 +10,10 @@ namespace fastconv {
 
 namespace {
 
-constexpr int64_t SIZE_LIMIT = int64_t(1) << 40;      // of a dimension, a stride or a buffer, in elements
-constexpr int64_t WINDOW_LIMIT = int64_t(1) << 20;    // of a window, its stride and its dilation
-constexpr int64_t IMAGE_LIMIT = int64_t(1) << 31;     // of H, W, P, Q and padding: products with the above fit 64 bits
-constexpr double CHUNK = 8192;                        // elements
+constexpr int64_t SIZE_LIMIT = int64_t(1) << 40;    // of a dimension, a stride or a buffer, in elements
+constexpr int64_t WINDOW_LIMIT = int64_t(1) << 20;  // of a window, its stride and its dilation
+constexpr int64_t IMAGE_LIMIT = int64_t(1) << 31;   // of H, W, P, Q and padding: products with the above fit 64 bits
+constexpr double CHUNK = 8192;                      // elements
 
 void in_range(const char* op, const char* field, int64_t value, int64_t low, int64_t high) {
   if (value < low || value > high)

@@ -6,6 +6,7 @@
 
 #include "cpu/dispatch.h"
 #include "cpu/select.h"
+#include "cpu/winograd.h"
 
 namespace fastconv {
 
@@ -69,6 +70,29 @@ void prepare(Conv2d& d, Isa isa) {
   d.chunks = d.groups * d.panel_chunks * d.row_chunks;
 }
 
+// Weights that do not fit L2 are read once for each block: then all tiles, up to a limit, make one block.
+bool winograd_splits(int64_t tiles, int64_t C, int64_t K) { return tiles <= 64 && C * K > 64 * 64; }
+
+int64_t winograd_planes(int64_t tiles, int64_t C) { return 36 * (tiles * C + PLANE_PAD); }
+
+void prepare(Winograd& d, Isa isa, Op op) {
+  const int64_t tiles = d.N * d.tiles_h * d.tiles_w;
+  const KernelTable& table = kernels(isa);
+  const int64_t panels = ceil_div(ceil_div(d.K, table.vector_length), table.max_panel);
+  if (op == Op::winograd_input) {
+    d.block = 1;
+    d.chunks = std::min<int64_t>(tiles, CHUNKS);
+  } else if (op == Op::winograd_product) {
+    const int64_t blocks = std::clamp<int64_t>(ceil_div(8, panels), 1, ceil_div(tiles, 12));
+    d.block = ceil_div(tiles, blocks);
+    d.chunks = tiles ? panels * blocks : 0;
+  } else {
+    const int64_t most = d.C * d.K <= 64 * 64 ? 14 : d.C * d.K <= 128 * 128 ? 28 : 42;
+    d.chunks = ceil_div(tiles, most);
+    d.block = d.chunks ? ceil_div(tiles, d.chunks) : 0;
+  }
+}
+
 void prepare(DepthwiseConv2d& d) {
   const int64_t rows = d.N * d.P, per_row = std::max<int64_t>(1, 2 * d.Q * d.K * d.R * d.S);
   d.rows_per_chunk = std::max(ceil_div(rows, CHUNKS), ceil_div(CHUNK_FLOPS / 4, per_row));
@@ -110,6 +134,29 @@ Extent extent(const Conv2d& d, Isa isa) {
   return e;
 }
 
+Extent extent(const Winograd& d, Isa isa, Op op) {
+  in_range({d.N, d.P, d.Q, d.pad_t, d.pad_l}, 0, "N, P, Q and padding must not be negative");
+  in_range({d.H, d.W, d.C, d.K, d.y_ld}, 1, "H, W, C, K and pixel strides must be positive");
+  require(d.y_ld >= d.K && d.res_ld >= 0 && d.res_ld < LIMIT, "a pixel stride is smaller than the channels");
+  require(d.tiles_h == ceil_div(d.P, 4) && d.tiles_w == ceil_div(d.Q, 4), "winograd: tiles do not cover the image");
+  Extent e{};
+  if (op != Op::winograd_product) {
+    require(d.x_ld >= d.C && d.x_ld < LIMIT && d.x_row >= 0 && d.x_image >= 0, "strides of x");
+    e.in[0] = reach({{d.N, d.x_image}, {d.H, d.x_row}, {d.W, d.x_ld}, {d.C, 1}});
+  }
+  const int64_t planes = winograd_planes(d.N * d.tiles_h * d.tiles_w, d.C);
+  if (op == Op::winograd_input) {
+    e.out = planes;
+    return e;
+  }
+  if (op == Op::winograd_product) e.in[0] = planes;
+  e.in[1] = packed_winograd_size(d.K, d.C, isa);
+  e.in[2] = d.K;
+  e.out = reach({{d.N, d.P * d.Q * d.y_ld}, {d.P * d.Q, d.y_ld}, {d.K, 1}});
+  e.in[3] = reach({{d.N, d.P * d.Q * d.res_ld}, {d.P * d.Q, d.res_ld}, {d.K, 1}});
+  return e;
+}
+
 Extent extent(const DepthwiseConv2d& d, Isa isa) {
   check_geometry(d);
   in_range({d.multiplier}, 1, "multiplier must be positive");
@@ -139,6 +186,13 @@ Extent extent(const Linear& d, Isa isa) {
 int64_t scratch_bytes(const Conv2d& d) {
   const int64_t zeros = ceil_div(d.C / d.groups, 16) * 16;
   return zeros * 4 + d.R * d.S * (16 * 8 + 4) + 64;
+}
+
+int64_t scratch_bytes(const Winograd& d, Isa isa, Op op) {
+  if (op == Op::winograd_input) return 0;
+  const int64_t width = std::min(ceil_div(d.K, 16) * 16, (int64_t)kernels(isa).max_panel * kernels(isa).vector_length);
+  const int64_t sums = 36 * (d.block * width + PLANE_PAD);
+  return 4 * (op == Op::winograd_conv2d ? winograd_planes(d.block, d.C) + 16 + sums : sums);
 }
 
 }  // namespace fastconv

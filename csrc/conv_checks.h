@@ -1,17 +1,52 @@
-// Chunks, scratch and buffer sizes of convolutions and dense layers (checks.h: the other operations).
+// Chunks, scratch and buffer sizes of convolutions and dense layers (checks.h: the other operations), and the one way to
+// ask for those of any descriptor.
 #pragma once
 #include "checks.h"
 
 namespace fastconv {
 
 void prepare(Conv2d& d, Isa isa);
+void prepare(Winograd& d, Isa isa, Op op);
 void prepare(DepthwiseConv2d& d);
 void prepare(Linear& d, Isa isa);
 
 Extent extent(const Conv2d& d, Isa isa);
+Extent extent(const Winograd& d, Isa isa, Op op);
 Extent extent(const DepthwiseConv2d& d, Isa isa);
 Extent extent(const Linear& d, Isa isa);
 
-int64_t scratch_bytes(const Conv2d& d);  // per thread
+// per thread
+int64_t scratch_bytes(const Conv2d& d);
+int64_t scratch_bytes(const Winograd& d, Isa isa, Op op);
+
+bool winograd_splits(int64_t tiles, int64_t C, int64_t K);  // two operations instead of one
+int64_t winograd_planes(int64_t tiles, int64_t C);  // floats between the two operations
+
+// What differs between operations: some need the ISA, one also which kernel it is, and few need scratch.
+template <typename D>
+void prepare_for(D& d, Isa, Op) { prepare(d); }
+template <typename D>
+Extent extent_for(const D& d, Isa, Op) { return extent(d); }
+template <typename D>
+int64_t scratch_for(const D&, Isa, Op) { return 0; }
+
+template <>
+inline void prepare_for(Conv2d& d, Isa isa, Op) { prepare(d, isa); }
+template <>
+inline void prepare_for(Linear& d, Isa isa, Op) { prepare(d, isa); }
+template <>
+inline void prepare_for(Winograd& d, Isa isa, Op op) { prepare(d, isa, op); }
+template <>
+inline Extent extent_for(const Conv2d& d, Isa isa, Op) { return extent(d, isa); }
+template <>
+inline Extent extent_for(const Linear& d, Isa isa, Op) { return extent(d, isa); }
+template <>
+inline Extent extent_for(const DepthwiseConv2d& d, Isa isa, Op) { return extent(d, isa); }
+template <>
+inline Extent extent_for(const Winograd& d, Isa isa, Op op) { return extent(d, isa, op); }
+template <>
+inline int64_t scratch_for(const Conv2d& d, Isa, Op) { return scratch_bytes(d); }
+template <>
+inline int64_t scratch_for(const Winograd& d, Isa isa, Op op) { return scratch_bytes(d, isa, op); }
 
 }  // namespace fastconv

@@ -23,12 +23,26 @@ std::string label(const Tensor& t) { return "tensor '" + t.name + "' (byte " + s
 // The TensorProto field that holds elements of this type when raw_data does not.
 uint32_t typed_field(int32_t type) {
   switch (type) {
-    case kFloat: return 4;
-    case kInt32: case kInt16: case kInt8: case kUint16: case kUint8: case kBool: case kFloat16: case kBfloat16: return 5;
-    case kInt64: return 7;
-    case kDouble: return 10;
-    case kUint32: case kUint64: return 11;
-    default: return 0;
+    case kFloat:
+      return 4;
+    case kInt32:
+    case kInt16:
+    case kInt8:
+    case kUint16:
+    case kUint8:
+    case kBool:
+    case kFloat16:
+    case kBfloat16:
+      return 5;
+    case kInt64:
+      return 7;
+    case kDouble:
+      return 10;
+    case kUint32:
+    case kUint64:
+      return 11;
+    default:
+      return 0;
   }
 }
 
@@ -80,16 +94,36 @@ class VarintSink {
     if (done_ == n_) throw ScanError(label(t_) + ": more elements than its dims say");
     const auto v = static_cast<int64_t>(value_);
     switch (t_.data_type) {
-      case kInt64: put<int64_t>(v); break;
-      case kUint64: put<uint64_t>(value_); break;
-      case kUint32: put<uint32_t>(in_range(v, 0, UINT32_MAX)); break;
-      case kInt32: put<int32_t>(in_range(v, INT32_MIN, INT32_MAX)); break;
-      case kInt16: put<int16_t>(in_range(v, INT16_MIN, INT16_MAX)); break;
-      case kInt8: put<int8_t>(in_range(v, INT8_MIN, INT8_MAX)); break;
-      case kUint16: case kFloat16: put<uint16_t>(in_range(v, 0, UINT16_MAX)); break;
-      case kUint8: put<uint8_t>(in_range(v, 0, UINT8_MAX)); break;
-      case kBool: put<uint8_t>(v != 0); break;
-      default: put<uint32_t>(static_cast<uint32_t>(in_range(v, 0, UINT16_MAX)) << 16);  // bfloat16
+      case kInt64:
+        put<int64_t>(v);
+        break;
+      case kUint64:
+        put<uint64_t>(value_);
+        break;
+      case kUint32:
+        put<uint32_t>(in_range(v, 0, UINT32_MAX));
+        break;
+      case kInt32:
+        put<int32_t>(in_range(v, INT32_MIN, INT32_MAX));
+        break;
+      case kInt16:
+        put<int16_t>(in_range(v, INT16_MIN, INT16_MAX));
+        break;
+      case kInt8:
+        put<int8_t>(in_range(v, INT8_MIN, INT8_MAX));
+        break;
+      case kUint16:
+      case kFloat16:
+        put<uint16_t>(in_range(v, 0, UINT16_MAX));
+        break;
+      case kUint8:
+        put<uint8_t>(in_range(v, 0, UINT8_MAX));
+        break;
+      case kBool:
+        put<uint8_t>(v != 0);
+        break;
+      default:
+        put<uint32_t>(static_cast<uint32_t>(in_range(v, 0, UINT16_MAX)) << 16);  // bfloat16
     }
   }
 
@@ -117,7 +151,9 @@ class VarintSink {
 // -- sources --------------------------------------------------------------------------------------------------
 FileSource::FileSource(int fd) : fd_(fd) {
   struct stat st;
-  const char* problem = fstat(fd, &st) != 0 ? "cannot be examined" : !S_ISREG(st.st_mode) ? "is no regular file" : nullptr;
+  const char* problem = fstat(fd, &st) != 0    ? "cannot be examined"
+                        : !S_ISREG(st.st_mode) ? "is no regular file"
+                                               : nullptr;
   if (problem) {
     close(fd);
     throw ScanError(std::string("model file: it ") + problem);
@@ -158,11 +194,25 @@ void MemorySource::read(uint64_t offset, uint64_t n, void* dst) const {
 // -- sizes ----------------------------------------------------------------------------------------------------
 size_t raw_item_bytes(int32_t type) {
   switch (type) {
-    case kUint8: case kInt8: case kBool: return 1;
-    case kUint16: case kInt16: case kFloat16: case kBfloat16: return 2;
-    case kFloat: case kInt32: case kUint32: return 4;
-    case kInt64: case kUint64: case kDouble: return 8;
-    default: return 0;
+    case kUint8:
+    case kInt8:
+    case kBool:
+      return 1;
+    case kUint16:
+    case kInt16:
+    case kFloat16:
+    case kBfloat16:
+      return 2;
+    case kFloat:
+    case kInt32:
+    case kUint32:
+      return 4;
+    case kInt64:
+    case kUint64:
+    case kDouble:
+      return 8;
+    default:
+      return 0;
   }
 }
 
@@ -176,7 +226,8 @@ uint64_t element_count(const std::vector<int64_t>& dims, size_t item_bytes, cons
   for (const int64_t d : dims) {  // zeros last: the other dims alone must fit too
     if (d < 0) throw ScanError(what + ": negative dimension " + std::to_string(d));
     empty |= d == 0;
-    if (d > 0 && static_cast<uint64_t>(d) > limit / n) throw ScanError(what + ": its dims ask for more than 2^40 bytes");
+    if (d > 0 && static_cast<uint64_t>(d) > limit / n)
+      throw ScanError(what + ": its dims ask for more than 2^40 bytes");
     n *= d > 0 ? static_cast<uint64_t>(d) : 1;
   }
   return empty ? 0 : n;
@@ -194,7 +245,8 @@ void check_payload(const Tensor& t) {
   if (item == 0) return;  // strings and small floats are refused where they are used
   const uint64_t bytes = t.payload_bytes();
   if (t.encoding == Encoding::varint) {
-    if (t.field != typed_field(t.data_type)) throw ScanError(label(t) + ": its data is in the wrong field for its type");
+    if (t.field != typed_field(t.data_type))
+      throw ScanError(label(t) + ": its data is in the wrong field for its type");
     if (n <= bytes && bytes <= 10 * n) return;
   } else {
     const uint32_t field = t.encoding == Encoding::raw ? 9 : typed_field(t.data_type);

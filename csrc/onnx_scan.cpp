@@ -1,38 +1,16 @@
-// The wire format: a message is a list of (tag, value), tag = field << 3 | wire type; wire type 0 is a varint (7 bits a
-// byte, low first), 1 eight bytes, 2 a varint length and that many bytes, 5 four bytes. Unknown fields are skipped,
-// groups (3, 4) are refused. The schema's nesting that is read here has a fixed depth (model, function, node, attribute,
-// tensor), so that the input cannot drive recursion; subgraphs are skipped, not entered.
+// ModelProto and the messages in it. Unknown fields are skipped. The nesting that is read here has a fixed depth
+// (model, function, node, attribute, tensor), so that the input cannot drive recursion; subgraphs are skipped, not
+// entered.
 #include "onnx_scan.h"
 
-#include <algorithm>
-#include <cstring>
+#include "onnx_wire.h"
 
 namespace fastconv::onnx {
 namespace {
 
-constexpr uint64_t kWindow = 16384;  // small: each skipped payload costs one refill
-
-enum Wire : uint32_t { kVarint = 0, kFixed64 = 1, kBytes = 2, kFixed32 = 5 };
-
-bool is_utf8(const std::string& s) {
-  const auto* p = reinterpret_cast<const unsigned char*>(s.data());
-  const auto* end = p + s.size();
-  while (p < end) {
-    const unsigned c = *p++;
-    if (c < 0x80) continue;
-    const int more = c >= 0xC2 && c <= 0xDF ? 1 : (c & 0xF0) == 0xE0 ? 2 : c >= 0xF0 && c <= 0xF4 ? 3 : 0;
-    if (more == 0 || end - p < more) return false;
-    if ((c == 0xE0 && *p < 0xA0) || (c == 0xED && *p > 0x9F) || (c == 0xF0 && *p < 0x90) || (c == 0xF4 && *p > 0x8F))
-      return false;
-    for (int i = 0; i < more; ++i)
-      if ((*p++ & 0xC0) != 0x80) return false;
-  }
-  return true;
-}
-
-class Scanner {
+class Scanner : WireReader {
  public:
-  explicit Scanner(const Source& source) : src_(source), buf_(kWindow) {}
+  using WireReader::WireReader;
 
   Model model() {
     Model m;
@@ -41,17 +19,28 @@ class Scanner {
     while (pos_ < end) {
       const Tag t = tag(end, "model");
       switch (t.field) {
-        case 1: m.ir_version = integer(t, end, "ir_version"); break;
-        case 2: m.producer = text(t, end, "producer_name"); break;
+        case 1:
+          m.ir_version = integer(t, end, "ir_version");
+          break;
+        case 2:
+          m.producer = text(t, end, "producer_name");
+          break;
         case 7:
           if (has_graph) fail("the model has two graphs");
           has_graph = true;
           graph(sub(t, end, "graph"), m);
           break;
-        case 8: m.opsets.push_back(opset(sub(t, end, "opset_import"))); break;
-        case 14: entry(sub(t, end, "metadata_props"), m.metadata); break;
-        case 25: m.functions.push_back(function(sub(t, end, "function"))); break;
-        default: skip(t, end);
+        case 8:
+          m.opsets.push_back(opset(sub(t, end, "opset_import")));
+          break;
+        case 14:
+          entry(sub(t, end, "metadata_props"), m.metadata);
+          break;
+        case 25:
+          m.functions.push_back(function(sub(t, end, "function")));
+          break;
+        default:
+          skip(t, end);
       }
     }
     if (!has_graph) fail("the model has no graph");
@@ -59,147 +48,6 @@ class Scanner {
   }
 
  private:
-  struct Tag {
-    uint32_t field, wire;
-  };
-
-  [[noreturn]] void fail(const std::string& what) const {
-    throw ScanError("model file, byte " + std::to_string(pos_) + ": " + what);
-  }
-
-  void charge(uint64_t items = 1) {
-    items_ += items;
-    if (items_ > kMaxItems) fail("more than " + std::to_string(kMaxItems) + " nodes, names and list elements");
-  }
-
-  // -- primitives -------------------------------------------------------------------------------------------
-  unsigned byte() {  // the caller has checked pos_ < end <= size
-    if (pos_ < base_ || pos_ >= base_ + have_) {
-      const uint64_t n = std::min<uint64_t>(kWindow, src_.size() - pos_);
-      src_.read(pos_, n, buf_.data());
-      base_ = pos_;
-      have_ = n;
-    }
-    return buf_[pos_++ - base_];
-  }
-
-  void copy(uint64_t n, void* dst) {
-    if (pos_ >= base_ && pos_ + n <= base_ + have_)
-      std::memcpy(dst, buf_.data() + (pos_ - base_), n);
-    else
-      src_.read(pos_, n, dst);
-    pos_ += n;
-  }
-
-  uint64_t varint(uint64_t end, const char* what) {
-    uint64_t v = 0;
-    for (unsigned shift = 0; shift < 64; shift += 7) {
-      if (pos_ >= end) fail(std::string("varint of ") + what + " runs past the end of its message");
-      const unsigned b = byte();
-      if (shift == 63 && b > 1) break;
-      v |= static_cast<uint64_t>(b & 0x7F) << shift;
-      if (b < 0x80) return v;
-    }
-    fail(std::string("varint of ") + what + " does not fit into 64 bits");
-  }
-
-  Tag tag(uint64_t end, const char* what) {
-    const uint64_t v = varint(end, what);
-    const uint32_t wire = v & 7;
-    if (v >> 32 || v >> 3 == 0) fail(std::string("bad field number in ") + what);
-    if (wire != kVarint && wire != kFixed64 && wire != kBytes && wire != kFixed32)
-      fail(std::string("bad wire type ") + std::to_string(wire) + " in " + what);
-    return {static_cast<uint32_t>(v >> 3), wire};
-  }
-
-  void expect(Tag t, uint32_t wire, const char* what) const {
-    if (t.wire != wire)
-      fail(std::string(what) + " has wire type " + std::to_string(t.wire) + ", expected " + std::to_string(wire));
-  }
-
-  uint64_t length(uint64_t end, const char* what) {
-    const uint64_t n = varint(end, what);
-    if (n > end - pos_)
-      fail(std::string(what) + " claims " + std::to_string(n) + " bytes, but only " + std::to_string(end - pos_) +
-           " are left");
-    return n;
-  }
-
-  uint64_t sub(Tag t, uint64_t end, const char* what) {
-    expect(t, kBytes, what);
-    charge();
-    const uint64_t n = length(end, what);
-    return pos_ + n;
-  }
-
-  void skip(Tag t, uint64_t end) {
-    const uint64_t n = t.wire == kFixed64 ? 8 : t.wire == kFixed32 ? 4 : 0;
-    if (t.wire == kVarint)
-      varint(end, "an unknown field");
-    else if (t.wire == kBytes)
-      pos_ += length(end, "a skipped field");
-    else if (n > end - pos_)
-      fail("a skipped field runs past the end of its message");
-    else
-      pos_ += n;
-  }
-
-  int64_t integer(Tag t, uint64_t end, const char* what) {
-    expect(t, kVarint, what);
-    return static_cast<int64_t>(varint(end, what));
-  }
-
-  int32_t small_integer(Tag t, uint64_t end, const char* what) {
-    const int64_t v = integer(t, end, what);
-    if (v < INT32_MIN || v > INT32_MAX) fail(std::string(what) + " does not fit into 32 bits");
-    return static_cast<int32_t>(v);
-  }
-
-  float real(uint64_t end, const char* what) {
-    if (end - pos_ < 4) fail(std::string(what) + " runs past the end of its message");
-    float f;
-    copy(4, &f);
-    return f;
-  }
-
-  std::string bytes(Tag t, uint64_t end, const char* what) {
-    expect(t, kBytes, what);
-    charge();
-    const uint64_t n = length(end, what);
-    if (n > kMaxNameBytes) fail(std::string(what) + " is longer than " + std::to_string(kMaxNameBytes) + " bytes");
-    std::string s(n, '\0');
-    if (n) copy(n, s.data());
-    return s;
-  }
-
-  std::string text(Tag t, uint64_t end, const char* what) {
-    std::string s = bytes(t, end, what);
-    if (!is_utf8(s)) fail(std::string(what) + " is not valid UTF-8");
-    return s;
-  }
-
-  // A repeated int64: one element, or a packed run.
-  void integers(Tag t, uint64_t end, std::vector<int64_t>& out, const char* what) {
-    const uint64_t stop = t.wire == kBytes ? sub(t, end, what) : end;
-    if (t.wire != kBytes) expect(t, kVarint, what);
-    do {
-      if (t.wire == kBytes && pos_ == stop) return;
-      charge();
-      out.push_back(static_cast<int64_t>(varint(stop, what)));
-    } while (t.wire == kBytes);
-  }
-
-  void reals(Tag t, uint64_t end, std::vector<float>& out, const char* what) {
-    const uint64_t stop = t.wire == kBytes ? sub(t, end, what) : end;
-    if (t.wire != kBytes) expect(t, kFixed32, what);
-    do {
-      if (t.wire == kBytes && pos_ == stop) return;
-      charge();
-      out.push_back(real(stop, what));
-    } while (t.wire == kBytes);
-  }
-
-  // -- messages ---------------------------------------------------------------------------------------------
   Opset opset(uint64_t end) {
     Opset o;
     while (pos_ < end) {
@@ -242,14 +90,28 @@ class Scanner {
     while (pos_ < end) {
       const Tag t = tag(end, "graph");
       switch (t.field) {
-        case 1: m.nodes.push_back(node(sub(t, end, "node"))); break;
-        case 2: m.graph_name = text(t, end, "graph name"); break;
-        case 5: m.initializers.push_back(tensor(sub(t, end, "initializer"))); break;
-        case 11: m.inputs.push_back(value_info(sub(t, end, "graph input"))); break;
-        case 12: m.outputs.push_back(value_info(sub(t, end, "graph output"))); break;
-        case 13: m.value_infos.push_back(value_info(sub(t, end, "value_info"))); break;
-        case 15: fail("sparse initializers are not supported");
-        default: skip(t, end);
+        case 1:
+          m.nodes.push_back(node(sub(t, end, "node")));
+          break;
+        case 2:
+          m.graph_name = text(t, end, "graph name");
+          break;
+        case 5:
+          m.initializers.push_back(tensor(sub(t, end, "initializer")));
+          break;
+        case 11:
+          m.inputs.push_back(value_info(sub(t, end, "graph input")));
+          break;
+        case 12:
+          m.outputs.push_back(value_info(sub(t, end, "graph output")));
+          break;
+        case 13:
+          m.value_infos.push_back(value_info(sub(t, end, "value_info")));
+          break;
+        case 15:
+          fail("sparse initializers are not supported");
+        default:
+          skip(t, end);
       }
     }
   }
@@ -260,14 +122,29 @@ class Scanner {
     while (pos_ < end) {
       const Tag t = tag(end, "node");
       switch (t.field) {
-        case 1: n.inputs.push_back(text(t, end, "node input")); break;
-        case 2: n.outputs.push_back(text(t, end, "node output")); break;
-        case 3: n.name = text(t, end, "node name"); break;
-        case 4: n.op_type = text(t, end, "op_type"); break;
-        case 5: n.attributes.push_back(attribute(sub(t, end, "attribute"))); break;
-        case 7: n.domain = text(t, end, "node domain"); break;
-        case 8: n.overload = text(t, end, "node overload"); break;
-        default: skip(t, end);
+        case 1:
+          n.inputs.push_back(text(t, end, "node input"));
+          break;
+        case 2:
+          n.outputs.push_back(text(t, end, "node output"));
+          break;
+        case 3:
+          n.name = text(t, end, "node name");
+          break;
+        case 4:
+          n.op_type = text(t, end, "op_type");
+          break;
+        case 5:
+          n.attributes.push_back(attribute(sub(t, end, "attribute")));
+          break;
+        case 7:
+          n.domain = text(t, end, "node domain");
+          break;
+        case 8:
+          n.overload = text(t, end, "node overload");
+          break;
+        default:
+          skip(t, end);
       }
     }
     return n;
@@ -279,28 +156,66 @@ class Scanner {
     while (pos_ < end) {
       const Tag t = tag(end, "attribute");
       switch (t.field) {
-        case 1: a.name = text(t, end, "attribute name"); continue;
-        case 2: expect(t, kFixed32, "attribute f"); a.f = real(end, "attribute f"); seen = 1; continue;
-        case 3: a.i = integer(t, end, "attribute i"); seen = 2; continue;
-        case 4: a.s = bytes(t, end, "attribute s"); seen = 3; continue;
-        case 5: a.tensor = tensor(sub(t, end, "attribute t")); seen = 4; continue;
-        case 6: seen = 5; break;
-        case 7: reals(t, end, a.floats, "attribute floats"); seen = 6; continue;
-        case 8: integers(t, end, a.ints, "attribute ints"); seen = 7; continue;
-        case 9: a.strings.push_back(bytes(t, end, "attribute strings")); seen = 8; continue;
-        case 10: seen = 9; break;
-        case 11: seen = 10; break;
-        case 20: a.type = small_integer(t, end, "attribute type"); continue;
-        case 21: a.ref = text(t, end, "ref_attr_name"); continue;
-        case 22: seen = 11; break;
-        default: break;
+        case 1:
+          a.name = text(t, end, "attribute name");
+          continue;
+        case 2:
+          expect(t, kFixed32, "attribute f");
+          a.f = real(end, "attribute f");
+          seen = 1;
+          continue;
+        case 3:
+          a.i = integer(t, end, "attribute i");
+          seen = 2;
+          continue;
+        case 4:
+          a.s = bytes(t, end, "attribute s");
+          seen = 3;
+          continue;
+        case 5:
+          a.tensor = tensor(sub(t, end, "attribute t"));
+          seen = 4;
+          continue;
+        case 6:
+          seen = 5;
+          break;
+        case 7:
+          reals(t, end, a.floats, "attribute floats");
+          seen = 6;
+          continue;
+        case 8:
+          integers(t, end, a.ints, "attribute ints");
+          seen = 7;
+          continue;
+        case 9:
+          a.strings.push_back(bytes(t, end, "attribute strings"));
+          seen = 8;
+          continue;
+        case 10:
+          seen = 9;
+          break;
+        case 11:
+          seen = 10;
+          break;
+        case 20:
+          a.type = small_integer(t, end, "attribute type");
+          continue;
+        case 21:
+          a.ref = text(t, end, "ref_attr_name");
+          continue;
+        case 22:
+          seen = 11;
+          break;
+        default:
+          break;
       }
       skip(t, end);
     }
     if (a.type == 0) a.type = seen;
     // An empty list or string has no field; any other mismatch is a contradiction.
     if (seen && a.type != seen && a.type <= 11)
-      fail("attribute '" + a.name + "' says type " + std::to_string(a.type) + " but holds type " + std::to_string(seen));
+      fail("attribute '" + a.name + "' says type " + std::to_string(a.type) + " but holds type " +
+           std::to_string(seen));
     if (a.type == 4 && !a.tensor && a.ref.empty()) fail("attribute '" + a.name + "' has no tensor");
     return a;
   }
@@ -313,25 +228,49 @@ class Scanner {
     while (pos_ < end) {
       const Tag t = tag(end, "tensor");
       switch (t.field) {
-        case 1: integers(t, end, x.dims, "tensor dims"); break;
-        case 2: x.data_type = small_integer(t, end, "tensor data_type"); break;
-        case 3: fail("tensor segments are not supported");
-        case 4: payload(t, end, x, Encoding::fixed32, kFixed32); break;
+        case 1:
+          integers(t, end, x.dims, "tensor dims");
+          break;
+        case 2:
+          x.data_type = small_integer(t, end, "tensor data_type");
+          break;
+        case 3:
+          fail("tensor segments are not supported");
+        case 4:
+          payload(t, end, x, Encoding::fixed32, kFixed32);
+          break;
         case 5:
         case 7:
-        case 11: payload(t, end, x, Encoding::varint, kVarint); break;
-        case 6: charge(); x.encoding = Encoding::string; skip(t, end); break;
-        case 8: x.name = text(t, end, "tensor name"); break;
-        case 9: expect(t, kBytes, "raw_data"); payload(t, end, x, Encoding::raw, kBytes); break;
-        case 10: payload(t, end, x, Encoding::fixed64, kFixed64); break;
-        case 13: external_mark = true; entry(sub(t, end, "external_data"), x.external_data); break;
+        case 11:
+          payload(t, end, x, Encoding::varint, kVarint);
+          break;
+        case 6:
+          charge();
+          x.encoding = Encoding::string;
+          skip(t, end);
+          break;
+        case 8:
+          x.name = text(t, end, "tensor name");
+          break;
+        case 9:
+          expect(t, kBytes, "raw_data");
+          payload(t, end, x, Encoding::raw, kBytes);
+          break;
+        case 10:
+          payload(t, end, x, Encoding::fixed64, kFixed64);
+          break;
+        case 13:
+          external_mark = true;
+          entry(sub(t, end, "external_data"), x.external_data);
+          break;
         case 14: {
           const int64_t v = integer(t, end, "data_location");
           if (v != 0 && v != 1) fail("unknown data_location " + std::to_string(v));
           x.external = v == 1;
           break;
         }
-        default: skip(t, end);
+        default:
+          skip(t, end);
       }
     }
     if (external_mark && !x.external) fail("tensor '" + x.name + "' has external_data but no data_location EXTERNAL");
@@ -442,24 +381,41 @@ class Scanner {
     while (pos_ < end) {
       const Tag t = tag(end, "function");
       switch (t.field) {
-        case 1: f.name = text(t, end, "function name"); break;
-        case 4: f.inputs.push_back(text(t, end, "function input")); break;
-        case 5: f.outputs.push_back(text(t, end, "function output")); break;
-        case 6: f.attributes.push_back(text(t, end, "function attribute")); break;
-        case 7: f.nodes.push_back(node(sub(t, end, "function node"))); break;
-        case 9: f.opsets.push_back(opset(sub(t, end, "function opset_import"))); break;
-        case 10: f.domain = text(t, end, "function domain"); break;
-        case 11: f.defaults.push_back(attribute(sub(t, end, "function attribute"))); break;
-        case 13: f.overload = text(t, end, "function overload"); break;
-        default: skip(t, end);
+        case 1:
+          f.name = text(t, end, "function name");
+          break;
+        case 4:
+          f.inputs.push_back(text(t, end, "function input"));
+          break;
+        case 5:
+          f.outputs.push_back(text(t, end, "function output"));
+          break;
+        case 6:
+          f.attributes.push_back(text(t, end, "function attribute"));
+          break;
+        case 7:
+          f.nodes.push_back(node(sub(t, end, "function node")));
+          break;
+        case 9:
+          f.opsets.push_back(opset(sub(t, end, "function opset_import")));
+          break;
+        case 10:
+          f.domain = text(t, end, "function domain");
+          break;
+        case 11:
+          f.defaults.push_back(attribute(sub(t, end, "function attribute")));
+          break;
+        case 13:
+          f.overload = text(t, end, "function overload");
+          break;
+        default:
+          skip(t, end);
       }
     }
     return f;
   }
 
-  const Source& src_;
-  std::vector<unsigned char> buf_;
-  uint64_t base_ = 0, have_ = 0, pos_ = 0, items_ = 0, nodes_ = 0;
+  uint64_t nodes_ = 0;
 };
 
 }  // namespace

@@ -63,17 +63,29 @@ class MemorySource final : public Source {
   std::shared_ptr<const void> owner_;
 };
 
-inline constexpr uint64_t kInlineBytes = 1024;          // larger payloads stay in the file
-inline constexpr uint64_t kMaxNameBytes = 1u << 16;     // one name or string attribute
-inline constexpr uint64_t kMaxItems = 1u << 20;         // nodes, attributes, names, dims, list elements: all together
-inline constexpr uint64_t kMaxNodes = 50000;            // of the graph and of all functions
+inline constexpr uint64_t kInlineBytes = 1024;       // larger payloads stay in the file
+inline constexpr uint64_t kMaxNameBytes = 1u << 16;  // one name or string attribute
+inline constexpr uint64_t kMaxItems = 1u << 20;      // nodes, attributes, names, dims, list elements: all together
+inline constexpr uint64_t kMaxNodes = 50000;         // of the graph and of all functions
 inline constexpr uint64_t kMaxTensorBytes = 1ull << 40;
 inline constexpr size_t kMaxRank = 32;
 
 // TensorProto.DataType, the ones that have numpy's layout (bfloat16 is widened to float32 while it is read).
 enum DataType : int32_t {
-  kFloat = 1, kUint8 = 2, kInt8 = 3, kUint16 = 4, kInt16 = 5, kInt32 = 6, kInt64 = 7, kString = 8, kBool = 9,
-  kFloat16 = 10, kDouble = 11, kUint32 = 12, kUint64 = 13, kBfloat16 = 16
+  kFloat = 1,
+  kUint8 = 2,
+  kInt8 = 3,
+  kUint16 = 4,
+  kInt16 = 5,
+  kInt32 = 6,
+  kInt64 = 7,
+  kString = 8,
+  kBool = 9,
+  kFloat16 = 10,
+  kDouble = 11,
+  kUint32 = 12,
+  kUint64 = 13,
+  kBfloat16 = 16
 };
 
 // How the payload is written: the bytes themselves, little-endian words of a repeated field, or varints.

@@ -84,7 +84,21 @@ struct Conv2d {
   int64_t rows_per_chunk, row_chunks, panels_per_chunk, panel_chunks;
 };
 
-// The same with groups == C and K = C * multiplier. in: x, weights [R*S][K rounded up to whole vectors], bias, residual
+// 3x3, stride 1, by F(4x4, 3x3): tiles of 4x4 outputs, 36 products of [tiles x C] by [C x K] (cpu/winograd.cpp).
+// winograd_conv2d does it all, a block of tiles at a time: in x, weights, bias, residual. Where one block is all there
+// is, winograd_input (in: x; out: 36 planes) and winograd_product (in: planes, weights, bias, residual) split the work.
+struct Winograd {
+  int64_t chunks;
+  int64_t N, H, W, C, K, P, Q;
+  int64_t pad_t, pad_l;
+  int64_t x_image, x_row, x_ld;
+  int64_t y_ld, res_ld;
+  Activation act;
+  int64_t tiles_h, tiles_w;  // of one image
+  int64_t block;             // tiles of a block
+};
+
+// The same as Conv2d with groups == C and K = C * multiplier. in: x, weights [R*S][K rounded up to whole vectors], bias, residual
 struct DepthwiseConv2d {
   int64_t chunks;
   int64_t N, H, W, C, K, P, Q, R, S, multiplier;

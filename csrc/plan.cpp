@@ -10,20 +10,6 @@ namespace fastconv {
 
 namespace {
 
-// What differs between operations: some need the ISA, one needs scratch.
-template <typename D>
-auto prepare_for(D& d, Isa isa) -> decltype(prepare(d, isa)) { return prepare(d, isa); }
-template <typename D>
-auto prepare_for(D& d, Isa) -> decltype(prepare(d)) { return prepare(d); }
-template <typename D>
-auto extent_for(const D& d, Isa isa) -> decltype(extent(d, isa)) { return extent(d, isa); }
-template <typename D>
-auto extent_for(const D& d, Isa) -> decltype(extent(d)) { return extent(d); }
-template <typename D>
-int64_t scratch_for(const D&) { return 0; }
-template <>
-int64_t scratch_for(const Conv2d& d) { return scratch_bytes(d); }
-
 int64_t now() {
   timespec t;
   clock_gettime(CLOCK_MONOTONIC, &t);
@@ -105,15 +91,15 @@ void Plan::check(const Extent& needs, const std::vector<int>& in, int out) const
 
 #define KERNEL(name, Descriptor)                                          \
   void Plan::name(Descriptor d, const std::vector<int>& in, int out) {    \
-    check(extent_for(d, isa_), in, out);                                  \
-    prepare_for(d, isa_);                                                 \
+    check(extent_for(d, isa_, Op::name), in, out);                                  \
+    prepare_for(d, isa_, Op::name);                                                 \
     Operation o;                                                          \
     o.op = Op::name;                                                      \
     for (int i = 0; i < 4; i++) o.in[i] = i < (int)in.size() ? in[i] : -1; \
     o.out = out;                                                          \
     o.chunks = d.chunks;                                                  \
     o.name = d;                                                           \
-    const int64_t scratch = (scratch_for(d) + 63) / 64 * 64;              \
+    const int64_t scratch = (scratch_for(d, isa_, Op::name) + 63) / 64 * 64;              \
     if (scratch > scratch_bytes_) scratch_bytes_ = scratch;               \
     operations_.push_back(o);                                             \
   }

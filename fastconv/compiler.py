@@ -61,18 +61,20 @@ class WeightCache:
         self.packed: dict[object, _core.PackedWeight] = {}
 
 
-def compile_graph(graph: Graph, isa: _core.Isa, cache: WeightCache) -> Compiled:
+def compile_graph(graph: Graph, isa: _core.Isa, cache: WeightCache, *, strict: bool = False) -> Compiled:
     """Optimise a logical graph (ONNX axis order, concrete shapes) and compile it.
 
+    strict: no algorithm whose rounding error is larger than that of direct summation.
     Raises UnsupportedOpError for an operation that has no kernel.
     """
-    return Compiler(optimize(graph), isa, cache).compile()
+    return Compiler(optimize(graph), isa, cache, strict).compile()
 
 
 class Compiler:
-    def __init__(self, graph: Graph, isa: _core.Isa, cache: WeightCache) -> None:
-        self.graph = _prepare(graph, isa)
+    def __init__(self, graph: Graph, isa: _core.Isa, cache: WeightCache, strict: bool) -> None:
+        self.graph = _prepare(graph, isa, strict)
         self.isa = isa
+        self.strict = strict
         self.cache = cache
         self.memory = plan_memory(self.graph)
         self.plan = _core.Plan(isa, cache.store)
@@ -159,6 +161,8 @@ class Compiler:
         store, isa = self.cache.store, self.isa
         if spec.choice == "depthwise":
             return self._pack(node, "depthwise", lambda w, s: store.pack_depthwise_conv2d(w, s, isa))
+        if spec.choice == "winograd":
+            return self._pack(node, "winograd", lambda w, s: store.pack_winograd(w, s, isa))
         how = ("conv2d", spec.groups)
         return self._pack(node, how, lambda w, s: store.pack_conv2d(w, s, spec.groups, isa))
 
@@ -169,7 +173,7 @@ class Compiler:
 
     # -- operations ---------------------------------------------------------------------------------------------
     def conv_spec(self, node: Node) -> ConvSpec:
-        return conv_spec(node, self.isa)
+        return conv_spec(node, self.isa, self.strict)
 
     def emit(
         self,
@@ -192,7 +196,7 @@ class Compiler:
         self.ops.append(OpInfo(node.name, node.op, algorithm, self.isa.name, node.output.shape, flops, bytes_, where))
 
 
-def conv_spec(node: Node, isa: _core.Isa) -> ConvSpec:
+def conv_spec(node: Node, isa: _core.Isa, strict: bool) -> ConvSpec:
     """Sizes and algorithm of a Conv in a physical graph."""
     a = node.attrs
     N, H, W, C = node.input(0).shape
@@ -202,12 +206,13 @@ def conv_spec(node: Node, isa: _core.Isa) -> ConvSpec:
     R, S = node.input(1).shape[2:]
     groups, strides, dilations, pads = a["group"], tuple(a["strides"]), tuple(a["dilations"]), tuple(a["pads"])
     choice = _core.choose_conv2d(
-        N=N, H=H, W=W, C=C, K=K, P=P, Q=Q, R=R, S=S, groups=groups, strides=strides, dilations=dilations, pads=pads, isa=isa
-    )
+        N=N, H=H, W=W, C=C, K=K, P=P, Q=Q, R=R, S=S, groups=groups, strides=strides, dilations=dilations, pads=pads,
+        isa=isa, strict=strict,
+    )  # fmt: skip
     return ConvSpec(H, W, C, R, S, groups, strides, dilations, choice)
 
 
-def _prepare(graph: Graph, isa: _core.Isa) -> Graph:
+def _prepare(graph: Graph, isa: _core.Isa, strict: bool) -> Graph:
     """What the memory plan must know: workspaces, and reductions that take two steps or dense rows."""
     g = graph.copy()
     users, producers = g.users(), g.producers()
@@ -215,7 +220,10 @@ def _prepare(graph: Graph, isa: _core.Isa) -> Graph:
     nodes: list[Node] = []
     for node in g.nodes:
         if node.op == "Conv":
-            spec = conv_spec(node, isa)
+            spec = conv_spec(node, isa, strict)
+            if spec.choice == "winograd":
+                N, P, Q, K = node.output.shape
+                node.attrs["workspace_bytes"] = 4 * _core.winograd_planes(N * _tiles(P) * _tiles(Q), spec.C, K)
             if spec.choice == "row_run":
                 top, left, bottom, right = node.attrs["pads"]
                 N = node.output.shape[0]
@@ -234,6 +242,10 @@ def _prepare(graph: Graph, isa: _core.Isa) -> Graph:
         nodes.append(node)
     g.nodes = nodes
     return g
+
+
+def _tiles(n: int) -> int:
+    return -(-n // 4)
 
 
 def _dense(g: Graph, x: Value, nodes: list[Node]) -> Value:

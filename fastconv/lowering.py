@@ -175,12 +175,31 @@ def conv(c: Compiler, node: Node) -> None:
     flops = 2 * N * P * Q * K * (C // spec.groups) * spec.R * spec.S
     moved = 4 * (N * H * W * C + w.size + N * P * Q * K * (2 if res else 1))
     inputs = [x_tensor, c.packed(node, spec), c.constant(bias), c.tensor(res) if res else -1]
-    if spec.choice == "depthwise":
+    if spec.choice == "winograd":
+        _winograd(c, node, geometry, x_tensor, inputs, y, flops, moved)
+    elif spec.choice == "depthwise":
         desc = _core.DepthwiseConv2d(multiplier=K // C, **geometry)
         c.emit("depthwise_conv2d", desc, inputs, c.tensor(y), node, spec.choice, flops, moved)
     else:
         desc = _core.Conv2d(groups=spec.groups, algorithm=getattr(_core.ConvAlgorithm, spec.choice), **geometry)
         c.emit("conv2d", desc, inputs, c.tensor(y), node, spec.choice, flops, moved)
+
+
+def _winograd(
+    c: Compiler, node: Node, geometry: dict[str, Any], x: int, inputs: list[int], y: View, flops: int, moved: int
+) -> None:
+    """One operation, or two with the transformed input between them where one block holds all tiles."""
+    fields = "N H W C K P Q pad_t pad_l x_image x_row x_ld y_ld res_ld act".split()
+    N, C, K, P, Q = (geometry[f] for f in ("N", "C", "K", "P", "Q"))
+    tiles_h, tiles_w = -(-P // 4), -(-Q // 4)
+    desc = _core.Winograd(tiles_h=tiles_h, tiles_w=tiles_w, **{f: geometry[f] for f in fields})
+    size = _core.winograd_planes(N * tiles_h * tiles_w, C, K)
+    if size == 0:
+        c.emit("winograd_conv2d", desc, inputs, c.tensor(y), node, "winograd", flops, moved)
+        return
+    planes = c.tensor(View("arena", None, c.workspace(node) // 4, (size,), (1,)))
+    c.emit("winograd_input", desc, [x], planes, node, "tiles", 0, 4 * (geometry["x_image"] * N + size))
+    c.emit("winograd_product", desc, [planes, *inputs[1:]], c.tensor(y), node, "winograd", flops, moved)
 
 
 @lowers("Gemm")
@@ -284,8 +303,18 @@ def unary(c: Compiler, node: Node) -> None:
 def affine(c: Compiler, node: Node) -> None:
     x, y = c.view(node.input(0)), c.view(node.output)
     axis = node.attrs.get("axis", -1) % max(len(x.shape), 1)
-    if axis != len(x.shape) - 1:  # a per-channel map of a tensor in ONNX order: two broadcast operations
-        raise UnsupportedOpError(f"node {node.name!r} (Affine): axis {axis} of {list(x.shape)} is not the last")
+    if axis != len(x.shape) - 1:  # a tensor in ONNX order: two broadcast operations, the second in place
+        last = activation(node.attrs.get("activation"))
+        channel = tuple(int(i == axis) for i in range(len(x.shape)))
+        steps = (("mul", x, node.input(1), activation(None)), ("add", y, node.input(2), last))
+        for func, operand, vector, act in steps:
+            dims, (da, db, dy) = collapse(y.shape, operand.strides, channel, y.strides)
+            step = _core.Binary(
+                rank=len(dims), dims=dims, a_stride=da, b_stride=db, y_stride=dy, func=getattr(_core.BinaryFunc, func), act=act
+            )
+            inputs = [c.tensor(operand), c.constant(vector)]
+            c.emit("binary", step, inputs, c.tensor(y), node, "broadcast", x.rows * x.width)
+        return
     desc = _core.Affine(rows=x.rows, n=x.width, x_ld=x.ld, y_ld=y.ld, act=activation(node.attrs.get("activation")))
     inputs = [c.tensor(x), c.constant(node.input(1)), c.constant(node.input(2))]
     c.emit("affine", desc, inputs, c.tensor(y), node, "rows", 2 * x.rows * x.width)

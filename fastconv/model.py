@@ -184,7 +184,7 @@ class Model:
                 compiled = self._plans.get(key)
                 if compiled is None:
                     graph = self._onnx.build(self._feed_shapes(key))
-                    compiled = compile_graph(graph, self._isa, self._cache)
+                    compiled = compile_graph(graph, self._isa, self._cache, strict=self.precision == "strict")
                     while len(self._plans) >= MAX_PLANS:
                         self._plans.pop(next(iter(self._plans)))
                     self._plans[key] = compiled

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class ConvCase(NamedTuple):
-    """A convolution: channels C -> K, pads (top, left, bottom, right), `count` times in its network."""
+    """A convolution: channels C -> K, pads (top, left, bottom, right), `times` times in its network."""
 
     name: str
     N: int
@@ -21,7 +21,7 @@ class ConvCase(NamedTuple):
     pads: tuple[int, int, int, int] = (0, 0, 0, 0)
     dilations: tuple[int, int] = (1, 1)
     groups: int = 1
-    count: int = 1
+    times: int = 1
 
     @property
     def P(self) -> int:
@@ -122,27 +122,27 @@ def small_pools(V: int) -> Iterator[PoolCase]:
 RESNET50 = [
     ConvCase("stem", 1, 224, 224, 3, 64, 7, 7, (2, 2), _same(7)),
     ConvCase("56-64-64", 1, 56, 56, 64, 64, 1, 1),
-    ConvCase("56-64-64-3x3", 1, 56, 56, 64, 64, 3, 3, pads=_same(3), count=3),
-    ConvCase("56-64-256", 1, 56, 56, 64, 256, 1, 1, count=4),
-    ConvCase("56-256-64", 1, 56, 56, 256, 64, 1, 1, count=2),
+    ConvCase("56-64-64-3x3", 1, 56, 56, 64, 64, 3, 3, pads=_same(3), times=3),
+    ConvCase("56-64-256", 1, 56, 56, 64, 256, 1, 1, times=4),
+    ConvCase("56-256-64", 1, 56, 56, 256, 64, 1, 1, times=2),
     ConvCase("56-256-128", 1, 56, 56, 256, 128, 1, 1),
     ConvCase("56-128-128-3x3-s2", 1, 56, 56, 128, 128, 3, 3, (2, 2), _same(3)),
-    ConvCase("28-128-512", 1, 28, 28, 128, 512, 1, 1, count=4),
+    ConvCase("28-128-512", 1, 28, 28, 128, 512, 1, 1, times=4),
     ConvCase("56-256-512-s2", 1, 56, 56, 256, 512, 1, 1, (2, 2)),
-    ConvCase("28-512-128", 1, 28, 28, 512, 128, 1, 1, count=3),
-    ConvCase("28-128-128-3x3", 1, 28, 28, 128, 128, 3, 3, pads=_same(3), count=3),
+    ConvCase("28-512-128", 1, 28, 28, 512, 128, 1, 1, times=3),
+    ConvCase("28-128-128-3x3", 1, 28, 28, 128, 128, 3, 3, pads=_same(3), times=3),
     ConvCase("28-512-256", 1, 28, 28, 512, 256, 1, 1),
     ConvCase("28-256-256-3x3-s2", 1, 28, 28, 256, 256, 3, 3, (2, 2), _same(3)),
-    ConvCase("14-256-1024", 1, 14, 14, 256, 1024, 1, 1, count=6),
+    ConvCase("14-256-1024", 1, 14, 14, 256, 1024, 1, 1, times=6),
     ConvCase("28-512-1024-s2", 1, 28, 28, 512, 1024, 1, 1, (2, 2)),
-    ConvCase("14-1024-256", 1, 14, 14, 1024, 256, 1, 1, count=5),
-    ConvCase("14-256-256-3x3", 1, 14, 14, 256, 256, 3, 3, pads=_same(3), count=5),
+    ConvCase("14-1024-256", 1, 14, 14, 1024, 256, 1, 1, times=5),
+    ConvCase("14-256-256-3x3", 1, 14, 14, 256, 256, 3, 3, pads=_same(3), times=5),
     ConvCase("14-1024-512", 1, 14, 14, 1024, 512, 1, 1),
     ConvCase("14-512-512-3x3-s2", 1, 14, 14, 512, 512, 3, 3, (2, 2), _same(3)),
-    ConvCase("7-512-2048", 1, 7, 7, 512, 2048, 1, 1, count=3),
+    ConvCase("7-512-2048", 1, 7, 7, 512, 2048, 1, 1, times=3),
     ConvCase("14-1024-2048-s2", 1, 14, 14, 1024, 2048, 1, 1, (2, 2)),
-    ConvCase("7-2048-512", 1, 7, 7, 2048, 512, 1, 1, count=2),
-    ConvCase("7-512-512-3x3", 1, 7, 7, 512, 512, 3, 3, pads=_same(3), count=2),
+    ConvCase("7-2048-512", 1, 7, 7, 2048, 512, 1, 1, times=2),
+    ConvCase("7-512-512-3x3", 1, 7, 7, 512, 512, 3, 3, pads=_same(3), times=2),
 ]
 
 VGG16 = [
@@ -151,10 +151,10 @@ VGG16 = [
     ConvCase("112-64-128", 1, 112, 112, 64, 128, 3, 3, pads=_same(3)),
     ConvCase("112-128-128", 1, 112, 112, 128, 128, 3, 3, pads=_same(3)),
     ConvCase("56-128-256", 1, 56, 56, 128, 256, 3, 3, pads=_same(3)),
-    ConvCase("56-256-256", 1, 56, 56, 256, 256, 3, 3, pads=_same(3), count=2),
+    ConvCase("56-256-256", 1, 56, 56, 256, 256, 3, 3, pads=_same(3), times=2),
     ConvCase("28-256-512", 1, 28, 28, 256, 512, 3, 3, pads=_same(3)),
-    ConvCase("28-512-512", 1, 28, 28, 512, 512, 3, 3, pads=_same(3), count=2),
-    ConvCase("14-512-512", 1, 14, 14, 512, 512, 3, 3, pads=_same(3), count=3),
+    ConvCase("28-512-512", 1, 28, 28, 512, 512, 3, 3, pads=_same(3), times=2),
+    ConvCase("14-512-512", 1, 14, 14, 512, 512, 3, 3, pads=_same(3), times=3),
 ]
 
 
@@ -168,9 +168,8 @@ def _mobilenet_v2() -> list[ConvCase]:
             stride, wide = (first if i == 0 else 1), c * t
             if t > 1:
                 layers.append(ConvCase(f"{size}-{c}-{wide}", 1, size, size, c, wide, 1, 1))
-            layers.append(
-                ConvCase(f"{size}-dw{wide}-s{stride}", 1, size, size, wide, wide, 3, 3, (stride,) * 2, _same(3), groups=wide)
-            )
+            dw = f"{size}-dw{wide}-s{stride}"
+            layers.append(ConvCase(dw, 1, size, size, wide, wide, 3, 3, (stride, stride), _same(3), groups=wide))
             size //= stride
             layers.append(ConvCase(f"{size}-{wide}-{k}", 1, size, size, wide, k, 1, 1))
             c = k

@@ -217,7 +217,8 @@ def avg_pool2d(x: AnyArray, kernel: Pair, out: Pair, *, strides: Pair = (1, 1), 
 
 def reduce(x: AnyArray, axes: Sequence[int], func: str) -> Array:
     fn: dict[str, Callable[..., Array]] = {"mean": np.mean, "sum": np.sum, "max": np.max}
-    return fn[func](np.asarray(x, np.float64), axis=tuple(axes))
+    y: Array = fn[func](np.asarray(x, np.float64), axis=tuple(axes))
+    return y
 
 
 def softmax(x: AnyArray, axis: int, log: bool = False) -> Array:
@@ -225,7 +226,8 @@ def softmax(x: AnyArray, axis: int, log: bool = False) -> Array:
         z = np.asarray(x, np.float64)
         z = z - z.max(axis=axis, keepdims=True)
         total = np.exp(z).sum(axis=axis, keepdims=True)
-        return z - np.log(total) if log else np.exp(z) / total
+        y: Array = z - np.log(total) if log else np.exp(z) / total
+        return y
 
 
 def lrn(x: AnyArray, size: int, alpha: float, beta: float, bias: float) -> Array:

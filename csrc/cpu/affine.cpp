@@ -27,8 +27,7 @@ void affine(const Affine& d, const Buffers& b, int64_t begin, int64_t end) {
   const int64_t first = chunk_begin(d.rows, d.chunks, begin), last = chunk_begin(d.rows, d.chunks, end);
   if (d.n == 0) return;
   if (d.act.func == Func::identity) return affine_rows(Identity{}, d, b, first, last);
-  if (d.act.func == Func::clip)
-    return affine_rows(Clip{set1(d.act.alpha), set1(d.act.beta)}, d, b, first, last);
+  if (d.act.func == Func::clip) return affine_rows(Clip{set1(d.act.alpha), set1(d.act.beta)}, d, b, first, last);
   const int64_t step = d.y_ld == d.n ? max_i(1, 2048 / d.n) : 1;
   for (int64_t r = first; r < last; r += step) {
     const int64_t stop = min_i(r + step, last);

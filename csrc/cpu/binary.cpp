@@ -26,14 +26,22 @@ inline Vec nan_of(Vec a) {
 template <class Visitor>
 inline void with_binary(BinaryFunc func, const Visitor& visit) {
   switch (func) {
-    case BinaryFunc::add: return visit([](Vec a, Vec b) { return add(a, b); });
-    case BinaryFunc::sub: return visit([](Vec a, Vec b) { return sub(a, b); });
-    case BinaryFunc::mul: return visit([](Vec a, Vec b) { return mul(a, b); });
-    case BinaryFunc::div: return visit([](Vec a, Vec b) { return div(a, b); });
-    case BinaryFunc::max: return visit([](Vec a, Vec b) { return add(max(a, b), nan_of(a)); });
-    case BinaryFunc::min: return visit([](Vec a, Vec b) { return add(min(a, b), nan_of(a)); });
-    case BinaryFunc::prelu: return visit([](Vec a, Vec b) { return if_less(a, zero(), mul(a, b), a); });
-    case BinaryFunc::pow: return;  // pow_row
+    case BinaryFunc::add:
+      return visit([](Vec a, Vec b) { return add(a, b); });
+    case BinaryFunc::sub:
+      return visit([](Vec a, Vec b) { return sub(a, b); });
+    case BinaryFunc::mul:
+      return visit([](Vec a, Vec b) { return mul(a, b); });
+    case BinaryFunc::div:
+      return visit([](Vec a, Vec b) { return div(a, b); });
+    case BinaryFunc::max:
+      return visit([](Vec a, Vec b) { return add(max(a, b), nan_of(a)); });
+    case BinaryFunc::min:
+      return visit([](Vec a, Vec b) { return add(min(a, b), nan_of(a)); });
+    case BinaryFunc::prelu:
+      return visit([](Vec a, Vec b) { return if_less(a, zero(), mul(a, b), a); });
+    case BinaryFunc::pow:
+      return;  // pow_row
   }
 }
 

@@ -81,8 +81,14 @@ void copy(const Copy& d, const Buffers& buffers, int64_t begin, int64_t end) {
   const int64_t last = chunk_begin(items, d.chunks, end);
   for (int64_t item = chunk_begin(items, d.chunks, begin); item < last; item++) {
     const int64_t j = item % tiles_b * tb, i = item / tiles_b % tiles_a * ta;
-    Plane p = {buffers.in[0] + i * a.x + j * b.x, buffers.out + i * a.y + j * b.y, min_i(ta, a.n - i),
-               min_i(tb, b.n - j), a.x, b.x, a.y, b.y};
+    Plane p = {buffers.in[0] + i * a.x + j * b.x,
+               buffers.out + i * a.y + j * b.y,
+               min_i(ta, a.n - i),
+               min_i(tb, b.n - j),
+               a.x,
+               b.x,
+               a.y,
+               b.y};
     int64_t rest = item / (tiles_a * tiles_b);
     for (int k = outer - 1; k >= 0; k--) {
       const int64_t index = rest % s.dim[k].n;

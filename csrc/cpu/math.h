@@ -21,12 +21,13 @@ inline Vec polynomial(Vec x, const float (&c)[n]) {
 }
 
 constexpr float LOG2E = 1.44269504f;
+constexpr float ROUND = 12582912.0f;  // x + ROUND - ROUND is the integer nearest to x, for |x| < 2^22
 constexpr float LN2_HI = 0.693359375f, LN2_LO = -2.12194440e-4f;  // n * LN2_HI is exact for |n| < 2^15
 
 // e^x = 2^n (1 + r + r^2 P(r)): gives n and e^r - 1 with |r| <= ln(2) / 2
 inline Vec reduced_expm1(Vec x, Vec* n) {
   static const float P[] = {0.49999994f, 0.166665211f, 0.041668389f, 0.0083687352f, 0.00138145592f};
-  *n = floor(fma(x, set1(LOG2E), set1(0.5f)));
+  *n = sub(fma(x, set1(LOG2E), set1(ROUND)), set1(ROUND));
   Vec r = fma(*n, set1(-LN2_LO), fma(*n, set1(-LN2_HI), x));
   return fma(mul(r, r), polynomial(r, P), r);
 }
@@ -47,7 +48,7 @@ inline Vec expm1_negative(Vec x) {
 }
 
 inline Vec log(Vec x) {
-  static const float P[] = {0.333333313f,  -0.250008225f, 0.200012326f, -0.166232988f,
+  static const float P[] = {0.333333313f, -0.250008225f, 0.200012326f, -0.166232988f,
                             0.142015532f, -0.131605849f, 0.127633244f, -0.0763564631f};
   const Vec zero_ = zero(), one = set1(1.0f), inf = set1(__builtin_inff()), tiny = set1(1.17549435e-38f);
   Vec scaled = if_less(x, tiny, mul(x, set1(16777216.0f)), x);  // denormals
@@ -76,9 +77,7 @@ inline Vec tanh(Vec x) {
   return if_less(x, zero(), sub(zero(), y), y);
 }
 
-inline Vec sigmoid(Vec x) {
-  return div(set1(1.0f), add(set1(1.0f), exp(sub(zero(), x))));
-}
+inline Vec sigmoid(Vec x) { return div(set1(1.0f), add(set1(1.0f), exp(sub(zero(), x)))); }
 
 // erfc(a) for a >= 0, where a2_hi + a2_lo = a^2: erfc(a) = exp(-a^2) t P(t), t = 1 / (1 + 0.4 a), for a < 9.5, where
 // the exponential is 0.
@@ -91,8 +90,7 @@ inline Vec erfc_positive(Vec a, Vec a2_hi, Vec a2_lo) {
 }
 
 inline Vec erf(Vec x) {
-  static const float P[] = {1.12837911f,    -0.376126021f,  0.112831131f,
-                            -0.0268208124f, 0.00508513814f, -0.000653527968f};
+  static const float P[] = {1.12837911f, -0.376126021f, 0.112831131f, -0.0268208124f, 0.00508513814f, -0.000653527968f};
   Vec a = min(set1(9.5f), abs(x)), a2 = mul(a, a);
   Vec y = sub(set1(1.0f), erfc_positive(a, a2, zero()));
   y = if_less(a, set1(0.8f), mul(a, polynomial(a2, P)), y);
@@ -121,18 +119,28 @@ template <class Visitor>
 inline void with_function(const Activation& act, const Visitor& visit) {
   const Vec a = set1(act.alpha), b = set1(act.beta), one = set1(1.0f), half = set1(0.5f);
   switch (act.func) {
-    case Func::identity: return visit(Identity{});
-    case Func::clip: return visit(Clip{a, b});
-    case Func::leaky_relu: return visit([=](Vec x) { return if_less(x, zero(), mul(a, x), x); });
-    case Func::elu: return visit([=](Vec x) { return if_less(x, zero(), mul(a, expm1_negative(x)), x); });
-    case Func::selu: return visit([=](Vec x) { return mul(b, if_less(x, zero(), mul(a, expm1_negative(x)), x)); });
-    case Func::sigmoid: return visit([](Vec x) { return sigmoid(x); });
-    case Func::hard_sigmoid: return visit([=](Vec x) { return max(zero(), min(one, fma(a, x, b))); });
+    case Func::identity:
+      return visit(Identity{});
+    case Func::clip:
+      return visit(Clip{a, b});
+    case Func::leaky_relu:
+      return visit([=](Vec x) { return if_less(x, zero(), mul(a, x), x); });
+    case Func::elu:
+      return visit([=](Vec x) { return if_less(x, zero(), mul(a, expm1_negative(x)), x); });
+    case Func::selu:
+      return visit([=](Vec x) { return mul(b, if_less(x, zero(), mul(a, expm1_negative(x)), x)); });
+    case Func::sigmoid:
+      return visit([](Vec x) { return sigmoid(x); });
+    case Func::hard_sigmoid:
+      return visit([=](Vec x) { return max(zero(), min(one, fma(a, x, b))); });
     case Func::hard_swish:
       return visit([=](Vec x) { return mul(x, max(zero(), min(one, fma(x, set1(1.0f / 6.0f), half)))); });
-    case Func::swish: return visit([=](Vec x) { return div(x, add(one, exp(sub(zero(), x)))); });
-    case Func::tanh: return visit([](Vec x) { return tanh(x); });
-    case Func::gelu: return visit([](Vec x) { return gelu(x); });
+    case Func::swish:
+      return visit([=](Vec x) { return div(x, add(one, exp(sub(zero(), x)))); });
+    case Func::tanh:
+      return visit([](Vec x) { return tanh(x); });
+    case Func::gelu:
+      return visit([](Vec x) { return gelu(x); });
     case Func::gelu_tanh:  // (1 + tanh u) / 2 = sigmoid(2u), u = sqrt(2 / pi) (x + 0.044715 x^3)
       return visit([=](Vec x) {
         Vec u2 = mul(x, fma(mul(x, x), set1(0.0713548163f), set1(1.59576912f)));
@@ -145,15 +153,24 @@ inline void with_function(const Activation& act, const Visitor& visit) {
         Vec e = exp(min(set1(20.0f), x)), n = mul(e, add(e, set1(2.0f)));
         return mul(x, div(n, add(n, set1(2.0f))));
       });
-    case Func::exp: return visit([](Vec x) { return exp(x); });
-    case Func::log: return visit([](Vec x) { return log(x); });
-    case Func::sqrt: return visit([](Vec x) { return sqrt(x); });
-    case Func::reciprocal: return visit([=](Vec x) { return div(one, x); });
-    case Func::erf: return visit([](Vec x) { return erf(x); });
-    case Func::neg: return visit([](Vec x) { return mul(set1(-1.0f), x); });
-    case Func::abs: return visit([](Vec x) { return abs(x); });
-    case Func::floor: return visit([](Vec x) { return floor(x); });
-    case Func::ceil: return visit([](Vec x) { return sub(zero(), floor(sub(zero(), x))); });
+    case Func::exp:
+      return visit([](Vec x) { return exp(x); });
+    case Func::log:
+      return visit([](Vec x) { return log(x); });
+    case Func::sqrt:
+      return visit([](Vec x) { return sqrt(x); });
+    case Func::reciprocal:
+      return visit([=](Vec x) { return div(one, x); });
+    case Func::erf:
+      return visit([](Vec x) { return erf(x); });
+    case Func::neg:
+      return visit([](Vec x) { return mul(set1(-1.0f), x); });
+    case Func::abs:
+      return visit([](Vec x) { return abs(x); });
+    case Func::floor:
+      return visit([](Vec x) { return floor(x); });
+    case Func::ceil:
+      return visit([](Vec x) { return sub(zero(), floor(sub(zero(), x))); });
   }
 }
 

@@ -17,8 +17,7 @@ inline void tile(const MatMul& d, const float* a, const float* w, float* y, int 
     for (int v = 0; v < NV; v++) total[m][v] = zero();
   for (int64_t k = 0; k < d.K; k++, w += d.b_ld) {
     Vec row[NV];
-    for (int v = 0; v < NV; v++)
-      row[v] = tail && v == NV - 1 ? load_n(w + v * Vec::N, width) : load(w + v * Vec::N);
+    for (int v = 0; v < NV; v++) row[v] = tail && v == NV - 1 ? load_n(w + v * Vec::N, width) : load(w + v * Vec::N);
     for (int m = 0; m < MR; m++) {
       const Vec x = set1(a[m * d.a_ld + k]);
       for (int v = 0; v < NV; v++) total[m][v] = fma(x, row[v], total[m][v]);

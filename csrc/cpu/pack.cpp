@@ -18,6 +18,11 @@ int64_t packed_depthwise_size(int64_t K, int64_t R, int64_t S, Isa isa) {
   return vectors(K, V) * V * R * S;
 }
 
+int64_t packed_winograd_size(int64_t K, int64_t C, Isa isa) {
+  const int64_t V = kernels(isa).vector_length;
+  return vectors(K, V) * V * C * 36;
+}
+
 int64_t packed_linear_size(int64_t K, int64_t C, Isa isa) {
   const int64_t V = kernels(isa).vector_length;
   return vectors(K, V) * V * C;
@@ -61,6 +66,48 @@ void pack_conv2d(float* out, const float* w, const float* scale, int64_t K, int6
       out += depth * nv * V;
       first += nv;
     }
+  }
+}
+
+// U = G g G^T of one filter, in double precision; points 0, 5/8, -5/8, 3/2, -3/2, infinity.
+static void transform_filter(const float* g, double scale, double (&u)[36]) {
+  static const double points[5] = {0, 0.625, -0.625, 1.5, -1.5};
+  static double G[6][3];
+  static const bool ready = [] {
+    for (int j = 0; j < 5; j++) {
+      double norm = 1;
+      for (int k = 0; k < 5; k++) norm *= k == j ? 1 : points[j] - points[k];
+      for (int i = 0; i < 3; i++) G[j][i] = (i == 0 ? 1 : i == 1 ? points[j] : points[j] * points[j]) / norm;
+    }
+    G[5][2] = 1;
+    return true;
+  }();
+  (void)ready;
+  double t[6][3];
+  for (int i = 0; i < 6; i++) {
+    for (int s = 0; s < 3; s++) t[i][s] = (G[i][0] * g[s] + G[i][1] * g[3 + s] + G[i][2] * g[6 + s]) * scale;
+  }
+  for (int i = 0; i < 6; i++) {
+    for (int j = 0; j < 6; j++) u[i * 6 + j] = t[i][0] * G[j][0] + t[i][1] * G[j][1] + t[i][2] * G[j][2];
+  }
+}
+
+void pack_winograd(float* out, const float* w, const float* scale, int64_t K, int64_t C, Isa isa) {
+  const int64_t V = kernels(isa).vector_length, widest = kernels(isa).max_panel;
+  const int64_t n = vectors(K, V), count = (n + widest - 1) / widest;
+  for (int64_t p = 0, first = 0; p < count; p++) {
+    const int64_t nv = n / count + (p < n % count), width = nv * V, k = first * V;
+    const int64_t columns = K - k < width ? K - k : width;
+    if (columns < width) memset(out, 0, sizeof(float) * 36 * C * width);
+    for (int64_t c = 0; c < C; c++) {
+      for (int64_t i = 0; i < columns; i++) {
+        double u[36];
+        transform_filter(w + ((k + i) * C + c) * 9, scale ? scale[k + i] : 1, u);
+        for (int e = 0; e < 36; e++) out[(e * C + c) * width + i] = (float)u[e];
+      }
+    }
+    out += 36 * C * width;
+    first += nv;
   }
 }
 

@@ -16,6 +16,11 @@ void fill(float* y, int64_t step, int64_t n, float value) {
   for (; i < n; i++) y[i * step] = value;
 }
 
+void fill_plane(float* y, int64_t row, int64_t step, int64_t rows, int64_t n, float value) {
+  if (row == n && step == 1) return fill(y, 1, rows * n, value);
+  for (int64_t i = 0; i < rows && n > 0; i++) fill(y + i * row, step, n, value);
+}
+
 void copy_run(const float* x, int64_t x_step, float* y, int64_t y_step, int64_t n) {
   int64_t i = 0;
   if (x_step == 1 && y_step == 1)
@@ -35,7 +40,8 @@ int64_t source(int64_t i, int64_t n, PadMode mode) {
 Pad merged(Pad d) {
   while (d.rank >= 2 && d.mode == PadMode::constant) {
     const int64_t i = d.rank - 1, k = d.rank - 2, n = d.dims[i];
-    if (d.before[i] != 0 || n != d.x_dims[i] || d.x_stride[k] != n * d.x_stride[i] || d.y_stride[k] != n * d.y_stride[i])
+    if (d.before[i] != 0 || n != d.x_dims[i] || d.x_stride[k] != n * d.x_stride[i] ||
+        d.y_stride[k] != n * d.y_stride[i])
       break;
     d.dims[k] *= n;
     d.x_dims[k] *= n;
@@ -84,15 +90,23 @@ void pad_planes(const Pad& d, const Buffers& b, int64_t begin, int64_t end) {
     const float* x = b.in[0];
     float* y = b.out;
     const bool inside = locate(d, out, r, &x, &y);
-    for (int64_t i = 0; i < rows; i++) {
-      const bool whole = !inside || i < a.low || i >= a.high || c.low == c.high;
-      fill(y + i * y_row, y_step, whole ? n : c.low, d.value);
-      if (!whole) fill(y + i * y_row + c.high * y_step, y_step, n - c.high, d.value);
+    if (!inside || a.low == a.high || c.low == c.high) {
+      fill_plane(y, y_row, y_step, rows, n, d.value);
+      continue;
     }
-    if (!inside || a.low == a.high || c.low == c.high) continue;
+    fill_plane(y, y_row, y_step, a.low, n, d.value);
+    fill_plane(y + a.high * y_row, y_row, y_step, rows - a.high, n, d.value);
+    float* middle = y + a.low * y_row;
+    fill_plane(middle, y_row, y_step, a.high - a.low, c.low, d.value);
+    fill_plane(middle + c.high * y_step, y_row, y_step, a.high - a.low, n - c.high, d.value);
     const Plane p = {x + (a.low - d.before[out]) * d.x_stride[out] + (c.low - d.before[in]) * d.x_stride[in],
-                     y + a.low * y_row + c.low * y_step, a.high - a.low, c.high - c.low, d.x_stride[out],
-                     d.x_stride[in], y_row, y_step};
+                     y + a.low * y_row + c.low * y_step,
+                     a.high - a.low,
+                     c.high - c.low,
+                     d.x_stride[out],
+                     d.x_stride[in],
+                     y_row,
+                     y_step};
     copy_plane(p);
   }
 }

@@ -13,7 +13,7 @@ namespace {
 struct Plane {
   const float* x;
   float* y;
-  int64_t a, b;             // sizes
+  int64_t a, b;            // sizes
   int64_t xa, xb, ya, yb;  // strides
 };
 
@@ -85,14 +85,20 @@ inline void transpose_square(const Plane& p, int64_t i, int64_t j, int na, int n
 
 inline void copy_transposed(const Plane& p) {
   switch (p.b) {
-    case 2: return interleave<2>(p.x, p.xb, p.y, p.ya, p.a);
-    case 3: return interleave<3>(p.x, p.xb, p.y, p.ya, p.a);
-    case 4: return interleave<4>(p.x, p.xb, p.y, p.ya, p.a);
+    case 2:
+      return interleave<2>(p.x, p.xb, p.y, p.ya, p.a);
+    case 3:
+      return interleave<3>(p.x, p.xb, p.y, p.ya, p.a);
+    case 4:
+      return interleave<4>(p.x, p.xb, p.y, p.ya, p.a);
   }
   switch (p.a) {
-    case 2: return deinterleave<2>(p.x, p.xb, p.y, p.ya, p.b);
-    case 3: return deinterleave<3>(p.x, p.xb, p.y, p.ya, p.b);
-    case 4: return deinterleave<4>(p.x, p.xb, p.y, p.ya, p.b);
+    case 2:
+      return deinterleave<2>(p.x, p.xb, p.y, p.ya, p.b);
+    case 3:
+      return deinterleave<3>(p.x, p.xb, p.y, p.ya, p.b);
+    case 4:
+      return deinterleave<4>(p.x, p.xb, p.y, p.ya, p.b);
   }
   for (int64_t i = 0; i < p.a; i += Vec::N)
     for (int64_t j = 0; j < p.b; j += Vec::N) {

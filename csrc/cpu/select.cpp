@@ -2,17 +2,22 @@
 
 namespace fastconv {
 
-ConvChoice choose_conv2d(const ConvShape& s, Isa) {
+ConvChoice choose_conv2d(const ConvShape& s, Isa, bool strict) {
   if (s.groups > 1 && s.groups == s.C) return ConvChoice::depthwise;
   const bool unpadded = s.pad_t == 0 && s.pad_l == 0 && s.pad_b == 0 && s.pad_r == 0;
   if (s.R == 1 && s.S == 1 && s.stride_h == 1 && s.stride_w == 1 && unpadded) return ConvChoice::gemm;
   // A filter row over so few channels is one run: the loop over 3 channels alone would be all overhead.
   if (s.groups == 1 && s.dilation_w == 1 && s.C <= 8 && s.S > 1) return ConvChoice::row_run;
+  const bool plain3x3 = s.R == 3 && s.S == 3 && s.groups == 1 && s.stride_h == 1 && s.stride_w == 1 &&
+                        s.dilation_h == 1 && s.dilation_w == 1;
+  // Four times the weights must pay: with few tiles they come from memory for little work. At 7x7 direct wins.
+  const int64_t tiles = s.N * ((s.P + 3) / 4) * ((s.Q + 3) / 4);
+  if (!strict && plain3x3 && s.C >= 32 && s.K >= 32 && tiles >= 9) return ConvChoice::winograd;
   return ConvChoice::implicit;
 }
 
 const char* choice_name(ConvChoice choice) {
-  static const char* const names[] = {"gemm", "implicit", "row_run", "depthwise"};
+  static const char* const names[] = {"gemm", "implicit", "row_run", "depthwise", "winograd"};
   return names[(int)choice];
 }
 

@@ -9,19 +9,22 @@ struct ConvShape {
   int64_t stride_h, stride_w, dilation_h, dilation_w, pad_t, pad_l, pad_b, pad_r;
 };
 
-enum class ConvChoice : int32_t { gemm, implicit, row_run, depthwise };
+enum class ConvChoice : int32_t { gemm, implicit, row_run, depthwise, winograd };
 
-ConvChoice choose_conv2d(const ConvShape& shape, Isa isa);
+// strict: no algorithm whose rounding error is larger than that of direct summation.
+ConvChoice choose_conv2d(const ConvShape& shape, Isa isa, bool strict);
 const char* choice_name(ConvChoice choice);
 
 // Number of floats of the packed weights of each kernel.
 int64_t packed_conv2d_size(int64_t K, int64_t C, int64_t R, int64_t S, int64_t groups, Isa isa);
+int64_t packed_winograd_size(int64_t K, int64_t C, Isa isa);
 int64_t packed_depthwise_size(int64_t K, int64_t R, int64_t S, Isa isa);
 int64_t packed_linear_size(int64_t K, int64_t C, Isa isa);
 
-// Layouts in cpu/conv2d.cpp, depthwise_conv2d.cpp and linear.cpp. `w` is [K][C/groups][R][S], `scale` null or K floats.
+// Layouts in cpu/conv2d.cpp, winograd.cpp, depthwise_conv2d.cpp and linear.cpp. `w` is [K][C/groups][R][S], `scale` null or K floats.
 void pack_conv2d(float* out, const float* w, const float* scale, int64_t K, int64_t C, int64_t R, int64_t S,
                  int64_t groups, Isa isa);
+void pack_winograd(float* out, const float* w, const float* scale, int64_t K, int64_t C, Isa isa);  // w: [K][C][3][3]
 void pack_depthwise(float* out, const float* w, const float* scale, int64_t K, int64_t R, int64_t S, Isa isa);
 // w is [K][C] with row stride C (trans_b), or [C][K]
 void pack_linear(float* out, const float* w, const float* scale, int64_t K, int64_t C, bool trans_b, Isa isa);

@@ -61,8 +61,8 @@ inline void columns(const Softmax& d, const float* x, float* y, int width) {
   for (int64_t j = 0; j < d.n; j++) {
     const float* p = x + j * d.x_n;
     float* q = y + j * d.y_n;
-    Vec r = d.log ? sub(sub(tail ? load_n(p, width) : load(p), top), last)
-                  : mul(tail ? load_n(q, width) : load(q), last);
+    Vec r =
+        d.log ? sub(sub(tail ? load_n(p, width) : load(p), top), last) : mul(tail ? load_n(q, width) : load(q), last);
     if (tail)
       store_n(q, r, width);
     else

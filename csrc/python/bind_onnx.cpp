@@ -13,19 +13,33 @@ namespace {
 
 const char* numpy_name(int32_t type) {
   switch (type) {
-    case kFloat: case kBfloat16: return "float32";
-    case kUint8: return "uint8";
-    case kInt8: return "int8";
-    case kUint16: return "uint16";
-    case kInt16: return "int16";
-    case kInt32: return "int32";
-    case kInt64: return "int64";
-    case kBool: return "bool";
-    case kFloat16: return "float16";
-    case kDouble: return "float64";
-    case kUint32: return "uint32";
-    case kUint64: return "uint64";
-    default: return "";
+    case kFloat:
+    case kBfloat16:
+      return "float32";
+    case kUint8:
+      return "uint8";
+    case kInt8:
+      return "int8";
+    case kUint16:
+      return "uint16";
+    case kInt16:
+      return "int16";
+    case kInt32:
+      return "int32";
+    case kInt64:
+      return "int64";
+    case kBool:
+      return "bool";
+    case kFloat16:
+      return "float16";
+    case kDouble:
+      return "float64";
+    case kUint32:
+      return "uint32";
+    case kUint64:
+      return "uint64";
+    default:
+      return "";
   }
 }
 
@@ -97,14 +111,29 @@ py::dict attributes(const std::vector<Attribute>& items, const std::string& wher
   for (const Attribute& a : items) {
     py::object value = py::none();
     switch (a.type) {
-      case 1: value = py::float_(a.f); break;
-      case 2: value = py::int_(a.i); break;
-      case 3: value = py::bytes(a.s); break;
-      case 4: value = py::cast(a.tensor); break;
-      case 6: value = to_tuple(a.floats, [](float f) { return py::float_(f); }); break;
-      case 7: value = to_tuple(a.ints, [](int64_t i) { return py::int_(i); }); break;
-      case 8: value = to_tuple(a.strings, [](const std::string& s) { return py::bytes(s); }); break;
-      default: break;
+      case 1:
+        value = py::float_(a.f);
+        break;
+      case 2:
+        value = py::int_(a.i);
+        break;
+      case 3:
+        value = py::bytes(a.s);
+        break;
+      case 4:
+        value = py::cast(a.tensor);
+        break;
+      case 6:
+        value = to_tuple(a.floats, [](float f) { return py::float_(f); });
+        break;
+      case 7:
+        value = to_tuple(a.ints, [](int64_t i) { return py::int_(i); });
+        break;
+      case 8:
+        value = to_tuple(a.strings, [](const std::string& s) { return py::bytes(s); });
+        break;
+      default:
+        break;
     }
     const py::str name(a.name);
     if (out.contains(name)) throw ScanError(where + " has attribute '" + a.name + "' twice");
@@ -177,8 +206,9 @@ void init_onnx(py::module_& m) {
   py::class_<Tensor, std::shared_ptr<Tensor>>(m, "OnnxTensor", "A TensorProto whose payload is only located.")
       .def_readonly("name", &Tensor::name)
       .def_readonly("data_type", &Tensor::data_type, "TensorProto.DataType")
-      .def_property_readonly("dtype", [](const Tensor& t) { return numpy_name(t.data_type); },
-                             "numpy's name of the array that `read` makes (bfloat16 widens to float32), or ''")
+      .def_property_readonly(
+          "dtype", [](const Tensor& t) { return numpy_name(t.data_type); },
+          "numpy's name of the array that `read` makes (bfloat16 widens to float32), or ''")
       .def_property_readonly("dims", [](const Tensor& t) { return py::tuple(py::cast(t.dims)); })
       .def_property_readonly("payload_bytes", &Tensor::payload_bytes)
       .def_readonly("external", &Tensor::external)
@@ -191,14 +221,15 @@ void init_onnx(py::module_& m) {
   py::class_<ModelFile, std::shared_ptr<ModelFile>>(m, "ModelFile", "An open model or data file, or one in memory.")
       .def(py::init([](int fd) { return ModelFile(std::make_shared<FileSource>(fd)); }), py::arg("fd"),
            "Takes over a descriptor, which must be a regular file.")
-      .def_static("from_bytes",
-                  [](const py::bytes& data) {
-                    char* p = nullptr;
-                    py::ssize_t n = 0;
-                    if (PyBytes_AsStringAndSize(data.ptr(), &p, &n) != 0) throw py::error_already_set();
-                    return ModelFile(std::make_shared<MemorySource>(p, static_cast<uint64_t>(n), keep(data)));
-                  },
-                  py::arg("data"))
+      .def_static(
+          "from_bytes",
+          [](const py::bytes& data) {
+            char* p = nullptr;
+            py::ssize_t n = 0;
+            if (PyBytes_AsStringAndSize(data.ptr(), &p, &n) != 0) throw py::error_already_set();
+            return ModelFile(std::make_shared<MemorySource>(p, static_cast<uint64_t>(n), keep(data)));
+          },
+          py::arg("data"))
       .def_property_readonly("size", [](const ModelFile& f) { return f.source().size(); })
       .def("scan", &scan_to_python, "The structure of the ModelProto, without its large payloads.")
       .def("read", &ModelFile::read, py::arg("tensor"), "A tensor's payload as a fresh array.")

@@ -150,6 +150,12 @@ void init_descriptors(py::module_& m) {
             F(y_ld) F(res_ld) F(algorithm) F(act) F(rows_per_chunk) F(row_chunks) F(panels_per_chunk) F(panel_chunks);
   }
   {
+    using D = Winograd;
+    Binder<D>(m, "Winograd", "in: x (or planes), packed weights, bias, residual") F(chunks) F(N) F(H) F(W) F(C) F(K)
+        F(P) F(Q) F(pad_t) F(pad_l) F(x_image) F(x_row) F(x_ld) F(y_ld) F(res_ld) F(act) F(tiles_h) F(tiles_w)
+            F(block);
+  }
+  {
     using D = DepthwiseConv2d;
     Binder<D>(m, "DepthwiseConv2d", "in: x, packed weights, bias, residual") F(chunks) F(N) F(H) F(W) F(C) F(K) F(P)
         F(Q) F(R) F(S) F(multiplier) F(stride_h) F(stride_w) F(dilation_h) F(dilation_w) F(pad_t) F(pad_l) F(x_image)
@@ -210,31 +216,8 @@ void init_descriptors(py::module_& m) {
 // Convolutions and dense layers need the ISA and own more chunk fields than `chunks`.
 template <class D>
 constexpr bool has_weights =
-    std::is_same_v<D, Conv2d> || std::is_same_v<D, DepthwiseConv2d> || std::is_same_v<D, Linear>;
-
-template <class D>
-void prepare_for(D& d, Isa isa) {
-  if constexpr (std::is_same_v<D, Conv2d> || std::is_same_v<D, Linear>)
-    prepare(d, isa);
-  else
-    prepare(d);
-}
-
-template <class D>
-Extent extent_for(const D& d, Isa isa) {
-  if constexpr (has_weights<D>)
-    return extent(d, isa);
-  else
-    return extent(d);
-}
-
-template <class D>
-int64_t scratch_for(const D& d) {
-  if constexpr (std::is_same_v<D, Conv2d>)
-    return scratch_bytes(d);
-  else
-    return 0;
-}
+    std::is_same_v<D, Conv2d> || std::is_same_v<D, Winograd> || std::is_same_v<D, DepthwiseConv2d> ||
+    std::is_same_v<D, Linear>;
 
 const float* address(const py::array& a, int64_t needed, const std::string& what) {
   if (!py::isinstance<py::array_t<float>>(a) || !(a.flags() & py::array::c_style))
@@ -248,10 +231,10 @@ const float* address(const py::array& a, int64_t needed, const std::string& what
 using Arrays = std::vector<std::optional<py::array>>;
 
 template <class D>
-void run_one(void (*const KernelTable::*kernel)(const D&, const Buffers&, int64_t, int64_t), Isa isa, D d,
-             const Arrays& inputs, const py::array& out, const std::optional<std::pair<int64_t, int64_t>>& chunks) {
-  const Extent needs = extent_for(d, isa);
-  if (has_weights<D> || d.chunks < 1) prepare_for(d, isa);
+void run_one(void (*const KernelTable::*kernel)(const D&, const Buffers&, int64_t, int64_t), Isa isa, Op op,
+             D d, const Arrays& inputs, const py::array& out, const std::optional<std::pair<int64_t, int64_t>>& chunks) {
+  const Extent needs = extent_for(d, isa, op);
+  if (has_weights<D> || d.chunks < 1) prepare_for(d, isa, op);
   if (inputs.size() > 4) throw py::value_error("a kernel has at most four inputs");
   Buffers b{};
   for (size_t i = 0; i < 4; i++) {
@@ -267,7 +250,7 @@ void run_one(void (*const KernelTable::*kernel)(const D&, const Buffers&, int64_
   const auto [begin, end] = chunks.value_or(std::make_pair(int64_t{0}, d.chunks));
   if (begin < 0 || end < begin || end > d.chunks)
     throw py::value_error("chunks must lie in [0, " + std::to_string(d.chunks) + "]");
-  const int64_t bytes = std::max<int64_t>(64 << 10, scratch_for(d));
+  const int64_t bytes = std::max<int64_t>(64 << 10, scratch_for(d, isa, op));
   std::vector<char> scratch(static_cast<size_t>(bytes) + 64);
   b.scratch = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(scratch.data()) + 63) / 64 * 64);
   py::gil_scoped_release release;
@@ -289,27 +272,29 @@ void run_kernel(Isa isa, const py::object& desc, const Arrays& inputs, const py:
   if (kinds > 1) throw py::type_error("several operations share this descriptor: name one with op");
 #define KERNEL(name, Descriptor)                                         \
   if (py::isinstance<Descriptor>(desc) && (!op || *op == Op::name))      \
-    return run_one<Descriptor>(&KernelTable::name, isa, desc.cast<Descriptor>(), inputs, out, chunks);
+    return run_one<Descriptor>(&KernelTable::name, isa, Op::name, desc.cast<Descriptor>(), inputs, out, chunks);
 #include "cpu/kernels.def"
 #undef KERNEL
 }
 
+// `op` tells apart the operations that share a descriptor; of most descriptors all have the same needs.
 template <class D>
-void define_checks(py::module_& m) {
+void define_checks(py::module_& m, Op op) {
   m.def("prepare",
-        [](D& d, Isa isa) {
+        [op](D& d, Isa isa, const std::optional<Op>& other) {
           require_isa(isa);
-          extent_for(d, isa);
-          prepare_for(d, isa);
+          extent_for(d, isa, other.value_or(op));
+          prepare_for(d, isa, other.value_or(op));
         },
-        py::arg("desc"), py::arg("isa"), "Check the descriptor and set its chunks.");
+        py::arg("desc"), py::arg("isa"), py::arg("op") = py::none(), "Check the descriptor and set its chunks.");
   m.def("extent",
-        [](const D& d, Isa isa) {
+        [op](const D& d, Isa isa, const std::optional<Op>& other) {
           require_isa(isa);
-          const Extent e = extent_for(d, isa);
+          const Extent e = extent_for(d, isa, other.value_or(op));
           return py::make_tuple(py::make_tuple(e.in[0], e.in[1], e.in[2], e.in[3]), e.out);
         },
-        py::arg("desc"), py::arg("isa"), "Elements that each input and the output must have: ((int, ...), int).");
+        py::arg("desc"), py::arg("isa"), py::arg("op") = py::none(),
+        "Elements that each input and the output must have: ((int, ...), int).");
 }
 
 }  // namespace
@@ -318,19 +303,20 @@ void init_ops(py::module_& m) {
   m.attr("MAX_RANK") = MAX_RANK;
   init_enums(m);
   init_descriptors(m);
-  define_checks<Conv2d>(m);
-  define_checks<DepthwiseConv2d>(m);
-  define_checks<Linear>(m);
-  define_checks<MatMul>(m);
-  define_checks<Pool2d>(m);
-  define_checks<Unary>(m);
-  define_checks<Binary>(m);
-  define_checks<Affine>(m);
-  define_checks<Reduce>(m);
-  define_checks<Softmax>(m);
-  define_checks<Lrn>(m);
-  define_checks<Copy>(m);
-  define_checks<Pad>(m);
+  define_checks<Conv2d>(m, Op::conv2d);
+  define_checks<Winograd>(m, Op::winograd_conv2d);
+  define_checks<DepthwiseConv2d>(m, Op::depthwise_conv2d);
+  define_checks<Linear>(m, Op::linear);
+  define_checks<MatMul>(m, Op::matmul);
+  define_checks<Pool2d>(m, Op::max_pool2d);
+  define_checks<Unary>(m, Op::unary);
+  define_checks<Binary>(m, Op::binary);
+  define_checks<Affine>(m, Op::affine);
+  define_checks<Reduce>(m, Op::reduce);
+  define_checks<Softmax>(m, Op::softmax);
+  define_checks<Lrn>(m, Op::lrn);
+  define_checks<Copy>(m, Op::copy);
+  define_checks<Pad>(m, Op::pad);
   m.def("run_kernel", &run_kernel, py::arg("isa"), py::arg("desc"), py::arg("inputs"), py::arg("out"),
         py::arg("chunks") = py::none(), py::arg("op") = py::none(),
         "Run a kernel, or its chunks [begin, end), on contiguous float32 arrays (None for an absent input); for tests.\n"

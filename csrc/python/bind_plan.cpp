@@ -9,6 +9,7 @@
 #include <array>
 #include <optional>
 
+#include "conv_checks.h"
 #include "cpu/select.h"
 #include "plan.h"
 
@@ -51,6 +52,18 @@ PackedWeight pack_conv(const std::shared_ptr<WeightStore>& store, const Array& w
   const int64_t n = packed_conv2d_size(K, C, R, S, groups, isa);
   float* out = store->allocate(n);
   pack_conv2d(out, x, s, K, C, R, S, groups, isa);
+  return {store, out, n};
+}
+
+PackedWeight pack_wino(const std::shared_ptr<WeightStore>& store, const Array& w, const std::optional<Array>& scale,
+                       Isa isa) {
+  if (w.ndim() != 4 || w.shape(2) != 3 || w.shape(3) != 3) throw std::invalid_argument("w must be [K, C, 3, 3]");
+  const int64_t K = w.shape(0), C = w.shape(1);
+  const float *x = w.data(), *s = scale_of(scale, K);
+  py::gil_scoped_release release;
+  const int64_t n = packed_winograd_size(K, C, isa);
+  float* out = store->allocate(n);
+  pack_winograd(out, x, s, K, C, isa);
   return {store, out, n};
 }
 
@@ -158,14 +171,19 @@ void init_plan(py::module_& m) {
   m.def("choose_conv2d",
         [](int64_t N, int64_t H, int64_t W, int64_t C, int64_t K, int64_t P, int64_t Q, int64_t R, int64_t S,
            int64_t groups, std::array<int64_t, 2> strides, std::array<int64_t, 2> dilations,
-           std::array<int64_t, 4> pads, Isa isa) {
+           std::array<int64_t, 4> pads, Isa isa, bool strict) {
           ConvShape s{N, H, W, C, K, P, Q, R, S, groups, strides[0], strides[1], dilations[0], dilations[1],
                       pads[0], pads[1], pads[2], pads[3]};
-          return std::string(choice_name(choose_conv2d(s, isa)));
+          return std::string(choice_name(choose_conv2d(s, isa, strict)));
         },
         py::kw_only(), py::arg("N"), py::arg("H"), py::arg("W"), py::arg("C"), py::arg("K"), py::arg("P"),
         py::arg("Q"), py::arg("R"), py::arg("S"), py::arg("groups"), py::arg("strides"), py::arg("dilations"),
-        py::arg("pads"), py::arg("isa"), "The algorithm for a shape: gemm, implicit, row_run or depthwise.");
+        py::arg("pads"), py::arg("isa"), py::arg("strict") = false,
+        "The algorithm for a shape: gemm, implicit, row_run, depthwise or winograd.");
+  m.def("winograd_planes", [](int64_t tiles, int64_t C, int64_t K) {
+          return winograd_splits(tiles, C, K) ? winograd_planes(tiles, C) : int64_t(0);
+        }, py::arg("tiles"), py::arg("C"), py::arg("K"),
+        "Floats of workspace between the two operations of a Winograd convolution; 0 where one does it all.");
 
   py::class_<PackedWeight>(m, "PackedWeight", "Constant floats in the order in which a kernel reads them.")
       .def_readonly("size", &PackedWeight::size);
@@ -174,6 +192,7 @@ void init_plan(py::module_& m) {
       .def_property_readonly("bytes", &WeightStore::bytes)
       .def("put", &put, py::arg("array"))
       .def("pack_conv2d", &pack_conv, py::arg("w"), py::arg("scale"), py::arg("groups"), py::arg("isa"))
+      .def("pack_winograd", &pack_wino, py::arg("w"), py::arg("scale"), py::arg("isa"))
       .def("pack_depthwise_conv2d", &pack_depth, py::arg("w"), py::arg("scale"), py::arg("isa"))
       .def("pack_linear", &pack_dense, py::arg("w"), py::arg("scale"), py::arg("trans_b"), py::arg("isa"));
 

@@ -22,6 +22,11 @@ MAX_NODES: Final = 200_000
 _CONST_FIRST: Final = frozenset({"Add", "Sub", "Mul", "Div", "Max", "Min", "Pow", "PRelu", "Concat", "MatMul"})
 
 
+def _short(text: str) -> str:
+    """A message that does not repeat a list of 60000 numbers."""
+    return text if len(text) <= 600 else f"{text[:500]} ... ({len(text)} characters)"
+
+
 class Builder:
     """A Graph in the making. Operator functions get it as their first argument."""
 
@@ -44,11 +49,11 @@ class Builder:
 
     def fail(self, problem: str) -> NoReturn:
         """The model is wrong here."""
-        raise ModelError(f"{self.node.label}: {problem}")
+        raise ModelError(f"{self.node.label}: {_short(problem)}")
 
     def unsupported(self, problem: str) -> NoReturn:
         """The model is right, but fastconv cannot do this."""
-        raise UnsupportedOpError(f"{self.node.label}: {problem}")
+        raise UnsupportedOpError(f"{self.node.label}: {_short(problem)}")
 
     def check(self, condition: bool, problem: str) -> None:
         """Fail unless the condition holds. For texts that are cheap to make."""

@@ -90,7 +90,7 @@ def _body(call: NodeProto, f: FunctionProto, serial: int) -> list[NodeProto]:
                 raise ModelError(f"{call.label}: attribute {ref!r} of function {f.name!r} is not declared")
         body.append(
             NodeProto(
-                n.op_type, n.domain, n.overload, prefix + n.name,
+                n.op_type, n.domain, n.overload, prefix + (n.name or n.op_type),
                 tuple(map(rename, n.inputs)), tuple(map(rename, n.outputs)), attributes, opset,
             )
         )  # fmt: skip

@@ -97,7 +97,7 @@ def Range_11(b: Builder, start: Value, limit: Value, delta: Value) -> Value:
         b.fail(f"the range from {s} to {e} by {d} is not finite")
     n = max(0, math.ceil((e - s) / d))
     if n > _MAX_RANGE:
-        b.fail(f"a range of {n} elements is too long")
+        b.fail(f"a range of {n:.6g} elements is too long")
     dtype = start.dtype
     return b.fold(
         ("range",), [start, delta], (n,), dtype,

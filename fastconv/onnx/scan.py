@@ -103,8 +103,8 @@ def open_source(source: Source) -> tuple[ModelFile, str | None]:
 
 def scan(source: Source) -> ScannedModel:
     """Scan a model. ModelError names the byte where the file is broken."""
-    file, folder = open_source(source)
     try:
+        file, folder = open_source(source)
         raw = file.scan()
     except ModelError as e:
         if isinstance(source, (str, os.PathLike)):

@@ -39,7 +39,8 @@ def apply(
 def check(isa: Any, a: F32, b: F32, dims: Sequence[int], func: str, **kw: Any) -> None:
     act = kw.get("act", "identity")
     want = np.broadcast_to(reference.binary(a, b, func, reference.activation(act, *ACTS[act])), tuple(dims))
-    close(apply(isa, a, b, dims, func, **kw), want, terms=2, scale=1e-6 if act == "swish" else 1.0, note=(dims, func, kw))
+    scale = 1e-6 if act == "swish" else 1.0
+    close(apply(isa, a, b, dims, func, **kw), want, terms=2, scale=scale, note=(dims, func, kw))
 
 
 @pytest.mark.parametrize("func", list(reference.BINARY))
@@ -67,7 +68,19 @@ def test_broadcasting(isa: Any, func: str) -> None:
 @pytest.mark.parametrize("isa", LEVELS, ids=lambda i: i.name)
 def test_shapes(isa: Any) -> None:
     rng = np.random.default_rng(3)
-    for dims in ((), (1,), (5,), (10007,), (3, 5000), (2, 3, 2, 2, 3), (2, 1, 2, 1, 2, 1, 2, 3), (0,), (3, 0, 4), (70, 100)):
+    shapes = (
+        (),
+        (1,),
+        (5,),
+        (10007,),
+        (3, 5000),
+        (70, 100),
+        (2, 3, 2, 2, 3),
+        (2, 1, 2, 1, 2, 1, 2, 3),
+        (0,),
+        (3, 0, 4),
+    )
+    for dims in shapes:
         a, b = random(rng, *dims), random(rng, *dims)
         if not dims:
             desc = _core.Binary(func=_core.BinaryFunc.mul)
@@ -111,7 +124,7 @@ def test_pow(isa: Any) -> None:
     for e in (2.0, 3.0, 0.5, -1.0, 0.0, 1.5):
         with np.errstate(all="ignore"):
             got = apply(isa, x, np.array([e], np.float32), (41,), "pow")
-            close(got, reference.binary(x, np.float32([e]), "pow"), note=e)
+            close(got, reference.binary(x, np.full(1, e, np.float32), "pow"), note=e)
 
 
 def test_rejects() -> None:
@@ -119,7 +132,7 @@ def test_rejects() -> None:
     dims = (4, 4)
 
     def desc(**kw: Any) -> Any:
-        base = dict(rank=2, dims=dims, a_stride=(4, 1), b_stride=(4, 1), y_stride=(4, 1))
+        base = {"rank": 2, "dims": dims, "a_stride": (4, 1), "b_stride": (4, 1), "y_stride": (4, 1)}
         return _core.Binary(**{**base, **kw})
 
     _core.run_kernel(isa, desc(), [x, x], x.copy())

@@ -12,15 +12,18 @@ from tests import cases, reference
 
 from .guard import LEVELS, close, random, run
 
+PARAMETERS = (
+    (5, 1e-4, 0.75, 1.0), (5, 1.0, 0.75, 2.0), (4, 0.5, 0.5, 1.0), (1, 2.0, 1.0, 0.5), (3, 0.3, 0.6, 1.5),
+    (64, 1.0, 0.75, 1.0), (65, 1.0, 0.75, 1.0), (3000, 1.0, 0.4, 1.0),
+)  # fmt: skip
+
 
 @pytest.mark.parametrize("isa", LEVELS, ids=lambda i: i.name)
 def test_lrn(isa: Any) -> None:
     rng = np.random.default_rng(14)
     V = _core.vector_length(isa)
     for c in [*cases.channels(V), 512, 513, 1100]:
-        for size, alpha, beta, bias in ((5, 1e-4, 0.75, 1.0), (5, 1.0, 0.75, 2.0), (4, 0.5, 0.5, 1.0), (1, 2.0, 1.0, 0.5),
-                                        (3, 0.3, 0.6, 1.5), (64, 1.0, 0.75, 1.0), (65, 1.0, 0.75, 1.0),
-                                        (3000, 1.0, 0.4, 1.0)):  # fmt: skip
+        for size, alpha, beta, bias in PARAMETERS:
             if size > 64 and c > 513:
                 continue
             for rows, x_ld, y_ld in ((1, c, c), (3, c + 2, c + 1)):

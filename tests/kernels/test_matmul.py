@@ -51,7 +51,7 @@ def test_broadcast_and_empty(isa: Any) -> None:
 
 def test_rejects() -> None:
     x = np.zeros(16, np.float32)
-    good = dict(batch=1, M=4, N=4, K=4, a_ld=4, b_ld=4, y_ld=4)
-    for kw in (dict(M=-1), dict(y_ld=3), dict(batch=2), dict(K=1 << 41), dict(a_ld=-4)):
+    good = {"batch": 1, "M": 4, "N": 4, "K": 4, "a_ld": 4, "b_ld": 4, "y_ld": 4}
+    for kw in ({"M": -1}, {"y_ld": 3}, {"batch": 2}, {"K": 1 << 41}, {"a_ld": -4}):
         with pytest.raises(ValueError, match="matmul"):
             _core.run_kernel(LEVELS[0], _core.MatMul(**{**good, **kw}), [x, x], x.copy())

@@ -74,8 +74,8 @@ def test_ranks_and_extremes(isa: Any) -> None:
 
 def test_rejects() -> None:
     x = np.zeros(16, np.float32)
-    good = dict(rank=2, dims=(4, 4), x_dims=(4, 4), x_stride=(4, 1), y_stride=(4, 1))
-    for kw in (dict(rank=9), dict(before=(1 << 50, 0)), dict(before=(1 << 39, 0), dims=(4, 1 << 39)),
-               dict(mode=_core.PadMode.edge, x_dims=(0, 4)), dict(y_stride=(2, 1))):  # fmt: skip
+    good = {"rank": 2, "dims": (4, 4), "x_dims": (4, 4), "x_stride": (4, 1), "y_stride": (4, 1)}
+    for kw in ({"rank": 9}, {"before": (1 << 50, 0)}, {"before": (1 << 39, 0), "dims": (4, 1 << 39)},
+               {"mode": _core.PadMode.edge, "x_dims": (0, 4)}, {"y_stride": (2, 1)}):  # fmt: skip
         with pytest.raises(ValueError, match="pad"):
             _core.run_kernel(LEVELS[0], _core.Pad(**{**good, **kw}), [x], x.copy())

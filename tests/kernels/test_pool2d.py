@@ -20,8 +20,8 @@ def pool(isa: Any, x: F32, case: cases.PoolCase, op: str, *, count_include_pad: 
     desc = _core.Pool2d(
         N=N, H=H, W=W, C=C, P=out[0], Q=out[1], R=case.kernel[0], S=case.kernel[1], stride_h=case.strides[0],
         stride_w=case.strides[1], dilation_h=case.dilations[0], dilation_w=case.dilations[1], pad_t=case.pads[0],
-        pad_l=case.pads[1], pad_b=case.pads[2], pad_r=case.pads[3], x_image=strides[0], x_row=strides[1], x_ld=strides[2],
-        y_ld=C + gap, count_include_pad=int(count_include_pad),
+        pad_l=case.pads[1], pad_b=case.pads[2], pad_r=case.pads[3], x_image=strides[0], x_row=strides[1],
+        x_ld=strides[2], y_ld=C + gap, count_include_pad=int(count_include_pad),
     )  # fmt: skip
     shape = (N, *out, C)
     return run(isa, desc, [(x, strides)], shape, dense(shape, C + gap), op=getattr(_core.Op, op))
@@ -42,7 +42,7 @@ def test_pool(isa: Any, gap: int) -> None:
     rng = np.random.default_rng(6)
     for case in cases.small_pools(_core.vector_length(isa)):
         x = random(rng, case.N, case.H, case.W, case.C) - np.float32(2)  # a zero of the padding would win
-        kw: dict[str, Any] = dict(strides=case.strides, dilations=case.dilations, pads=case.pads)
+        kw: dict[str, Any] = {"strides": case.strides, "dilations": case.dilations, "pads": case.pads}
         want = reference.max_pool2d(x, case.kernel, output(case), **kw)
         np.testing.assert_array_equal(pool(isa, x, case, "max_pool2d", gap=gap), want, str(case))
         for counting in (False, True):
@@ -83,8 +83,10 @@ def test_large_average(isa: Any) -> None:
 
 def test_rejects() -> None:
     isa, x = LEVELS[0], np.zeros(64, np.float32)
-    good = dict(N=1, H=4, W=4, C=1, P=2, Q=2, R=2, S=2, stride_h=2, stride_w=2, dilation_h=1, dilation_w=1, x_image=16,
-                x_row=4, x_ld=1, y_ld=1)  # fmt: skip
+    good = {
+        "N": 1, "H": 4, "W": 4, "C": 1, "P": 2, "Q": 2, "R": 2, "S": 2, "stride_h": 2, "stride_w": 2, "dilation_h": 1,
+        "dilation_w": 1, "x_image": 16, "x_row": 4, "x_ld": 1, "y_ld": 1,
+    }  # fmt: skip
     run_it = _core.run_kernel
     run_it(isa, _core.Pool2d(**good), [x], x.copy(), op=_core.Op.max_pool2d)
     for field, value in (("stride_h", 0), ("R", 0), ("dilation_w", 0), ("pad_t", -1), ("H", 0), ("P", -1), ("y_ld", 0),

@@ -75,7 +75,7 @@ def test_special_values(isa: Any) -> None:
 
 def test_rejects() -> None:
     x = np.zeros(16, np.float32)
-    for kw in (dict(n=-1), dict(outer=1 << 41), dict(y_outer=3), dict(inner=1 << 39, x_n=1 << 39)):
-        desc = _core.Reduce(**{**dict(outer=2, n=2, inner=4, x_outer=8, x_n=4, y_outer=4), **kw})
+    for kw in ({"n": -1}, {"outer": 1 << 41}, {"y_outer": 3}, {"inner": 1 << 39, "x_n": 1 << 39}):
+        desc = _core.Reduce(**{"outer": 2, "n": 2, "inner": 4, "x_outer": 8, "x_n": 4, "y_outer": 4, **kw})
         with pytest.raises(ValueError, match="reduce"):
             _core.run_kernel(LEVELS[0], desc, [x], x.copy())

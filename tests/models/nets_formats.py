@@ -90,6 +90,19 @@ def activations() -> onnx.ModelProto:
 
 
 @net
+def unfused_activations() -> onnx.ModelProto:
+    """Activations whose producer is no convolution or has another reader, so that each is an operation of its own."""
+    b = Builder(43, (3, 24, 24))
+    x = b.op("LeakyRelu", b.x, alpha=0.2)
+    x = b.op("Elu", b.pool("MaxPool", b.bn(b.conv(x, 18, 3)), 2, 2), alpha=0.6)
+    y = b.bn(b.conv(x, 18, 3))
+    x = b.op("HardSigmoid", b.concat(y, b.op("Selu", y, alpha=1.5, gamma=1.2)), alpha=0.3, beta=0.4)
+    x = b.clip(b.pool("AveragePool", b.bn(b.conv(x, 20, 1)), 2, 2), -0.4, 1.1)
+    x = b.op("Reshape", b.op("PRelu", x, b.const(b.normal(20, 1, 1, std=0.3))), b.ints(0, -1), channels=720)
+    return b.model((b.dense(b.op("Tanh", x), 720, 10), [10]))
+
+
+@net
 def unfoldable_batch_norm() -> onnx.ModelProto:
     """Batch norm on the input, after a pool, and on a convolution's output that something else reads as well."""
     b = Builder(37, (5, 32, 32))

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import ModelProto, TensorProto, helper
 
 from tests.onnx import broken_nodes
 from tests.onnx.corpus import CASES, MUTANTS, Maker, add, array, changed, field, good, one, varint, wire, with_tensor
@@ -99,8 +99,8 @@ add("cycle", rewire(0, 0, "r"))
 add("self_loop", rewire(2, 0, "r"))
 add("missing_in_dead_node", changed(lambda m: m.graph.node.append(helper.make_node("Relu", ["nowhere"], ["dead"]))))
 add("duplicate_output", changed(lambda m: m.graph.node.append(helper.make_node("Relu", ["x"], ["r"]))))
-add("output_shadows_input", changed(lambda m: m.graph.node.append(helper.make_node("Relu", ["r"], ["x"]))))
-add("output_shadows_initializer", changed(lambda m: m.graph.node.append(helper.make_node("Relu", ["r"], ["w"]))))
+add("output_shadows_input", changed(lambda m: m.graph.node.append(helper.make_node("Relu", ["b"], ["x"]))))
+add("output_shadows_initializer", changed(lambda m: m.graph.node.append(helper.make_node("Relu", ["v"], ["w"]))))
 add("duplicate_initializer", changed(lambda m: m.graph.initializer.append(m.graph.initializer[0])))
 add("initializer_without_name", changed(lambda m: setattr(m.graph.initializer[0], "name", "")))
 add("duplicate_graph_input", changed(lambda m: m.graph.input.append(m.graph.input[0])))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from onnx import ModelProto, TensorProto, helper
 
@@ -171,7 +173,7 @@ def call_chain(levels: int, calls: int, *, loop: bool = False) -> ModelProto:
         names = ["a", *(f"t{c}" for c in range(calls - 1)), "o"]
         nodes = [
             helper.make_node(target or "Relu", [s], [d], domain="f" if target else "")
-            for s, d in zip(names, names[1:], strict=False)
+            for s, d in itertools.pairwise(names)
         ]
         opsets = [helper.make_opsetid("", 17), helper.make_opsetid("f", 1)]
         functions.append(helper.make_function("f", f"f{i}", ["a"], ["o"], nodes, opsets))

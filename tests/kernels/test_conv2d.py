@@ -1,0 +1,227 @@
+"""conv2d: implicit GEMM, 1x1 as a plain product, and filter rows as runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastconv import _core
+from tests.cases import ConvCase, small_convs
+
+from .guard import F32, LEVELS, close, random
+from .weighted import ACTIVATIONS, activation, conv2d, expected
+
+isas = pytest.mark.parametrize("isa", LEVELS, ids=lambda i: i.name)
+
+
+def algorithms(case: ConvCase) -> Iterator[str]:
+    """Every algorithm that can compute the case, whatever choose_conv2d says."""
+    yield "implicit"
+    if (case.R, case.S) == (1, 1) and case.strides == (1, 1) and not any(case.pads):
+        yield "gemm"
+    if case.groups == 1 and case.dilations[1] == 1:
+        yield "row_run"
+
+
+def operands(rng: np.random.Generator, case: ConvCase) -> tuple[F32, F32, F32, F32]:
+    x = random(rng, case.N, case.H, case.W, case.C)
+    w = random(rng, case.K, case.C // case.groups, case.R, case.S)
+    return x, w, random(rng, case.K), random(rng, case.N, case.P, case.Q, case.K)
+
+
+def depth(case: ConvCase) -> int:
+    return case.C // case.groups * case.R * case.S
+
+
+def check(isa: Any, case: ConvCase, *, with_bias: bool, with_residual: bool, act: str, gaps: tuple[int, int, int]) -> None:
+    x, w, bias, residual = operands(np.random.default_rng(4), case)
+    b, r = bias if with_bias else None, residual if with_residual else None
+    want = expected(case, x, w, b, r, act)
+    for algorithm in algorithms(case):
+        own = (0, *gaps[1:]) if algorithm == "row_run" else gaps
+        got = conv2d(isa, case, x, w, b, r, act=act, gaps=own, algorithm=algorithm)
+        close(got, want, terms=depth(case), scale=np.sqrt(depth(case)) + 1, note=(algorithm, case))
+
+
+@isas
+@pytest.mark.quick
+def test_small(isa: Any) -> None:
+    for case in small_convs(_core.vector_length(isa)):
+        check(isa, case, with_bias=True, with_residual=False, act="identity", gaps=(0, 0, 0))
+
+
+@isas
+@pytest.mark.parametrize("with_bias", (False, True))
+@pytest.mark.parametrize("act", ("identity", "relu6", "leaky_relu"))
+def test_epilogue_and_gaps(isa: Any, with_bias: bool, act: str) -> None:
+    """Residual, activation and pixels that are further apart than their channels, all different."""
+    for case in small_convs(_core.vector_length(isa)):
+        check(isa, case, with_bias=with_bias, with_residual=True, act=act, gaps=(3, 5, 2))
+
+
+def around_tiles(V: int, name: str) -> Iterator[ConvCase]:
+    """Every number of rows up to three tiles, with every width of a panel: the tile table has no wrong entry."""
+    widest = {"scalar": 2, "avx2": 2, "avx512": 4}[name]
+    for vectors in range(1, 2 * widest + 2):
+        for rows in (*range(1, 30), 35, 48, 49, 98):
+            yield ConvCase(f"{rows}x{vectors}", 1, 1, rows, 5, vectors * V - rows % 2, 1, 1)
+
+
+@isas
+def test_every_tile(isa: Any) -> None:
+    for case in around_tiles(_core.vector_length(isa), isa.name):
+        x, w, bias, _ = operands(np.random.default_rng(5), case)
+        got = conv2d(isa, case, x, w, bias, algorithm="gemm", act="relu")
+        close(got, expected(case, x, w, bias, None, "relu"), terms=5, scale=3.0, note=case)
+
+
+LARGE = [  # several chunks: of rows, of panels, of groups
+    ConvCase("rows", 1, 28, 28, 64, 64, 3, 3, pads=(1, 1, 1, 1)),
+    ConvCase("rows-7", 2, 14, 14, 48, 96, 3, 3, pads=(1, 1, 1, 1)),
+    ConvCase("panels", 1, 7, 7, 512, 1000, 1, 1),
+    ConvCase("panels-3x3", 1, 7, 7, 128, 520, 3, 3, pads=(1, 1, 1, 1)),
+    ConvCase("both", 1, 29, 31, 512, 136, 1, 1),
+    ConvCase("groups", 1, 15, 15, 128, 256, 3, 3, strides=(2, 2), pads=(1, 1, 1, 1), groups=2),
+    ConvCase("one-row", 1, 1, 1, 1280, 1000, 1, 1),
+    ConvCase("one-channel", 3, 40, 37, 1, 1, 5, 5, pads=(2, 2, 2, 2)),
+]
+
+
+@isas
+@pytest.mark.parametrize("case", LARGE, ids=lambda c: c.name)
+def test_chunks(isa: Any, case: ConvCase) -> None:
+    """`weighted.run` computes the chunks one by one from the last to the first and compares every bit."""
+    check(isa, case, with_bias=True, with_residual=True, act="relu", gaps=(1, 7, 4))
+
+
+@isas
+def test_large_cases_have_chunks(isa: Any) -> None:
+    counts = {}
+    for case in LARGE:
+        d = _core.Conv2d(
+            N=case.N, H=case.H, W=case.W, C=case.C, K=case.K, P=case.P, Q=case.Q, R=case.R, S=case.S, groups=case.groups,
+            stride_h=case.strides[0], stride_w=case.strides[1], dilation_h=1, dilation_w=1, pad_t=case.pads[0],
+            pad_l=case.pads[1], x_ld=case.C, x_row=case.W * case.C, x_image=case.H * case.W * case.C, y_ld=case.K,
+            algorithm=_core.ConvAlgorithm.implicit,
+        )  # fmt: skip
+        _core.prepare(d, isa)
+        assert d.chunks == d.row_chunks * d.panel_chunks * case.groups
+        counts[case.name] = (d.row_chunks, d.panel_chunks)
+    assert counts["rows"][0] > 4 and counts["panels"][1] > 4 and min(counts["both"]) > 1, counts
+
+
+@isas
+@pytest.mark.parametrize("act", ACTIVATIONS)
+def test_every_activation(isa: Any, act: str) -> None:
+    """Fused, an activation gives the bits of the unary kernel on the same sums."""
+    V = _core.vector_length(isa)
+    case = ConvCase("act", 1, 3, 5, 4, 2 * V + 3, 3, 3, pads=(1, 1, 1, 1))
+    x, w, bias, residual = operands(np.random.default_rng(6), case)
+    sums = conv2d(isa, case, x, w, bias, residual)
+    want = np.full_like(sums, np.nan)
+    desc = _core.Unary(rows=sums.size // case.K, n=case.K, x_ld=case.K, y_ld=case.K, act=activation(act))
+    _core.run_kernel(isa, desc, [sums], want)
+    got = conv2d(isa, case, x, w, bias, residual, act=act, gaps=(0, 3, 0))
+    np.testing.assert_array_equal(got.view(np.int32), want.view(np.int32))
+
+
+@isas
+def test_not_a_number_and_infinity(isa: Any) -> None:
+    """They spread over the outputs that see them, and no further: padding and tails add no product of theirs."""
+    V = _core.vector_length(isa)
+    case = ConvCase("nan", 1, 6, 6, 5, V + 1, 3, 3, pads=(1, 1, 1, 1))
+    x, w, bias, _ = operands(np.random.default_rng(7), case)
+    x[0, 2, 3, 1] = np.nan
+    x[0, 5, 5, 4] = np.inf
+    want = expected(case, x, w, bias, None, "identity")
+    for algorithm in ("implicit", "row_run"):
+        got = conv2d(isa, case, x, w, bias, algorithm=algorithm)
+        np.testing.assert_array_equal(np.isfinite(got), np.isfinite(want))
+        np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
+
+
+@isas
+def test_empty_batch(isa: Any) -> None:
+    case = ConvCase("empty", 0, 4, 4, 3, 5, 3, 3)
+    x, w, bias, _ = operands(np.random.default_rng(8), case)
+    assert conv2d(isa, case, x, w, bias).shape == (0, 2, 2, 5)
+
+
+GOOD = dict(N=1, H=4, W=4, C=2, K=2, P=4, Q=4, R=1, S=1, groups=1, stride_h=1, stride_w=1, dilation_h=1, dilation_w=1,
+            x_image=32, x_row=8, x_ld=2, y_ld=2)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    (
+        dict(N=-1), dict(P=-1), dict(H=0), dict(C=0), dict(K=0), dict(R=0), dict(stride_h=0), dict(dilation_w=0),
+        dict(pad_t=-1), dict(groups=0), dict(groups=3), dict(x_ld=1), dict(y_ld=1), dict(x_row=-8), dict(res_ld=-2),
+        dict(N=1 << 31), dict(N=1 << 30, x_image=1 << 40), dict(R=1 << 20, S=1 << 20), dict(x_row=1 << 62),
+        dict(P=(1 << 31) - 1, Q=(1 << 31) - 1, y_ld=4), dict(K=1 << 30, C=1 << 30, x_ld=1 << 30, y_ld=1 << 30),
+    ),
+    ids=str,
+)  # fmt: skip
+def test_rejects(wrong: dict[str, int]) -> None:
+    x = np.zeros(64, np.float32)
+    w = np.zeros(1 << 10, np.float32)
+    with pytest.raises(ValueError):
+        desc = _core.Conv2d(**{**GOOD, "algorithm": _core.ConvAlgorithm.implicit, **wrong})
+        _core.run_kernel(LEVELS[0], desc, [x, w], x.copy())
+
+
+@pytest.mark.parametrize("wrong", (dict(R=2), dict(stride_w=2), dict(pad_l=1), dict(P=3), dict(x_row=16)), ids=str)
+def test_gemm_rejects(wrong: dict[str, int]) -> None:
+    desc = _core.Conv2d(**{**GOOD, "algorithm": _core.ConvAlgorithm.gemm, **wrong})
+    with pytest.raises(ValueError, match="gemm"):
+        _core.extent(desc, LEVELS[0])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    (dict(P=5), dict(Q=5), dict(pad_t=1), dict(dilation_w=2), dict(x_ld=3, x_row=12, x_image=48), dict(groups=2)),
+    ids=str,
+)
+def test_row_run_rejects(wrong: dict[str, int]) -> None:
+    """This algorithm does not look at borders: a window beyond the image must never reach it."""
+    desc = _core.Conv2d(**{**GOOD, "algorithm": _core.ConvAlgorithm.row_run, **wrong})
+    with pytest.raises(ValueError, match="row_run"):
+        _core.extent(desc, LEVELS[0])
+
+
+@pytest.mark.quick
+def test_small_buffers_are_rejected() -> None:
+    desc = _core.Conv2d(**{**GOOD, "algorithm": _core.ConvAlgorithm.implicit})
+    full = [np.zeros(n, np.float32) for n in (*_core.extent(desc, LEVELS[0])[0][:3], 32)]
+    out = np.zeros(32, np.float32)
+    _core.run_kernel(LEVELS[0], desc, full, out)
+    for i in range(3):
+        short = [a[:-1] if k == i else a for k, a in enumerate(full)]
+        with pytest.raises(ValueError, match=f"input {i}"):
+            _core.run_kernel(LEVELS[0], desc, short, out)
+    with pytest.raises(ValueError, match="out"):
+        _core.run_kernel(LEVELS[0], desc, full, out[:-1])
+
+
+def test_choice() -> None:
+    """choose_conv2d is a pure function of the shape: what each kind of layer gets."""
+
+    def choose(**kw: Any) -> str:
+        base: dict[str, Any] = dict(N=1, H=8, W=8, C=16, K=16, P=8, Q=8, R=3, S=3, groups=1, strides=(1, 1),
+                                    dilations=(1, 1), pads=(1, 1, 1, 1), isa=LEVELS[0])  # fmt: skip
+        choice: str = _core.choose_conv2d(**{**base, **kw})
+        return choice
+
+    plain = dict(R=1, S=1, pads=(0, 0, 0, 0))
+    assert choose(**plain) == "gemm"
+    assert choose(**plain, strides=(2, 2)) == "implicit"
+    assert choose(R=1, S=1, pads=(0, 0, 0, 1)) == "implicit"
+    assert choose() == "implicit"
+    assert choose(groups=16) == "depthwise"
+    assert choose(groups=16, K=32) == "depthwise"
+    assert choose(groups=4) == "implicit"
+    assert choose(C=3) == "row_run"
+    assert choose(C=1, groups=1) == "row_run"
+    assert choose(C=3, dilations=(1, 2), pads=(1, 2, 1, 2)) == "implicit"

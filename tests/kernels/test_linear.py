@@ -1,0 +1,101 @@
+"""linear: one to three rows as a stream over the weights, more as tiles."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastconv import _core
+from tests import cases, reference
+
+from .guard import F32, LEVELS, close, random
+from .weighted import ACTIVATIONS, activation, linear
+
+isas = pytest.mark.parametrize("isa", LEVELS, ids=lambda i: i.name)
+
+
+def check(isa: Any, M: int, C: int, K: int, *, trans_b: bool = True, extras: bool = True, act: str = "identity",
+          gaps: tuple[int, int, int] = (0, 0, 0)) -> None:  # fmt: skip
+    rng = np.random.default_rng(21)
+    x, w, bias, residual = random(rng, M, C), random(rng, K, C), random(rng, K), random(rng, M, K)
+    b, r = (bias, residual) if extras else (None, None)
+    want = reference.linear(x, w, b, r, act=reference.activation(*ACTIVATIONS[act]))
+    given = w if trans_b else np.ascontiguousarray(w.T)
+    got = linear(isa, x, given, b, r, act=act, gaps=gaps, trans_b=trans_b)
+    close(got, want, terms=C, scale=np.sqrt(C) + 1, note=(M, C, K))
+
+
+@isas
+@pytest.mark.quick
+@pytest.mark.parametrize("M", (1, 2, 3, 4, 5, 6, 7, 8, 49))
+def test_small(isa: Any, M: int) -> None:
+    V = _core.vector_length(isa)
+    for K in [*cases.channels(V), *(n * V - n % 2 for n in range(3, 18))]:
+        for C in (1, 5, V):
+            check(isa, M, C, K, extras=False)
+
+
+@isas
+@pytest.mark.parametrize("M", (1, 2, 3, 4, 7, 13, 49))
+@pytest.mark.parametrize("act", ("identity", "relu", "tanh"))
+@pytest.mark.parametrize("trans_b", (False, True))
+def test_epilogue_and_gaps(isa: Any, M: int, act: str, trans_b: bool) -> None:
+    V = _core.vector_length(isa)
+    for C in cases.channels(V):
+        for K in cases.channels(V):
+            check(isa, M, C, K, trans_b=trans_b, act=act, gaps=(2, 5, 3))
+
+
+@isas
+@pytest.mark.parametrize(("M", "C", "K"), ((1, 2048, 1000), (3, 777, 1000), (8, 512, 1000), (49, 300, 515), (197, 64, 260)))
+def test_large(isa: Any, M: int, C: int, K: int) -> None:
+    """Many chunks, computed from the last to the first by `weighted.run`."""
+    check(isa, M, C, K, act="relu", gaps=(0, 3, 1))
+    desc = _core.Linear(M=M, C=C, K=K, x_ld=C, y_ld=K)
+    _core.prepare(desc, isa)
+    assert desc.chunks > 4
+
+
+@isas
+def test_rows_do_not_depend_on_their_number(isa: Any) -> None:
+    """A row gives the same bits alone, among three that stream, and in a tile."""
+    rng = np.random.default_rng(22)
+    x, w, bias = random(rng, 49, 131), random(rng, 140, 131), random(rng, 140)
+    whole = linear(isa, x, w, bias)
+    for M in (1, 2, 3, 4, 7, 12, 13):
+        part: F32 = linear(isa, x[:M], w, bias)
+        np.testing.assert_array_equal(part.view(np.int32), whole[:M].view(np.int32), f"{M}")
+
+
+@isas
+@pytest.mark.parametrize("act", ACTIVATIONS)
+@pytest.mark.parametrize("M", (2, 9))
+def test_every_activation(isa: Any, act: str, M: int) -> None:
+    K = 2 * _core.vector_length(isa) + 3
+    rng = np.random.default_rng(23)
+    x, w, bias, residual = random(rng, M, 9), random(rng, K, 9), random(rng, K), random(rng, M, K)
+    sums = linear(isa, x, w, bias, residual)
+    want = np.full_like(sums, np.nan)
+    _core.run_kernel(isa, _core.Unary(rows=M, n=K, x_ld=K, y_ld=K, act=activation(act)), [sums], want)
+    got = linear(isa, x, w, bias, residual, act=act, gaps=(1, 1, 1))
+    np.testing.assert_array_equal(got.view(np.int32), want.view(np.int32))
+
+
+@isas
+def test_no_rows(isa: Any) -> None:
+    assert linear(isa, np.zeros((0, 3), np.float32), np.zeros((5, 3), np.float32)).shape == (0, 5)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    (dict(M=-1), dict(C=0), dict(K=0), dict(x_ld=3), dict(y_ld=4), dict(res_ld=-1), dict(M=1 << 31), dict(x_ld=1 << 31)),
+    ids=str,
+)
+def test_rejects(wrong: dict[str, int]) -> None:
+    good = dict(M=2, C=4, K=5, x_ld=4, y_ld=5)
+    x, w = np.zeros(64, np.float32), np.zeros(1 << 10, np.float32)
+    _core.run_kernel(LEVELS[0], _core.Linear(**good), [x, w], x.copy())
+    with pytest.raises(ValueError):
+        _core.run_kernel(LEVELS[0], _core.Linear(**{**good, **wrong}), [x, w], x.copy())

@@ -1,0 +1,122 @@
+"""Packed weights: the layouts that conv2d.cpp, depthwise_conv2d.cpp and linear.cpp read, written down in numpy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastconv import _core
+from tests import cases
+
+from .guard import F32, LEVELS, random
+from .weighted import pack_conv2d, pack_depthwise, pack_linear
+
+WIDEST = {"scalar": (2, 4), "avx2": (2, 8), "avx512": (4, 8)}  # vectors in a panel: convolution, dense
+
+isas = pytest.mark.parametrize("isa", LEVELS, ids=lambda i: i.name)
+
+
+def panel(w: F32, width: int) -> F32:
+    """w [columns, C, taps] -> [taps, C, width], zero beyond the columns."""
+    out = np.zeros((w.shape[2], w.shape[1], width), np.float32)
+    out[..., : len(w)] = w.transpose(2, 1, 0)
+    return out.ravel()
+
+
+def even_panels(columns: int, V: int, widest: int) -> list[tuple[int, int]]:
+    """(first column, width) of ceil(vectors / widest) nearly equal panels, the wider ones first."""
+    vectors = -(-columns // V)
+    count = -(-vectors // widest)
+    widths = [vectors // count + (p < vectors % count) for p in range(count)]
+    firsts = np.cumsum([0, *widths[:-1]])
+    return [(int(f) * V, n * V) for f, n in zip(firsts, widths, strict=True)]
+
+
+def channels_out(V: int) -> list[int]:
+    return [*cases.channels(V), 4 * V, 4 * V + 1, 9 * V, 9 * V - 5]
+
+
+@isas
+@pytest.mark.parametrize("groups", (1, 2))
+@pytest.mark.parametrize("scaled", (False, True))
+def test_conv2d(isa: Any, groups: int, scaled: bool) -> None:
+    rng, V = np.random.default_rng(1), _core.vector_length(isa)
+    widest = WIDEST[isa.name][0]
+    for Kg in channels_out(V):
+        for C, R, S in ((1, 1, 1), (3, 3, 2), (17, 1, 3), (V + 1, 3, 3)):
+            w = random(rng, groups * Kg, C, R, S)
+            scale = random(rng, groups * Kg) if scaled else None
+            full = w if scale is None else w * scale[:, None, None, None]
+            want = [
+                panel(g[first : first + width].reshape(-1, C, R * S), width)
+                for g in np.split(full, groups)
+                for first, width in even_panels(Kg, V, widest)
+            ]
+            np.testing.assert_array_equal(pack_conv2d(isa, w, scale, groups), np.concatenate(want), f"{w.shape}")
+
+
+@isas
+@pytest.mark.parametrize("scaled", (False, True))
+def test_depthwise(isa: Any, scaled: bool) -> None:
+    rng, V = np.random.default_rng(2), _core.vector_length(isa)
+    for K in channels_out(V):
+        for R, S in ((1, 1), (3, 3), (5, 5), (2, 7)):
+            w = random(rng, K, 1, R, S)
+            scale = random(rng, K) if scaled else None
+            full = w if scale is None else w * scale[:, None, None, None]
+            want = panel(full.reshape(K, 1, R * S), -(-K // V) * V)
+            np.testing.assert_array_equal(pack_depthwise(isa, w, scale), want, f"{w.shape}")
+
+
+@isas
+@pytest.mark.parametrize("trans_b", (False, True))
+@pytest.mark.parametrize("scaled", (False, True))
+def test_linear(isa: Any, trans_b: bool, scaled: bool) -> None:
+    rng, V = np.random.default_rng(3), _core.vector_length(isa)
+    widest = V * WIDEST[isa.name][1]
+    for K in [*channels_out(V), 1000]:
+        for C in (1, 15, 16, 33):
+            w = random(rng, K, C)
+            scale = random(rng, K) if scaled else None
+            full = w if scale is None else w * scale[:, None]
+            parts = [full[k : k + widest] for k in range(0, K, widest)]
+            want = np.concatenate([panel(p.reshape(*p.shape, 1), -(-len(p) // V) * V) for p in parts])
+            given = w if trans_b else np.ascontiguousarray(w.T)
+            np.testing.assert_array_equal(pack_linear(isa, given, scale, trans_b), want, f"{w.shape}")
+
+
+def test_rejects() -> None:
+    store, isa, w = _core.WeightStore(), LEVELS[0], np.zeros((6, 2, 3, 3), np.float32)
+    with pytest.raises(ValueError, match="w must be"):
+        store.pack_conv2d(w, None, 4, isa)
+    with pytest.raises(ValueError, match="w must be"):
+        store.pack_conv2d(w, None, 0, isa)
+    with pytest.raises(ValueError, match="w must be"):
+        store.pack_conv2d(w[0], None, 1, isa)
+    with pytest.raises(ValueError, match="w must be"):
+        store.pack_depthwise_conv2d(w, None, isa)
+    with pytest.raises(ValueError, match="w must be"):
+        store.pack_linear(w, None, True, isa)
+    with pytest.raises(ValueError, match="scale"):
+        store.pack_conv2d(w, np.zeros(5, np.float32), 1, isa)
+    with pytest.raises(ValueError, match="scale"):
+        store.pack_linear(w[:, :, 0, 0], np.zeros(2, np.float32), True, isa)
+
+
+def test_store_counts_and_keeps() -> None:
+    """Weights of a store stay where and what they are, however many follow: 64-byte steps, regions of 64 MB."""
+    store, isa = _core.WeightStore(), LEVELS[0]
+    first = store.put(np.arange(5, dtype=np.float32))
+    assert (first.size, store.bytes) == (5, 64)
+    big = [store.put(np.full(9 << 20, i, np.float32)) for i in range(3)]  # 36 MB each: every one its own region
+    assert store.bytes == 64 + 3 * (36 << 20)
+    plan = _core.Plan(isa, store)
+    out = np.zeros(8, np.float32)
+    for i, (weight, n) in enumerate([(first, 5), *((b, 1) for b in big)]):
+        desc = _core.Copy(rank=1, dims=[n], x_stride=[1], y_stride=[1])
+        plan.copy(desc, [plan.weight(weight)], plan.external(0, 0 if i == 0 else 4 + i, n))
+    del store, first, big, weight
+    _core.Executor(1).run(plan, [out])
+    np.testing.assert_array_equal(out, [0, 1, 2, 3, 4, 0, 1, 2])
