@@ -49,6 +49,18 @@ void check_geometry(const D& d) {
   in_range({d.x_ld, d.y_ld}, 1, "pixel strides must be positive");
   require(d.x_ld >= d.C && d.y_ld >= d.K, "a pixel stride is smaller than the channels");
   require(d.res_ld >= 0 && d.res_ld < LIMIT && d.x_row >= 0 && d.x_image >= 0, "strides must not be negative");
+  require(d.R * d.S <= (1 << 20), "the filter is too large");
+  int64_t weights;  // rounded up to whole vectors, at most 65 times as many
+  require(!__builtin_mul_overflow(d.C * d.R * d.S * 65, d.K, &weights) && weights < int64_t(1) << 59,
+          "the weights are larger than memory");
+}
+
+// Output pixels, of all images.
+template <typename D>
+int64_t pixels(const D& d) {
+  int64_t n;
+  require(!__builtin_mul_overflow(d.P * d.Q, d.N, &n) && n < int64_t(1) << 48, "the output is larger than memory");
+  return n;
 }
 
 }  // namespace
@@ -111,7 +123,6 @@ Extent extent(const Conv2d& d, Isa isa) {
   check_geometry(d);
   in_range({d.groups}, 1, "groups must be positive");
   require(d.C % d.groups == 0 && d.K % d.groups == 0, "channels do not divide into groups");
-  require(d.R * d.S <= (1 << 20), "the filter is too large");
   const bool runs = d.algorithm == ConvAlgorithm::row_run;
   if (runs) {
     // The window must stay inside x: the kernel does not look at borders.
@@ -129,8 +140,8 @@ Extent extent(const Conv2d& d, Isa isa) {
   e.in[0] = reach({{d.N, d.x_image}, {d.H, d.x_row}, {d.W, d.x_ld}, {d.C, 1}});
   e.in[1] = packed_conv2d_size(d.K, d.C, d.R, d.S, d.groups, isa);
   e.in[2] = d.K;
-  e.out = reach({{d.N, d.P * d.Q * d.y_ld}, {d.P * d.Q, d.y_ld}, {d.K, 1}});
-  e.in[3] = reach({{d.N, d.P * d.Q * d.res_ld}, {d.P * d.Q, d.res_ld}, {d.K, 1}});
+  e.out = reach({{pixels(d), d.y_ld}, {d.K, 1}});
+  e.in[3] = reach({{pixels(d), d.res_ld}, {d.K, 1}});
   return e;
 }
 
@@ -152,8 +163,8 @@ Extent extent(const Winograd& d, Isa isa, Op op) {
   if (op == Op::winograd_product) e.in[0] = planes;
   e.in[1] = packed_winograd_size(d.K, d.C, isa);
   e.in[2] = d.K;
-  e.out = reach({{d.N, d.P * d.Q * d.y_ld}, {d.P * d.Q, d.y_ld}, {d.K, 1}});
-  e.in[3] = reach({{d.N, d.P * d.Q * d.res_ld}, {d.P * d.Q, d.res_ld}, {d.K, 1}});
+  e.out = reach({{pixels(d), d.y_ld}, {d.K, 1}});
+  e.in[3] = reach({{pixels(d), d.res_ld}, {d.K, 1}});
   return e;
 }
 
@@ -165,8 +176,8 @@ Extent extent(const DepthwiseConv2d& d, Isa isa) {
   e.in[0] = reach({{d.N, d.x_image}, {d.H, d.x_row}, {d.W, d.x_ld}, {d.C, 1}});
   e.in[1] = packed_depthwise_size(d.K, d.R, d.S, isa);
   e.in[2] = d.K;
-  e.out = reach({{d.N, d.P * d.Q * d.y_ld}, {d.P * d.Q, d.y_ld}, {d.K, 1}});
-  e.in[3] = reach({{d.N, d.P * d.Q * d.res_ld}, {d.P * d.Q, d.res_ld}, {d.K, 1}});
+  e.out = reach({{pixels(d), d.y_ld}, {d.K, 1}});
+  e.in[3] = reach({{pixels(d), d.res_ld}, {d.K, 1}});
   return e;
 }
 

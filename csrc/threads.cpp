@@ -52,9 +52,10 @@ struct ThreadPool::Shared {
   std::vector<std::thread> workers;
 
   void work(uint32_t my_epoch, int thread) {
-    const Job fn = job.load(std::memory_order_relaxed);
-    void* arg = argument.load(std::memory_order_relaxed);
-    const int64_t total = chunks.load(std::memory_order_relaxed), step = grain.load(std::memory_order_relaxed);
+    // Read before the ticket: if any of these belongs to a later job, so does the ticket (see run), and nothing is claimed.
+    const Job fn = job.load(std::memory_order_acquire);
+    void* arg = argument.load(std::memory_order_acquire);
+    const int64_t total = chunks.load(std::memory_order_acquire), step = grain.load(std::memory_order_acquire);
     uint64_t seen = ticket.load(std::memory_order_acquire);
     while ((uint32_t)(seen >> 32) == my_epoch) {
       const int64_t begin = (int64_t)(seen & 0xffffffffu);
@@ -127,13 +128,15 @@ void ThreadPool::run(int64_t chunks, Job job, void* argument) {
   }
   if (!shared_ || generation_ != fork_generation.load(std::memory_order_relaxed)) start();
   Shared& s = *shared_;
-  s.job.store(job, std::memory_order_relaxed);
-  s.argument.store(argument, std::memory_order_relaxed);
-  s.chunks.store(chunks, std::memory_order_relaxed);
-  // Neighbouring chunks share weights: a thread takes a few in a row, and the last ones are small.
-  s.grain.store(std::max<int64_t>(1, chunks / (threads_ * 4)), std::memory_order_relaxed);
-  s.done.store(0, std::memory_order_relaxed);
+  // A worker that is late for the last job must not claim a chunk of this one with that job's ticket: close it first.
   const uint32_t epoch = s.epoch.load(std::memory_order_relaxed) + 1;
+  s.ticket.store((uint64_t)epoch << 32 | 0xffffffffu, std::memory_order_relaxed);
+  s.job.store(job, std::memory_order_release);
+  s.argument.store(argument, std::memory_order_release);
+  s.chunks.store(chunks, std::memory_order_release);
+  // Neighbouring chunks share weights: a thread takes a few in a row, and the last ones are small.
+  s.grain.store(std::max<int64_t>(1, chunks / (threads_ * 4)), std::memory_order_release);
+  s.done.store(0, std::memory_order_relaxed);
   s.ticket.store((uint64_t)epoch << 32, std::memory_order_release);
   s.epoch.store(epoch);
   if (s.sleepers.load() > 0) {

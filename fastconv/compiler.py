@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from . import _core
 from .errors import UnsupportedOpError
-from .graph import Graph, Node, Shape, Value
+from .graph import Array, Graph, Node, Shape, Value, Weight
 from .lowering import LOWERINGS, View, as_float32, reach, row_strides
 from .passes import optimize, plan_memory
 
@@ -136,14 +136,15 @@ class Compiler:
         key = (value.weight.key, "dense")
         packed = self.cache.packed.get(key)
         if packed is None:
-            packed = self.cache.packed[key] = self.cache.store.put(as_float32(value))
+            packed = self.cache.packed[key] = self.cache.store.put(as_float32(value.weight))
         return packed
 
     def constant(self, value: Value | None) -> int:
         """The tensor of an optional constant vector; -1 where it is absent."""
         return -1 if value is None else self.tensor(self.view(value))
 
-    def _pack(self, node: Node, how: object, pack: Any) -> int:
+    def _pack(self, node: Node, how: object, pack: Callable[[Array, Array | None], Any], source: Weight | None = None) -> int:
+        """The tensor of input 1, packed; `source` is what `pack` gets instead of it."""
         w = node.input(1).weight
         if w is None:
             raise UnsupportedOpError(f"node {node.name!r} ({node.op}): weights that are computed at run time")
@@ -151,7 +152,7 @@ class Compiler:
         key = (w.key, how, None if scale is None else scale.tobytes())
         packed = self.cache.packed.get(key)
         if packed is None:
-            packed = self.cache.packed[key] = pack(as_float32(node.input(1)), scale)
+            packed = self.cache.packed[key] = pack(as_float32(source or w), scale)
         number = self._tensors.get(key)
         if number is None:
             number = self._tensors[key] = self.plan.weight(packed)
@@ -169,7 +170,15 @@ class Compiler:
     def packed_linear(self, node: Node) -> int:
         trans_b = bool(node.attrs.get("trans_b"))
         store, isa = self.cache.store, self.isa
-        return self._pack(node, ("linear", trans_b), lambda w, s: store.pack_linear(w, s, trans_b, isa))
+        taps, source = 1, None
+        w = node.input(1).weight
+        if w is not None and w.origin is not None and w.origin[1][0] == "flatten":
+            # The weight of a flattened image, permuted to N H W C: packing reads the original in that order.
+            _, dims, order, _ = w.origin[1]
+            if tuple(order) == (*range(1, len(dims)), 0):
+                taps, source = math.prod(dims[1:]), w.origin[0]
+        how = ("linear", trans_b)
+        return self._pack(node, how, lambda x, s: store.pack_linear(x, s, trans_b, taps, isa), source)
 
     # -- operations ---------------------------------------------------------------------------------------------
     def conv_spec(self, node: Node) -> ConvSpec:

@@ -27,6 +27,8 @@ Vocabulary: ONNX operator names, normalised so that passes and compiler meet one
     Transpose           x                        perm
     Reshape             x                        (Flatten, Squeeze, Unsqueeze too; the output shape says it all)
     Expand              x                        (broadcast to the output shape)
+    Affine              x, scale[C], shift[C]    axis: x * scale + shift along it; made by passes of a BatchNormalization
+    Copy                x                        (the same, dense; made by passes)
 
 Fused attributes, added by passes: `activation` (a tuple: operator name, alpha, beta) on Conv, Gemm and the binaries;
 `scale` (float32[K]: multiplies the output channels of w while it is packed) on Conv and Gemm.
@@ -49,9 +51,10 @@ class Weight:
     """A constant tensor whose bytes are produced on demand.
 
     `key` identifies the contents: two Weights with equal keys hold the same array, and packed copies are shared by it.
+    `origin` is (weight, tag) where `derive` made this one: who packs it may fold the function into the packing.
     """
 
-    __slots__ = ("_array", "_load", "dtype", "key", "shape")
+    __slots__ = ("_array", "_load", "dtype", "key", "origin", "shape")
 
     def __init__(
         self,
@@ -63,6 +66,7 @@ class Weight:
         self.shape: Shape = tuple(int(d) for d in shape)
         self.dtype = np.dtype(dtype)
         self.key: object = self if key is None else key
+        self.origin: tuple[Weight, Any] | None = None
         self._load: Callable[[], Array] | None = load
         self._array: Array | None = None
 
@@ -89,7 +93,9 @@ class Weight:
 
     def derive(self, shape: Sequence[int], dtype: npt.DTypeLike, fn: Callable[[Array], Array], tag: object) -> Weight:
         """A lazy function of this weight. `tag` must be hashable and determine `fn`, so that equal ones share a key."""
-        return Weight(shape, dtype, lambda: fn(self.numpy()), key=(self.key, tag))
+        w = Weight(shape, dtype, lambda: fn(self.numpy()), key=(self.key, tag))
+        w.origin = (self, tag)
+        return w
 
 
 class Value:

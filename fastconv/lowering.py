@@ -15,7 +15,7 @@ import numpy as np
 
 from . import _core
 from .errors import UnsupportedOpError
-from .graph import Node, Shape, Value
+from .graph import Node, Shape, Value, Weight
 
 if TYPE_CHECKING:
     from .compiler import Compiler
@@ -410,5 +410,5 @@ def reach(shape: Shape, strides: Sequence[int]) -> int:
     return 1 + sum((d - 1) * s for d, s in zip(shape, strides, strict=True))
 
 
-def as_float32(value: Value) -> np.ndarray[Any, np.dtype[np.float32]]:
-    return np.ascontiguousarray(value.numpy(), dtype=np.float32)
+def as_float32(weight: Weight) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return np.ascontiguousarray(weight.numpy(), dtype=np.float32)

@@ -25,7 +25,10 @@ MAX_PLANS = 16  # compiled shapes that a model keeps
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """An input or output: its name, its shape with symbolic names where it is not fixed, and its dtype."""
+    """An input or output: its name, its shape with symbolic names where it is not fixed, and its dtype.
+
+    An output of which the file does not say the shape has the one for a free batch of 1, with None where it may vary.
+    """
 
     name: str
     shape: tuple[int | str | None, ...]
@@ -103,7 +106,6 @@ class Model:
         self._onnx: OnnxModel = read(self._source)
         self.name = self._onnx.name
         self.inputs = tuple(TensorInfo(i.name, i.shape, str(i.dtype)) for i in self._onnx.inputs)
-        self.outputs = tuple(TensorInfo(o.name, o.shape, str(o.dtype)) for o in self._onnx.outputs)
         self._cache = WeightCache()
         self._executor = _core.Executor(self.threads)
         self._plans: dict[tuple[Shape, ...], Compiled] = {}
@@ -112,6 +114,17 @@ class Model:
         default = self._default_shapes()
         if default is not None:  # a contradiction in the file is found now, not at the first call
             self._graph = self._onnx.build(default)
+        self.outputs = tuple(
+            TensorInfo(o.name, self._output_shape(i) if o.shape is None else o.shape, str(o.dtype))
+            for i, o in enumerate(self._onnx.outputs)
+        )
+
+    def _output_shape(self, index: int) -> tuple[int | str | None, ...]:
+        if self._graph is None:
+            return ()
+        free = any(not isinstance(d, int) for i in self.inputs for d in i.shape)
+        shape = self._graph.outputs[index].shape
+        return (None, *shape[1:]) if free and shape else shape
 
     # -- running ------------------------------------------------------------------------------------------------
     def __call__(self, *args: npt.ArrayLike) -> Any:

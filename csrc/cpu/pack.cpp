@@ -69,30 +69,46 @@ void pack_conv2d(float* out, const float* w, const float* scale, int64_t K, int6
   }
 }
 
-// U = G g G^T of one filter, in double precision; points 0, 5/8, -5/8, 3/2, -3/2, infinity.
-static void transform_filter(const float* g, double scale, double (&u)[36]) {
-  static const double points[5] = {0, 0.625, -0.625, 1.5, -1.5};
-  static double G[6][3];
-  static const bool ready = [] {
+// The matrix G of F(4x4, 3x3) with the points 0, 5/8, -5/8, 3/2, -3/2 and infinity.
+struct FilterTransform {
+  double g[6][3] = {};
+  FilterTransform() {
+    const double points[5] = {0, 0.625, -0.625, 1.5, -1.5};
     for (int j = 0; j < 5; j++) {
       double norm = 1;
       for (int k = 0; k < 5; k++) norm *= k == j ? 1 : points[j] - points[k];
-      for (int i = 0; i < 3; i++) G[j][i] = (i == 0 ? 1 : i == 1 ? points[j] : points[j] * points[j]) / norm;
+      for (int i = 0; i < 3; i++) g[j][i] = (i == 0 ? 1 : i == 1 ? points[j] : points[j] * points[j]) / norm;
     }
-    G[5][2] = 1;
-    return true;
-  }();
-  (void)ready;
-  double t[6][3];
-  for (int i = 0; i < 6; i++) {
-    for (int s = 0; s < 3; s++) t[i][s] = (G[i][0] * g[s] + G[i][1] * g[3 + s] + G[i][2] * g[6 + s]) * scale;
+    g[5][2] = 1;
   }
-  for (int i = 0; i < 6; i++) {
-    for (int j = 0; j < 6; j++) u[i * 6 + j] = t[i][0] * G[j][0] + t[i][1] * G[j][1] + t[i][2] * G[j][2];
+};
+
+// U = G g G^T of `lanes` filters that lie `stride` apart, in double precision; out[e * plane + lane].
+static void transform_filters(float* out, int64_t plane, const float* w, int64_t stride, const float* scale,
+                              int64_t lanes, const FilterTransform& G) {
+  constexpr int L = 16;
+  double g[9][L] = {}, t[6][3][L];
+  for (int64_t i = 0; i < lanes; i++) {
+    for (int e = 0; e < 9; e++) g[e][i] = (double)w[i * stride + e] * (scale ? scale[i] : 1.0f);
+  }
+  for (int r = 0; r < 6; r++) {
+    for (int s = 0; s < 3; s++) {
+      for (int i = 0; i < L; i++) t[r][s][i] = G.g[r][0] * g[s][i] + G.g[r][1] * g[3 + s][i] + G.g[r][2] * g[6 + s][i];
+    }
+  }
+  for (int r = 0; r < 6; r++) {
+    for (int s = 0; s < 6; s++) {
+      float u[L];
+      for (int i = 0; i < L; i++) {
+        u[i] = (float)(t[r][0][i] * G.g[s][0] + t[r][1][i] * G.g[s][1] + t[r][2][i] * G.g[s][2]);
+      }
+      memcpy(out + (r * 6 + s) * plane, u, sizeof(float) * lanes);
+    }
   }
 }
 
 void pack_winograd(float* out, const float* w, const float* scale, int64_t K, int64_t C, Isa isa) {
+  const FilterTransform G;
   const int64_t V = kernels(isa).vector_length, widest = kernels(isa).max_panel;
   const int64_t n = vectors(K, V), count = (n + widest - 1) / widest;
   for (int64_t p = 0, first = 0; p < count; p++) {
@@ -100,10 +116,9 @@ void pack_winograd(float* out, const float* w, const float* scale, int64_t K, in
     const int64_t columns = K - k < width ? K - k : width;
     if (columns < width) memset(out, 0, sizeof(float) * 36 * C * width);
     for (int64_t c = 0; c < C; c++) {
-      for (int64_t i = 0; i < columns; i++) {
-        double u[36];
-        transform_filter(w + ((k + i) * C + c) * 9, scale ? scale[k + i] : 1, u);
-        for (int e = 0; e < 36; e++) out[(e * C + c) * width + i] = (float)u[e];
+      for (int64_t i = 0; i < columns; i += 16) {
+        transform_filters(out + c * width + i, C * width, w + ((k + i) * C + c) * 9, C * 9, scale ? scale + k + i : nullptr,
+                          columns - i < 16 ? columns - i : 16, G);
       }
     }
     out += 36 * C * width;
@@ -116,16 +131,18 @@ void pack_depthwise(float* out, const float* w, const float* scale, int64_t K, i
   pack_panel(out, w, scale, K, vectors(K, V) * V, 1, R * S);
 }
 
-void pack_linear(float* out, const float* w, const float* scale, int64_t K, int64_t C, bool trans_b, Isa isa) {
-  const int64_t V = kernels(isa).vector_length, panel = kernels(isa).dense_panel * V;
+void pack_linear(float* out, const float* w, const float* scale, int64_t K, int64_t C, int64_t taps, bool trans_b,
+                 Isa isa) {
+  const int64_t V = kernels(isa).vector_length, panel = kernels(isa).dense_panel * V, channels = C / taps;
   for (int64_t k = 0; k < K; k += panel) {
     const int64_t columns = K - k < panel ? K - k : panel, width = vectors(columns, V) * V;
     if (trans_b) {
-      pack_panel(out, w + k * C, scale ? scale + k : nullptr, columns, width, C, 1);
+      pack_panel(out, w + k * C, scale ? scale + k : nullptr, columns, width, channels, taps);
     } else {
       for (int64_t c = 0; c < C; c++) {
+        const float* row = w + (c % channels * taps + c / channels) * K + k;
         float* o = out + c * width;
-        for (int64_t i = 0; i < columns; i++) o[i] = w[c * K + k + i] * (scale ? scale[k + i] : 1.0f);
+        for (int64_t i = 0; i < columns; i++) o[i] = row[i] * (scale ? scale[k + i] : 1.0f);
         for (int64_t i = columns; i < width; i++) o[i] = 0;
       }
     }

@@ -26,7 +26,9 @@ void pack_conv2d(float* out, const float* w, const float* scale, int64_t K, int6
                  int64_t groups, Isa isa);
 void pack_winograd(float* out, const float* w, const float* scale, int64_t K, int64_t C, Isa isa);  // w: [K][C][3][3]
 void pack_depthwise(float* out, const float* w, const float* scale, int64_t K, int64_t R, int64_t S, Isa isa);
-// w is [K][C] with row stride C (trans_b), or [C][K]
-void pack_linear(float* out, const float* w, const float* scale, int64_t K, int64_t C, bool trans_b, Isa isa);
+// w is [K][C] (trans_b), or [C][K]. taps > 1: C counts [C / taps][taps] in w, as an N C H W image flattens, and
+// [taps][C / taps] in the input, as N H W C does.
+void pack_linear(float* out, const float* w, const float* scale, int64_t K, int64_t C, int64_t taps, bool trans_b,
+                 Isa isa);
 
 }  // namespace fastconv

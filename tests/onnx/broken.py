@@ -17,7 +17,21 @@ import onnx
 from onnx import ModelProto, TensorProto, helper
 
 from tests.onnx import broken_nodes
-from tests.onnx.corpus import CASES, MUTANTS, Maker, add, array, changed, field, good, one, varint, wire, with_tensor
+from tests.onnx.corpus import (
+    CASES,
+    MUTANTS,
+    Maker,
+    add,
+    array,
+    case,
+    changed,
+    field,
+    good,
+    one,
+    varint,
+    wire,
+    with_tensor,
+)
 from tests.onnx.helpers import make_model
 
 assert broken_nodes  # importing it registers its cases
@@ -99,8 +113,17 @@ add("cycle", rewire(0, 0, "r"))
 add("self_loop", rewire(2, 0, "r"))
 add("missing_in_dead_node", changed(lambda m: m.graph.node.append(helper.make_node("Relu", ["nowhere"], ["dead"]))))
 add("duplicate_output", changed(lambda m: m.graph.node.append(helper.make_node("Relu", ["x"], ["r"]))))
-add("output_shadows_input", changed(lambda m: m.graph.node.append(helper.make_node("Relu", ["b"], ["x"]))))
-add("output_shadows_initializer", changed(lambda m: m.graph.node.append(helper.make_node("Relu", ["v"], ["w"]))))
+add("output_shadows_initializer", changed(lambda m: m.graph.node.append(helper.make_node("Relu", ["b"], ["v"]))))
+
+
+@case
+def output_shadows_input() -> ModelProto:
+    model = good()
+    model.graph.input.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, ("N", 3, 8, 8)))
+    model.graph.node.append(helper.make_node("Relu", ["z"], ["x"]))
+    return model
+
+
 add("duplicate_initializer", changed(lambda m: m.graph.initializer.append(m.graph.initializer[0])))
 add("initializer_without_name", changed(lambda m: setattr(m.graph.initializer[0], "name", "")))
 add("duplicate_graph_input", changed(lambda m: m.graph.input.append(m.graph.input[0])))

@@ -1,0 +1,651 @@
+# Made by `make stubs` from the compiled module.
+"""fastconv's kernels, plans and ONNX scanner. Private: the package's Python modules are the interface."""
+
+from __future__ import annotations
+
+import collections.abc
+import typing
+
+import numpy
+import numpy.typing
+
+__all__: list[str] = [
+    "MAX_RANK",
+    "Activation",
+    "Affine",
+    "Binary",
+    "BinaryFunc",
+    "Conv2d",
+    "ConvAlgorithm",
+    "Copy",
+    "DepthwiseConv2d",
+    "Executor",
+    "Func",
+    "Isa",
+    "Linear",
+    "Lrn",
+    "MatMul",
+    "ModelFile",
+    "OnnxTensor",
+    "Op",
+    "PackedWeight",
+    "Pad",
+    "PadMode",
+    "Plan",
+    "Pool2d",
+    "Reduce",
+    "ReduceFunc",
+    "Softmax",
+    "Unary",
+    "WeightStore",
+    "choose_conv2d",
+    "extent",
+    "huge_pages",
+    "isa_levels",
+    "measure_peak",
+    "prepare",
+    "run_kernel",
+    "usable_cpus",
+    "vector_length",
+]
+
+class OnnxTensor:
+    """A TensorProto whose payload is only located."""
+
+    @property
+    def data_type(self) -> int:
+        """TensorProto.DataType"""
+
+    @property
+    def dims(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> str:
+        """numpy's name of the array that `read` makes (bfloat16 widens to float32), or ''"""
+
+    @property
+    def external(self) -> bool: ...
+    @property
+    def external_data(self) -> dict[str, typing.Any]: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def payload_bytes(self) -> int: ...
+
+class ModelFile:
+    """An open model or data file, or one in memory."""
+
+    @staticmethod
+    def from_bytes(data: bytes) -> ModelFile: ...
+    def __init__(self, fd: int) -> None:
+        """Takes over a descriptor, which must be a regular file."""
+
+    def read(self, tensor: OnnxTensor) -> numpy.typing.NDArray[typing.Any]:
+        """A tensor's payload as a fresh array."""
+
+    def read_raw(
+        self, offset: int, data_type: int, dims: collections.abc.Sequence[int]
+    ) -> numpy.typing.NDArray[typing.Any]:
+        """Little-endian elements that lie at `offset`, as a fresh array."""
+
+    def scan(self) -> dict[str, typing.Any]:
+        """The structure of the ModelProto, without its large payloads."""
+
+    @property
+    def size(self) -> int: ...
+
+class Isa:
+    __members__: typing.ClassVar[dict[str, Isa]]
+    avx2: typing.ClassVar[Isa]
+    avx512: typing.ClassVar[Isa]
+    neon: typing.ClassVar[Isa]
+    scalar: typing.ClassVar[Isa]
+
+    def __index__(self) -> int: ...
+    def __init__(self, value: int) -> None: ...
+    def __int__(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def value(self) -> int: ...
+
+class Op:
+    __members__: typing.ClassVar[dict[str, Op]]
+    affine: typing.ClassVar[Op]
+    avg_pool2d: typing.ClassVar[Op]
+    binary: typing.ClassVar[Op]
+    conv2d: typing.ClassVar[Op]
+    copy: typing.ClassVar[Op]
+    depthwise_conv2d: typing.ClassVar[Op]
+    linear: typing.ClassVar[Op]
+    lrn: typing.ClassVar[Op]
+    matmul: typing.ClassVar[Op]
+    max_pool2d: typing.ClassVar[Op]
+    pad: typing.ClassVar[Op]
+    reduce: typing.ClassVar[Op]
+    softmax: typing.ClassVar[Op]
+    unary: typing.ClassVar[Op]
+
+    def __index__(self) -> int: ...
+    def __init__(self, value: int) -> None: ...
+    def __int__(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def value(self) -> int: ...
+
+class Func:
+    __members__: typing.ClassVar[dict[str, Func]]
+    abs: typing.ClassVar[Func]
+    ceil: typing.ClassVar[Func]
+    clip: typing.ClassVar[Func]
+    elu: typing.ClassVar[Func]
+    erf: typing.ClassVar[Func]
+    exp: typing.ClassVar[Func]
+    floor: typing.ClassVar[Func]
+    gelu: typing.ClassVar[Func]
+    gelu_tanh: typing.ClassVar[Func]
+    hard_sigmoid: typing.ClassVar[Func]
+    hard_swish: typing.ClassVar[Func]
+    identity: typing.ClassVar[Func]
+    leaky_relu: typing.ClassVar[Func]
+    log: typing.ClassVar[Func]
+    mish: typing.ClassVar[Func]
+    neg: typing.ClassVar[Func]
+    reciprocal: typing.ClassVar[Func]
+    selu: typing.ClassVar[Func]
+    sigmoid: typing.ClassVar[Func]
+    softplus: typing.ClassVar[Func]
+    sqrt: typing.ClassVar[Func]
+    swish: typing.ClassVar[Func]
+    tanh: typing.ClassVar[Func]
+
+    def __index__(self) -> int: ...
+    def __init__(self, value: int) -> None: ...
+    def __int__(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def value(self) -> int: ...
+
+class BinaryFunc:
+    __members__: typing.ClassVar[dict[str, BinaryFunc]]
+    add: typing.ClassVar[BinaryFunc]
+    div: typing.ClassVar[BinaryFunc]
+    max: typing.ClassVar[BinaryFunc]
+    min: typing.ClassVar[BinaryFunc]
+    mul: typing.ClassVar[BinaryFunc]
+    pow: typing.ClassVar[BinaryFunc]
+    prelu: typing.ClassVar[BinaryFunc]
+    sub: typing.ClassVar[BinaryFunc]
+
+    def __index__(self) -> int: ...
+    def __init__(self, value: int) -> None: ...
+    def __int__(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def value(self) -> int: ...
+
+class ReduceFunc:
+    __members__: typing.ClassVar[dict[str, ReduceFunc]]
+    max: typing.ClassVar[ReduceFunc]
+    mean: typing.ClassVar[ReduceFunc]
+    sum: typing.ClassVar[ReduceFunc]
+
+    def __index__(self) -> int: ...
+    def __init__(self, value: int) -> None: ...
+    def __int__(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def value(self) -> int: ...
+
+class PadMode:
+    __members__: typing.ClassVar[dict[str, PadMode]]
+    constant: typing.ClassVar[PadMode]
+    edge: typing.ClassVar[PadMode]
+    reflect: typing.ClassVar[PadMode]
+
+    def __index__(self) -> int: ...
+    def __init__(self, value: int) -> None: ...
+    def __int__(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def value(self) -> int: ...
+
+class ConvAlgorithm:
+    __members__: typing.ClassVar[dict[str, ConvAlgorithm]]
+    gemm: typing.ClassVar[ConvAlgorithm]
+    implicit: typing.ClassVar[ConvAlgorithm]
+    row_run: typing.ClassVar[ConvAlgorithm]
+
+    def __index__(self) -> int: ...
+    def __init__(self, value: int) -> None: ...
+    def __int__(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def value(self) -> int: ...
+
+class Activation:
+    """An element-wise function and its parameters."""
+
+    alpha: float
+    beta: float
+    func: Func
+
+    def __init__(self, **kwargs: typing.Any) -> None: ...
+
+class Conv2d:
+    """in: x, packed weights, bias, residual"""
+
+    C: int
+    H: int
+    K: int
+    N: int
+    P: int
+    Q: int
+    R: int
+    S: int
+    W: int
+    act: Activation
+    algorithm: ConvAlgorithm
+    chunks: int
+    dilation_h: int
+    dilation_w: int
+    groups: int
+    pad_l: int
+    pad_t: int
+    panel_chunks: int
+    panels_per_chunk: int
+    res_ld: int
+    row_chunks: int
+    rows_per_chunk: int
+    stride_h: int
+    stride_w: int
+    x_image: int
+    x_ld: int
+    x_row: int
+    y_ld: int
+
+    def __init__(self, **kwargs: typing.Any) -> None: ...
+
+class DepthwiseConv2d:
+    """in: x, packed weights, bias, residual"""
+
+    C: int
+    H: int
+    K: int
+    N: int
+    P: int
+    Q: int
+    R: int
+    S: int
+    W: int
+    act: Activation
+    chunks: int
+    dilation_h: int
+    dilation_w: int
+    multiplier: int
+    pad_l: int
+    pad_t: int
+    res_ld: int
+    rows_per_chunk: int
+    stride_h: int
+    stride_w: int
+    x_image: int
+    x_ld: int
+    x_row: int
+    y_ld: int
+
+    def __init__(self, **kwargs: typing.Any) -> None: ...
+
+class Linear:
+    """in: x, packed weights, bias, residual"""
+
+    C: int
+    K: int
+    M: int
+    act: Activation
+    chunks: int
+    res_ld: int
+    row_chunks: int
+    rows_per_chunk: int
+    x_ld: int
+    y_ld: int
+
+    def __init__(self, **kwargs: typing.Any) -> None: ...
+
+class MatMul:
+    """in: a, b"""
+
+    K: int
+    M: int
+    N: int
+    a_batch: int
+    a_ld: int
+    b_batch: int
+    b_ld: int
+    batch: int
+    chunks: int
+    y_batch: int
+    y_ld: int
+
+    def __init__(self, **kwargs: typing.Any) -> None: ...
+
+class Pool2d:
+    """in: x"""
+
+    C: int
+    H: int
+    N: int
+    P: int
+    Q: int
+    R: int
+    S: int
+    W: int
+    chunks: int
+    count_include_pad: int
+    dilation_h: int
+    dilation_w: int
+    pad_b: int
+    pad_l: int
+    pad_r: int
+    pad_t: int
+    stride_h: int
+    stride_w: int
+    x_image: int
+    x_ld: int
+    x_row: int
+    y_ld: int
+
+    def __init__(self, **kwargs: typing.Any) -> None: ...
+
+class Unary:
+    """in: x"""
+
+    act: Activation
+    chunks: int
+    n: int
+    rows: int
+    x_ld: int
+    y_ld: int
+
+    def __init__(self, **kwargs: typing.Any) -> None: ...
+
+class Binary:
+    """in: a, b"""
+
+    a_stride: collections.abc.Sequence[int]
+    act: Activation
+    b_stride: collections.abc.Sequence[int]
+    chunks: int
+    dims: collections.abc.Sequence[int]
+    func: BinaryFunc
+    rank: int
+    y_stride: collections.abc.Sequence[int]
+
+    def __init__(self, **kwargs: typing.Any) -> None: ...
+
+class Affine:
+    """in: x, scale, shift"""
+
+    act: Activation
+    chunks: int
+    n: int
+    rows: int
+    x_ld: int
+    y_ld: int
+
+    def __init__(self, **kwargs: typing.Any) -> None: ...
+
+class Reduce:
+    """in: x"""
+
+    chunks: int
+    func: ReduceFunc
+    inner: int
+    n: int
+    outer: int
+    x_n: int
+    x_outer: int
+    y_outer: int
+
+    def __init__(self, **kwargs: typing.Any) -> None: ...
+
+class Softmax:
+    """in: x"""
+
+    chunks: int
+    inner: int
+    log: int
+    n: int
+    outer: int
+    x_n: int
+    x_outer: int
+    y_n: int
+    y_outer: int
+
+    def __init__(self, **kwargs: typing.Any) -> None: ...
+
+class Lrn:
+    """in: x"""
+
+    C: int
+    alpha: float
+    beta: float
+    bias: float
+    chunks: int
+    rows: int
+    size: int
+    x_ld: int
+    y_ld: int
+
+    def __init__(self, **kwargs: typing.Any) -> None: ...
+
+class Copy:
+    """in: x"""
+
+    chunks: int
+    dims: collections.abc.Sequence[int]
+    rank: int
+    x_stride: collections.abc.Sequence[int]
+    y_stride: collections.abc.Sequence[int]
+
+    def __init__(self, **kwargs: typing.Any) -> None: ...
+
+class Pad:
+    """in: x"""
+
+    before: collections.abc.Sequence[int]
+    chunks: int
+    dims: collections.abc.Sequence[int]
+    mode: PadMode
+    rank: int
+    value: float
+    x_dims: collections.abc.Sequence[int]
+    x_stride: collections.abc.Sequence[int]
+    y_stride: collections.abc.Sequence[int]
+
+    def __init__(self, **kwargs: typing.Any) -> None: ...
+
+class PackedWeight:
+    """Constant floats in the order in which a kernel reads them."""
+
+    @property
+    def size(self) -> int: ...
+
+class WeightStore:
+    """Memory of packed weights."""
+
+    def __init__(self) -> None: ...
+    def pack_conv2d(
+        self,
+        w: numpy.typing.NDArray[numpy.float32],
+        scale: numpy.typing.NDArray[numpy.float32] | None,
+        groups: int,
+        isa: Isa,
+    ) -> PackedWeight: ...
+    def pack_depthwise_conv2d(
+        self, w: numpy.typing.NDArray[numpy.float32], scale: numpy.typing.NDArray[numpy.float32] | None, isa: Isa
+    ) -> PackedWeight: ...
+    def pack_linear(
+        self,
+        w: numpy.typing.NDArray[numpy.float32],
+        scale: numpy.typing.NDArray[numpy.float32] | None,
+        trans_b: bool,
+        isa: Isa,
+    ) -> PackedWeight: ...
+    def put(self, array: numpy.typing.NDArray[numpy.float32]) -> PackedWeight: ...
+    @property
+    def bytes(self) -> int: ...
+
+class Plan:
+    """A flat list of operations on fixed buffers."""
+
+    def __init__(self, isa: Isa, weights: WeightStore) -> None: ...
+    def __len__(self) -> int: ...
+    def affine(self, desc: Affine, inputs: collections.abc.Sequence[int], out: int) -> None: ...
+    def arena(self, offset: int, size: int) -> int:
+        """A tensor in the arena; returns its number."""
+
+    def avg_pool2d(self, desc: Pool2d, inputs: collections.abc.Sequence[int], out: int) -> None: ...
+    def binary(self, desc: Binary, inputs: collections.abc.Sequence[int], out: int) -> None: ...
+    def conv2d(self, desc: Conv2d, inputs: collections.abc.Sequence[int], out: int) -> None: ...
+    def copy(self, desc: Copy, inputs: collections.abc.Sequence[int], out: int) -> None: ...
+    def depthwise_conv2d(self, desc: DepthwiseConv2d, inputs: collections.abc.Sequence[int], out: int) -> None: ...
+    def external(self, index: int, first: int, size: int) -> int:
+        """A tensor in the index-th array of a run."""
+
+    def linear(self, desc: Linear, inputs: collections.abc.Sequence[int], out: int) -> None: ...
+    def lrn(self, desc: Lrn, inputs: collections.abc.Sequence[int], out: int) -> None: ...
+    def matmul(self, desc: MatMul, inputs: collections.abc.Sequence[int], out: int) -> None: ...
+    def max_pool2d(self, desc: Pool2d, inputs: collections.abc.Sequence[int], out: int) -> None: ...
+    def pad(self, desc: Pad, inputs: collections.abc.Sequence[int], out: int) -> None: ...
+    def reduce(self, desc: Reduce, inputs: collections.abc.Sequence[int], out: int) -> None: ...
+    def softmax(self, desc: Softmax, inputs: collections.abc.Sequence[int], out: int) -> None: ...
+    def unary(self, desc: Unary, inputs: collections.abc.Sequence[int], out: int) -> None: ...
+    def weight(self, weight: PackedWeight) -> int: ...
+    @property
+    def arena_bytes(self) -> int: ...
+    @property
+    def scratch_bytes(self) -> int: ...
+
+class Executor:
+    """Arenas and threads for runs of plans."""
+
+    def __init__(self, threads: int) -> None: ...
+    def profile(
+        self, plan: Plan, arrays: collections.abc.Sequence[numpy.typing.NDArray[typing.Any]], runs: int
+    ) -> numpy.typing.NDArray[numpy.int64]:
+        """Nanoseconds as int64[runs, operations]."""
+
+    def run(self, plan: Plan, arrays: collections.abc.Sequence[numpy.typing.NDArray[typing.Any]]) -> None:
+        """Run with these float32 arrays as externals; the plan's outputs among them are overwritten."""
+
+    @property
+    def threads(self) -> int: ...
+
+def choose_conv2d(
+    *,
+    N: int,
+    H: int,
+    W: int,
+    C: int,
+    K: int,
+    P: int,
+    Q: int,
+    R: int,
+    S: int,
+    groups: int,
+    strides: collections.abc.Sequence[int],
+    dilations: collections.abc.Sequence[int],
+    pads: collections.abc.Sequence[int],
+    isa: Isa,
+) -> str:
+    """The algorithm for a shape: gemm, implicit, row_run or depthwise."""
+
+@typing.overload
+def extent(desc: Conv2d, isa: Isa) -> tuple[tuple[int, int, int, int], int]:
+    """Elements that each input and the output must have: ((int, ...), int)."""
+
+@typing.overload
+def extent(desc: DepthwiseConv2d, isa: Isa) -> tuple[tuple[int, int, int, int], int]: ...
+@typing.overload
+def extent(desc: Linear, isa: Isa) -> tuple[tuple[int, int, int, int], int]: ...
+@typing.overload
+def extent(desc: MatMul, isa: Isa) -> tuple[tuple[int, int, int, int], int]: ...
+@typing.overload
+def extent(desc: Pool2d, isa: Isa) -> tuple[tuple[int, int, int, int], int]: ...
+@typing.overload
+def extent(desc: Unary, isa: Isa) -> tuple[tuple[int, int, int, int], int]: ...
+@typing.overload
+def extent(desc: Binary, isa: Isa) -> tuple[tuple[int, int, int, int], int]: ...
+@typing.overload
+def extent(desc: Affine, isa: Isa) -> tuple[tuple[int, int, int, int], int]: ...
+@typing.overload
+def extent(desc: Reduce, isa: Isa) -> tuple[tuple[int, int, int, int], int]: ...
+@typing.overload
+def extent(desc: Softmax, isa: Isa) -> tuple[tuple[int, int, int, int], int]: ...
+@typing.overload
+def extent(desc: Lrn, isa: Isa) -> tuple[tuple[int, int, int, int], int]: ...
+@typing.overload
+def extent(desc: Copy, isa: Isa) -> tuple[tuple[int, int, int, int], int]: ...
+@typing.overload
+def extent(desc: Pad, isa: Isa) -> tuple[tuple[int, int, int, int], int]: ...
+def huge_pages() -> str:
+    """What the system says of transparent huge pages."""
+
+def isa_levels() -> list[str]:
+    """The instruction set levels that this CPU and this build have, slowest first."""
+
+def measure_peak(isa: Isa, seconds: float = 0.05) -> float:
+    """The FMA rate of one core in GFLOP/s: independent chains in registers, best of many short runs."""
+
+@typing.overload
+def prepare(desc: Conv2d, isa: Isa) -> None:
+    """Check the descriptor and set its chunks."""
+
+@typing.overload
+def prepare(desc: DepthwiseConv2d, isa: Isa) -> None: ...
+@typing.overload
+def prepare(desc: Linear, isa: Isa) -> None: ...
+@typing.overload
+def prepare(desc: MatMul, isa: Isa) -> None: ...
+@typing.overload
+def prepare(desc: Pool2d, isa: Isa) -> None: ...
+@typing.overload
+def prepare(desc: Unary, isa: Isa) -> None: ...
+@typing.overload
+def prepare(desc: Binary, isa: Isa) -> None: ...
+@typing.overload
+def prepare(desc: Affine, isa: Isa) -> None: ...
+@typing.overload
+def prepare(desc: Reduce, isa: Isa) -> None: ...
+@typing.overload
+def prepare(desc: Softmax, isa: Isa) -> None: ...
+@typing.overload
+def prepare(desc: Lrn, isa: Isa) -> None: ...
+@typing.overload
+def prepare(desc: Copy, isa: Isa) -> None: ...
+@typing.overload
+def prepare(desc: Pad, isa: Isa) -> None: ...
+def run_kernel(
+    isa: Isa,
+    desc: typing.Any,
+    inputs: collections.abc.Sequence[numpy.typing.NDArray[typing.Any] | None],
+    out: numpy.typing.NDArray[typing.Any],
+    chunks: tuple[int, int] | None = None,
+    op: Op | None = None,
+) -> None:
+    """Run a kernel, or its chunks [begin, end), on contiguous float32 arrays (None for an absent input); for tests.
+    `op` is needed where a descriptor serves two kernels (Pool2d). A descriptor without chunks is prepared first."""
+
+def usable_cpus() -> int:
+    """Processors that this process may use, by affinity and cgroup quota."""
+
+def vector_length(isa: Isa) -> int: ...
+
+MAX_RANK: int = 8
+__version__: str
