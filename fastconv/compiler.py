@@ -178,7 +178,7 @@ class Compiler:
             if tuple(order) == (*range(1, len(dims)), 0):
                 taps, source = math.prod(dims[1:]), w.origin[0]
         how = ("linear", trans_b)
-        return self._pack(node, how, lambda x, s: store.pack_linear(x, s, trans_b, taps, isa), source)
+        return self._pack(node, how, lambda x, s: store.pack_linear(x, s, trans_b, isa, taps), source)
 
     # -- operations ---------------------------------------------------------------------------------------------
     def conv_spec(self, node: Node) -> ConvSpec:

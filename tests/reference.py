@@ -242,7 +242,8 @@ def lrn(x: AnyArray, size: int, alpha: float, beta: float, bias: float) -> Array
 
 # -- moving -------------------------------------------------------------------------------------------------------
 def copy(x: AnyArray, perm: Sequence[int]) -> Array:
-    return np.asarray(x, np.float64).transpose(perm)
+    y: Array = np.asarray(x, np.float64).transpose(perm)
+    return y
 
 
 def pad(x: AnyArray, pads: Sequence[Pair], mode: str = "constant", value: float = 0.0) -> Array:

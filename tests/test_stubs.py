@@ -14,7 +14,7 @@ from fastconv import _core
 
 STUB = Path(fastconv.__file__).with_name("_core.pyi")
 # What every object or enumeration has.
-IMPLIED = re.compile(r"__(doc|module|name|loader|spec|package|file|getstate|setstate|hash|eq|ne|str|repr|entries)(__)?"
+IMPLIED = re.compile(r"__(doc|module|name|version|loader|spec|package|file|getstate|setstate|hash|eq|ne|str|repr|entries)(__)?"
                      r"|_pybind11.*")  # fmt: skip
 
 
@@ -50,7 +50,7 @@ def parameters(function: Any) -> list[list[str]]:
     while any("[" in f for f in found):
         found = [re.sub(r"\[[^\[\]]*\]", "", f) for f in found]
     split = [[p.split(":")[0].strip() for p in f.split(",")] for f in found]
-    return [[p for p in names if p and p != "self" and not p.startswith("*")] for names in split]
+    return [[p for p in names if p and p not in ("self", "/") and p[0] != "*"] for names in split]
 
 
 def found() -> Iterator[tuple[str, Any]]:

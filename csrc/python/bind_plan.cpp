@@ -80,7 +80,7 @@ PackedWeight pack_depth(const std::shared_ptr<WeightStore>& store, const Array& 
 }
 
 PackedWeight pack_dense(const std::shared_ptr<WeightStore>& store, const Array& w, const std::optional<Array>& scale,
-                        bool trans_b, int64_t taps, Isa isa) {
+                        bool trans_b, Isa isa, int64_t taps) {
   if (w.ndim() != 2) throw std::invalid_argument("w must be a matrix");
   const int64_t K = w.shape(trans_b ? 0 : 1), C = w.shape(trans_b ? 1 : 0);
   if (taps < 1 || C % taps) throw std::invalid_argument("taps must divide the rows of w");
@@ -195,7 +195,7 @@ void init_plan(py::module_& m) {
       .def("pack_conv2d", &pack_conv, py::arg("w"), py::arg("scale"), py::arg("groups"), py::arg("isa"))
       .def("pack_winograd", &pack_wino, py::arg("w"), py::arg("scale"), py::arg("isa"))
       .def("pack_depthwise_conv2d", &pack_depth, py::arg("w"), py::arg("scale"), py::arg("isa"))
-      .def("pack_linear", &pack_dense, py::arg("w"), py::arg("scale"), py::arg("trans_b"), py::arg("taps"), py::arg("isa"));
+      .def("pack_linear", &pack_dense, py::arg("w"), py::arg("scale"), py::arg("trans_b"), py::arg("isa"), py::arg("taps") = 1);
 
   py::class_<Plan, std::shared_ptr<Plan>> plan(m, "Plan", "A flat list of operations on fixed buffers.");
   plan.def(py::init<Isa, std::shared_ptr<WeightStore>>(), py::arg("isa"), py::arg("weights"))

@@ -36,7 +36,9 @@ def depth(case: ConvCase) -> int:
     return case.C // case.groups * case.R * case.S
 
 
-def check(isa: Any, case: ConvCase, *, with_bias: bool, with_residual: bool, act: str, gaps: tuple[int, int, int]) -> None:
+def check(
+    isa: Any, case: ConvCase, *, with_bias: bool, with_residual: bool, act: str, gaps: tuple[int, int, int]
+) -> None:
     x, w, bias, residual = operands(np.random.default_rng(4), case)
     b, r = bias if with_bias else None, residual if with_residual else None
     want = expected(case, x, w, b, r, act)

@@ -23,7 +23,9 @@ def operands(rng: np.random.Generator, case: ConvCase) -> tuple[F32, F32, F32, F
     return x, w, random(rng, case.K), random(rng, case.N, case.P, case.Q, case.K)
 
 
-def check(isa: Any, case: ConvCase, *, with_bias: bool, with_residual: bool, act: str, gaps: tuple[int, int, int]) -> None:
+def check(
+    isa: Any, case: ConvCase, *, with_bias: bool, with_residual: bool, act: str, gaps: tuple[int, int, int]
+) -> None:
     x, w, bias, residual = operands(np.random.default_rng(11), case)
     b, r = bias if with_bias else None, residual if with_residual else None
     got = conv2d(isa, case, x, w, b, r, act=act, gaps=gaps, algorithm="depthwise")
@@ -53,7 +55,9 @@ def widths(V: int) -> Iterator[ConvCase]:
             for W in (size, *range(6, 19), 29):
                 for left, right in ((0, 0), (1, 1), (size // 2, 0), (size - 1, size)):
                     pads = (1, left, 0, right)
-                    yield ConvCase(f"{size}-s{stride}-w{W}", 1, 5, W, V + 2, V + 2, size, size, (stride,) * 2, pads, groups=V + 2)
+                    yield ConvCase(
+                        f"{size}-s{stride}-w{W}", 1, 5, W, V + 2, V + 2, size, size, (stride,) * 2, pads, groups=V + 2
+                    )
 
 
 @isas

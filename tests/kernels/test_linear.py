@@ -49,7 +49,9 @@ def test_epilogue_and_gaps(isa: Any, M: int, act: str, trans_b: bool) -> None:
 
 
 @isas
-@pytest.mark.parametrize(("M", "C", "K"), ((1, 2048, 1000), (3, 777, 1000), (8, 512, 1000), (49, 300, 515), (197, 64, 260)))
+@pytest.mark.parametrize(
+    ("M", "C", "K"), ((1, 2048, 1000), (3, 777, 1000), (8, 512, 1000), (49, 300, 515), (197, 64, 260))
+)
 def test_large(isa: Any, M: int, C: int, K: int) -> None:
     """Many chunks, computed from the last to the first by `weighted.run`."""
     check(isa, M, C, K, act="relu", gaps=(0, 3, 1))
@@ -90,7 +92,16 @@ def test_no_rows(isa: Any) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    (dict(M=-1), dict(C=0), dict(K=0), dict(x_ld=3), dict(y_ld=4), dict(res_ld=-1), dict(M=1 << 31), dict(x_ld=1 << 31)),
+    (
+        dict(M=-1),
+        dict(C=0),
+        dict(K=0),
+        dict(x_ld=3),
+        dict(y_ld=4),
+        dict(res_ld=-1),
+        dict(M=1 << 31),
+        dict(x_ld=1 << 31),
+    ),
     ids=str,
 )
 def test_rejects(wrong: dict[str, int]) -> None:

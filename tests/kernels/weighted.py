@@ -70,11 +70,12 @@ def run(
     inputs: Sequence[tuple[npt.NDArray[Any], Sequence[int]] | None],
     shape: Sequence[int],
     strides: Sequence[int],
+    op: Any = None,
 ) -> F32:
     """The output as an array of `shape`; inputs are (array, element strides), None where absent."""
-    want_in, want_out = _core.extent(desc, isa)
+    want_in, want_out = _core.extent(desc, isa, op)
     assert want_out == extent(shape, strides)
-    _core.prepare(desc, isa)
+    _core.prepare(desc, isa, op)
     results = []
     for side in ("end", "start"):
         flats: list[F32 | None] = []
@@ -91,10 +92,10 @@ def run(
         before = [None if f is None else f.copy() for f in flats]
         out = guarded(want_out, side)
         if side == "end":
-            _core.run_kernel(isa, desc, flats, out)
+            _core.run_kernel(isa, desc, flats, out, op=op)
         else:
             for i in reversed(range(desc.chunks)):
-                _core.run_kernel(isa, desc, flats, out, chunks=(i, i + 1))
+                _core.run_kernel(isa, desc, flats, out, chunks=(i, i + 1), op=op)
         for old, new in zip(before, flats, strict=True):
             if old is not None and new is not None:
                 np.testing.assert_array_equal(new.view(np.int32), old.view(np.int32), "an input changed")

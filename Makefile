@@ -1,0 +1,119 @@
+# Every target works on a fresh clone with g++ 10 (or clang++ 12), make and Python 3.10 with venv: the environment
+# .venv is made here, and made anew where pyproject.toml changes. C++ is rebuilt where csrc changes; Python needs no
+# rebuild (the installation is editable). Variables: PYTHON, CXX, JOBS, PYTEST (more options for pytest).
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -ec
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+JOBS ?= $(shell nproc)
+PYTEST ?=
+export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+PY := .venv/bin/python
+BENCH_PY := .venv-bench/bin/python
+CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.def')
+CXX_FORMATTED := $(shell find csrc tests -name '*.cpp' -o -name '*.h')
+MODELS := build/models
+
+.PHONY: all help demo check test test-full test-emulated lint format stubs bench bench-quick wheel clean
+all: .venv/installed
+help:
+	@sed -n 's/^\([a-z-]*\):.*## */\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+# -- environments -----------------------------------------------------------------------------------------------------
+# $(call install,venv): build with progress; the whole log is shown where the build fails.
+define install
+	mkdir -p build
+	$(1)/bin/python -m pip install -v --no-build-isolation -Cbuild-dir=build/$(1) -e '.[test]' > >(tee build/$(1).log \
+	  | { grep --line-buffered -E '^ *\[[0-9]+/[0-9]+\]|^ *Collecting |^ *Downloading |^Installing ' || true; }) 2>&1 \
+	  || { cat build/$(1).log; exit 1; }
+	touch $(1)/installed
+endef
+
+.venv/tools .venv-bench/tools: %/tools: pyproject.toml
+	$(PYTHON) -m venv $*
+	$*/bin/python -m pip install -q --upgrade pip
+	$*/bin/python -m pip install -q --group build
+	touch $@
+
+.venv/installed: .venv/tools $(CXX_SOURCES) CMakeLists.txt
+	$(call install,.venv)
+
+.venv/lint: .venv/installed
+	$(PY) -m pip install -q --group lint
+	touch $@
+
+# torch's own build for the CPU where pip's sources have one; torchvision only for its Python half.
+.venv-bench/torch: .venv-bench/tools
+	$(BENCH_PY) -m pip install --group export
+	$(BENCH_PY) -m pip install --no-deps torchvision==0.28.0
+	touch $@
+
+.venv-bench/installed: .venv-bench/torch $(CXX_SOURCES) CMakeLists.txt
+	$(BENCH_PY) -m pip install --group bench
+	$(call install,.venv-bench)
+
+# -- use --------------------------------------------------------------------------------------------------------------
+demo: .venv/installed ## classify real photos with EfficientNet-Lite0, beside onnxruntime
+	$(PY) examples/demo.py
+
+# -- tests ------------------------------------------------------------------------------------------------------------
+# FASTCONV_TEST_ALL: a missing package fails a test instead of skipping it.
+check: .venv/installed ## the quick tests
+	FASTCONV_TEST_ALL=1 $(PY) -m pytest -q -m 'not full and not slow' $(PYTEST)
+
+test: .venv/installed ## all tests but the hours-long ones
+	FASTCONV_TEST_ALL=1 $(PY) -m pytest -ra --durations=10 $(PYTEST)
+
+test-full: .venv/installed $(MODELS)/exported ## everything: torchvision's models in full size, all configurations
+	FASTCONV_TEST_ALL=1 FASTCONV_TEST_MODELS=$(MODELS) $(PY) -m pytest -ra --durations=20 -m 'full or not full' $(PYTEST)
+
+$(MODELS)/exported: .venv-bench/torch .venv/installed bench/export.py
+	names=$$($(PY) -c 'from tests.models.test_torchvision import FAMILIES as f; print(",".join(f))'); \
+	for e in classic dynamo; do $(BENCH_PY) -m bench.export --out $(MODELS)/$$e --exporter $$e --models $$names; done
+	touch $@
+
+test-emulated: .venv/installed ## sanitizers, valgrind and an emulated CPU without AVX; needs valgrind and qemu-user
+	PYTHON=$(PY) tests/native/run_sanitized.sh
+	PYTHON=$(PY) tests/native/run_valgrind.sh
+	PYTHON=$(PY) tests/native/run_qemu.sh
+
+# -- style ------------------------------------------------------------------------------------------------------------
+lint: .venv/lint ## ruff, mypy, clang-format, symbols of the kernels
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	.venv/bin/clang-format --dry-run --Werror $(CXX_FORMATTED)
+	$(PY) tests/native/check_symbols.py
+
+format: .venv/lint ## let ruff and clang-format rewrite the tree
+	$(PY) -m ruff check --fix-only .
+	$(PY) -m ruff format .
+	.venv/bin/clang-format -i $(CXX_FORMATTED)
+
+stubs: .venv/lint ## write fastconv/_core.pyi from the compiled module
+	$(PY) -m tests.stubs
+
+# -- benchmarks -------------------------------------------------------------------------------------------------------
+bench: .venv-bench/installed $(MODELS)/exported ## torchvision's models against other engines: minutes to hours
+	mkdir -p build/bench
+	$(BENCH_PY) -m bench.models --dir $(MODELS)/classic --engines fastconv,onnxruntime,openvino,torch,ncnn,mnn \
+	  --threads 1,2 --json build/bench/models.json
+
+bench-quick: .venv/installed ## EfficientNet-Lite0 against onnxruntime, a minute
+	$(PY) examples/efficientnet_lite0.py build/models/quick/efficientnet_lite0.onnx
+	$(PY) -m bench.models --dir build/models/quick
+
+# -- packages ---------------------------------------------------------------------------------------------------------
+wheel: .venv/installed ## dist/: an sdist, the wheel that pip builds from it alone, and a trial of both
+	rm -rf dist
+	$(PY) -c 'from scikit_build_core.build import build_sdist; print(build_sdist("dist"))'
+	$(PY) -m pip wheel -v --no-deps -w dist dist/fastconv-*.tar.gz 2>&1 | tee build/wheel.log \
+	  | grep --line-buffered -E '^ *\[[0-9]+/[0-9]+\]|warning:|error|identification|Successfully'
+	$(PY) -m tests.check_wheel dist
+
+clean: ## remove everything that is not in the repository
+	rm -rf .venv .venv-bench build dist .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis fastconv/*.so
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,95 @@
+"""Try what `make wheel` built: `python -m tests.check_wheel dist`.
+
+The wheel holds every file of the package and one compiled module, is small, and works in a fresh environment away from
+the source tree; the sdist holds sources only. Exit code 1 with one line for each fault.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import venv
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+LARGEST = 6e6  # bytes
+NOT_SOURCES = (".so", ".o", ".pyc", ".onnx")
+TRIAL = """
+import sys
+import numpy as np
+import fastconv
+assert "onnxruntime" not in sys.modules and "torch" not in sys.modules
+fastconv.show_config()
+x = np.arange(18, dtype=np.float32).reshape(1, 2, 3, 3)
+y = fastconv.ops.conv2d(x, np.ones((1, 2, 3, 3), np.float32))
+assert y.shape == (1, 1, 1, 1) and y[0, 0, 0, 0] == x.sum(), y
+"""
+
+
+def check_wheel(path: Path) -> list[str]:
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    package = {n for n in names if n.startswith("fastconv/")}
+    compiled = {n for n in package if n.endswith(".so")}
+    sources = {
+        p.relative_to(ROOT).as_posix()
+        for p in (ROOT / "fastconv").rglob("*")
+        if p.is_file() and "__pycache__" not in p.parts and p.suffix != ".so"
+    }
+    faults = [f"{path.name}: lacks {n}" for n in sorted(sources - package)]
+    faults += [f"{path.name}: holds {n}" for n in sorted(package - compiled - sources)]
+    faults += [f"{path.name}: holds {n}" for n in names if n not in package and ".dist-info/" not in n]
+    if len(compiled) != 1:
+        faults.append(f"{path.name}: expected one compiled module, got {sorted(compiled)}")
+    if not any(n.endswith("/LICENSE") for n in names):
+        faults.append(f"{path.name}: lacks LICENSE")
+    if path.stat().st_size > LARGEST:
+        faults.append(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB, at most {LARGEST / 1e6:.0f} are allowed")
+    return faults
+
+
+def check_sdist(path: Path) -> list[str]:
+    with tarfile.open(path) as archive:
+        names = [n.partition("/")[2] for n in archive.getnames()]
+    wanted = ("CMakeLists.txt", "LICENSE", "README.md", "csrc/cpu/kernels.def", "fastconv/py.typed", "tests/reference.py")
+    faults = [f"{path.name}: lacks {n}" for n in wanted if n not in names]
+    unwanted = [n for n in names if n.endswith(NOT_SOURCES) or n.startswith(("build/", "dist/", "."))]
+    return faults + [f"{path.name}: holds {n}" for n in unwanted if n not in (".clang-format", ".gitignore")]
+
+
+def try_wheel(path: Path) -> None:
+    """Install into a fresh environment and use it from elsewhere. Raises CalledProcessError."""
+    with tempfile.TemporaryDirectory() as folder:
+        venv.create(Path(folder, "env"), with_pip=True)
+        bin_ = Path(folder, "env", "bin")
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+        for command in (
+            [bin_ / "python", "-m", "pip", "install", "-q", str(path.resolve())],
+            [bin_ / "python", "-c", TRIAL],
+            [bin_ / "fastconv", "--version"],
+        ):
+            subprocess.run(list(map(str, command)), check=True, cwd=folder, env=clean)
+
+
+def main() -> int:
+    folder = Path(sys.argv[1])
+    (wheel,), (sdist,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
+    faults = check_wheel(wheel) + check_sdist(sdist)
+    if not faults:
+        try:
+            try_wheel(wheel)
+        except subprocess.CalledProcessError as e:
+            faults = [str(e)]
+    for fault in faults:
+        print(f"wheel: error: {fault}", file=sys.stderr)
+    if not faults:
+        print(f"{wheel.name}: {wheel.stat().st_size / 1e6:.2f} MB; {sdist.name}: {sdist.stat().st_size / 1e6:.2f} MB")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

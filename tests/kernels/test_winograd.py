@@ -1,0 +1,109 @@
+"""Winograd F(4x4, 3x3): as one operation and as two, its packing, and its rounding error beside direct summation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastconv import _core
+from tests import reference
+from tests.cases import ConvCase, channels
+
+from .guard import F32, LEVELS, close, dense, random
+from .weighted import ACTIVATIONS, activation, contents, conv2d, run
+
+isas = pytest.mark.parametrize("isa", LEVELS, ids=lambda i: i.name)
+
+
+def pack(isa: Any, w: F32, scale: F32 | None = None) -> F32:
+    store = _core.WeightStore()
+    return contents(isa, store, store.pack_winograd(w, scale, isa))
+
+
+def winograd(
+    isa: Any, case: ConvCase, x: F32, w: F32, bias: F32 | None, residual: F32 | None, *, act: str = "identity",
+    gaps: tuple[int, int, int] = (0, 0, 0), two_steps: bool = False,
+) -> F32:  # fmt: skip
+    """y [N, P, Q, K] of x [N, H, W, C] and w [K, C, 3, 3]; gaps: behind the pixels of x, y and the residual."""
+    shape, C, K = (case.N, case.P, case.Q, case.K), case.C, case.K
+    xs, ys, rs = dense(x.shape, C + gaps[0]), dense(shape, K + gaps[1]), dense(shape, K + gaps[2])
+    desc = _core.Winograd(
+        N=case.N, H=case.H, W=case.W, C=C, K=K, P=case.P, Q=case.Q, pad_t=case.pads[0], pad_l=case.pads[1],
+        x_image=xs[0], x_row=xs[1], x_ld=xs[2], y_ld=ys[2], res_ld=rs[2], act=activation(act),
+        tiles_h=-(-case.P // 4), tiles_w=-(-case.Q // 4),
+    )  # fmt: skip
+    rest = [
+        (pack(isa, w), (1,)),
+        None if bias is None else (bias, (1,)),
+        None if residual is None else (residual, rs),
+    ]
+    if not two_steps:
+        return run(isa, desc, [(x, xs), *rest], shape, ys, _core.Op.winograd_conv2d)
+    _, size = _core.extent(desc, isa, _core.Op.winograd_input)
+    planes = run(isa, desc, [(x, xs)], (size,), (1,), _core.Op.winograd_input)
+    # behind each plane is padding that nobody writes: the products must not read it
+    return run(isa, desc, [(planes, (1,)), *rest], shape, ys, _core.Op.winograd_product)
+
+
+def cases(V: int) -> list[ConvCase]:
+    shapes = [(1, 1, 1), (1, 4, 4), (2, 5, 7), (1, 9, 6), (3, 14, 13), (1, 30, 5)]
+    pads = [(1, 1, 1, 1), (0, 0, 0, 0), (2, 1, 0, 1), (1, 0, 2, 2)]
+    out = []
+    for i, c in enumerate(channels(V)):
+        for j, k in enumerate(channels(V)):
+            (n, h, w), pad = shapes[(i + j) % len(shapes)], pads[(2 * i + j) % len(pads)]
+            if h + pad[0] + pad[2] >= 3 and w + pad[1] + pad[3] >= 3:
+                out.append(ConvCase(f"{n}x{h}x{w} {c}->{k} {pad}", n, h, w, c, k, 3, 3, pads=pad))
+    out.append(ConvCase("many tiles", 1, 61, 50, V, 5 * V + 3, 3, 3, pads=(1, 1, 1, 1)))
+    return out
+
+
+@isas
+@pytest.mark.parametrize("two_steps", (False, True), ids=("one", "two"))
+@pytest.mark.quick
+def test_against_reference(isa: Any, two_steps: bool) -> None:
+    rng = np.random.default_rng(6)
+    for case in cases(_core.vector_length(isa)):
+        x, w = random(rng, case.N, case.H, case.W, case.C), random(rng, case.K, case.C, 3, 3)
+        bias, residual = random(rng, case.K), random(rng, case.N, case.P, case.Q, case.K)
+        want = reference.conv2d(x, w, bias, residual, pads=case.pads, act=reference.activation("clip", 0.0, 6.0))
+        got = winograd(isa, case, x, w, bias, residual, act="relu6", gaps=(3, 5, 2), two_steps=two_steps)
+        close(got, want, terms=9 * case.C, scale=4 * np.sqrt(9 * case.C), note=case)
+
+
+@isas
+@pytest.mark.parametrize("act", [a for a in ACTIVATIONS if a not in ("log", "sqrt", "reciprocal", "floor", "ceil", "exp")])
+def test_activations(isa: Any, act: str) -> None:
+    rng, case = np.random.default_rng(7), ConvCase("act", 1, 7, 6, 5, 19, 3, 3, pads=(1, 1, 1, 1))
+    x, w = random(rng, 1, 7, 6, 5), random(rng, 19, 5, 3, 3)
+    want = reference.conv2d(x, w, pads=case.pads, act=reference.activation(*ACTIVATIONS[act]))
+    close(winograd(isa, case, x, w, None, None, act=act), want, terms=45, scale=30.0, note=act)
+
+
+@isas
+def test_scale_multiplies_output_channels(isa: Any) -> None:
+    rng = np.random.default_rng(8)
+    w, scale = random(rng, 21, 4, 3, 3), random(rng, 21)
+    np.testing.assert_allclose(pack(isa, w, scale), pack(isa, w * scale[:, None, None, None]), rtol=1e-6, atol=1e-7)
+
+
+@isas
+@pytest.mark.parametrize(("size", "C", "K", "limit"), [(28, 32, 64, 2.7), (28, 64, 64, 2.3), (14, 256, 64, 2.3)])
+def test_rounding_error(isa: Any, size: int, C: int, K: int, limit: float) -> None:
+    """The rms error on relu(normal) inputs stays below `limit` times that of our direct kernel, against float64."""
+    rng, case = np.random.default_rng(9), ConvCase("error", 1, size, size, C, K, 3, 3, pads=(1, 1, 1, 1))
+    x = np.maximum(random(rng, 1, size, size, C), 0)
+    w = random(rng, K, C, 3, 3) * np.float32(np.sqrt(2 / (9 * C)))
+    want = np.zeros((1, size, size, K))
+    padded = np.pad(x.astype(np.float64), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    for r in range(3):
+        for s in range(3):
+            want += padded[:, r : r + size, s : s + size] @ w[:, :, r, s].T.astype(np.float64)
+
+    def rms(y: F32) -> float:
+        return float(np.sqrt(np.mean((y - want) ** 2)))
+
+    ratio = rms(winograd(isa, case, x, w, None, None)) / rms(conv2d(isa, case, x, w))
+    assert ratio < limit, ratio
