@@ -7,11 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from . import _core
 from .errors import UnsupportedOpError
 from .graph import Array, Graph, Node, Shape, Value, Weight
-from .lowering import LOWERINGS, View, as_float32, reach, row_strides
+from .lowering import LOWERINGS
 from .passes import optimize, plan_memory
+from .views import View, reach, row_strides
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class ConvSpec:
 
 
 class WeightCache:
-    """Packed weights of one model on one ISA level, shared by its plans: each (weight, scale, packing) is packed once."""
+    """Packed weights of one model on one ISA level, shared by its plans; each (weight, scale, packing) exists once."""
 
     def __init__(self) -> None:
         self.store = _core.WeightStore()
@@ -143,7 +146,9 @@ class Compiler:
         """The tensor of an optional constant vector; -1 where it is absent."""
         return -1 if value is None else self.tensor(self.view(value))
 
-    def _pack(self, node: Node, how: object, pack: Callable[[Array, Array | None], Any], source: Weight | None = None) -> int:
+    def _pack(
+        self, node: Node, how: object, pack: Callable[[Array, Array | None], Any], source: Weight | None = None
+    ) -> int:
         """The tensor of input 1, packed; `source` is what `pack` gets instead of it."""
         w = node.input(1).weight
         if w is None:
@@ -201,7 +206,8 @@ class Compiler:
             values = [v for v in [*node.inputs, *node.outputs] if v is not None]
             bytes_ = 4 * sum(v.size for v in values)
         view = self.view(node.output)
-        where = f"output {view.base - len(self.graph.inputs)}" if view.kind == "external" else f"arena+{4 * view.first:#x}"
+        external = view.kind == "external"
+        where = f"output {view.base - len(self.graph.inputs)}" if external else f"arena+{4 * view.first:#x}"
         self.ops.append(OpInfo(node.name, node.op, algorithm, self.isa.name, node.output.shape, flops, bytes_, where))
 
 
@@ -291,3 +297,7 @@ def _split_axes(g: Graph, node: Node) -> list[Node]:
         x = _dense(g, x, nodes)
     nodes.append(Node(node.op, [x], node.outputs, {**node.attrs, "axes": tuple(run)}, node.name))
     return nodes
+
+
+def as_float32(weight: Weight) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return np.ascontiguousarray(weight.numpy(), dtype=np.float32)

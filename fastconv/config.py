@@ -12,9 +12,9 @@ from .isa import isa_levels, resolve_isa
 
 
 def show_config(file: IO[str] | None = None) -> None:
-    """Print version, instruction set levels found and used, threads, huge pages, and whether the CUDA plugin is there.
+    """Print version, instruction set levels found and used, threads, huge pages, whether the CUDA plugin is there.
 
-    file: where to print, standard output if None. Raises DeviceError where FASTCONV_ISA names a level that is not there.
+    file: where to print, standard output if None. Raises DeviceError where FASTCONV_ISA names a level that is absent.
     """
     pages = {"always": "yes", "madvise": "yes, on request", "never": "no", "unknown": "unknown"}[_core.huge_pages()]
     rows = [

@@ -27,7 +27,7 @@ Vocabulary: ONNX operator names, normalised so that passes and compiler meet one
     Transpose           x                        perm
     Reshape             x                        (Flatten, Squeeze, Unsqueeze too; the output shape says it all)
     Expand              x                        (broadcast to the output shape)
-    Affine              x, scale[C], shift[C]    axis: x * scale + shift along it; made by passes of a BatchNormalization
+    Affine              x, scale[C], shift[C]    axis: x * scale + shift along it (made by passes)
     Copy                x                        (the same, dense; made by passes)
 
 Fused attributes, added by passes: `activation` (a tuple: operator name, alpha, beta) on Conv, Gemm and the binaries;
@@ -103,7 +103,9 @@ class Value:
 
     __slots__ = ("dtype", "name", "shape", "weight")
 
-    def __init__(self, name: str, shape: Sequence[int], dtype: npt.DTypeLike = np.float32, weight: Weight | None = None):
+    def __init__(
+        self, name: str, shape: Sequence[int], dtype: npt.DTypeLike = np.float32, weight: Weight | None = None
+    ):
         self.name = name
         self.shape: Shape = tuple(int(d) for d in shape)
         self.dtype = np.dtype(dtype)

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from . import _core
 from .errors import UnsupportedOpError
-from .graph import Node, Shape, Value, Weight
+from .graph import Node
+from .views import View, broadcast_strides, collapse, row_strides
 
 if TYPE_CHECKING:
     from .compiler import Compiler
@@ -70,76 +68,6 @@ def unary_spec(node: Node) -> tuple[str, float, float]:
             return node.op, float(a.get("alpha", 0.0)), float(a.get("beta", 0.0))
 
 
-@dataclass(frozen=True)
-class View:
-    """Where a tensor lies: plan space and first element, its shape, and element strides."""
-
-    kind: str  # arena, weight, external
-    base: Any  # PackedWeight or external index
-    first: int
-    shape: Shape
-    strides: tuple[int, ...]
-
-    @property
-    def ld(self) -> int:
-        """Row stride; only for tensors made of rows."""
-        return self.strides[-2] if len(self.shape) > 1 else (self.shape[0] if self.shape else 1)
-
-    @property
-    def rows(self) -> int:
-        return math.prod(self.shape[:-1])
-
-    @property
-    def width(self) -> int:
-        return self.shape[-1] if self.shape else 1
-
-    @property
-    def dense(self) -> bool:
-        return self.rows <= 1 or self.ld == self.width
-
-
-def row_strides(shape: Shape, ld: int | None = None) -> tuple[int, ...]:
-    """Element strides of rows of the last axis that are `ld` apart (dense if None)."""
-    if not shape:
-        return ()
-    strides = [1]
-    step = shape[-1] if ld is None else ld
-    for dim in reversed(shape[1:-1] if len(shape) > 1 else ()):
-        strides.append(step)
-        step *= dim
-    if len(shape) > 1:
-        strides.append(step)
-    return tuple(reversed(strides))
-
-
-def collapse(dims: Sequence[int], *strides: Sequence[int]) -> tuple[list[int], list[list[int]]]:
-    """Drop axes of size 1 and merge neighbours that are contiguous in every operand."""
-    out: list[int] = []
-    merged: list[list[int]] = [[] for _ in strides]
-    for i, dim in enumerate(dims):
-        if dim == 1:
-            continue
-        if out and all(m[-1] == s[i] * dim for m, s in zip(merged, strides, strict=True)):
-            out[-1] *= dim
-            for m, s in zip(merged, strides, strict=True):
-                m[-1] = s[i]
-        else:
-            out.append(dim)
-            for m, s in zip(merged, strides, strict=True):
-                m.append(s[i])
-    if not out:
-        out, merged = [1], [[1] for _ in strides]
-    return out, merged
-
-
-def _broadcast_strides(view: View, shape: Shape) -> tuple[int, ...]:
-    pad = len(shape) - len(view.shape)
-    return (0,) * pad + tuple(
-        0 if dim == 1 and shape[pad + i] != 1 else stride
-        for i, (dim, stride) in enumerate(zip(view.shape, view.strides, strict=True))
-    )
-
-
 # -- convolution and dense ----------------------------------------------------------------------------------------
 @lowers("Conv")
 def conv(c: Compiler, node: Node) -> None:
@@ -178,8 +106,8 @@ def conv(c: Compiler, node: Node) -> None:
     if spec.choice == "winograd":
         _winograd(c, node, geometry, x_tensor, inputs, y, flops, moved)
     elif spec.choice == "depthwise":
-        desc = _core.DepthwiseConv2d(multiplier=K // C, **geometry)
-        c.emit("depthwise_conv2d", desc, inputs, c.tensor(y), node, spec.choice, flops, moved)
+        depthwise = _core.DepthwiseConv2d(multiplier=K // C, **geometry)
+        c.emit("depthwise_conv2d", depthwise, inputs, c.tensor(y), node, spec.choice, flops, moved)
     else:
         desc = _core.Conv2d(groups=spec.groups, algorithm=getattr(_core.ConvAlgorithm, spec.choice), **geometry)
         c.emit("conv2d", desc, inputs, c.tensor(y), node, spec.choice, flops, moved)
@@ -189,7 +117,7 @@ def _winograd(
     c: Compiler, node: Node, geometry: dict[str, Any], x: int, inputs: list[int], y: View, flops: int, moved: int
 ) -> None:
     """One operation, or two with the transformed input between them where one block holds all tiles."""
-    fields = "N H W C K P Q pad_t pad_l x_image x_row x_ld y_ld res_ld act".split()
+    fields = ("N", "H", "W", "C", "K", "P", "Q", "pad_t", "pad_l", "x_image", "x_row", "x_ld", "y_ld", "res_ld", "act")
     N, C, K, P, Q = (geometry[f] for f in ("N", "C", "K", "P", "Q"))
     tiles_h, tiles_w = -(-P // 4), -(-Q // 4)
     desc = _core.Winograd(tiles_h=tiles_h, tiles_w=tiles_w, **{f: geometry[f] for f in fields})
@@ -222,10 +150,10 @@ def matmul(c: Compiler, node: Node) -> None:
     a, b, y = c.view(node.input(0)), c.view(node.input(1)), c.view(node.output)
     M, K, N = a.shape[-2], a.shape[-1], b.shape[-1]
     lead = y.shape[:-2]
-    a_lead, b_lead = _broadcast_strides(_batch(a), lead), _broadcast_strides(_batch(b), lead)
+    a_lead, b_lead = broadcast_strides(_batch(a), lead), broadcast_strides(_batch(b), lead)
     dims, (sa, sb, sy) = collapse(lead or (1,), a_lead or (0,), b_lead or (0,), y.strides[:-2] or (0,))
     if len(dims) > 1:
-        raise UnsupportedOpError(f"node {node.name!r} (MatMul): batches {list(a.shape)} x {list(b.shape)} do not collapse")
+        raise UnsupportedOpError(f"node {node.name!r} (MatMul): batches of {list(a.shape)} x {list(b.shape)}")
     desc = _core.MatMul(
         batch=dims[0], M=M, N=N, K=K, a_batch=sa[0], a_ld=a.ld, b_batch=sb[0], b_ld=b.ld, y_batch=sy[0], y_ld=y.ld
     )
@@ -246,7 +174,8 @@ def pool(c: Compiler, node: Node) -> None:
     desc = _core.Pool2d(
         N=N, H=H, W=W, C=C, P=P, Q=Q, R=R, S=S, stride_h=a["strides"][0], stride_w=a["strides"][1],
         dilation_h=a["dilations"][0], dilation_w=a["dilations"][1], pad_t=top, pad_l=left, pad_b=bottom, pad_r=right,
-        x_image=H * W * x.ld, x_row=W * x.ld, x_ld=x.ld, y_ld=y.ld, count_include_pad=int(a.get("count_include_pad", 0)),
+        x_image=H * W * x.ld, x_row=W * x.ld, x_ld=x.ld, y_ld=y.ld,
+        count_include_pad=int(a.get("count_include_pad", 0)),
     )  # fmt: skip
     name = "max_pool2d" if node.op == "MaxPool" else "avg_pool2d"
     c.emit(name, desc, [c.tensor(x)], c.tensor(y), node, "pool", N * P * Q * C * R * S)
@@ -277,7 +206,14 @@ def softmax(c: Compiler, node: Node) -> None:
     outer, n, inner, x_outer, x_n = _fold_axes(x, (axis,))
     _, _, _, y_outer, y_n = _fold_axes(y, (axis,))
     desc = _core.Softmax(
-        outer=outer, n=n, inner=inner, x_outer=x_outer, x_n=x_n, y_outer=y_outer, y_n=y_n, log=int(node.op == "LogSoftmax")
+        outer=outer,
+        n=n,
+        inner=inner,
+        x_outer=x_outer,
+        x_n=x_n,
+        y_outer=y_outer,
+        y_n=y_n,
+        log=int(node.op == "LogSoftmax"),
     )
     c.emit("softmax", desc, [c.tensor(x)], c.tensor(y), node, "softmax", 4 * outer * n * inner)
 
@@ -310,7 +246,13 @@ def affine(c: Compiler, node: Node) -> None:
         for func, operand, vector, act in steps:
             dims, (da, db, dy) = collapse(y.shape, operand.strides, channel, y.strides)
             step = _core.Binary(
-                rank=len(dims), dims=dims, a_stride=da, b_stride=db, y_stride=dy, func=getattr(_core.BinaryFunc, func), act=act
+                rank=len(dims),
+                dims=dims,
+                a_stride=da,
+                b_stride=db,
+                y_stride=dy,
+                func=getattr(_core.BinaryFunc, func),
+                act=act,
             )
             inputs = [c.tensor(operand), c.constant(vector)]
             c.emit("binary", step, inputs, c.tensor(y), node, "broadcast", x.rows * x.width)
@@ -323,10 +265,11 @@ def affine(c: Compiler, node: Node) -> None:
 @lowers(*BINARY)
 def binary(c: Compiler, node: Node) -> None:
     a, b, y = c.view(node.input(0)), c.view(node.input(1)), c.view(node.output)
-    sa, sb = _broadcast_strides(a, y.shape), _broadcast_strides(b, y.shape)
+    sa, sb = broadcast_strides(a, y.shape), broadcast_strides(b, y.shape)
     dims, (da, db, dy) = collapse(y.shape, sa, sb, y.strides)
     desc = _core.Binary(
-        rank=len(dims), dims=dims, a_stride=da, b_stride=db, y_stride=dy, func=getattr(_core.BinaryFunc, BINARY[node.op]),
+        rank=len(dims), dims=dims, a_stride=da, b_stride=db, y_stride=dy,
+        func=getattr(_core.BinaryFunc, BINARY[node.op]),
         act=activation(node.attrs.get("activation")),
     )  # fmt: skip
     c.emit("binary", desc, [c.tensor(a), c.tensor(b)], c.tensor(y), node, "broadcast", math.prod(dims))
@@ -355,7 +298,7 @@ def transpose(c: Compiler, node: Node) -> None:
 @lowers("Expand")
 def expand(c: Compiler, node: Node) -> None:
     x, y = c.view(node.input(0)), c.view(node.output)
-    copy(c, node, x, y, y.shape, _broadcast_strides(x, y.shape), y.strides)
+    copy(c, node, x, y, y.shape, broadcast_strides(x, y.shape), y.strides)
 
 
 @lowers("Reshape")
@@ -364,7 +307,8 @@ def reshape(c: Compiler, node: Node) -> None:
         return
     x, y = c.view(node.input(0)), c.view(node.output)
     shape = x.shape if y.dense else y.shape
-    copy(c, node, x, y, shape, x.strides if y.dense else row_strides(shape), row_strides(shape) if y.dense else y.strides)
+    dense = row_strides(shape)
+    copy(c, node, x, y, shape, x.strides if y.dense else dense, dense if y.dense else y.strides)
 
 
 @lowers("Slice")
@@ -374,7 +318,7 @@ def slice_(c: Compiler, node: Node) -> None:
     x, y = c.view(node.input(0)), c.view(node.output)
     starts, steps = node.attrs["starts"], node.attrs["steps"]
     if any(s < 0 for s in steps):
-        raise UnsupportedOpError(f"node {node.name!r} (Slice): negative steps {list(steps)} of a tensor known at run time")
+        raise UnsupportedOpError(f"node {node.name!r} (Slice): negative steps {list(steps)} at run time")
     first = x.first + sum(s * t for s, t in zip(starts, x.strides, strict=True))
     part = View(x.kind, x.base, first, y.shape, tuple(s * t for s, t in zip(steps, x.strides, strict=True)))
     copy(c, node, part, y, y.shape, part.strides, y.strides)
@@ -401,14 +345,3 @@ def pad(c: Compiler, node: Node) -> None:
         y_stride=y.strides, mode=getattr(_core.PadMode, a.get("mode", "constant")), value=float(a.get("value", 0.0)),
     )  # fmt: skip
     c.emit("pad", desc, [c.tensor(x)], c.tensor(y), node, "pad")
-
-
-def reach(shape: Shape, strides: Sequence[int]) -> int:
-    """Elements from the first to the last of a view, both counted; 0 for an empty one."""
-    if any(d == 0 for d in shape):
-        return 0
-    return 1 + sum((d - 1) * s for d, s in zip(shape, strides, strict=True))
-
-
-def as_float32(weight: Weight) -> np.ndarray[Any, np.dtype[np.float32]]:
-    return np.ascontiguousarray(weight.numpy(), dtype=np.float32)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -147,7 +146,7 @@ class Model:
             known = {o.name for o in self.outputs}
             for n in output_names:
                 if n not in known:
-                    raise ShapeError(f"no output named {n!r}; the model has {', '.join(repr(o) for o in sorted(known))}")
+                    raise ShapeError(f"no output named {n!r}; the model has {', '.join(map(repr, sorted(known)))}")
         results = self._run([self._check(i, feed[n]) for i, n in enumerate(names)])
         if output_names is None:
             return results
@@ -160,12 +159,19 @@ class Model:
         x = np.asarray(value)
         if x.dtype != np.float32:
             raise ShapeError(f"{where}: expected dtype float32, got {x.dtype}")
-        if x.ndim != len(info.shape):
-            raise ShapeError(f"{where}: expected rank {len(info.shape)} {_show(info.shape)}, got rank {x.ndim} {_show(x.shape)}")
-        for axis, (want, got) in enumerate(zip(info.shape, x.shape, strict=True)):
-            if isinstance(want, int) and want != got:
-                raise ShapeError(f"{where}: expected {want} at axis {axis} of {_show(info.shape)}, got {got} in {_show(x.shape)}")
+        self._check_shape(index, x.shape)
         return np.ascontiguousarray(x)
+
+    def _check_shape(self, index: int, shape: Shape) -> None:
+        info = self.inputs[index]
+        where = f"input {index} ({info.name!r})"
+        if len(shape) != len(info.shape):
+            expected = f"rank {len(info.shape)} {_show(info.shape)}"
+            raise ShapeError(f"{where}: expected {expected}, got rank {len(shape)} {_show(shape)}")
+        for axis, (want, got) in enumerate(zip(info.shape, shape, strict=True)):
+            if isinstance(want, int) and want != got:
+                expected = f"{want} at axis {axis} of {_show(info.shape)}"
+                raise ShapeError(f"{where}: expected {expected}, got {got} in {_show(shape)}")
 
     def _run(self, inputs: list[FloatArray]) -> list[FloatArray]:
         if any(x.size == 0 for x in inputs):
@@ -212,7 +218,7 @@ class Model:
             if len(shapes) != len(self.inputs):
                 raise ShapeError(f"model {self.name!r} takes {len(self.inputs)} inputs, got {len(shapes)} shapes")
             for i, shape in enumerate(shapes):
-                self._check(i, np.broadcast_to(np.float32(0), tuple(shape)) if math.prod(shape) < 1 << 31 else np.empty(0))
+                self._check_shape(i, tuple(shape))
             return tuple(tuple(int(d) for d in s) for s in shapes)
         default = self._default_shapes()
         if default is None:

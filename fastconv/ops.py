@@ -49,7 +49,9 @@ def _pair(value: Pair | Sequence[int], name: str, least: int) -> tuple[int, int]
     return int(pair[0]), int(pair[1])
 
 
-def _execute(arrays: Sequence[FloatArray], build: Callable[[Graph, list[Value]], Value], threads: int | None) -> FloatArray:
+def _execute(
+    arrays: Sequence[FloatArray], build: Callable[[Graph, list[Value]], Value], threads: int | None
+) -> FloatArray:
     """Run the graph that `build` makes of these inputs."""
     g = Graph("ops")
     inputs = [g.add_input(f"x{i}", a.shape) for i, a in enumerate(arrays)]
@@ -104,13 +106,16 @@ def conv2d(
 
 
 def _conv_pads(
-    padding: Pair | str | tuple[int, int, int, int], size: tuple[int, int], strides: tuple[int, int], dilations: tuple[int, int]
+    padding: Pair | str | tuple[int, int, int, int],
+    size: tuple[int, int],
+    strides: tuple[int, int],
+    dilations: tuple[int, int],
 ) -> tuple[int, int, int, int]:
     if isinstance(padding, str):
         if padding == "valid":
             return 0, 0, 0, 0
         if padding != "same" or strides != (1, 1):
-            raise ShapeError(f"padding: expected 'valid', or 'same' with stride 1; got {padding!r} with stride {strides}")
+            raise ShapeError(f"padding: expected 'valid', or 'same' with stride 1; got {padding!r}, stride {strides}")
         total = [d * (n - 1) for d, n in zip(dilations, size, strict=True)]
         return total[0] // 2, total[1] // 2, total[0] - total[0] // 2, total[1] - total[1] // 2
     if not isinstance(padding, int) and len(padding) == 4:
@@ -122,7 +127,9 @@ def _conv_pads(
     return h, w, h, w
 
 
-def linear(input: npt.ArrayLike, weight: npt.ArrayLike, bias: npt.ArrayLike | None = None, *, threads: int | None = None) -> FloatArray:
+def linear(
+    input: npt.ArrayLike, weight: npt.ArrayLike, bias: npt.ArrayLike | None = None, *, threads: int | None = None
+) -> FloatArray:
     """input [..., C] times the transpose of weight [K, C], plus bias [K]: returns [..., K]."""
     x, w = _array(input, "input"), _array(weight, "weight", 2)
     b = None if bias is None else _array(bias, "bias", 1)
@@ -150,8 +157,8 @@ def _pooled(n: int, k: int, stride: int, before: int, after: int, dilation: int,
 
 
 def _pool(
-    op: str, input: npt.ArrayLike, kernel_size: Pair, stride: Pair | None, padding: Pair, dilation: Pair, ceil_mode: bool,
-    count_include_pad: bool, threads: int | None,
+    op: str, input: npt.ArrayLike, kernel_size: Pair, stride: Pair | None, padding: Pair, dilation: Pair,
+    ceil_mode: bool, count_include_pad: bool, threads: int | None,
 ) -> FloatArray:  # fmt: skip
     x = _array(input, "input", 4)
     size = _pair(kernel_size, "kernel_size", 1)
@@ -161,7 +168,8 @@ def _pool(
         raise ShapeError(f"padding: at most half of kernel_size {size}, got {pads}")
     N, C, H, W = x.shape
     P, Q = (
-        _pooled(n, k, s, p, p, d, ceil_mode) for n, k, s, p, d in zip((H, W), size, strides, pads, dilations, strict=True)
+        _pooled(n, k, s, p, p, d, ceil_mode)
+        for n, k, s, p, d in zip((H, W), size, strides, pads, dilations, strict=True)
     )
     if P < 1 or Q < 1:
         raise ShapeError(f"input: {H}x{W} is smaller than the {size} window")
@@ -199,7 +207,9 @@ def avg_pool2d(
     return _pool("AveragePool", input, kernel_size, stride, padding, 1, ceil_mode, count_include_pad, threads)
 
 
-def adaptive_avg_pool2d(input: npt.ArrayLike, output_size: int | tuple[int, int] = 1, *, threads: int | None = None) -> FloatArray:
+def adaptive_avg_pool2d(
+    input: npt.ArrayLike, output_size: int | tuple[int, int] = 1, *, threads: int | None = None
+) -> FloatArray:
     """Mean over the image, [N, C, 1, 1]. Only output_size 1: others raise ShapeError."""
     x = _array(input, "input", 4)
     if output_size not in (1, (1, 1)):
@@ -223,7 +233,9 @@ def relu6(input: npt.ArrayLike, *, threads: int | None = None) -> FloatArray:
     return _unary("Clip", input, threads, min=0.0, max=6.0)
 
 
-def hardtanh(input: npt.ArrayLike, min_val: float = -1.0, max_val: float = 1.0, *, threads: int | None = None) -> FloatArray:
+def hardtanh(
+    input: npt.ArrayLike, min_val: float = -1.0, max_val: float = 1.0, *, threads: int | None = None
+) -> FloatArray:
     """min(max(x, min_val), max_val), any shape."""
     return _unary("Clip", input, threads, min=min_val, max=max_val)
 
@@ -324,9 +336,7 @@ def batch_norm(
     C = x.shape[1]
     ones, zeros = np.ones(C, np.float32), np.zeros(C, np.float32)
     given = {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
-    params = [
-        (ones if n == "weight" else zeros) if v is None else _array(v, n, 1) for n, v in given.items()
-    ]
+    params = [(ones if n == "weight" else zeros) if v is None else _array(v, n, 1) for n, v in given.items()]
     for n, p in zip(given, params, strict=True):
         if p.shape != (C,):
             raise ShapeError(f"{n}: expected [{C}], got {list(p.shape)}")
@@ -338,7 +348,13 @@ def batch_norm(
 
 
 def local_response_norm(
-    input: npt.ArrayLike, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0, *, threads: int | None = None
+    input: npt.ArrayLike,
+    size: int,
+    alpha: float = 1e-4,
+    beta: float = 0.75,
+    k: float = 1.0,
+    *,
+    threads: int | None = None,
 ) -> FloatArray:
     """x / (k + alpha / size * sum of squares over `size` neighbouring channels)^beta, as in AlexNet."""
     x = _array(input, "input", 4)

@@ -58,23 +58,25 @@ class Binder {
   }
 
   template <class T>
-  Binder& field(const char* name, T D::*member) {
-    return add(name, [member](const D& d) { return py::cast(d.*member); },
-               [member, name](D& d, const py::handle& v) { d.*member = read<T>(v, name); });
+  Binder& field(const char* name, T D::* member) {
+    return add(
+        name, [member](const D& d) { return py::cast(d.*member); },
+        [member, name](D& d, const py::handle& v) { d.*member = read<T>(v, name); });
   }
 
   template <int n>
   Binder& field(const char* name, int64_t (D::*member)[n]) {
-    return add(name,
-               [member](const D& d) {
-                 return py::object(py::tuple(py::cast(std::vector<int64_t>(d.*member, d.*member + n))));
-               },
-               [member, name](D& d, const py::handle& v) {
-                 const auto values = read<std::vector<int64_t>>(v, name);
-                 if (values.size() > n)
-                   throw py::value_error(std::string(name) + " has more than " + std::to_string(n) + " entries");
-                 for (size_t i = 0; i < n; i++) (d.*member)[i] = i < values.size() ? values[i] : 0;
-               });
+    return add(
+        name,
+        [member](const D& d) {
+          return py::object(py::tuple(py::cast(std::vector<int64_t>(d.*member, d.*member + n))));
+        },
+        [member, name](D& d, const py::handle& v) {
+          const auto values = read<std::vector<int64_t>>(v, name);
+          if (values.size() > n)
+            throw py::value_error(std::string(name) + " has more than " + std::to_string(n) + " entries");
+          for (size_t i = 0; i < n; i++) (d.*member)[i] = i < values.size() ? values[i] : 0;
+        });
   }
 
  private:
@@ -89,8 +91,7 @@ class Binder {
 
   Binder& add(const char* name, const Get& get, const Set& set) {
     fields_->push_back({name, get, set});
-    class_.def_property(name, [get](const D& d) { return get(d); },
-                        [set](D& d, const py::object& v) { set(d, v); });
+    class_.def_property(name, [get](const D& d) { return get(d); }, [set](D& d, const py::object& v) { set(d, v); });
     return *this;
   }
 
@@ -152,8 +153,7 @@ void init_descriptors(py::module_& m) {
   {
     using D = Winograd;
     Binder<D>(m, "Winograd", "in: x (or planes), packed weights, bias, residual") F(chunks) F(N) F(H) F(W) F(C) F(K)
-        F(P) F(Q) F(pad_t) F(pad_l) F(x_image) F(x_row) F(x_ld) F(y_ld) F(res_ld) F(act) F(tiles_h) F(tiles_w)
-            F(block);
+        F(P) F(Q) F(pad_t) F(pad_l) F(x_image) F(x_row) F(x_ld) F(y_ld) F(res_ld) F(act) F(tiles_h) F(tiles_w) F(block);
   }
   {
     using D = DepthwiseConv2d;
@@ -207,17 +207,15 @@ void init_descriptors(py::module_& m) {
   }
   {
     using D = Pad;
-    Binder<D>(m, "Pad", "in: x") F(chunks) F(rank) F(dims) F(x_dims) F(before) F(x_stride) F(y_stride) F(mode)
-        F(value);
+    Binder<D>(m, "Pad", "in: x") F(chunks) F(rank) F(dims) F(x_dims) F(before) F(x_stride) F(y_stride) F(mode) F(value);
   }
 #undef F
 }
 
 // Convolutions and dense layers need the ISA and own more chunk fields than `chunks`.
 template <class D>
-constexpr bool has_weights =
-    std::is_same_v<D, Conv2d> || std::is_same_v<D, Winograd> || std::is_same_v<D, DepthwiseConv2d> ||
-    std::is_same_v<D, Linear>;
+constexpr bool has_weights = std::is_same_v<D, Conv2d> || std::is_same_v<D, Winograd> ||
+                             std::is_same_v<D, DepthwiseConv2d> || std::is_same_v<D, Linear>;
 
 const float* address(const py::array& a, int64_t needed, const std::string& what) {
   if (!py::isinstance<py::array_t<float>>(a) || !(a.flags() & py::array::c_style))
@@ -231,8 +229,8 @@ const float* address(const py::array& a, int64_t needed, const std::string& what
 using Arrays = std::vector<std::optional<py::array>>;
 
 template <class D>
-void run_one(void (*const KernelTable::*kernel)(const D&, const Buffers&, int64_t, int64_t), Isa isa, Op op,
-             D d, const Arrays& inputs, const py::array& out, const std::optional<std::pair<int64_t, int64_t>>& chunks) {
+void run_one(void (*const KernelTable::*kernel)(const D&, const Buffers&, int64_t, int64_t), Isa isa, Op op, D d,
+             const Arrays& inputs, const py::array& out, const std::optional<std::pair<int64_t, int64_t>>& chunks) {
   const Extent needs = extent_for(d, isa, op);
   if (has_weights<D> || d.chunks < 1) prepare_for(d, isa, op);
   if (inputs.size() > 4) throw py::value_error("a kernel has at most four inputs");
@@ -270,8 +268,8 @@ void run_kernel(Isa isa, const py::object& desc, const Arrays& inputs, const py:
 #undef KERNEL
   if (kinds == 0) throw py::type_error("desc is not a descriptor, or not one of op's");
   if (kinds > 1) throw py::type_error("several operations share this descriptor: name one with op");
-#define KERNEL(name, Descriptor)                                         \
-  if (py::isinstance<Descriptor>(desc) && (!op || *op == Op::name))      \
+#define KERNEL(name, Descriptor)                                    \
+  if (py::isinstance<Descriptor>(desc) && (!op || *op == Op::name)) \
     return run_one<Descriptor>(&KernelTable::name, isa, Op::name, desc.cast<Descriptor>(), inputs, out, chunks);
 #include "cpu/kernels.def"
 #undef KERNEL
@@ -280,21 +278,23 @@ void run_kernel(Isa isa, const py::object& desc, const Arrays& inputs, const py:
 // `op` tells apart the operations that share a descriptor; of most descriptors all have the same needs.
 template <class D>
 void define_checks(py::module_& m, Op op) {
-  m.def("prepare",
-        [op](D& d, Isa isa, const std::optional<Op>& other) {
-          require_isa(isa);
-          extent_for(d, isa, other.value_or(op));
-          prepare_for(d, isa, other.value_or(op));
-        },
-        py::arg("desc"), py::arg("isa"), py::arg("op") = py::none(), "Check the descriptor and set its chunks.");
-  m.def("extent",
-        [op](const D& d, Isa isa, const std::optional<Op>& other) {
-          require_isa(isa);
-          const Extent e = extent_for(d, isa, other.value_or(op));
-          return py::make_tuple(py::make_tuple(e.in[0], e.in[1], e.in[2], e.in[3]), e.out);
-        },
-        py::arg("desc"), py::arg("isa"), py::arg("op") = py::none(),
-        "Elements that each input and the output must have: ((int, ...), int).");
+  m.def(
+      "prepare",
+      [op](D& d, Isa isa, const std::optional<Op>& other) {
+        require_isa(isa);
+        extent_for(d, isa, other.value_or(op));
+        prepare_for(d, isa, other.value_or(op));
+      },
+      py::arg("desc"), py::arg("isa"), py::arg("op") = py::none(), "Check the descriptor and set its chunks.");
+  m.def(
+      "extent",
+      [op](const D& d, Isa isa, const std::optional<Op>& other) {
+        require_isa(isa);
+        const Extent e = extent_for(d, isa, other.value_or(op));
+        return py::make_tuple(py::make_tuple(e.in[0], e.in[1], e.in[2], e.in[3]), e.out);
+      },
+      py::arg("desc"), py::arg("isa"), py::arg("op") = py::none(),
+      "Elements that each input and the output must have: ((int, ...), int).");
 }
 
 }  // namespace
@@ -317,10 +317,11 @@ void init_ops(py::module_& m) {
   define_checks<Lrn>(m, Op::lrn);
   define_checks<Copy>(m, Op::copy);
   define_checks<Pad>(m, Op::pad);
-  m.def("run_kernel", &run_kernel, py::arg("isa"), py::arg("desc"), py::arg("inputs"), py::arg("out"),
-        py::arg("chunks") = py::none(), py::arg("op") = py::none(),
-        "Run a kernel, or its chunks [begin, end), on contiguous float32 arrays (None for an absent input); for tests.\n"
-        "`op` is needed where a descriptor serves two kernels (Pool2d). A descriptor without chunks is prepared first.");
+  m.def(
+      "run_kernel", &run_kernel, py::arg("isa"), py::arg("desc"), py::arg("inputs"), py::arg("out"),
+      py::arg("chunks") = py::none(), py::arg("op") = py::none(),
+      "Run a kernel, or its chunks [begin, end), on contiguous float32 arrays (None for an absent input); for tests.\n"
+      "`op` is needed where a descriptor serves two kernels (Pool2d). A descriptor without chunks is prepared first.");
 }
 
 }  // namespace fastconv

@@ -74,7 +74,9 @@ def test_against_reference(isa: Any, two_steps: bool) -> None:
 
 
 @isas
-@pytest.mark.parametrize("act", [a for a in ACTIVATIONS if a not in ("log", "sqrt", "reciprocal", "floor", "ceil", "exp")])
+@pytest.mark.parametrize(
+    "act", [a for a in ACTIVATIONS if a not in ("log", "sqrt", "reciprocal", "floor", "ceil", "exp")]
+)
 def test_activations(isa: Any, act: str) -> None:
     rng, case = np.random.default_rng(7), ConvCase("act", 1, 7, 6, 5, 19, 3, 3, pads=(1, 1, 1, 1))
     x, w = random(rng, 1, 7, 6, 5), random(rng, 19, 5, 3, 3)
