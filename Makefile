@@ -17,7 +17,8 @@ CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.def')
 CXX_FORMATTED := $(shell find csrc tests -name '*.cpp' -o -name '*.h')
 MODELS := build/models
 
-.PHONY: all help demo check test test-full test-emulated lint format stubs bench bench-quick wheel clean
+.PHONY: all help demo check test test-full test-emulated bench bench-quick wheel clean \
+  lint lint-python lint-types lint-cpp lint-symbols format stubs
 all: .venv/installed
 help:
 	@sed -n 's/^\([a-z-]*\):.*## */\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -25,31 +26,32 @@ help:
 # -- environments -----------------------------------------------------------------------------------------------------
 # $(call install,venv): build with progress; the whole log is shown where the build fails.
 define install
-	mkdir -p build
-	$(1)/bin/python -m pip install -v --no-build-isolation -Cbuild-dir=build/$(1) -e '.[test]' > >(tee build/$(1).log \
-	  | { grep --line-buffered -E '^ *\[[0-9]+/[0-9]+\]|^ *Collecting |^ *Downloading |^Installing ' || true; }) 2>&1 \
+	@mkdir -p build
+	@echo 'building fastconv for $(1) (build/$(1).log)'
+	@$(1)/bin/python -m pip install -v --no-build-isolation -Cbuild-dir=build/$(1) -e '.[test]' 2>&1 | tee build/$(1).log \
+	  | { grep --line-buffered -E '^ *\[[0-9]+/[0-9]+\]|^ *(Collecting|Downloading) |^Installing ' || true; } \
 	  || { cat build/$(1).log; exit 1; }
-	touch $(1)/installed
+	@touch $(1)/installed
 endef
 
 .venv/tools .venv-bench/tools: %/tools: pyproject.toml
 	$(PYTHON) -m venv $*
 	$*/bin/python -m pip install -q --upgrade pip
 	$*/bin/python -m pip install -q --group build
-	touch $@
+	@touch $@
 
 .venv/installed: .venv/tools $(CXX_SOURCES) CMakeLists.txt
 	$(call install,.venv)
 
 .venv/lint: .venv/installed
 	$(PY) -m pip install -q --group lint
-	touch $@
+	@touch $@
 
 # torch's own build for the CPU where pip's sources have one; torchvision only for its Python half.
 .venv-bench/torch: .venv-bench/tools
 	$(BENCH_PY) -m pip install --group export
 	$(BENCH_PY) -m pip install --no-deps torchvision==0.28.0
-	touch $@
+	@touch $@
 
 .venv-bench/installed: .venv-bench/torch $(CXX_SOURCES) CMakeLists.txt
 	$(BENCH_PY) -m pip install --group bench
@@ -73,7 +75,7 @@ test-full: .venv/installed $(MODELS)/exported ## everything: torchvision's model
 $(MODELS)/exported: .venv-bench/torch .venv/installed bench/export.py
 	names=$$($(PY) -c 'from tests.models.test_torchvision import FAMILIES as f; print(",".join(f))'); \
 	for e in classic dynamo; do $(BENCH_PY) -m bench.export --out $(MODELS)/$$e --exporter $$e --models $$names; done
-	touch $@
+	@touch $@
 
 test-emulated: .venv/installed ## sanitizers, valgrind and an emulated CPU without AVX; needs valgrind and qemu-user
 	PYTHON=$(PY) tests/native/run_sanitized.sh
@@ -81,11 +83,16 @@ test-emulated: .venv/installed ## sanitizers, valgrind and an emulated CPU witho
 	PYTHON=$(PY) tests/native/run_qemu.sh
 
 # -- style ------------------------------------------------------------------------------------------------------------
-lint: .venv/lint ## ruff, mypy, clang-format, symbols of the kernels
+lint: lint-python lint-types lint-cpp lint-symbols ## ruff, mypy, clang-format, symbols of the kernels
+lint-python: .venv/lint
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+lint-types: .venv/lint
 	$(PY) -m mypy
-	.venv/bin/clang-format --dry-run --Werror $(CXX_FORMATTED)
+lint-cpp: .venv/lint
+	@echo clang-format --dry-run csrc tests
+	@.venv/bin/clang-format --dry-run --Werror $(CXX_FORMATTED)
+lint-symbols: .venv/installed
 	$(PY) tests/native/check_symbols.py
 
 format: .venv/lint ## let ruff and clang-format rewrite the tree
@@ -111,7 +118,8 @@ wheel: .venv/installed ## dist/: an sdist, the wheel that pip builds from it alo
 	rm -rf dist
 	$(PY) -c 'from scikit_build_core.build import build_sdist; print(build_sdist("dist"))'
 	$(PY) -m pip wheel -v --no-deps -w dist dist/fastconv-*.tar.gz 2>&1 | tee build/wheel.log \
-	  | grep --line-buffered -E '^ *\[[0-9]+/[0-9]+\]|warning:|error|identification|Successfully'
+	  | grep --line-buffered -E '^ *\[[0-9]+/[0-9]+\]|warning:|error:|compiler identification' \
+	  || { cat build/wheel.log; exit 1; }
 	$(PY) -m tests.check_wheel dist
 
 clean: ## remove everything that is not in the repository

@@ -9,6 +9,7 @@ namespace fastconv {
 struct Extent {
   int64_t in[4];
   int64_t out;
+  int optional_from = 4;  // inputs from this one on may be absent
 };
 
 // Throws std::invalid_argument where a field is out of range, an index could overflow, or two elements of the output

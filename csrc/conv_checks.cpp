@@ -137,6 +137,7 @@ Extent extent(const Conv2d& d, Isa isa) {
     require(d.algorithm == ConvAlgorithm::implicit, "unknown algorithm");
   }
   Extent e{};
+  e.optional_from = 2;  // bias, residual
   e.in[0] = reach({{d.N, d.x_image}, {d.H, d.x_row}, {d.W, d.x_ld}, {d.C, 1}});
   e.in[1] = packed_conv2d_size(d.K, d.C, d.R, d.S, d.groups, isa);
   e.in[2] = d.K;
@@ -151,12 +152,14 @@ Extent extent(const Winograd& d, Isa isa, Op op) {
   require(d.y_ld >= d.K && d.res_ld >= 0 && d.res_ld < LIMIT, "a pixel stride is smaller than the channels");
   require(d.tiles_h == ceil_div(d.P, 4) && d.tiles_w == ceil_div(d.Q, 4), "winograd: tiles do not cover the image");
   Extent e{};
+  e.optional_from = 2;  // bias, residual
   if (op != Op::winograd_product) {
     require(d.x_ld >= d.C && d.x_ld < LIMIT && d.x_row >= 0 && d.x_image >= 0, "strides of x");
     e.in[0] = reach({{d.N, d.x_image}, {d.H, d.x_row}, {d.W, d.x_ld}, {d.C, 1}});
   }
   const int64_t planes = winograd_planes(d.N * d.tiles_h * d.tiles_w, d.C);
   if (op == Op::winograd_input) {
+    e.optional_from = 4;
     e.out = planes;
     return e;
   }
@@ -173,6 +176,7 @@ Extent extent(const DepthwiseConv2d& d, Isa isa) {
   in_range({d.multiplier}, 1, "multiplier must be positive");
   require(d.K == d.C * d.multiplier, "K must be C times the multiplier");
   Extent e{};
+  e.optional_from = 2;  // bias, residual
   e.in[0] = reach({{d.N, d.x_image}, {d.H, d.x_row}, {d.W, d.x_ld}, {d.C, 1}});
   e.in[1] = packed_depthwise_size(d.K, d.R, d.S, isa);
   e.in[2] = d.K;
@@ -186,6 +190,7 @@ Extent extent(const Linear& d, Isa isa) {
   in_range({d.C, d.K, d.x_ld, d.y_ld}, 1, "C, K and row strides must be positive");
   require(d.x_ld >= d.C && d.y_ld >= d.K && d.res_ld >= 0, "a row stride is smaller than the row");
   Extent e{};
+  e.optional_from = 2;  // bias, residual
   e.in[0] = reach({{d.M, d.x_ld}, {d.C, 1}});
   e.in[1] = packed_linear_size(d.K, d.C, isa);
   e.in[2] = d.K;

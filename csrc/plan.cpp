@@ -81,7 +81,11 @@ void Plan::check(const Extent& needs, const std::vector<int>& in, int out) const
                                   " elements, the operation reads " + std::to_string(needs.in[i]));
     }
   }
-  if (in.empty() || in[0] < 0) throw std::invalid_argument("the first input is missing");
+  for (int i = 0; i < needs.optional_from; i++) {
+    if (needs.in[i] > 0 && (i >= (int)in.size() || in[i] < 0)) {
+      throw std::invalid_argument("input " + std::to_string(i) + " is missing");
+    }
+  }
   if (out < 0 || out >= count || tensors_[out].space == Space::weight) throw std::invalid_argument("no such output");
   if (tensors_[out].size < needs.out) {
     throw std::invalid_argument("the output has " + std::to_string(tensors_[out].size) +

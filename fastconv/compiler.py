@@ -131,7 +131,7 @@ class Compiler:
         return number
 
     def workspace(self, node: Node) -> int:
-        return self.memory.workspaces[node]
+        return self.memory.workspaces.get(node, 0)  # none is planned for an empty batch
 
     # -- weights ------------------------------------------------------------------------------------------------
     def _put(self, value: Value) -> _core.PackedWeight:

@@ -128,9 +128,7 @@ class Model:
     # -- running ------------------------------------------------------------------------------------------------
     def __call__(self, *args: npt.ArrayLike) -> Any:
         """Outputs for the inputs given in order; one output comes as an array, several as a list."""
-        if len(args) != len(self.inputs):
-            raise ShapeError(f"model {self.name!r} takes {len(self.inputs)} inputs, got {len(args)}")
-        outputs = self._run([self._check(i, a) for i, a in enumerate(args)])
+        outputs = self._run(self._check_all(args))
         return outputs[0] if len(outputs) == 1 else outputs
 
     def run(self, output_names: Sequence[str] | None, feed: Mapping[str, npt.ArrayLike]) -> list[FloatArray]:
@@ -152,6 +150,11 @@ class Model:
             return results
         by_name = dict(zip((o.name for o in self.outputs), results, strict=True))
         return [by_name[n] for n in output_names]
+
+    def _check_all(self, args: Sequence[npt.ArrayLike]) -> list[FloatArray]:
+        if len(args) != len(self.inputs):
+            raise ShapeError(f"model {self.name!r} takes {len(self.inputs)} inputs, got {len(args)}")
+        return [self._check(i, a) for i, a in enumerate(args)]
 
     def _check(self, index: int, value: npt.ArrayLike) -> FloatArray:
         info = self.inputs[index]
@@ -261,7 +264,9 @@ class Model:
 
     def profile(self, *args: npt.ArrayLike, runs: int = 20) -> Profile:
         """Run `runs` times after one warm-up and give each operation's median time, GFLOP/s and share of peak."""
-        inputs = [self._check(i, a) for i, a in enumerate(args)]
+        if runs < 1:
+            raise ValueError(f"runs={runs!r}: expected a positive int")
+        inputs = self._check_all(args)
         compiled = self._compiled(tuple(x.shape for x in inputs))
         arrays = [*inputs, *(np.empty(shape, np.float32) for _, shape in compiled.outputs)]
         peak = _core.measure_peak(self._isa)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LARGEST = 6e6  # bytes
+SDIST_WANTS = ("CMakeLists.txt", "LICENSE", "README.md", "csrc/cpu/kernels.def", "fastconv/py.typed", "tests/cases.py")
 NOT_SOURCES = (".so", ".o", ".pyc", ".onnx")
 TRIAL = """
 import sys
@@ -55,8 +56,7 @@ def check_wheel(path: Path) -> list[str]:
 def check_sdist(path: Path) -> list[str]:
     with tarfile.open(path) as archive:
         names = [n.partition("/")[2] for n in archive.getnames()]
-    wanted = ("CMakeLists.txt", "LICENSE", "README.md", "csrc/cpu/kernels.def", "fastconv/py.typed", "tests/reference.py")
-    faults = [f"{path.name}: lacks {n}" for n in wanted if n not in names]
+    faults = [f"{path.name}: lacks {n}" for n in SDIST_WANTS if n not in names]
     unwanted = [n for n in names if n.endswith(NOT_SOURCES) or n.startswith(("build/", "dist/", "."))]
     return faults + [f"{path.name}: holds {n}" for n in unwanted if n not in (".clang-format", ".gitignore")]
 

@@ -14,8 +14,9 @@ from fastconv import _core
 
 STUB = Path(fastconv.__file__).with_name("_core.pyi")
 # What every object or enumeration has.
-IMPLIED = re.compile(r"__(doc|module|name|version|loader|spec|package|file|getstate|setstate|hash|eq|ne|str|repr|entries)(__)?"
-                     r"|_pybind11.*")  # fmt: skip
+IMPLIED = re.compile(
+    r"__(doc|module|name|version|loader|spec|package|file|getstate|setstate|hash|eq|ne|str|repr|entries)(__)?|_pybind11.*"
+)
 
 
 def described() -> dict[str, Any]:

@@ -239,7 +239,7 @@ void run_one(void (*const KernelTable::*kernel)(const D&, const Buffers&, int64_
     const std::string what = "input " + std::to_string(i);
     if (i < inputs.size() && inputs[i])
       b.in[i] = address(*inputs[i], needs.in[i], what);
-    else if (needs.in[i] > 0 && !(has_weights<D> && i >= 2))
+    else if (needs.in[i] > 0 && (int)i < needs.optional_from)
       throw py::value_error(what + " is missing");
   }
   address(out, needs.out, "out");

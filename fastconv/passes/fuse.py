@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ..graph import Array, Graph, Node, Value
+from ..graph import Array, Graph, Node, Value, Weight
 from .rewrite import Draft, is_float
 
 _PRODUCTS = ("Conv", "Gemm")
@@ -154,7 +154,11 @@ def _fold(draft: Draft, node: Node, x: Value, axis: int, scale: Array, shift: Ar
 
 
 def _constant(draft: Draft, node: Node, stem: str, array: Array) -> Value:
-    return draft.graph.constant(array.astype(np.float32), draft.graph.fresh(f"{node.name}.{stem}"))
+    """A vector known by its contents: the plans of a model for several shapes make it anew and share it."""
+    vector = array.astype(np.float32)
+    weight = Weight.of(vector)
+    weight.key = ("small", vector.dtype.str, vector.shape, vector.tobytes())
+    return draft.graph.constant(weight, draft.graph.fresh(f"{node.name}.{stem}"))
 
 
 def _constants(draft: Draft, node: Node, scale: Array, shift: Array) -> list[Value]:
