@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 import fastconv
 from fastconv import DeviceError, ModelError, ShapeError
@@ -280,6 +280,27 @@ def test_profile(model: fastconv.Model) -> None:
     assert [r.name for r in profile.rows] == [o.name for o in model.inspect((2, *SHAPE))]
     assert profile.total_ms > 0 and profile.peak_gflops > 0 and profile.threads == 1
     assert all(r.ms >= 0 and r.gflops >= 0 for r in profile.rows)
+
+
+def test_profile_of_nothing(model: fastconv.Model) -> None:
+    assert len(model.profile(images(1)[:0], runs=1).rows) > 5
+    for runs in (0, -1):
+        with pytest.raises(ValueError, match="runs"):
+            model.profile(images(1), runs=runs)
+
+
+def test_sum_of_an_empty_batch() -> None:
+    """No images, and yet a result: zeros."""
+    w = np.ones((40, 3, 3, 3), np.float32)
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], pads=[1, 1, 1, 1]),
+        helper.make_node("ReduceSum", ["a", "axes"], ["y"], keepdims=0),
+    ]
+    inits = [numpy_helper.from_array(w, "w"), numpy_helper.from_array(np.zeros(1, np.int64), "axes")]
+    infos = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", ["N", 3, 5, 5]), ("y", None))]
+    graph = helper.make_graph(nodes, "g", infos[:1], infos[1:], inits)
+    model = fastconv.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+    np.testing.assert_array_equal(model(np.zeros((0, 3, 5, 5), np.float32)), np.zeros((40, 5, 5), np.float32))
 
 
 # -- pickling -----------------------------------------------------------------------------------------------------

@@ -1,0 +1,69 @@
+"""`import fastconv` is quick and loads nothing but numpy."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pytest
+
+import fastconv
+
+from .small import network, python
+
+pytestmark = pytest.mark.quick
+LIMIT = 0.25  # seconds on an idle machine
+HEAVY = ("onnx", "onnxruntime", "torch", "PIL", "typer", "click", "rich", "pybind11", "scipy", "google", "tests")
+
+
+def test_loads_no_other_package() -> None:
+    code = f"import sys, fastconv; print(*[m for m in {HEAVY!r} if m in sys.modules])"
+    done = python(code)
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout.split() == []
+
+
+def test_running_a_model_loads_no_other_package(tmp_path: Path) -> None:
+    """From a file: onnx is for those who hand over a ModelProto."""
+    code = f"""
+import sys, fastconv, numpy as np
+session = fastconv.InferenceSession(open(sys.argv[1], "rb").read())
+session.run(None, {{"input": np.zeros((1, 3, 20, 18), np.float32)}})
+print(*[m for m in {HEAVY!r} if m in sys.modules])
+"""
+    path = tmp_path / "net.onnx"
+    path.write_bytes(network())
+    done = python(code, str(path))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []
+
+
+def test_import_time() -> None:
+    """Median of several processes, in units of this machine: what importing numpy costs now says how loaded it is."""
+    code = """
+import sys, time
+start = time.perf_counter(); import numpy; numpy_s = time.perf_counter() - start
+start = time.perf_counter(); import fastconv; print(numpy_s, time.perf_counter() - start)
+"""
+    runs = [[float(v) for v in python(code).stdout.split()] for _ in range(7)]
+    numpy_s, own = (statistics.median(r[i] for r in runs) for i in (0, 1))
+    slack = max(1.0, numpy_s / 0.12)  # numpy takes 0.05 to 0.12 s on an idle machine
+    assert numpy_s + own < LIMIT * slack, f"numpy {numpy_s:.3f} s, fastconv {own:.3f} s on top"
+    assert own < 0.15 * slack
+
+
+def test_version_is_the_installed_one() -> None:
+    try:
+        installed = version("fastconv")
+    except PackageNotFoundError:
+        pytest.skip("not installed")
+    assert fastconv.__version__ == installed
+
+
+def test_every_public_name_is_there() -> None:
+    start = time.perf_counter()
+    for name in fastconv.__all__:
+        assert getattr(fastconv, name) is not None
+    assert time.perf_counter() - start < 1
