@@ -53,7 +53,6 @@ struct ThreadPool::Shared {
 
   void work(uint32_t my_epoch, int thread) {
     // Read before the ticket: if any of these belongs to a later job, so does the ticket (see run), and nothing is claimed.
-    // Acquire: who reads a field of a later job also sees that the ticket of this one is void.
     const Job fn = job.load(std::memory_order_acquire);
     void* arg = argument.load(std::memory_order_acquire);
     const int64_t total = chunks.load(std::memory_order_acquire), step = grain.load(std::memory_order_acquire);
@@ -130,9 +129,6 @@ void ThreadPool::run(int64_t chunks, Job job, void* argument) {
   if (!shared_ || generation_ != fork_generation.load(std::memory_order_relaxed)) start();
   Shared& s = *shared_;
   // A worker that is late for the last job must not claim a chunk of this one with that job's ticket: close it first.
-  const uint32_t epoch = s.epoch.load(std::memory_order_relaxed) + 1;
-  s.ticket.store((uint64_t)epoch << 32 | 0xffffffffu, std::memory_order_relaxed);
-  // The old ticket is void before any field changes: a worker that mixes old and new fields cannot claim with them.
   const uint32_t epoch = s.epoch.load(std::memory_order_relaxed) + 1;
   s.ticket.store((uint64_t)epoch << 32 | 0xffffffffu, std::memory_order_relaxed);
   s.job.store(job, std::memory_order_release);

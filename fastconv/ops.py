@@ -27,7 +27,7 @@ _executors: dict[int, _core.Executor] = {}
 
 
 def _executor(threads: int | None) -> _core.Executor:
-    n = threads or _core.usable_cpus()
+    n = _core.usable_cpus() if threads is None else threads
     if n not in _executors:
         _executors[n] = _core.Executor(n)
     return _executors[n]
@@ -39,11 +39,11 @@ def _array(value: npt.ArrayLike, name: str, rank: int | None = None) -> FloatArr
         raise ShapeError(f"{name}: expected dtype float32, got {x.dtype}")
     if rank is not None and x.ndim != rank:
         raise ShapeError(f"{name}: expected rank {rank}, got shape {list(x.shape)}")
-    return np.ascontiguousarray(x)
+    return np.ascontiguousarray(x).reshape(x.shape)  # which makes no scalar a vector
 
 
 def _pair(value: Pair | Sequence[int], name: str, least: int) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else tuple(value)
+    pair = tuple(value) if isinstance(value, Sequence) else (value, value)
     if len(pair) != 2 or any(not isinstance(v, (int, np.integer)) or v < least for v in pair):
         raise ShapeError(f"{name}: expected one or two integers of at least {least}, got {value!r}")
     return int(pair[0]), int(pair[1])
@@ -53,6 +53,8 @@ def _execute(
     arrays: Sequence[FloatArray], build: Callable[[Graph, list[Value]], Value], threads: int | None
 ) -> FloatArray:
     """Run the graph that `build` makes of these inputs."""
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise ValueError(f"threads={threads!r}: expected a positive int or None")
     g = Graph("ops")
     inputs = [g.add_input(f"x{i}", a.shape) for i, a in enumerate(arrays)]
     out = build(g, inputs)
@@ -94,6 +96,8 @@ def conv2d(
     pads = _conv_pads(padding, (R, S), strides, dilations)
     P = (H + pads[0] + pads[2] - dilations[0] * (R - 1) - 1) // strides[0] + 1
     Q = (W + pads[1] + pads[3] - dilations[1] * (S - 1) - 1) // strides[1] + 1
+    if min(H, W, C) < 1:
+        raise ShapeError(f"input: expected a pixel and a channel at least, got shape {list(x.shape)}")
     if P < 1 or Q < 1 or min(R, S) < 1:
         raise ShapeError(f"weight: a {R}x{S} filter with dilation {dilations} is larger than the padded {H}x{W} input")
 
@@ -134,6 +138,8 @@ def linear(
     x, w = _array(input, "input"), _array(weight, "weight", 2)
     b = None if bias is None else _array(bias, "bias", 1)
     K, C = w.shape
+    if C < 1:
+        raise ShapeError(f"weight: expected a column at least, got shape {list(w.shape)}")
     if x.ndim < 1 or x.shape[-1] != C:
         raise ShapeError(f"input: expected {C} elements in the last axis, got shape {list(x.shape)}")
     if b is not None and b.shape != (K,):
@@ -171,7 +177,7 @@ def _pool(
         _pooled(n, k, s, p, p, d, ceil_mode)
         for n, k, s, p, d in zip((H, W), size, strides, pads, dilations, strict=True)
     )
-    if P < 1 or Q < 1:
+    if min(H, W, P, Q) < 1:
         raise ShapeError(f"input: {H}x{W} is smaller than the {size} window")
     attrs: dict[str, Any] = dict(kernel_shape=size, strides=strides, dilations=dilations, pads=pads + pads)
     if op == "AveragePool":
@@ -214,6 +220,8 @@ def adaptive_avg_pool2d(
     x = _array(input, "input", 4)
     if output_size not in (1, (1, 1)):
         raise ShapeError(f"output_size: expected 1, got {output_size!r}")
+    if min(x.shape[2:]) < 1:
+        raise ShapeError(f"input: expected a pixel at least, got shape {list(x.shape)}")
     return _execute([x], lambda g, v: g.add("ReduceMean", v, (*x.shape[:2], 1, 1), axes=(2, 3), keepdims=1), threads)
 
 
@@ -360,4 +368,7 @@ def local_response_norm(
     x = _array(input, "input", 4)
     if size < 1:
         raise ShapeError(f"size: expected a positive integer, got {size}")
-    return _execute([x], lambda g, v: g.add("LRN", v, x.shape, size=size, alpha=alpha, beta=beta, bias=k), threads)
+    # An even size reaches one channel further down in torch and one further up in ONNX and the kernel.
+    x = x if size % 2 else np.ascontiguousarray(x[:, ::-1])
+    y = _execute([x], lambda g, v: g.add("LRN", v, x.shape, size=size, alpha=alpha, beta=beta, bias=k), threads)
+    return y if size % 2 else np.ascontiguousarray(y[:, ::-1])
