@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PY := .venv/bin/python
 BENCH_PY := .venv-bench/bin/python
 CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.def')
-CXX_FORMATTED := $(shell find csrc tests -name '*.cpp' -o -name '*.h')
+CXX_FORMATTED := $(shell find csrc tests -name '*.cpp' -o -name '*.c' -o -name '*.h')
 MODELS := build/models
 
 .PHONY: all help demo check test test-full test-emulated bench bench-quick wheel clean \
@@ -66,7 +66,7 @@ demo: .venv/installed ## classify real photos with EfficientNet-Lite0, beside on
 check: .venv/installed ## the quick tests
 	FASTCONV_TEST_ALL=1 $(PY) -m pytest -q -m 'not full and not slow' $(PYTEST)
 
-test: .venv/installed ## all tests but the hours-long ones
+test: .venv/installed ## all tests but those of make test-full
 	FASTCONV_TEST_ALL=1 $(PY) -m pytest -ra --durations=10 $(PYTEST)
 
 test-full: .venv/installed $(MODELS)/exported ## everything: torchvision's models in full size, all configurations
@@ -109,7 +109,7 @@ bench: .venv-bench/installed $(MODELS)/exported ## torchvision's models against 
 	$(BENCH_PY) -m bench.models --dir $(MODELS)/classic --engines fastconv,onnxruntime,openvino,torch,ncnn,mnn \
 	  --threads 1,2 --json build/bench/models.json
 
-bench-quick: .venv/installed ## EfficientNet-Lite0 against onnxruntime, a minute
+bench-quick: .venv/installed ## EfficientNet-Lite0 against onnxruntime, seconds
 	$(PY) examples/efficientnet_lite0.py build/models/quick/efficientnet_lite0.onnx
 	$(PY) -m bench.models --dir build/models/quick
 

@@ -34,8 +34,9 @@ int64_t reach(std::initializer_list<std::pair<int64_t, int64_t>> box) {
   for (auto [dim, stride] : box) {
     if (dim == 0) return 0;
     int64_t step;
-    require(stride >= 0 && !__builtin_mul_overflow(dim - 1, stride, &step) && !__builtin_add_overflow(last, step, &last),
-            "a buffer is larger than memory");
+    require(
+        stride >= 0 && !__builtin_mul_overflow(dim - 1, stride, &step) && !__builtin_add_overflow(last, step, &last),
+        "a buffer is larger than memory");
   }
   return last + 1;
 }
@@ -130,8 +131,8 @@ Extent extent(const Conv2d& d, Isa isa) {
     require(d.P == 0 || (d.P - 1) * d.stride_h + (d.R - 1) * d.dilation_h < d.H, "row_run: rows beyond the image");
     require(d.Q == 0 || (d.Q - 1) * d.stride_w + d.S <= d.W, "row_run: columns beyond the image");
   } else if (d.algorithm == ConvAlgorithm::gemm) {
-    require(d.R == 1 && d.S == 1 && d.stride_h == 1 && d.stride_w == 1 && d.pad_t == 0 && d.pad_l == 0 &&
-                d.P == d.H && d.Q == d.W && d.x_row == d.W * d.x_ld && d.x_image == d.H * d.x_row,
+    require(d.R == 1 && d.S == 1 && d.stride_h == 1 && d.stride_w == 1 && d.pad_t == 0 && d.pad_l == 0 && d.P == d.H &&
+                d.Q == d.W && d.x_row == d.W * d.x_ld && d.x_image == d.H * d.x_row,
             "gemm: geometry");
   } else {
     require(d.algorithm == ConvAlgorithm::implicit, "unknown algorithm");

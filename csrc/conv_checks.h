@@ -1,5 +1,5 @@
-// Chunks, scratch and buffer sizes of convolutions and dense layers (checks.h: the other operations), and the one way to
-// ask for those of any descriptor.
+// Chunks, scratch and buffer sizes of convolutions and dense layers (checks.h: the other operations), and the one way
+// to ask for those of any descriptor.
 #pragma once
 #include "checks.h"
 
@@ -20,33 +20,57 @@ int64_t scratch_bytes(const Conv2d& d);
 int64_t scratch_bytes(const Winograd& d, Isa isa, Op op);
 
 bool winograd_splits(int64_t tiles, int64_t C, int64_t K);  // two operations instead of one
-int64_t winograd_planes(int64_t tiles, int64_t C);  // floats between the two operations
+int64_t winograd_planes(int64_t tiles, int64_t C);          // floats between the two operations
 
 // What differs between operations: some need the ISA, one also which kernel it is, and few need scratch.
 template <typename D>
-void prepare_for(D& d, Isa, Op) { prepare(d); }
+void prepare_for(D& d, Isa, Op) {
+  prepare(d);
+}
 template <typename D>
-Extent extent_for(const D& d, Isa, Op) { return extent(d); }
+Extent extent_for(const D& d, Isa, Op) {
+  return extent(d);
+}
 template <typename D>
-int64_t scratch_for(const D&, Isa, Op) { return 0; }
+int64_t scratch_for(const D&, Isa, Op) {
+  return 0;
+}
 
 template <>
-inline void prepare_for(Conv2d& d, Isa isa, Op) { prepare(d, isa); }
+inline void prepare_for(Conv2d& d, Isa isa, Op) {
+  prepare(d, isa);
+}
 template <>
-inline void prepare_for(Linear& d, Isa isa, Op) { prepare(d, isa); }
+inline void prepare_for(Linear& d, Isa isa, Op) {
+  prepare(d, isa);
+}
 template <>
-inline void prepare_for(Winograd& d, Isa isa, Op op) { prepare(d, isa, op); }
+inline void prepare_for(Winograd& d, Isa isa, Op op) {
+  prepare(d, isa, op);
+}
 template <>
-inline Extent extent_for(const Conv2d& d, Isa isa, Op) { return extent(d, isa); }
+inline Extent extent_for(const Conv2d& d, Isa isa, Op) {
+  return extent(d, isa);
+}
 template <>
-inline Extent extent_for(const Linear& d, Isa isa, Op) { return extent(d, isa); }
+inline Extent extent_for(const Linear& d, Isa isa, Op) {
+  return extent(d, isa);
+}
 template <>
-inline Extent extent_for(const DepthwiseConv2d& d, Isa isa, Op) { return extent(d, isa); }
+inline Extent extent_for(const DepthwiseConv2d& d, Isa isa, Op) {
+  return extent(d, isa);
+}
 template <>
-inline Extent extent_for(const Winograd& d, Isa isa, Op op) { return extent(d, isa, op); }
+inline Extent extent_for(const Winograd& d, Isa isa, Op op) {
+  return extent(d, isa, op);
+}
 template <>
-inline int64_t scratch_for(const Conv2d& d, Isa, Op) { return scratch_bytes(d); }
+inline int64_t scratch_for(const Conv2d& d, Isa, Op) {
+  return scratch_bytes(d);
+}
 template <>
-inline int64_t scratch_for(const Winograd& d, Isa isa, Op op) { return scratch_bytes(d, isa, op); }
+inline int64_t scratch_for(const Winograd& d, Isa isa, Op op) {
+  return scratch_bytes(d, isa, op);
+}
 
 }  // namespace fastconv

@@ -31,10 +31,10 @@ enum class Func : int32_t {
   hard_swish,    // x max(0, min(1, x / 6 + 1/2))
   swish,         // x sigmoid(x)
   tanh,
-  gelu,          // x (1 + erf(x / sqrt 2)) / 2
-  gelu_tanh,     // the approximation by tanh
-  softplus,      // log(1 + exp(x))
-  mish,          // x tanh(softplus(x))
+  gelu,       // x (1 + erf(x / sqrt 2)) / 2
+  gelu_tanh,  // the approximation by tanh
+  softplus,   // log(1 + exp(x))
+  mish,       // x tanh(softplus(x))
   exp,
   log,
   sqrt,
@@ -98,7 +98,8 @@ struct Winograd {
   int64_t block;             // tiles of a block
 };
 
-// The same as Conv2d with groups == C and K = C * multiplier. in: x, weights [R*S][K rounded up to whole vectors], bias, residual
+// The same as Conv2d with groups == C and K = C * multiplier. in: x, weights [R*S][K rounded up to whole vectors],
+// bias, residual
 struct DepthwiseConv2d {
   int64_t chunks;
   int64_t N, H, W, C, K, P, Q, R, S, multiplier;

@@ -117,8 +117,8 @@ void pack_winograd(float* out, const float* w, const float* scale, int64_t K, in
     if (columns < width) memset(out, 0, sizeof(float) * 36 * C * width);
     for (int64_t c = 0; c < C; c++) {
       for (int64_t i = 0; i < columns; i += 16) {
-        transform_filters(out + c * width + i, C * width, w + ((k + i) * C + c) * 9, C * 9, scale ? scale + k + i : nullptr,
-                          columns - i < 16 ? columns - i : 16, G);
+        transform_filters(out + c * width + i, C * width, w + ((k + i) * C + c) * 9, C * 9,
+                          scale ? scale + k + i : nullptr, columns - i < 16 ? columns - i : 16, G);
       }
     }
     out += 36 * C * width;

@@ -21,7 +21,8 @@ int64_t packed_winograd_size(int64_t K, int64_t C, Isa isa);
 int64_t packed_depthwise_size(int64_t K, int64_t R, int64_t S, Isa isa);
 int64_t packed_linear_size(int64_t K, int64_t C, Isa isa);
 
-// Layouts in cpu/conv2d.cpp, winograd.cpp, depthwise_conv2d.cpp and linear.cpp. `w` is [K][C/groups][R][S], `scale` null or K floats.
+// Layouts in cpu/conv2d.cpp, winograd.cpp, depthwise_conv2d.cpp and linear.cpp. `w` is [K][C/groups][R][S], `scale`
+// null or K floats.
 void pack_conv2d(float* out, const float* w, const float* scale, int64_t K, int64_t C, int64_t R, int64_t S,
                  int64_t groups, Isa isa);
 void pack_winograd(float* out, const float* w, const float* scale, int64_t K, int64_t C, Isa isa);  // w: [K][C][3][3]

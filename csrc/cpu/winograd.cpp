@@ -3,11 +3,12 @@
 //   Y = A^T [ (G g G^T) . (B^T d B) ] A      (Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", 2016)
 //
 // with the points 0, +-5/8, +-3/2: rms error about twice that of direct summation. A block of tiles is transformed into
-// 36 planes of [tiles][C], multiplied panel by panel into 36 planes of [tiles][columns] and transformed back, all within
-// L2. Weights are [panel][36][C][columns], transformed in double precision while they are packed (cpu/pack.cpp). Planes
-// are padded by PLANE_PAD floats: strides of 4096 bytes would put all 36 into one cache set.
-#include "cpu/gemm.h"
+// 36 planes of [tiles][C], multiplied panel by panel into 36 planes of [tiles][columns] and transformed back, all
+// within L2. Weights are [panel][36][C][columns], transformed in double precision while they are packed (cpu/pack.cpp).
+// Planes are padded by PLANE_PAD floats: strides of 4096 bytes would put all 36 into one cache set.
 #include "cpu/winograd.h"
+
+#include "cpu/gemm.h"
 
 namespace fastconv {
 namespace FASTCONV_ISA {

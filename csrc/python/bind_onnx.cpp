@@ -5,6 +5,7 @@
 #include <pybind11/stl.h>
 
 #include "../onnx_scan.h"
+#include "gil.h"
 
 namespace py = pybind11;
 
@@ -63,7 +64,7 @@ class ModelFile {
     py::array out = make(t.data_type, t.dims, "tensor '" + t.name + "'");
     void* dst = out.mutable_data();
     {
-      py::gil_scoped_release release;
+      ReleaseGil release;
       read_payload(*source_, t, dst);
     }
     return out;
@@ -78,7 +79,7 @@ class ModelFile {
     py::array out = make(data_type, dims, "external data");
     void* dst = out.mutable_data();
     {
-      py::gil_scoped_release release;
+      ReleaseGil release;
       onnx::read_raw(*source_, offset, data_type, n, dst);
     }
     return out;
@@ -176,7 +177,7 @@ py::dict scan_to_python(const ModelFile& file) {
   using namespace py::literals;
   Model m;
   {
-    py::gil_scoped_release release;
+    ReleaseGil release;
     m = scan(file.source());
   }
   py::dict metadata;

@@ -15,6 +15,7 @@
 
 #include "conv_checks.h"
 #include "cpu/dispatch.h"
+#include "gil.h"
 
 namespace py = pybind11;
 
@@ -251,7 +252,7 @@ void run_one(void (*const KernelTable::*kernel)(const D&, const Buffers&, int64_
   const int64_t bytes = std::max<int64_t>(64 << 10, scratch_for(d, isa, op));
   std::vector<char> scratch(static_cast<size_t>(bytes) + 64);
   b.scratch = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(scratch.data()) + 63) / 64 * 64);
-  py::gil_scoped_release release;
+  ReleaseGil release;
   (kernels(isa).*kernel)(d, b, begin, end);
 }
 

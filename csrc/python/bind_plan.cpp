@@ -11,6 +11,7 @@
 
 #include "conv_checks.h"
 #include "cpu/select.h"
+#include "gil.h"
 #include "plan.h"
 
 namespace py = pybind11;
@@ -37,7 +38,7 @@ const float* scale_of(const std::optional<Array>& scale, int64_t K) {
 PackedWeight put(const std::shared_ptr<WeightStore>& store, const Array& array) {
   const float* x = array.data();
   const int64_t n = array.size();
-  py::gil_scoped_release release;
+  ReleaseGil release;
   float* out = store->allocate(n);
   if (n) memcpy(out, x, sizeof(float) * n);
   return {store, out, n};
@@ -48,7 +49,7 @@ PackedWeight pack_conv(const std::shared_ptr<WeightStore>& store, const Array& w
   if (w.ndim() != 4 || groups < 1 || w.shape(0) % groups) throw std::invalid_argument("w must be [K, C/groups, R, S]");
   const int64_t K = w.shape(0), C = w.shape(1) * groups, R = w.shape(2), S = w.shape(3);
   const float *x = w.data(), *s = scale_of(scale, K);
-  py::gil_scoped_release release;
+  ReleaseGil release;
   const int64_t n = packed_conv2d_size(K, C, R, S, groups, isa);
   float* out = store->allocate(n);
   pack_conv2d(out, x, s, K, C, R, S, groups, isa);
@@ -60,7 +61,7 @@ PackedWeight pack_wino(const std::shared_ptr<WeightStore>& store, const Array& w
   if (w.ndim() != 4 || w.shape(2) != 3 || w.shape(3) != 3) throw std::invalid_argument("w must be [K, C, 3, 3]");
   const int64_t K = w.shape(0), C = w.shape(1);
   const float *x = w.data(), *s = scale_of(scale, K);
-  py::gil_scoped_release release;
+  ReleaseGil release;
   const int64_t n = packed_winograd_size(K, C, isa);
   float* out = store->allocate(n);
   pack_winograd(out, x, s, K, C, isa);
@@ -72,7 +73,7 @@ PackedWeight pack_depth(const std::shared_ptr<WeightStore>& store, const Array& 
   if (w.ndim() != 4 || w.shape(1) != 1) throw std::invalid_argument("w must be [K, 1, R, S]");
   const int64_t K = w.shape(0), R = w.shape(2), S = w.shape(3);
   const float *x = w.data(), *s = scale_of(scale, K);
-  py::gil_scoped_release release;
+  ReleaseGil release;
   const int64_t n = packed_depthwise_size(K, R, S, isa);
   float* out = store->allocate(n);
   pack_depthwise(out, x, s, K, R, S, isa);
@@ -85,7 +86,7 @@ PackedWeight pack_dense(const std::shared_ptr<WeightStore>& store, const Array& 
   const int64_t K = w.shape(trans_b ? 0 : 1), C = w.shape(trans_b ? 1 : 0);
   if (taps < 1 || C % taps) throw std::invalid_argument("taps must divide the rows of w");
   const float *x = w.data(), *s = scale_of(scale, K);
-  py::gil_scoped_release release;
+  ReleaseGil release;
   const int64_t n = packed_linear_size(K, C, isa);
   float* out = store->allocate(n);
   pack_linear(out, x, s, K, C, taps, trans_b, isa);
@@ -110,7 +111,7 @@ std::vector<float*> bind(const Plan& plan, const std::vector<py::array>& arrays)
 
 void run(Executor& executor, const Plan& plan, const std::vector<py::array>& arrays) {
   std::vector<float*> pointers = bind(plan, arrays);
-  py::gil_scoped_release release;
+  ReleaseGil release;
   executor.run(plan, pointers.data());
 }
 
@@ -122,7 +123,7 @@ py::array_t<int64_t> profile(Executor& executor, const Plan& plan, const std::ve
   int64_t* out = result.mutable_data();
   for (int i = 0; i < runs; i++) {
     {
-      py::gil_scoped_release release;
+      ReleaseGil release;
       executor.run(plan, pointers.data(), out + n * i);
     }
     if (PyErr_CheckSignals() != 0) throw py::error_already_set();
@@ -133,7 +134,7 @@ py::array_t<int64_t> profile(Executor& executor, const Plan& plan, const std::ve
 double measure_peak(Isa isa, double seconds) {
   if (!isa_supported(isa)) throw std::invalid_argument("this CPU lacks that level");
   const KernelTable& table = kernels(isa);
-  py::gil_scoped_release release;
+  ReleaseGil release;
   auto clock = [] {
     timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -157,34 +158,57 @@ double measure_peak(Isa isa, double seconds) {
 using namespace fastconv;
 
 void init_plan(py::module_& m) {
-  m.def("isa_levels", [] {
-    std::vector<std::string> names;
-    for (Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512, Isa::neon}) {
-      if (isa_supported(isa)) names.push_back(isa_name(isa));
-    }
-    return names;
-  }, "The instruction set levels that this CPU and this build have, slowest first.");
+  m.def(
+      "isa_levels",
+      [] {
+        std::vector<std::string> names;
+        for (Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512, Isa::neon}) {
+          if (isa_supported(isa)) names.push_back(isa_name(isa));
+        }
+        return names;
+      },
+      "The instruction set levels that this CPU and this build have, slowest first.");
   m.def("usable_cpus", &usable_cpus, "Processors that this process may use, by affinity and cgroup quota.");
   m.def("huge_pages", &huge_pages, "What the system says of transparent huge pages.");
   m.def("vector_length", [](Isa isa) { return kernels(isa).vector_length; }, py::arg("isa"));
   m.def("measure_peak", &measure_peak, py::arg("isa"), py::arg("seconds") = 0.05,
         "The FMA rate of one core in GFLOP/s: independent chains in registers, best of many short runs.");
-  m.def("choose_conv2d",
-        [](int64_t N, int64_t H, int64_t W, int64_t C, int64_t K, int64_t P, int64_t Q, int64_t R, int64_t S,
-           int64_t groups, std::array<int64_t, 2> strides, std::array<int64_t, 2> dilations,
-           std::array<int64_t, 4> pads, Isa isa, bool strict) {
-          ConvShape s{N, H, W, C, K, P, Q, R, S, groups, strides[0], strides[1], dilations[0], dilations[1],
-                      pads[0], pads[1], pads[2], pads[3]};
-          return std::string(choice_name(choose_conv2d(s, isa, strict)));
-        },
-        py::kw_only(), py::arg("N"), py::arg("H"), py::arg("W"), py::arg("C"), py::arg("K"), py::arg("P"),
-        py::arg("Q"), py::arg("R"), py::arg("S"), py::arg("groups"), py::arg("strides"), py::arg("dilations"),
-        py::arg("pads"), py::arg("isa"), py::arg("strict") = false,
-        "The algorithm for a shape: gemm, implicit, row_run, depthwise or winograd.");
-  m.def("winograd_planes", [](int64_t tiles, int64_t C, int64_t K) {
-          return winograd_splits(tiles, C, K) ? winograd_planes(tiles, C) : int64_t(0);
-        }, py::arg("tiles"), py::arg("C"), py::arg("K"),
-        "Floats of workspace between the two operations of a Winograd convolution; 0 where one does it all.");
+  m.def(
+      "choose_conv2d",
+      [](int64_t N, int64_t H, int64_t W, int64_t C, int64_t K, int64_t P, int64_t Q, int64_t R, int64_t S,
+         int64_t groups, std::array<int64_t, 2> strides, std::array<int64_t, 2> dilations, std::array<int64_t, 4> pads,
+         Isa isa, bool strict) {
+        ConvShape s{N,
+                    H,
+                    W,
+                    C,
+                    K,
+                    P,
+                    Q,
+                    R,
+                    S,
+                    groups,
+                    strides[0],
+                    strides[1],
+                    dilations[0],
+                    dilations[1],
+                    pads[0],
+                    pads[1],
+                    pads[2],
+                    pads[3]};
+        return std::string(choice_name(choose_conv2d(s, isa, strict)));
+      },
+      py::kw_only(), py::arg("N"), py::arg("H"), py::arg("W"), py::arg("C"), py::arg("K"), py::arg("P"), py::arg("Q"),
+      py::arg("R"), py::arg("S"), py::arg("groups"), py::arg("strides"), py::arg("dilations"), py::arg("pads"),
+      py::arg("isa"), py::arg("strict") = false,
+      "The algorithm for a shape: gemm, implicit, row_run, depthwise or winograd.");
+  m.def(
+      "winograd_planes",
+      [](int64_t tiles, int64_t C, int64_t K) {
+        return winograd_splits(tiles, C, K) ? winograd_planes(tiles, C) : int64_t(0);
+      },
+      py::arg("tiles"), py::arg("C"), py::arg("K"),
+      "Floats of workspace between the two operations of a Winograd convolution; 0 where one does it all.");
 
   py::class_<PackedWeight>(m, "PackedWeight", "Constant floats in the order in which a kernel reads them.")
       .def_readonly("size", &PackedWeight::size);
@@ -195,13 +219,15 @@ void init_plan(py::module_& m) {
       .def("pack_conv2d", &pack_conv, py::arg("w"), py::arg("scale"), py::arg("groups"), py::arg("isa"))
       .def("pack_winograd", &pack_wino, py::arg("w"), py::arg("scale"), py::arg("isa"))
       .def("pack_depthwise_conv2d", &pack_depth, py::arg("w"), py::arg("scale"), py::arg("isa"))
-      .def("pack_linear", &pack_dense, py::arg("w"), py::arg("scale"), py::arg("trans_b"), py::arg("isa"), py::arg("taps") = 1);
+      .def("pack_linear", &pack_dense, py::arg("w"), py::arg("scale"), py::arg("trans_b"), py::arg("isa"),
+           py::arg("taps") = 1);
 
   py::class_<Plan, std::shared_ptr<Plan>> plan(m, "Plan", "A flat list of operations on fixed buffers.");
   plan.def(py::init<Isa, std::shared_ptr<WeightStore>>(), py::arg("isa"), py::arg("weights"))
       .def("arena", &Plan::add_arena, py::arg("offset"), py::arg("size"), "A tensor in the arena; returns its number.")
-      .def("weight", [](Plan& p, const PackedWeight& w) { return p.add_weight(w.address, w.size); }, py::arg("weight"),
-           py::keep_alive<1, 2>())
+      .def(
+          "weight", [](Plan& p, const PackedWeight& w) { return p.add_weight(w.address, w.size); }, py::arg("weight"),
+          py::keep_alive<1, 2>())
       .def("external", &Plan::add_external, py::arg("index"), py::arg("first"), py::arg("size"),
            "A tensor in the index-th array of a run.")
       .def_property_readonly("arena_bytes", &Plan::arena_bytes)

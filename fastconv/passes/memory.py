@@ -157,7 +157,9 @@ class _Planner:
                 v: (offset + at // moved.width * ld + at % moved.width, ld) for v, (at, _) in moved.members.items()
             }
         else:
-            restrided = {v: (offset + at, own if own != moved.width else ld) for v, (at, own) in moved.members.items()}
+            restrided = {  # one row lies anywhere, but its ld still covers it
+                v: (offset + at, own if own != moved.width else max(own, ld)) for v, (at, own) in moved.members.items()
+            }
         into.supple = into.supple and ld == into.width and all(own == ld for _, own in restrided.values())
         into.members.update(restrided)
         for v in restrided:

@@ -1,5 +1,6 @@
 // Picks the vector level that a kernel file is compiled for. CMake compiles every csrc/cpu/<op>.cpp once per level with
-// FASTCONV_ISA set to the level's name, which is also the namespace: nothing with external linkage may stand outside it.
+// FASTCONV_ISA set to the level's name, which is also the namespace: nothing with external linkage may stand outside
+// it.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# AddressSanitizer and UndefinedBehaviorSanitizer: the kernel tests on every level of this CPU, with a module built for
+# it; then ThreadSanitizer on the thread pool.
+source "$(dirname "$0")/common.sh"
+mkdir -p build
+configure build/sanitize -DFASTCONV_SANITIZE=ON -DCMAKE_LIBRARY_OUTPUT_DIRECTORY="$root/build/sanitize/fastconv"
+build build/sanitize _core
+for path in fastconv/*; do # the package around the other module
+  case $path in *.so | */__pycache__) ;; *) ln -sfn "$root/$path" "build/sanitize/$path" ;; esac
+done
+ln -sfn "$root/tests" build/sanitize/tests
+(cd build/sanitize && ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 LD_PRELOAD="$(g++ -print-file-name=libasan.so):$(g++ -print-file-name=libstdc++.so)" \
+  PYTHONPATH="$root/build/sanitize" "$PYTHON" -c '
+import sys, pytest, fastconv
+assert "sanitize" in fastconv._core.__file__, fastconv._core.__file__
+sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "--rootdir", ".", "-c", "'"$root"'/pyproject.toml", "tests/kernels"]))')
+g++ -std=c++17 -g -O1 -fsanitize=thread -Icsrc tests/native/pool_stress.cpp csrc/threads.cpp -o build/pool_stress -pthread
+build/pool_stress 20000
