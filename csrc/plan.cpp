@@ -2,6 +2,7 @@
 
 #include <time.h>
 
+#include <new>
 #include <stdexcept>
 
 #include "conv_checks.h"
@@ -137,7 +138,17 @@ void Plan::run(char* arena, float* scratch, float* const* externals, ThreadPool&
   }
 }
 
+// In the child of a fork another thread of the parent may have held the lock: start afresh. What was idle is left
+// alone; its pages are shared with the parent until somebody writes them.
+void Executor::renew_after_fork() {
+  if (generation_ == fork_generation()) return;
+  new (&mutex_) std::mutex;
+  new (&idle_) std::vector<std::unique_ptr<Context>>;
+  generation_ = fork_generation();
+}
+
 void Executor::run(const Plan& plan, float* const* externals, int64_t* nanoseconds) {
+  renew_after_fork();
   std::unique_ptr<Context> context;
   {
     std::lock_guard<std::mutex> lock(mutex_);

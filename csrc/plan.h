@@ -76,7 +76,7 @@ class Plan {
 
 class Executor {
  public:
-  explicit Executor(int threads) : threads_(threads) {}
+  explicit Executor(int threads) : threads_(threads), generation_(fork_generation()) {}
   int threads() const { return threads_; }
   void run(const Plan& plan, float* const* externals, int64_t* nanoseconds = nullptr);
 
@@ -86,7 +86,9 @@ class Executor {
     Block arena, scratch;
     ThreadPool pool;
   };
+  void renew_after_fork();
   int threads_;
+  uint64_t generation_;
   std::mutex mutex_;
   std::vector<std::unique_ptr<Context>> idle_;
 };

@@ -16,9 +16,9 @@ namespace fastconv {
 
 namespace {
 
-std::atomic<uint64_t> fork_generation{1};
+std::atomic<uint64_t> generation{1};
 
-void after_fork() { fork_generation.fetch_add(1, std::memory_order_relaxed); }
+void after_fork() { generation.fetch_add(1, std::memory_order_relaxed); }
 
 void watch_forks() {
   static const int registered = pthread_atfork(nullptr, nullptr, after_fork);
@@ -36,6 +36,11 @@ inline void relax() {
 constexpr int SPINS = 2000;  // about 30 microseconds: longer than the gap between two operations
 
 }  // namespace
+
+uint64_t fork_generation() {
+  watch_forks();
+  return generation.load(std::memory_order_relaxed);
+}
 
 struct ThreadPool::Shared {
   alignas(64) std::atomic<uint64_t> ticket{0};  // epoch << 32 | next chunk
@@ -91,11 +96,11 @@ struct ThreadPool::Shared {
   }
 };
 
-ThreadPool::ThreadPool(int threads) : threads_(std::max(1, threads)) { watch_forks(); }
+ThreadPool::ThreadPool(int threads) : threads_(std::max(1, threads)) {}
 
 ThreadPool::~ThreadPool() {
   if (!shared_) return;
-  if (generation_ != fork_generation.load(std::memory_order_relaxed)) {
+  if (generation_ != fork_generation()) {
     (void)shared_.release();  // the threads belong to another process: nothing here can be joined
     return;
   }
@@ -109,7 +114,7 @@ ThreadPool::~ThreadPool() {
 
 void ThreadPool::start() {
   (void)shared_.release();  // null, or from before a fork
-  generation_ = fork_generation.load(std::memory_order_relaxed);
+  generation_ = fork_generation();
   shared_ = std::make_unique<Shared>();
   Shared* s = shared_.get();
   for (int i = 1; i < threads_; i++) {
@@ -126,7 +131,7 @@ void ThreadPool::run(int64_t chunks, Job job, void* argument) {
     if (chunks > 0) job(argument, 0, chunks, 0);
     return;
   }
-  if (!shared_ || generation_ != fork_generation.load(std::memory_order_relaxed)) start();
+  if (!shared_ || generation_ != fork_generation()) start();
   Shared& s = *shared_;
   // A worker that is late for the last job must not claim a chunk of this one with that job's ticket: close it first.
   const uint32_t epoch = s.epoch.load(std::memory_order_relaxed) + 1;

@@ -33,6 +33,7 @@ class ThreadPool {
   void start();
 };
 
+uint64_t fork_generation();  // grows in the child of a fork
 int usable_cpus();  // by affinity and cgroup quota, at least 1
 
 }  // namespace fastconv

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from . import _core
-from .errors import UnsupportedOpError
+from .errors import FastconvError, ModelError, UnsupportedOpError
 from .graph import Array, Graph, Node, Shape, Value, Weight
 from .lowering import LOWERINGS
 from .passes import optimize, plan_memory
@@ -91,8 +92,19 @@ class Compiler:
             lowering = LOWERINGS.get(node.op)
             if lowering is None:
                 raise UnsupportedOpError(f"node {node.name!r}: operator {node.op} has no kernel")
-            lowering(self, node)
+            try:
+                lowering(self, node)
+            except MemoryError:
+                raise ModelError(f"node {node.name!r} ({node.op}): no memory for its weights") from None
+            except (TypeError, ValueError, OverflowError) as error:
+                if isinstance(error, FastconvError):
+                    raise
+                # the descriptor's own check: sizes that no kernel can address
+                raise UnsupportedOpError(f"node {node.name!r} ({node.op}): {error}") from error
         g = self.graph
+        needed = self.plan.arena_bytes + 4 * sum(v.size for v in g.outputs)
+        if needed > _physical_memory():
+            raise ModelError(f"graph {g.name!r}: its tensors need {needed:,} bytes, more than this machine has")
         return Compiled(
             self.plan,
             tuple((v.name, v.shape) for v in g.inputs),
@@ -250,10 +262,12 @@ def _prepare(graph: Graph, isa: _core.Isa, strict: bool) -> Graph:
                     node.inputs[0] = border.input(0)
                     nodes.remove(border)
         elif node.op.startswith("Reduce"):
-            nodes.extend(_split_axes(g, node))
+            nodes.extend(_reductions(g, node))
             continue
         elif node.op in ("Softmax", "LogSoftmax") and node.attrs["axis"] < node.input(0).rank - 2:
             node.inputs[0] = _dense(g, node.input(0), nodes)
+            _copied(g, node.output, nodes, node)
+            continue
         nodes.append(node)
     g.nodes = nodes
     return g
@@ -272,11 +286,19 @@ def _dense(g: Graph, x: Value, nodes: list[Node]) -> Value:
     return node.output
 
 
-def _split_axes(g: Graph, node: Node) -> list[Node]:
+def _copied(g: Graph, y: Value, nodes: list[Node], node: Node) -> None:
+    """Append `node`, whose output must be dense, and a copy of it to y, which may be the slice of a concatenation."""
+    node.outputs = [Value(g.fresh(node.name), y.shape)]
+    nodes.append(node)
+    nodes.append(Node("Copy", list(node.outputs), [y], {}, f"{y.name}//copy"))
+
+
+def _reductions(g: Graph, node: Node) -> list[Node]:
     """The reduction kernel folds one run of neighbouring axes: others take a step for each run, last run first.
 
-    A run needs even strides: rows of a last axis that is reduced together with others, or several axes behind the
-    run, must be dense.
+    The kernel knows one stride before the run, one in it, and contiguous elements behind it. So x must be dense unless
+    the run is the last axis alone or ends before the last axis, and y must be dense unless each of its rows belongs to
+    one index before the run.
     """
     axes, x = tuple(node.attrs["axes"]), node.input(0)
     runs: list[list[int]] = []
@@ -286,18 +308,29 @@ def _split_axes(g: Graph, node: Node) -> list[Node]:
         else:
             runs.append([axis])
     nodes: list[Node] = []
-    for run in reversed(runs[1:]):
-        shape = tuple(1 if i in run else d for i, d in enumerate(x.shape))
-        part = Node(node.op, [x], [Value(g.fresh(node.name), shape)], {"axes": tuple(run), "keepdims": 1}, node.name)
-        nodes.append(part)
-        x = part.output
-    run = runs[0]
-    behind = math.prod(x.shape[run[-1] + 1 : -1]) if run[-1] < x.rank - 1 else 1
-    if (run[-1] == x.rank - 1 and len(run) > 1) or behind > 1:
-        x = _dense(g, x, nodes)
-    nodes.append(Node(node.op, [x], node.outputs, {**node.attrs, "axes": tuple(run)}, node.name))
+    for run in reversed(runs):
+        final, end = run is runs[0], x.rank - 1
+        if run[-1] != end - 1 and run != [end]:
+            x = _dense(g, x, nodes)
+        if not final:
+            shape = tuple(1 if i in run else d for i, d in enumerate(x.shape))
+            part = Node(
+                node.op, [x], [Value(g.fresh(node.name), shape)], {"axes": tuple(run), "keepdims": 1}, node.name
+            )
+            nodes.append(part)
+            x = part.output
+            continue
+        last = Node(node.op, [x], node.outputs, {**node.attrs, "axes": tuple(run)}, node.name)
+        if run[-1] == end - 1 or (run[-1] == end and node.attrs.get("keepdims", 1)):
+            nodes.append(last)
+        else:
+            _copied(g, node.output, nodes, last)
     return nodes
 
 
 def as_float32(weight: Weight) -> np.ndarray[Any, np.dtype[np.float32]]:
     return np.ascontiguousarray(weight.numpy(), dtype=np.float32)
+
+
+def _physical_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

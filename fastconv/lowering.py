@@ -182,7 +182,7 @@ def pool(c: Compiler, node: Node) -> None:
 
 
 def _fold_axes(x: View, axes: Sequence[int]) -> tuple[int, int, int, int, int]:
-    """(outer, n, inner, outer stride, n stride) of a reduction over neighbouring axes; see Compiler.split_axes."""
+    """(outer, n, inner, outer stride, n stride) of a reduction over neighbouring axes; see compiler._reductions."""
     first, last = axes[0], axes[-1]
     outer, n, inner = math.prod(x.shape[:first]), math.prod(x.shape[first : last + 1]), math.prod(x.shape[last + 1 :])
     stride_n = x.strides[last]

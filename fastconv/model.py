@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -101,14 +102,14 @@ class Model:
         self.threads = threads or _core.usable_cpus()
         self._threads_arg = threads
         self._isa = resolve_isa(_isa)
-        self._source = os.fspath(source) if isinstance(source, (str, os.PathLike)) else source
-        self._onnx: OnnxModel = read(self._source)
+        self._onnx: OnnxModel = source if isinstance(source, OnnxModel) else read(source)
         self.name = self._onnx.name
         self.inputs = tuple(TensorInfo(i.name, i.shape, str(i.dtype)) for i in self._onnx.inputs)
         self._cache = WeightCache()
         self._executor = _core.Executor(self.threads)
         self._plans: dict[tuple[Shape, ...], Compiled] = {}
         self._lock = threading.Lock()
+        _models.add(self)
         self._graph: Graph | None = None
         default = self._default_shapes()
         if default is not None:  # a contradiction in the file is found now, not at the first call
@@ -163,7 +164,7 @@ class Model:
         if x.dtype != np.float32:
             raise ShapeError(f"{where}: expected dtype float32, got {x.dtype}")
         self._check_shape(index, x.shape)
-        return np.ascontiguousarray(x)
+        return np.ascontiguousarray(x).reshape(x.shape)  # of a scalar it would make a vector
 
     def _check_shape(self, index: int, shape: Shape) -> None:
         info = self.inputs[index]
@@ -182,8 +183,11 @@ class Model:
             if all(v.size == 0 for v in graph.outputs):
                 return [np.empty(v.shape, np.float32) for v in graph.outputs]
         compiled = self._compiled(tuple(x.shape for x in inputs))
-        outputs = [np.empty(shape, np.float32) for _, shape in compiled.outputs]
-        self._executor.run(compiled.plan, [*inputs, *outputs])
+        try:
+            outputs = [np.empty(shape, np.float32) for _, shape in compiled.outputs]
+            self._executor.run(compiled.plan, [*inputs, *outputs])
+        except MemoryError:
+            raise ModelError(f"model {self.name!r}: no memory for {compiled.arena_bytes:,} bytes of tensors") from None
         return outputs
 
     # -- compiling ----------------------------------------------------------------------------------------------
@@ -281,17 +285,33 @@ class Model:
         return Profile(tuple(rows), float(np.median(ns.sum(axis=1))) * 1e-6, peak, self.threads)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        source = self._source
-        if not isinstance(source, (str, bytes)):
-            source = source.SerializeToString()
-        return _rebuild, (source, self._threads_arg, self.device, self.precision, self._isa.name)
+        return _rebuild, (self._onnx, self._threads_arg, self.device, self.precision, self._isa.name)
 
     def __repr__(self) -> str:
         ins = ", ".join(f"{i.name}{_show(i.shape)}" for i in self.inputs)
         return f"<fastconv.Model {self.name!r} ({ins}), {self.threads} threads, {self.isa}>"
 
 
-def _rebuild(source: str | bytes, threads: int | None, device: str, precision: str, isa: str) -> Model:
+# A fork waits until no model compiles, so that the child finds every lock free and every weight store whole.
+_models: weakref.WeakSet[Model] = weakref.WeakSet()
+_held: list[threading.Lock] = []
+
+
+def _before_fork() -> None:
+    for model in list(_models):
+        model._lock.acquire()
+        _held.append(model._lock)
+
+
+def _after_fork() -> None:
+    while _held:
+        _held.pop().release()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+
+
+def _rebuild(source: OnnxModel, threads: int | None, device: str, precision: str, isa: str) -> Model:
     levels = _core.isa_levels()
     return Model(source, threads=threads, device=device, precision=precision, _isa=isa if isa in levels else None)
 

@@ -2,7 +2,7 @@
 //
 // Weights are panels of up to MAX_NV vectors of output channels, [group][panel][tap][c][columns] (cpu/pack.cpp). Panels
 // are the outer loop and rows the inner one, so that a panel stays in L2 (or L1) while the pixels stream by; when all
-// weights are small a chunk is a range of rows with all panels instead (select.cpp). The reduction runs in one order,
+// weights are small a chunk is a range of rows with all panels instead (conv_checks.cpp). The reduction runs in one order,
 // (r, s, c), in one accumulator per output, so that results depend on neither tiles nor threads.
 #include "cpu/gemm.h"
 
@@ -133,7 +133,7 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
 void conv2d(const Conv2d& d, const Buffers& b, int64_t begin, int64_t end) {
   const int64_t Cg = d.C / d.groups, M = d.N * d.P * d.Q;
   const Panels panels(d.K / d.groups, MAX_NV);
-  // scratch: zeros, pointers, taps; sized by prepare(Conv2d&)
+  // scratch: zeros, pointers, taps; sized by scratch_bytes(Conv2d&)
   Scratch s;
   s.zeros = b.scratch;
   const int64_t zeros = (Cg + 15) / 16 * 16;

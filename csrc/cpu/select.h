@@ -1,4 +1,4 @@
-// Which algorithm a convolution takes, and how it is cut into chunks: pure functions of shape and ISA.
+// Which algorithm a convolution takes, a pure function of shape and ISA, and how its weights are packed.
 #pragma once
 #include "ops.h"
 

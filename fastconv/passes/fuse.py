@@ -98,7 +98,9 @@ def per_channel(node: Node, channels_last: bool) -> tuple[Value, int, Array, Arr
         return x, axis, scale, beta - mean * scale
     a, b = node.input(0), node.input(1)
     x, c = (b, a) if a.is_const else (a, b)
-    if not c.is_const or x.is_const or x.shape != node.output.shape or (node.op == "Div" and c is a) or c.size > 65536:
+    if not c.is_const or x.is_const or x.rank == 0 or x.shape != node.output.shape:
+        return None
+    if (node.op == "Div" and c is a) or c.size > 65536:
         return None
     axis = x_axis(x, channels_last)
     if c.size != 1:
