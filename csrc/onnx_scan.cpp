@@ -3,14 +3,14 @@
 // entered.
 #include "onnx_scan.h"
 
-#include "onnx_wire.h"
+#include "onnx_value_info.h"
 
 namespace fastconv::onnx {
 namespace {
 
-class Scanner : WireReader {
+class Scanner : ValueInfoReader {
  public:
-  using WireReader::WireReader;
+  using ValueInfoReader::ValueInfoReader;
 
   Model model() {
     Model m;
@@ -313,67 +313,6 @@ class Scanner : WireReader {
       x.segments.back().length += n;
     else
       x.segments.push_back({at, n, false});
-  }
-
-  ValueInfo value_info(uint64_t end) {
-    ValueInfo v;
-    while (pos_ < end) {
-      const Tag t = tag(end, "value_info");
-      if (t.field == 1)
-        v.name = text(t, end, "value name");
-      else if (t.field == 2)
-        type(sub(t, end, "type"), v);
-      else
-        skip(t, end);
-    }
-    return v;
-  }
-
-  void type(uint64_t end, ValueInfo& v) {
-    while (pos_ < end) {
-      const Tag t = tag(end, "type");
-      if (t.field != 1) {
-        skip(t, end);
-        continue;
-      }
-      const uint64_t stop = sub(t, end, "tensor type");
-      while (pos_ < stop) {
-        const Tag u = tag(stop, "tensor type");
-        if (u.field == 1)
-          v.elem_type = small_integer(u, stop, "elem_type");
-        else if (u.field == 2)
-          shape(sub(u, stop, "shape"), v);
-        else
-          skip(u, stop);
-      }
-    }
-  }
-
-  void shape(uint64_t end, ValueInfo& v) {
-    v.has_shape = true;
-    while (pos_ < end) {
-      const Tag t = tag(end, "shape");
-      if (t.field != 1) {
-        skip(t, end);
-        continue;
-      }
-      const uint64_t stop = sub(t, end, "dimension");
-      Dim d;
-      while (pos_ < stop) {
-        const Tag u = tag(stop, "dimension");
-        if (u.field == 1) {
-          d.kind = Dim::value;
-          d.number = integer(u, stop, "dim_value");
-        } else if (u.field == 2) {
-          d.kind = Dim::symbol;
-          d.name = text(u, stop, "dim_param");
-        } else {
-          skip(u, stop);
-        }
-      }
-      v.dims.push_back(std::move(d));
-      if (v.dims.size() > kMaxRank) fail("value '" + v.name + "' has more than " + std::to_string(kMaxRank) + " dims");
-    }
   }
 
   Function function(uint64_t end) {

@@ -66,7 +66,7 @@ class MemorySource final : public Source {
 inline constexpr uint64_t kInlineBytes = 1024;       // larger payloads stay in the file
 inline constexpr uint64_t kMaxNameBytes = 1u << 16;  // one name or string attribute
 inline constexpr uint64_t kMaxItems = 1u << 20;      // nodes, attributes, names, dims, list elements: all together
-inline constexpr uint64_t kMaxNodes = 50000;         // of the graph and of all functions
+inline constexpr uint64_t kMaxNodes = 20000;         // of the graph and of all functions
 inline constexpr uint64_t kMaxTensorBytes = 1ull << 40;
 inline constexpr size_t kMaxRank = 32;
 

@@ -50,24 +50,27 @@ Shape = tuple[int, ...]
 class Weight:
     """A constant tensor whose bytes are produced on demand.
 
-    `key` identifies the contents: two Weights with equal keys hold the same array, and packed copies are shared by it.
-    `origin` is (weight, tag) where `derive` made this one: who packs it may fold the function into the packing.
+    `load` is a function of the arrays of `parents` (of nothing where there are none). `key` identifies the contents:
+    two Weights with equal keys hold the same array, and packed copies are shared by it. `origin` is (weight, tag) where
+    `derive` made this one: who packs it may fold the function into the packing.
     """
 
-    __slots__ = ("_array", "_load", "dtype", "key", "origin", "shape")
+    __slots__ = ("_array", "_load", "dtype", "key", "origin", "parents", "shape")
 
     def __init__(
         self,
         shape: Sequence[int],
         dtype: npt.DTypeLike,
-        load: Callable[[], Array],
+        load: Callable[..., Array],
         key: object = None,
+        parents: Sequence[Weight] = (),
     ) -> None:
         self.shape: Shape = tuple(int(d) for d in shape)
         self.dtype = np.dtype(dtype)
         self.key: object = self if key is None else key
         self.origin: tuple[Weight, Any] | None = None
-        self._load: Callable[[], Array] | None = load
+        self.parents = tuple(parents)
+        self._load = load
         self._array: Array | None = None
 
     @classmethod
@@ -81,19 +84,61 @@ class Weight:
     def size(self) -> int:
         return int(np.prod(self.shape, dtype=np.int64))
 
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+    @property
+    def in_memory(self) -> bool:
+        return self._array is not None
+
     def numpy(self) -> Array:
-        """The array, read-only by convention. Small ones are kept, large ones are produced anew at each call."""
+        """The array, read-only by convention. Small ones are kept, large ones are produced anew at each call.
+
+        One call computes each ancestor once, without recursion, and lets go of it after its last use.
+        """
         if self._array is not None:
             return self._array
-        assert self._load is not None
-        array = self._load()
+        order, uses = self._ancestors()
+        arrays: dict[object, Array] = {}
+        for w, parents in order:
+            arrays[w.key] = w._produce([arrays[p.key] for p in parents])
+            for p in parents:
+                uses[p.key] -= 1
+                if not uses[p.key]:
+                    del arrays[p.key]
+        return arrays[self.key]
+
+    def _produce(self, arrays: list[Array]) -> Array:
+        if self._array is not None:
+            return self._array
+        array = self._load(*arrays)
         if array.nbytes <= 65536:
             self._array = array
         return array
 
+    def _ancestors(self) -> tuple[list[tuple[Weight, tuple[Weight, ...]]], dict[object, int]]:
+        """What must be computed with its parents, parents first and each key once; and how often each key is used."""
+        order: list[tuple[Weight, tuple[Weight, ...]]] = []
+        uses: dict[object, int] = {}
+        seen: set[object] = set()
+        stack: list[tuple[Weight, tuple[Weight, ...] | None]] = [(self, None)]
+        while stack:
+            w, parents = stack.pop()
+            if parents is not None:
+                order.append((w, parents))
+            elif w.key not in seen:
+                seen.add(w.key)
+                parents = () if w.in_memory else w.parents
+                stack.append((w, parents))
+                for p in parents:
+                    uses[p.key] = uses.get(p.key, 0) + 1
+                    stack.append((p, None))
+        return order, uses
+
     def derive(self, shape: Sequence[int], dtype: npt.DTypeLike, fn: Callable[[Array], Array], tag: object) -> Weight:
         """A lazy function of this weight. `tag` must be hashable and determine `fn`, so that equal ones share a key."""
-        w = Weight(shape, dtype, lambda: fn(self.numpy()), key=(self.key, tag))
+        w = Weight(shape, dtype, fn, key=(self.key, tag), parents=(self,))
         w.origin = (self, tag)
         return w
 

@@ -16,7 +16,8 @@ from fastconv.onnx.weights import WeightStore
 MAX_BYTES: Final = 1 << 40
 MAX_INT: Final = (1 << 31) - 1  # of strides, pads and the like
 MAX_RANK: Final = 8
-MAX_NODES: Final = 200_000
+MAX_NODES: Final = 20_000
+MAX_WINDOW: Final = 1 << 20  # positions of a filter; sides, strides and dilations of a pooling window
 
 # These may have a constant as their first operand; every other operation is either folded or has a runtime input.
 _CONST_FIRST: Final = frozenset({"Add", "Sub", "Mul", "Div", "Max", "Min", "Pow", "PRelu", "Concat", "MatMul"})
@@ -27,6 +28,12 @@ def _short(text: str) -> str:
     return text if len(text) <= 600 else f"{text[:500]} ... ({len(text)} characters)"
 
 
+def _slice(start: int, step: int, count: int) -> slice:
+    """`count` indices from `start` on."""
+    end = start + step * count
+    return slice(start, end if end >= 0 else None, step) if count else slice(0, 0)
+
+
 class Builder:
     """A Graph in the making. Operator functions get it as their first argument."""
 
@@ -35,6 +42,8 @@ class Builder:
         self.store = store
         self._node: NodeProto | None = None
         self._name = ""
+        self._work = 0  # of computing the constants that this build needs
+        self._counted: set[object] = set()  # keys of those that are in it: they are packed once
 
     # -- where we are -----------------------------------------------------------------------------------------
     def enter(self, node: NodeProto) -> None:
@@ -141,7 +150,7 @@ class Builder:
             self.fail(f"{what} ({v.name!r}) is {v.dtype}, expected integers")
         if v.rank > 1 or v.size > 1 << 16:
             self.fail(f"{what} ({v.name!r}) has shape {v.shape}, expected a short list")
-        return tuple(int(i) for i in v.numpy().reshape(-1))
+        return tuple(int(i) for i in self.array(v).reshape(-1))
 
     def number(self, v: Value | None, what: str, like: Value | None = None) -> float:
         """The one number of a constant, of the type that `like` has."""
@@ -150,20 +159,70 @@ class Builder:
             self.fail(f"{what} ({v.name!r}) is {v.dtype}, but {like.name!r} is {like.dtype}")
         if v.size != 1 or v.dtype.kind not in "fiub":
             self.fail(f"{what} ({v.name!r}) has {v.dtype} shape {v.shape}, expected one number")
-        return float(v.numpy().reshape(()))
+        return float(self.array(v).reshape(()))
+
+    def array(self, v: Value) -> Array:
+        """The elements of a constant, needed now."""
+        self._spend(v)
+        return v.numpy()
+
+    def need(self, v: Value) -> None:
+        """Count what a constant of the finished Graph costs."""
+        if v.weight is not None and v.weight.key not in self._counted:
+            self._counted.add(v.weight.key)
+            self._spend(v)
+
+    def _spend(self, v: Value) -> None:
+        """Fail where computing this constant, after all others, asks for too much."""
+        assert v.weight is not None
+        most = self.store.most_work
+        self._work += self.store.work(v.weight, most)
+        if self._work > most:
+            where = f"{self._node.label}: " if self._node else ""
+            raise ModelError(f"{where}computing {v.name!r} and the constants before it moves over {most:,} bytes")
 
     # -- results ----------------------------------------------------------------------------------------------
     def emit(self, op: str, inputs: Sequence[Value | None], shape: Sequence[int], **attrs: Any) -> Value:
-        """Append a node; returns its output."""
+        """Append a node; returns its output, which is a computed value. Tensors without elements reach no kernel."""
         for i, v in enumerate(inputs):
             if v is not None and v.dtype != np.float32:
                 self.unsupported(f"input {i} ({v.name!r}) is {v.dtype}: only float32 is computed at run time")
         first = inputs[0]
         if first is not None and first.is_const and op not in _CONST_FIRST:
             self.runtime(first)
+        shape = self.shape(shape)
+        if 0 in shape or any(v is not None and v.size == 0 for v in inputs):
+            return self._emit_empty(op, inputs, shape, attrs)
+        return self._append(op, inputs, shape, attrs)
+
+    def _append(self, op: str, inputs: Sequence[Value | None], shape: Shape, attrs: dict[str, Any]) -> Value:
         if len(self.graph.nodes) >= MAX_NODES:
             self.fail(f"the network has more than {MAX_NODES} operations")
-        return self.graph.add(op, inputs, self.shape(shape), name=self._name, **attrs)
+        for v in inputs:
+            if v is not None:
+                self.need(v)
+        return self.graph.add(op, inputs, shape, name=self._name, **attrs)
+
+    def _emit_empty(self, op: str, inputs: Sequence[Value | None], shape: Shape, attrs: dict[str, Any]) -> Value:
+        """An operation with an input or output that has no elements: a constant or the other inputs say it all."""
+        source = self.const(np.zeros((1,) * len(shape), np.float32))
+        if 0 in shape or op in ("ReduceSum", "MatMul"):
+            pass
+        elif op == "Gemm":
+            bias = inputs[2] if len(inputs) > 2 else None
+            source = source if bias is None else bias
+        elif op == "Pad":  # with mode "constant": the others need elements
+            source = self.const(np.full((1,) * len(shape), attrs["value"], np.float32))
+        elif op == "Concat":
+            rest = [v for v in inputs if v is not None and v.size]
+            if len(rest) > 1:
+                return self._append(op, rest, shape, attrs)
+            if not rest[0].is_const:
+                return rest[0]
+            source = rest[0]
+        else:
+            self.unsupported(f"{op} of no elements")
+        return self._append("Expand", [source], shape, {})
 
     def const(self, array: Array) -> Value:
         """A small constant, known by its content."""
@@ -174,14 +233,20 @@ class Builder:
         return Value(name, weight.shape, weight.dtype, weight)
 
     def fold(
-        self, tag: Hashable, inputs: Sequence[Value], shape: Sequence[int], dtype: npt.DTypeLike, fn: Callable[..., Any]
+        self,
+        tag: Hashable,
+        inputs: Sequence[Value],
+        shape: Sequence[int],
+        dtype: npt.DTypeLike,
+        fn: Callable[..., Any],
+        work: int = 0,
     ) -> Value:
         """A constant computed from constants; `tag` and the inputs must determine it. Lazy unless it is small."""
         dtype = np.dtype(dtype)
         shape = self.shape(shape, dtype.itemsize)
         weights = [v.weight for v in inputs if v.weight is not None]
         assert len(weights) == len(inputs)
-        return self._value(self.store.fold(tag, weights, shape, dtype, fn, self.node.label))
+        return self._value(self.store.fold(tag, weights, shape, dtype, fn, self.node.label, work))
 
     def _value(self, weight: Weight) -> Value:
         return Value(self.graph.fresh(self._name), weight.shape, weight.dtype, weight)
@@ -226,8 +291,6 @@ class Builder:
         if shape == x.shape and all(s == 1 for s, n in zip(steps, shape, strict=True) if n > 1):
             return x
         if x.is_const:
-            index = (
-                np.ix_(*(s + st * np.arange(n) for s, st, n in zip(starts, steps, shape, strict=True))) if shape else ()
-            )
-            return self.fold(("slice", starts, steps), [x], shape, x.dtype, lambda a: a[index])
+            part = tuple(map(_slice, starts, steps, shape))
+            return self.fold(("slice", starts, steps), [x], shape, x.dtype, lambda a: a[part])
         return self.emit("Slice", [x], shape, starts=starts, steps=steps)

@@ -23,6 +23,11 @@ class ExternalFiles:
         self._folder = folder
         self._open: dict[str, ModelFile] = {}
 
+    @property
+    def size(self) -> int:
+        """Bytes of the files opened so far; one that is known under two names counts twice."""
+        return sum(int(f.size) for f in self._open.values())
+
     def locate(self, tensor: OnnxTensor, nbytes: int) -> tuple[ModelFile, int]:
         """The open file and the offset where the `nbytes` bytes of an external tensor start; ModelError if refused."""
         what = f"tensor {tensor.name!r}"

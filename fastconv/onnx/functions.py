@@ -9,7 +9,7 @@ from fastconv.errors import ModelError
 from fastconv.onnx.scan import Attr, FunctionProto, NodeProto, ScannedModel, with_opset
 
 MAX_DEPTH: Final = 16
-MAX_NODES: Final = 50_000
+MAX_NODES: Final = 20_000
 
 _Key = tuple[str, str, str]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fastconv.onnx.builder import MAX_INT, Builder
+from fastconv.onnx.builder import MAX_INT, MAX_WINDOW, Builder
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,4 +77,12 @@ def windows(
         if ceil_mode and room % strides[i] and count * strides[i] < length + before[i]:
             count += 1
         out.append(count)
+    if pool:
+        # One window takes no step, and one position has no distance: any number means the same.
+        strides = tuple(min(s, MAX_WINDOW) if c == 1 else s for s, c in zip(strides, out, strict=True))
+        dilations = tuple(min(d, MAX_WINDOW) if k == 1 else d for d, k in zip(dilations, kernel, strict=True))
+        if max(*kernel, *strides, *dilations) > MAX_WINDOW:
+            b.unsupported(
+                f"kernel {kernel}, strides {strides} and dilations {dilations}: expected at most {MAX_WINDOW} each"
+            )
     return Windows(kernel, strides, dilations, (*before, *after), tuple(out))

@@ -183,7 +183,7 @@ def Where_9(b: Builder, condition: Value, x: Value, y: Value) -> Value:
             b.fail(f"inputs {x.name!r} and {y.name!r} are {x.dtype} and {y.dtype}")
         return b.fold(("where",), [condition, x, y], shape, x.dtype, np.where)
     if condition.size and condition.size <= 1 << 16:
-        picked = condition.numpy()
+        picked = b.array(condition)
         if picked.all() or not picked.any():
             return b.expand(x if picked.all() else y, shape)
     b.unsupported("a choice between computed tensors by element")
@@ -221,5 +221,5 @@ def NonZero_9(b: Builder, x: Value) -> Value:
     b.constant(x, "input 0")
     if x.size > 1 << 16:
         b.unsupported(f"{x.size} elements")
-    found = np.array(np.nonzero(np.atleast_1d(x.numpy())), np.int64)
+    found = np.array(np.nonzero(np.atleast_1d(b.array(x))), np.int64)
     return b.const(found)

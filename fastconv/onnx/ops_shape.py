@@ -223,7 +223,7 @@ def Gather(b: Builder, x: Value, indices: Value, *, axis: int = 0) -> Value:
     length = x.shape[axis]
     if indices.size > 1 << 20:
         b.unsupported(f"{indices.size} indices")
-    index = indices.numpy()
+    index = b.array(indices)
     if index.size and not (-length <= int(index.min()) and int(index.max()) < length):
         b.fail(f"indices from {index.min()} to {index.max()} are out of range for {length} (axis {axis} of {x.name!r})")
     if x.is_const:

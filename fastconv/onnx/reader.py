@@ -30,6 +30,8 @@ from fastconv.onnx.weights import BFLOAT16, DTYPES, WeightStore
 
 __all__ = ["InputInfo", "OnnxModel", "OutputInfo", "read"]
 
+MAX_INPUTS_AND_OUTPUTS = 4096  # of the graph, together; initializers do not count
+
 _REGISTERED = (ops_const, ops_math, ops_nn, ops_shape)  # importing them fills the registry
 
 DType: TypeAlias = "np.dtype[Any]"
@@ -92,6 +94,11 @@ class OnnxModel:
             raise ModelError("the graph has no output")
         if len({o.name for o in self.outputs}) < len(self.outputs):
             raise ModelError(f"graph output {_repeated([o.name for o in self.outputs])!r} exists twice")
+        if len(self.inputs) + len(self.outputs) > MAX_INPUTS_AND_OUTPUTS:
+            raise UnsupportedOpError(
+                f"the graph has {len(self.inputs)} inputs and {len(self.outputs)} outputs, expected at most "
+                f"{MAX_INPUTS_AND_OUTPUTS} together"
+            )
 
         known = {*names, *self._initializers}
         nodes = topology.sort(inline(scanned, self.opset), known)
@@ -134,6 +141,7 @@ class OnnxModel:
             assert v is not None
             if o.dtype != v.dtype:
                 raise UnsupportedOpError(f"output {o.name!r} is declared {o.dtype}, but is computed as {v.dtype}")
+            b.need(v)
             graph.outputs.append(v)
         _drop_dead(graph)
         return graph

@@ -22,8 +22,13 @@ if TYPE_CHECKING:
     from fastconv._core import ModelFile, OnnxTensor
 
 SMALL: Final = 1024  # elements
-MAX_FOLDED: Final = 1 << 30  # bytes of a computed constant; the file does not bound these
-MAX_DEPTH: Final = 100  # lazy computations on top of each other: each is a level of recursion
+# The file does not bound what is computed from it. Bytes of one computed constant, and bytes that computing all
+# constants of one `build` may move; or the multiple of the stored bytes (model and external files) if that is more.
+MAX_FOLDED: Final = 256 << 20
+MAX_FOLDED_PER_STORED: Final = 2  # float16 to float32
+MAX_WORK: Final = 2 << 30
+MAX_WORK_PER_STORED: Final = 16
+STEP_WORK: Final = 16 << 10  # what a computation costs however small it is
 BFLOAT16: Final = 16  # read as float32
 DTYPES: Final[dict[int, str]] = {
     1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64",
@@ -41,7 +46,12 @@ class WeightStore:
         self._external = ExternalFiles(folder)
         self._model = next(_serials)
         self._known: dict[Hashable, Weight] = {}
-        self._depth: dict[object, int] = {}
+        self._work: dict[object, int] = {}  # of the computed ones
+
+    @property
+    def stored(self) -> int:
+        """Bytes of the model file and of the external files opened so far."""
+        return int(self._file.size) + self._external.size
 
     def tensor(self, tensor: OnnxTensor, key: tuple[str, str]) -> Weight:
         """The Weight of a TensorProto; `key` (kind, name) is unique in the model."""
@@ -84,16 +94,19 @@ class WeightStore:
         dtype: npt.DTypeLike,
         fn: Callable[..., Any],
         where: str,
+        work: int = 0,
     ) -> Weight:
-        """fn(*arrays of the parents) as a Weight of the given shape and dtype. `tag` must determine `fn`."""
+        """fn(*arrays of the parents) as a Weight of the given shape and dtype. `tag` must determine `fn`.
+
+        `work` is what the computation costs where that is more than its arrays have bytes.
+        """
         shape = tuple(shape)
         dtype = np.dtype(dtype)
         size = 1
         for d in shape:
             size *= d
 
-        def compute() -> Array:
-            arrays = [p.numpy() for p in parents]
+        def compute(*arrays: Array) -> Array:
             try:
                 with np.errstate(all="ignore"):
                     out = np.asarray(fn(*arrays))
@@ -104,16 +117,35 @@ class WeightStore:
             return np.ascontiguousarray(out, dtype).reshape(shape)
 
         if size <= SMALL and all(p.size <= SMALL for p in parents):
-            return self.small(compute())
-        if size * dtype.itemsize > MAX_FOLDED and size > 2 * max((p.size for p in parents), default=0):
-            raise ModelError(f"{where}: a computed constant of shape {shape} is too large")
+            return self.small(compute(*(p.numpy() for p in parents)))
+        limit = max(MAX_FOLDED, MAX_FOLDED_PER_STORED * self.stored)
+        if size * dtype.itemsize > limit:
+            raise ModelError(f"{where}: a computed constant of {dtype} {shape} is larger than {limit:,} bytes")
         known = (tag, shape, dtype.str, *(p.key for p in parents))
         if known in self._known:
             return self._known[known]
-        depth = 1 + max((self._depth.get(p.key, 0) for p in parents), default=0)
-        if depth > MAX_DEPTH:
-            raise UnsupportedOpError(f"{where}: more than {MAX_DEPTH} operations on one constant")
         # A flat key: nested ones would make hashing recurse.
-        weight = Weight(shape, dtype, compute, key=("onnx", self._model, "folded", next(_serials)))
-        self._depth[weight.key] = depth
+        weight = Weight(shape, dtype, compute, ("onnx", self._model, "folded", next(_serials)), parents)
+        self._work[weight.key] = max(work, weight.nbytes + sum(p.nbytes for p in parents)) + STEP_WORK
         return self._known.setdefault(known, weight)
+
+    @property
+    def most_work(self) -> int:
+        """What computing the constants of one `build` may cost."""
+        return max(MAX_WORK, MAX_WORK_PER_STORED * self.stored)
+
+    def work(self, weight: Weight, limit: int) -> int:
+        """What `weight.numpy()` costs, each ancestor counted once; the count stops above `limit`."""
+        total = 0
+        seen = {weight.key}
+        stack = [weight]
+        while stack and total <= limit:
+            w = stack.pop()
+            if w.in_memory:
+                continue
+            total += self._work.get(w.key, w.nbytes)
+            for p in w.parents:
+                if p.key not in seen:
+                    seen.add(p.key)
+                    stack.append(p)
+        return total

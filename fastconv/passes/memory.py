@@ -12,9 +12,10 @@ Values share a *region*, one piece of memory with one lifetime:
     in place an element-wise node, or the residual of a Conv or Gemm, writes over the operand that dies there.
 
 What could not share is in `copies`: node -> the input indices that the node must copy into its output. Concat, Reshape
-and Slice cost nothing without an entry. No other node is in `copies`; op Copy always copies. Nodes run in the graph's
-order. Sharing is settled from the last node to the first, since later Concats contain earlier ones; then in place; then
-`arena.py` gives each region an offset.
+and Slice cost nothing without an entry. No other node is in `copies`; op Copy always copies, into memory of its own or
+the slice of a Concat. A Reshape in `copies` has a dense side. Nodes run in the graph's order. Sharing is settled from
+the last node to the first, since later Concats contain earlier ones; then in place; then `arena.py` gives each region
+an offset.
 """
 
 from __future__ import annotations
@@ -78,45 +79,92 @@ def _leads(shape: Shape, axis: int) -> bool:
     return math.prod(shape[:axis]) == 1
 
 
-class _Region:
-    """Memory that values share. While `supple`, every member has ld = width and all move together to another ld."""
+class _Slot:
+    """A place in a region, and all values of one row count and width that lie exactly there."""
 
-    __slots__ = ("base", "members", "rows", "supple", "width")
+    __slots__ = ("at", "born", "dies", "ld", "merged", "region", "reshapes", "rows", "width")
+
+    def __init__(self, v: Value, region: _Region) -> None:
+        self.at, self.ld = 0, _width(v.shape)  # in elements
+        self.rows, self.width = _rows(v.shape), _width(v.shape)
+        self.born, self.dies = _FOREVER, -1
+        self.reshapes: list[Node] = []  # that read or write a value here
+        self.region = region
+        self.merged: _Slot | None = None  # the slot that took over
+
+    @property
+    def key(self) -> tuple[int, int, int, int]:
+        return self.at, self.ld, self.rows, self.width
+
+    @property
+    def end(self) -> int:
+        return self.at + (self.rows - 1) * self.ld + self.width
+
+    def lives(self, born: int, dies: int) -> None:
+        for owner in (self, self.region):
+            owner.born, owner.dies = min(owner.born, born), max(owner.dies, dies)
+
+
+class _Region:
+    """Memory that values share. While `supple`, every slot has ld = width and all move together to another ld."""
+
+    __slots__ = ("base", "born", "dies", "itemsize", "rows", "slots", "supple", "width")
 
     def __init__(self, v: Value) -> None:
         self.base: Value | None = None
         self.width, self.rows = _width(v.shape), _rows(v.shape)
+        self.itemsize = v.dtype.itemsize
         self.supple = True
-        self.members: dict[Value, tuple[int, int]] = {v: (0, self.width)}  # offset and ld in elements
+        self.born, self.dies = _FOREVER, -1
+        slot = _Slot(v, self)
+        self.slots: dict[tuple[int, int, int, int], _Slot] = {slot.key: slot}
+
+    def lives_with(self, other: _Region) -> None:
+        self.born, self.dies = min(self.born, other.born), max(self.dies, other.dies)
+        self.itemsize = max(self.itemsize, other.itemsize)
+
+    def take(self, slot: _Slot, at: int, ld: int) -> None:
+        """Let `slot` of another region lie here."""
+        slot.at, slot.ld, slot.region = at, ld, self
+        here = self.slots.setdefault(slot.key, slot)
+        if here is slot:
+            return
+        slot.merged = here
+        here.born, here.dies = min(here.born, slot.born), max(here.dies, slot.dies)
+        if len(here.reshapes) < len(slot.reshapes):
+            here.reshapes, slot.reshapes = slot.reshapes, here.reshapes
+        here.reshapes += slot.reshapes
 
 
 class _Planner:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.copies: dict[Node, tuple[int, ...]] = {}
-        self.born: dict[Value, int] = {}
-        self.dies: dict[Value, int] = {}
-        self.region: dict[Value, _Region] = {}
+        self.slots: dict[Value, _Slot] = {}
         self.producer: dict[Value, Node] = {}
         for v in graph.inputs:
-            self.born[v] = -1
-            self._found(v).base = v
+            self._found(v).lives(-1, -1)
+            self.region(v).base = v
         for i, node in enumerate(graph.nodes):
             for u in node.inputs:
                 if u is not None and not u.is_const:
-                    self.dies[u] = i
+                    self.slot(u).lives(i, i)
             for v in node.outputs:
-                self.born[v] = self.dies[v] = i
                 self.producer[v] = node
-                self._found(v)
+                self._found(v).lives(i, i)
+            if node.op == "Reshape" and not node.input(0).is_const:
+                for v in (node.input(0), node.output):
+                    self.slot(v).reshapes.append(node)
         for v in graph.outputs:
-            if v not in self.producer or self.region[v].base is not None:
+            if v not in self.producer or self.region(v).base is not None:
                 raise ValueError(f"output {v.name!r} must be made by a node and be listed once")
-            self.region[v].base = v
-            self.dies[v] = _FOREVER
+            self.region(v).base = v
+            self.slot(v).lives(_FOREVER, _FOREVER)
 
-    def _found(self, v: Value) -> _Region:
-        return self.region.setdefault(v, _Region(v))
+    def _found(self, v: Value) -> _Slot:
+        (slot,) = _Region(v).slots.values()
+        self.slots[v] = slot
+        return slot
 
     def plan(self) -> MemoryPlan:
         for node in reversed(self.graph.nodes):
@@ -131,39 +179,89 @@ class _Planner:
         return self._assign()
 
     # -- regions ------------------------------------------------------------------------------------------------
+    def slot(self, v: Value) -> _Slot:
+        slot = self.slots[v]
+        while slot.merged is not None:
+            if slot.merged.merged is not None:
+                slot.merged = slot.merged.merged
+            slot = slot.merged
+        self.slots[v] = slot
+        return slot
+
+    def region(self, v: Value) -> _Region:
+        return self.slot(v).region
+
     def spot(self, v: Value) -> tuple[int, int]:
         """Offset in its region and ld, in elements."""
-        return self.region[v].members[v]
+        slot = self.slot(v)
+        return slot.at, slot.ld
 
     def dense(self, v: Value) -> bool:
-        return self.spot(v)[1] == _width(v.shape) or _rows(v.shape) <= 1
+        slot = self.slot(v)
+        return slot.ld == slot.width or slot.rows <= 1
 
     def _fills(self, v: Value) -> bool:
         """True if v is all of its region."""
-        r = self.region[v]
+        r = self.region(v)
         return self.spot(v)[0] == 0 and v.size == r.rows * r.width
 
     def _movable(self, v: Value) -> bool:
-        return self.region[v].base is None and self._fills(v)
+        return self.region(v).base is None and self._fills(v)
 
-    def _move(self, moved: _Region, into: _Region, offset: int, ld: int) -> bool:
-        """Let all of `moved` lie in `into` from `offset` with row distance `ld`; False where a member cannot."""
+    def _move(self, v: Value, into: _Region, offset: int, ld: int) -> bool:
+        """Let v, which fills its region, and all that shares it, lie in `into` from `offset`, v's rows `ld` apart.
+
+        False, and nothing has changed, where a value of the region cannot follow.
+        """
+        slot = self.slot(v)
+        moved = slot.region
         if moved is into:
             return False
-        if ld != moved.width and moved.rows > 1:
-            if not moved.supple:
+        if slot.ld == ld or slot.rows <= 1:
+            # All keep their rows, whatever they are. One row lies anywhere, but its ld still covers it.
+            cover = ld if moved.rows <= 1 else 0
+            supple = moved.supple and moved.width == ld
+            if offset == 0 and cover <= moved.width and len(moved.slots) > len(into.slots):
+                self._absorb(moved, into, into.supple and supple and ld == into.width)
+                return True
+            spots = [
+                (s, offset + s.at, max(s.ld, cover) if s.ld == moved.width else s.ld) for s in moved.slots.values()
+            ]
+        elif moved.supple:
+            width = max(moved.width, 1)
+            supple = True
+            spots = [(s, offset + s.at // width * ld + s.at % width, ld) for s in moved.slots.values()]
+            if not self._reshapes_stay_dense(spots, into):
                 return False
-            restrided = {
-                v: (offset + at // moved.width * ld + at % moved.width, ld) for v, (at, _) in moved.members.items()
-            }
         else:
-            restrided = {  # one row lies anywhere, but its ld still covers it
-                v: (offset + at, own if own != moved.width else max(own, ld)) for v, (at, own) in moved.members.items()
-            }
-        into.supple = into.supple and ld == into.width and all(own == ld for _, own in restrided.values())
-        into.members.update(restrided)
-        for v in restrided:
-            self.region[v] = into
+            return False
+        into.supple = into.supple and supple and ld == into.width
+        into.lives_with(moved)
+        for s, at, own in spots:
+            into.take(s, at, own)
+        return True
+
+    def _absorb(self, large: _Region, small: _Region, supple: bool) -> None:
+        """Move the values of `large`, where they are, into `small`: the fewer slots change their region object."""
+        large.base, large.width, large.rows, large.supple = small.base, small.width, small.rows, supple
+        large.lives_with(small)
+        for s in small.slots.values():
+            large.take(s, s.at, s.ld)
+
+    def _reshapes_stay_dense(self, spots: list[tuple[_Slot, int, int]], into: _Region) -> bool:
+        """Whether each Reshape at these new spots still has a dense side, or two sides at one spot."""
+        moved = {s: (at, ld) for s, at, ld in spots}
+        for s, at, ld in spots:
+            if ld == s.width or s.rows <= 1:
+                continue
+            for node in s.reshapes:
+                for other in (self.slot(node.input(0)), self.slot(node.output)):
+                    there, own = moved.get(other, (other.at, other.ld))
+                    if other is s or own == other.width or other.rows <= 1:
+                        continue
+                    together = other in moved or other.region is into
+                    if not together or (there, own, other.rows, other.width) != (at, ld, s.rows, s.width):
+                        return False
         return True
 
     # -- views --------------------------------------------------------------------------------------------------
@@ -181,7 +279,7 @@ class _Planner:
         for i, v in enumerate(inputs):
             target = start + at * (1 if last else inner * ld)
             at += v.shape[axis]
-            if not self._put(v, self.region[y], target, ld):
+            if not self._put(v, self.region(y), target, ld):
                 copied.append(i)
         if copied:
             self.copies[node] = tuple(copied)
@@ -191,29 +289,29 @@ class _Planner:
         y, axis = node.output, node.attrs["axis"]
         if not self._movable(y) or any(v.is_const for v in inputs):
             return
-        region, (start, ld) = self.region[inputs[0]], self.spot(inputs[0])
+        region, (start, ld) = self.region(inputs[0]), self.spot(inputs[0])
         at = 0
         for v in inputs:
-            if self.region[v] is not region or self.spot(v) != (start + at * (1 if last else inner * ld), ld):
+            if self.region(v) is not region or self.spot(v) != (start + at * (1 if last else inner * ld), ld):
                 return
             at += v.shape[axis]
-        self._move(self.region[y], region, start, ld)
+        self._move(y, region, start, ld)
 
     def _put(self, v: Value, region: _Region, offset: int, ld: int) -> bool:
         """Have v written at `offset` of `region`: True if it is or will be there."""
         if v.is_const:
             return False
-        if self.region[v] is region:
+        if self.region(v) is region:
             at, own = self.spot(v)
             return at == offset and (own == ld or _rows(v.shape) == 1)
-        return v in self.producer and self._movable(v) and self._move(self.region[v], region, offset, ld)
+        return v in self.producer and self._movable(v) and self._move(v, region, offset, ld)
 
     def _share_reshape(self, node: Node) -> bool:
         x, y = node.input(0), node.output
         if x.is_const:
             return False
         same_rows = _width(x.shape) == _width(y.shape)
-        if self.region[x] is self.region[y]:
+        if self.region(x) is self.region(y):
             return False
         if self._movable(y) and (same_rows or self.dense(x)):
             return self._alias(y, x, same_rows)
@@ -224,7 +322,7 @@ class _Planner:
     def _alias(self, moved: Value, fixed: Value, same_rows: bool) -> bool:
         """Put `moved`, which fills its region, where `fixed` lies."""
         offset, ld = self.spot(fixed)
-        return self._move(self.region[moved], self.region[fixed], offset, ld if same_rows else _width(moved.shape))
+        return self._move(moved, self.region(fixed), offset, ld if same_rows else _width(moved.shape))
 
     def _sliceable(self, node: Node) -> bool:
         """True if the slice is a block of rows and columns."""
@@ -243,71 +341,56 @@ class _Planner:
         for a in range(x.rank - 1):
             if x.shape[a] != y.shape[a]:
                 offset += starts[a] * math.prod(x.shape[a + 1 : -1]) * ld
-        return self._move(self.region[y], self.region[x], offset + (starts[-1] if x.rank else 0), ld)
+        return self._move(y, self.region(x), offset + (starts[-1] if x.rank else 0), ld)
 
     # -- in place -----------------------------------------------------------------------------------------------
     def _share_in_place(self, node: Node, i: int) -> None:
         y = node.output
         for k in _overwritable(node):
             x = node.inputs[k]
-            if x is None or x.is_const or x.shape != y.shape or x.dtype != y.dtype or self.region[x] is self.region[y]:
+            if x is None or x.is_const or x.shape != y.shape or x.dtype != y.dtype or self.region(x) is self.region(y):
                 continue
             # x + x may overwrite x; a Conv may not overwrite a residual that is its image too
             others = [v for j, v in enumerate(node.inputs) if j != k and v is not None and (v is not x or k == 3)]
-            if self._may_overwrite(x, y, i, others) and self._join_in_place(x, y, i):
-                return
+            joins = self._joins(x, y)
+            if joins and self._may_overwrite(x, y, i, others):
+                for moved, fixed in joins:
+                    if self._move(moved, self.region(fixed), *self.spot(fixed)):
+                        return
+
+    def _joins(self, x: Value, y: Value) -> list[tuple[Value, Value]]:
+        """The pairs (moved, fixed) by which x and y might come together."""
+        rx, ry = self.region(x), self.region(y)
+        pairs = []
+        # Never let a large region wait long for a small one.
+        if self._movable(x) and (self._fills(y) or ry.base is not None or ry.born <= rx.born + 2):
+            pairs.append((x, y))
+        if self._movable(y) and rx.dies >= ry.dies:
+            pairs.append((y, x))
+        return pairs
 
     def _may_overwrite(self, x: Value, y: Value, i: int, others: list[Value]) -> bool:
         """Nothing that overlaps x lives on after node i or is another operand; nothing at y's place lived before."""
-        rx, ry = self.region[x], self.region[y]
+        sx, sy = self.slot(x), self.slot(y)
+        rx, ry = sx.region, sy.region
         if rx.base is not None and rx.base not in self.producer:
             return False  # the caller's input
-        for v in rx.members:
-            if self._overlap(v, x) and (self.dies[v] > i or v in others):
+        for v in others:
+            if not v.is_const and self.region(v) is rx and _overlap(self.slot(v), sx):
                 return False
-        return all(self.born[v] >= i for v in ry.members if v is y or self._overlap(v, y))
-
-    def _overlap(self, a: Value, b: Value) -> bool:
-        """Whether two members of one region may share bytes; exact for equal ld, by their extents otherwise."""
-        (oa, la), (ob, lb) = self.spot(a), self.spot(b)
-        ea = oa + (_rows(a.shape) - 1) * la + _width(a.shape)
-        eb = ob + (_rows(b.shape) - 1) * lb + _width(b.shape)
-        if ea <= ob or eb <= oa:
+        if rx.dies > i and any(s.dies > i and _overlap(s, sx) for s in rx.slots.values()):
             return False
-        if la != lb or la <= 0:
-            return True
-        ca, cb = oa % la, ob % la
-        if ca + _width(a.shape) > la or cb + _width(b.shape) > la:
-            return True
-        return ca < cb + _width(b.shape) and cb < ca + _width(a.shape)
-
-    def _life(self, r: _Region) -> tuple[int, int]:
-        return min(self.born[v] for v in r.members), max(self.dies[v] for v in r.members)
-
-    def _join_in_place(self, x: Value, y: Value, i: int) -> bool:
-        rx, ry = self.region[x], self.region[y]
-        if self._movable(x):
-            small = self._fills(y) or ry.base is not None
-            begin = self._life(rx)[0]
-            if small or self._life(ry)[0] <= begin + 2:  # never let a large region wait long for a small one
-                offset, ld = self.spot(y)
-                return self._move(rx, ry, offset, ld)
-        if self._movable(y) and self._life(rx)[1] >= self._life(ry)[1]:
-            offset, ld = self.spot(x)
-            return self._move(ry, rx, offset, ld)
-        return False
+        return ry.born >= i or not any(s.born < i and (s is sy or _overlap(s, sy)) for s in ry.slots.values())
 
     # -- offsets ------------------------------------------------------------------------------------------------
     def _assign(self) -> MemoryPlan:
-        regions = {id(r): r for r in self.region.values()}
+        regions = {id(r): r for r in map(self.region, self.slots)}
         intervals: list[Interval] = []
         where: dict[int, int] = {}
         for key, r in regions.items():
             if r.base is None:
-                first, last = self._life(r)
-                item = max(v.dtype.itemsize for v in r.members)
                 where[key] = len(intervals)
-                intervals.append(Interval(first, last, r.rows * r.width * item))
+                intervals.append(Interval(r.born, r.dies, r.rows * r.width * r.itemsize))
         spaces: dict[Node, int] = {}
         for i, node in enumerate(self.graph.nodes):
             size = int(node.attrs.get("workspace_bytes", 0))
@@ -317,17 +400,29 @@ class _Planner:
         offsets, total = assign_offsets(intervals)
         plan = MemoryPlan(arena_bytes=total, copies=self.copies, regions=intervals)
         for v in self.producer:
-            r = self.region[v]
-            at, ld = r.members[v]
+            r, (at, ld) = self.region(v), self.spot(v)
             start = offsets[where[id(r)]] if r.base is None else 0
             plan.places[v] = Place(start + at * v.dtype.itemsize, ld, r.base)
         plan.workspaces = {node: offsets[k] for node, k in spaces.items()}
         return plan
 
 
+def _overlap(a: _Slot, b: _Slot) -> bool:
+    """Whether two slots of one region may share bytes; exact for equal ld, by their extents otherwise."""
+    if a.end <= b.at or b.end <= a.at:
+        return False
+    ld = a.ld
+    if ld != b.ld or ld <= 0:
+        return True
+    ca, cb = a.at % ld, b.at % ld
+    if ca + a.width > ld or cb + b.width > ld:
+        return True
+    return ca < cb + b.width and cb < ca + a.width
+
+
 def _overwritable(node: Node) -> tuple[int, ...]:
     """The inputs that the node may overwrite, element by element, as it writes its output."""
-    if node.op in UNARY or node.op in ("Affine", "Copy"):
+    if node.op in UNARY or node.op == "Affine":
         return (0,)
     if node.op in BINARY:
         return (0, 1)

@@ -151,17 +151,40 @@ def range_without_end() -> ModelProto:
 
 
 @case
-def thousand_expands() -> ModelProto:
-    """Each computation is small, but they hang on one another."""
-    nodes = [helper.make_node("Add", ["big" if i == 0 else f"v{i - 1}", "big"], [f"v{i}"]) for i in range(5000)]
-    nodes.append(helper.make_node("Add", ["x", "v4999"], ["y"]))
-    return make_model(nodes, {"x": [2000]}, ["y"], {"big": array(2000)})
+def constants_that_take_long() -> ModelProto:
+    """Each constant is below the limit, and each is needed; together they are far beyond it."""
+    nodes = [helper.make_node("ConstantOfShape", ["s"], ["c0"])]
+    for i in range(100):
+        nodes.append(helper.make_node("Erf", [f"c{i}"], [f"c{i + 1}"]))
+    nodes.append(helper.make_node("Add", ["x", "c100"], ["y"], name="reader"))
+    return make_model(nodes, {"x": [1]}, ["y"], {"s": np.array([2**23])})
 
 
 @case
-def chain_of_60000() -> ModelProto:
-    nodes = [helper.make_node("Relu", [f"v{i}"], [f"v{i + 1}"]) for i in range(60000)]
-    return make_model(nodes, {"v0": [1]}, ["v60000"])
+def constants_that_double() -> ModelProto:
+    nodes = [helper.make_node("ConstantOfShape", ["s"], ["c0"])]
+    nodes += [helper.make_node("Concat", [f"c{i}"] * 2, [f"c{i + 1}"], axis=0, name=f"join{i}") for i in range(20)]
+    nodes.append(helper.make_node("Add", ["x", "c20"], ["y"]))
+    return make_model(nodes, {"x": [1]}, ["y"], {"s": np.array([2**17])})
+
+
+@case
+def chain_of_20001() -> ModelProto:
+    nodes = [helper.make_node("Relu", [f"v{i}"], [f"v{i + 1}"]) for i in range(20001)]
+    return make_model(nodes, {"v0": [1]}, ["v20001"])
+
+
+@case
+def many_outputs() -> ModelProto:
+    names = [f"y{i}" for i in range(5000)]
+    return make_model([helper.make_node("Relu", ["x"], [n]) for n in names], {"x": [1]}, names)
+
+
+add("conv_filter_beyond_limit", lambda: one("Conv", {"w": array(1, 1, 1025, 1024)}, x=[1, 1, 1025, 1024]))
+for _op in ("MaxPool", "AveragePool"):
+    add(f"kernel_beyond_limit_{_op}", lambda o=_op: one(o, kernel_shape=[2**21, 1], pads=[2**20, 0, 2**20, 0]))
+    add(f"stride_beyond_limit_{_op}", lambda o=_op: one(o, x=[1, 1, 1, 2**21 + 9], kernel_shape=[1, 2],
+                                                         strides=[1, 2**21]))  # fmt: skip
 
 
 # -- functions ------------------------------------------------------------------------------------------------------

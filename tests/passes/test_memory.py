@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,6 +30,10 @@ def check(g: Graph) -> MemoryPlan:
     for v in g.outputs:
         assert plan.places[v].base is v and plan.places[v].offset == 0 and plan.places[v].external
     assert all(node.op in VIEWS for node in plan.copies)
+    for node in nodes(g, "Reshape"):  # the lowering of a copied Reshape walks one of the sides as a vector
+        assert node not in plan.copies or dense(plan, node.input(0)) or dense(plan, node.output)
+    for node in g.nodes:
+        check_overwriting(plan, node)
     f = feeds(g)
     for a, b in zip(interpret(g, f, physical=True, rounded=True), simulate(g, plan, f), strict=True):
         np.testing.assert_array_equal(b, a)
@@ -37,6 +43,38 @@ def check(g: Graph) -> MemoryPlan:
 
 def image(b: Build, *shape: int, name: str = "x") -> Value:
     return b.input(*(shape or (1, 4, 4, 6)), name=name)
+
+
+def check_overwriting(plan: MemoryPlan, node: Node) -> None:
+    """A node writes over none of its operands, or over one element by element, each after it was read."""
+    y = node.output
+    for i, x in enumerate(node.inputs):
+        if x is None or x.is_const or (node.op in VIEWS and i not in plan.copies.get(node, ())):
+            continue
+        a, b = addresses(plan, x), addresses(plan, y)
+        if node.op == "Concat":
+            axis, at = node.attrs["axis"], sum(v.shape[node.attrs["axis"]] for v in node.inputs[:i])  # type: ignore
+            b = b.reshape(y.shape).take(range(at, at + x.shape[axis]), axis).reshape(-1)
+        if base(plan, x) is base(plan, y) and set(a.tolist()) & set(b.tolist()):
+            assert node.op not in VIEWS and node.op != "Copy", f"{node} copies over its operand"
+            assert x.shape == y.shape and (a == b).all(), f"{node} writes over {x} where it has not read"
+
+
+def base(plan: MemoryPlan, v: Value) -> Value | None:
+    return plan.places[v].base if v in plan.places else v
+
+
+def addresses(plan: MemoryPlan, v: Value) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The position of each element in the memory of `base`."""
+    width = v.shape[-1] if v.shape else 1
+    first, ld = (plan.places[v].offset // 4, plan.places[v].ld) if v in plan.places else (0, width)
+    rows = np.arange(v.size // width if width else 0)
+    return (first + ld * rows[:, None] + np.arange(width)).reshape(-1)
+
+
+def dense(plan: MemoryPlan, v: Value) -> bool:
+    place = plan.places.get(v)
+    return place is None or place.ld == v.shape[-1] or v.size <= v.shape[-1]
 
 
 def nodes(g: Graph, op: str) -> list[Node]:
@@ -147,6 +185,31 @@ def test_reshaped_heads_are_written_in_place() -> None:
     assert not plan.copies and not plan.regions  # all in the output's own memory
 
 
+def test_reshape_between_a_slice_and_a_concat() -> None:
+    """Rows of 3 of 6 cannot become rows of 6 of 12: one copy must make one of the two dense."""
+    b = Build()
+    part = b.slice(b.un("Abs", image(b)), 3, 2, 5)
+    r = b.reshape(part, 1, 4, 2, 6)
+    check(b.done(b.un("Exp", b.concat(3, r, b.un("Neg", image(b, 1, 4, 2, 6, name="z"))))))
+
+
+@pytest.mark.parametrize("rows", [(1, 16, 1, 6), (1, 4, 2, 12)])
+def test_reshape_between_two_concats(rows: tuple[int, ...]) -> None:
+    """The two sides lie in slices of different results, whether or not their rows are the same."""
+    for order in (0, 1):
+        b = Build()
+        x = image(b)
+        y = b.un("Abs", x)
+        r = b.reshape(y, *rows)
+
+        def left(b: Build = b, x: Value = x, y: Value = y) -> Value:
+            return b.concat(3, y, b.un("Neg", x))
+
+        first = left() if order else None
+        right = b.un("Exp", b.concat(3, r, b.un("Neg", image(b, *rows, name="z")), r))
+        check(b.done(b.un("Exp", first or left()), right))
+
+
 def test_reshape_of_an_input() -> None:
     b = Build()
     x = image(b)
@@ -222,6 +285,29 @@ def test_residual_is_overwritten_unless_it_is_the_image() -> None:
     assert plan.places[second.output] != plan.places[second.input(3)]
 
 
+def test_copy_really_copies() -> None:
+    """A Copy is how the compiler gets dense rows: over its operand, a slice of wider rows, it would not get them."""
+    b = Build()
+    y = b.un("Abs", image(b))
+    left, right = b.slice(y, 3, 0, 2), b.slice(y, 3, 2, 6)
+    made = b.g.add("Copy", [left], left.shape)
+    whole = b.g.add("Copy", [b.un("Exp", right)], right.shape)
+    plan = check(b.done(b.mean(made, axes=(1,)), b.mean(whole, axes=(1,))))
+    assert plan.places[made].ld == 2 and plan.places[left].ld == 6
+    assert plan.places[whole] != plan.places[nodes(b.g, "Exp")[0].output]
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 4, 6), (1, 1, 1, 96)])
+@pytest.mark.parametrize("first", [True, False])
+def test_rows_of_a_reshaped_operand_are_its_own(shape: tuple[int, ...], first: bool) -> None:
+    """b, rows of 3, shares a region whose rows are 6 (or one row). c lies in rows 6 apart: b cannot."""
+    b = Build()
+    c = b.un("Neg", b.reshape(b.un("Abs", image(b, *shape)), 1, 1, 32, 3))
+    other = b.un("Tanh", image(b, 1, 1, 32, 3, name="z"))
+    plan = check(b.done(b.un("Exp", b.concat(3, *((c, other) if first else (other, c))))))
+    assert plan.places[c].ld == 6 and not plan.copies
+
+
 def test_inputs_are_never_overwritten() -> None:
     b = Build()
     x = image(b)
@@ -269,6 +355,55 @@ def test_retries_reach_the_peak() -> None:
     """The three orders alone need 8 units for these five pieces; the peak is 7."""
     pieces = [(3, 5, 3), (5, 7, 2), (6, 7, 2), (5, 8, 2), (0, 3, 3)]
     assert assign_offsets([Interval(first, last, 64 * size) for first, last, size in pieces])[1] == 7 * 64
+
+
+def test_offsets_of_very_many_at_once() -> None:
+    """More pairs than a list of neighbours may hold: one fit in order of birth."""
+    rng = np.random.default_rng(0)
+    intervals = [Interval(i, i + int(rng.integers(1400)), int(rng.integers(1, 4000))) for i in range(1000)]
+    start = time.process_time()
+    offsets, total = assign_offsets(intervals)
+    assert time.process_time() - start < 2
+    first, last, size = (np.array(column) for column in zip(*intervals, strict=True))
+    at = np.array(offsets)
+    end = at + size
+    together = (first[:, None] <= last) & (first <= last[:, None])
+    apart = (end[:, None] <= at) | (end <= at[:, None])
+    np.fill_diagonal(apart, True)
+    assert together.sum() > 2 * 200_000 and not (together & ~apart).any()
+    assert end.max() <= total <= 1.2 * peak_bytes(intervals)
+
+
+def chain(count: int, op: str) -> Graph:
+    b = Build()
+    y = b.input(1, 4)
+    for _ in range(count):
+        y = b.un(op, y)
+    return b.done(y)
+
+
+@pytest.mark.parametrize("op", ["Erf", "Identity"])  # in place, and a region for each node
+def test_planning_time_grows_with_the_nodes(op: str) -> None:
+    """Eight times the nodes takes about eight times as long: a plan that is quadratic takes 64 times."""
+    seconds = []
+    for count in (500, 4000):
+        g = chain(count, op)
+        times = []
+        for _ in range(3):
+            start = time.process_time()
+            plan = plan_memory(g)
+            times.append(time.process_time() - start)
+        seconds.append(min(times))
+        assert len(plan.regions) == (0 if op == "Erf" else count - 1)
+    assert seconds[1] < 24 * seconds[0]
+
+
+def test_rows_of_no_width() -> None:
+    b = Build()
+    none, some = b.un("Abs", image(b, 1, 4, 4, 0)), b.un("Neg", image(b, name="z"))
+    c = b.concat(3, none, some, b.un("Exp", none))
+    plan = plan_memory(b.done(b.un("Tanh", c)))
+    assert plan.places[some].ld == plan.places[c].ld == 6
 
 
 def test_workspaces() -> None:
