@@ -21,6 +21,7 @@ from .onnx.reader import OnnxModel, read
 
 FloatArray = npt.NDArray[np.float32]
 MAX_PLANS = 16  # compiled shapes that a model keeps
+MAX_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -96,10 +97,12 @@ class Model:
             raise DeviceError(f'device={device!r}: this build runs on "cpu"')
         if precision not in ("fp32", "strict"):
             raise DeviceError(f'precision={precision!r}: the CPU computes in "fp32" or "strict"')
-        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-            raise ValueError(f"threads={threads!r}: expected a positive int or None")
+        if threads is not None and not (
+            isinstance(threads, (int, np.integer)) and not isinstance(threads, bool) and 1 <= threads <= MAX_THREADS
+        ):
+            raise ValueError(f"threads={threads!r}: expected None or an int from 1 to {MAX_THREADS}")
         self.device, self.precision = device, precision
-        self.threads = threads or _core.usable_cpus()
+        self.threads = int(threads) if threads else _core.usable_cpus()
         self._threads_arg = threads
         self._isa = resolve_isa(_isa)
         self._onnx: OnnxModel = source if isinstance(source, OnnxModel) else read(source)
@@ -134,6 +137,8 @@ class Model:
 
     def run(self, output_names: Sequence[str] | None, feed: Mapping[str, npt.ArrayLike]) -> list[FloatArray]:
         """The named outputs (None: all) for inputs given by name."""
+        if not isinstance(feed, Mapping):
+            raise ShapeError(f"feed: expected a mapping from input names to arrays, got {type(feed).__name__}")
         names = [i.name for i in self.inputs]
         unknown = [n for n in feed if n not in names]
         if unknown:
@@ -141,6 +146,8 @@ class Model:
         missing = [n for n in names if n not in feed]
         if missing:
             raise ShapeError(f"input {missing[0]!r} is missing")
+        if isinstance(output_names, str):
+            raise ShapeError(f"output_names: expected None or a list of names, got {output_names!r}")
         if output_names is not None:
             known = {o.name for o in self.outputs}
             for n in output_names:

@@ -283,7 +283,8 @@ def test_profile(model: fastconv.Model) -> None:
 
 
 def test_profile_of_nothing(model: fastconv.Model) -> None:
-    assert len(model.profile(images(1)[:0], runs=1).rows) > 5
+    rows = model.profile(images(1)[:0], runs=1).rows
+    assert rows and all(r.gflops == 0 and 0 in r.shape for r in rows)
     for runs in (0, -1):
         with pytest.raises(ValueError, match="runs"):
             model.profile(images(1), runs=runs)
