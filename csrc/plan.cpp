@@ -31,8 +31,10 @@ void compute(void* argument, int64_t begin, int64_t end, int thread) {
   b.scratch = (float*)(call.scratch + thread * call.scratch_stride);
   const Operation& o = *call.operation;
   switch (o.op) {
-#define KERNEL(name, Descriptor) \
-  case Op::name: call.table->name(o.name, b, begin, end); break;
+#define KERNEL(name, Descriptor)             \
+  case Op::name:                             \
+    call.table->name(o.name, b, begin, end); \
+    break;
 #include "cpu/kernels.def"
 #undef KERNEL
   }
@@ -94,19 +96,19 @@ void Plan::check(const Extent& needs, const std::vector<int>& in, int out) const
   }
 }
 
-#define KERNEL(name, Descriptor)                                          \
-  void Plan::name(Descriptor d, const std::vector<int>& in, int out) {    \
-    check(extent_for(d, isa_, Op::name), in, out);                                  \
-    prepare_for(d, isa_, Op::name);                                                 \
-    Operation o;                                                          \
-    o.op = Op::name;                                                      \
-    for (int i = 0; i < 4; i++) o.in[i] = i < (int)in.size() ? in[i] : -1; \
-    o.out = out;                                                          \
-    o.chunks = d.chunks;                                                  \
-    o.name = d;                                                           \
-    const int64_t scratch = (scratch_for(d, isa_, Op::name) + 63) / 64 * 64;              \
-    if (scratch > scratch_bytes_) scratch_bytes_ = scratch;               \
-    operations_.push_back(o);                                             \
+#define KERNEL(name, Descriptor)                                             \
+  void Plan::name(Descriptor d, const std::vector<int>& in, int out) {       \
+    check(extent_for(d, isa_, Op::name), in, out);                           \
+    prepare_for(d, isa_, Op::name);                                          \
+    Operation o;                                                             \
+    o.op = Op::name;                                                         \
+    for (int i = 0; i < 4; i++) o.in[i] = i < (int)in.size() ? in[i] : -1;   \
+    o.out = out;                                                             \
+    o.chunks = d.chunks;                                                     \
+    o.name = d;                                                              \
+    const int64_t scratch = (scratch_for(d, isa_, Op::name) + 63) / 64 * 64; \
+    if (scratch > scratch_bytes_) scratch_bytes_ = scratch;                  \
+    operations_.push_back(o);                                                \
   }
 #include "cpu/kernels.def"
 #undef KERNEL

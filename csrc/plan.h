@@ -21,10 +21,10 @@ enum class Space : int32_t { none, arena, weight, external };
 
 struct Tensor {
   Space space;
-  int64_t offset;       // arena: bytes. external: index
-  int64_t external_at;  // external: first element
-  const float* address; // weight
-  int64_t size;         // elements that may be touched
+  int64_t offset;        // arena: bytes. external: index
+  int64_t external_at;   // external: first element
+  const float* address;  // weight
+  int64_t size;          // elements that may be touched
 };
 
 struct Operation {

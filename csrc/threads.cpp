@@ -57,7 +57,8 @@ struct ThreadPool::Shared {
   std::vector<std::thread> workers;
 
   void work(uint32_t my_epoch, int thread) {
-    // Read before the ticket: if any of these belongs to a later job, so does the ticket (see run), and nothing is claimed.
+    // Read before the ticket: if any of these belongs to a later job, so does the ticket (see run), and nothing is
+    // claimed.
     const Job fn = job.load(std::memory_order_acquire);
     void* arg = argument.load(std::memory_order_acquire);
     const int64_t total = chunks.load(std::memory_order_acquire), step = grain.load(std::memory_order_acquire);

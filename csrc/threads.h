@@ -34,6 +34,6 @@ class ThreadPool {
 };
 
 uint64_t fork_generation();  // grows in the child of a fork
-int usable_cpus();  // by affinity and cgroup quota, at least 1
+int usable_cpus();           // by affinity and cgroup quota, at least 1
 
 }  // namespace fastconv

@@ -171,7 +171,7 @@ class Model:
         if x.dtype != np.float32:
             raise ShapeError(f"{where}: expected dtype float32, got {x.dtype}")
         self._check_shape(index, x.shape)
-        return np.ascontiguousarray(x).reshape(x.shape)  # of a scalar it would make a vector
+        return np.require(x, requirements=["C", "A"])  # an array on a buffer may start between two floats
 
     def _check_shape(self, index: int, shape: Shape) -> None:
         info = self.inputs[index]

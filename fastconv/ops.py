@@ -39,7 +39,7 @@ def _array(value: npt.ArrayLike, name: str, rank: int | None = None) -> FloatArr
         raise ShapeError(f"{name}: expected dtype float32, got {x.dtype}")
     if rank is not None and x.ndim != rank:
         raise ShapeError(f"{name}: expected rank {rank}, got shape {list(x.shape)}")
-    return np.ascontiguousarray(x).reshape(x.shape)  # which makes no scalar a vector
+    return np.require(x, requirements=["C", "A"])
 
 
 def _pair(value: Pair | Sequence[int], name: str, least: int) -> tuple[int, int]:

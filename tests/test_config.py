@@ -49,7 +49,9 @@ def test_level_that_is_not_there(name: str) -> None:
         done = python(code, FASTCONV_ISA=name)
         assert done.returncode == 1
         last = done.stderr.strip().splitlines()[-1]
-        assert last.startswith(f"fastconv.errors.DeviceError: FASTCONV_ISA={name!r}: this machine has scalar"), done.stderr
+        assert last.startswith(f"fastconv.errors.DeviceError: FASTCONV_ISA={name!r}: this machine has scalar"), (
+            done.stderr
+        )
 
 
 def test_import_does_not_look_at_the_level() -> None:
@@ -63,7 +65,7 @@ def test_empty_means_the_best() -> None:
 def test_argument_beats_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTCONV_ISA", "nonsense")
     assert fastconv.load(network(), _isa="scalar").isa == "scalar"
-    with pytest.raises(fastconv.DeviceError, match="isa='nonsense'|FASTCONV_ISA='nonsense'"):
+    with pytest.raises(fastconv.DeviceError, match=r"isa='nonsense'|FASTCONV_ISA='nonsense'"):
         fastconv.load(network())
 
 

@@ -30,9 +30,13 @@ def model() -> fastconv.Model:
 def two_inputs() -> bytes:
     """c = relu(a + b), a [N, 2, 3], b [1, 2, H] with H free."""
     nodes = [helper.make_node("Add", ["a", "b"], ["s"]), helper.make_node("Relu", ["s"], ["c"])]
-    inputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("a", ["N", 2, 3]), ("b", [1, 2, "H"]))]
+    inputs = [
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("a", ["N", 2, 3]), ("b", [1, 2, "H"]))
+    ]
     graph = helper.make_graph(nodes, "two", inputs, [helper.make_tensor_value_info("c", TensorProto.FLOAT, None)])
-    data: bytes = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    data: bytes = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+    ).SerializeToString()
     return data
 
 
@@ -84,7 +88,9 @@ def test_strict() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", ({"precision": "fp16"}, {"precision": ""}, {"device": "cuda"}, {"device": "gpu"}, {"_isa": "sse9"}), ids=str
+    "options",
+    ({"precision": "fp16"}, {"precision": ""}, {"device": "cuda"}, {"device": "gpu"}, {"_isa": "sse9"}),
+    ids=str,
 )
 def test_what_this_machine_lacks(options: dict[str, str]) -> None:
     with pytest.raises(DeviceError, match=next(iter(options.values())) or "precision"):
@@ -157,8 +163,8 @@ def test_an_output_that_is_the_input_is_a_copy() -> None:
     nodes = [helper.make_node("Identity", ["x"], ["y"]), helper.make_node("Relu", ["x"], ["z"])]
     x_info = helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 3])
     infos = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [2, 3]) for n in "yz"]
-    proto = helper.make_model(helper.make_graph(nodes, "g", [x_info], infos), opset_imports=[helper.make_opsetid("", 17)],
-                              ir_version=8)  # fmt: skip
+    opsets = [helper.make_opsetid("", 17)]
+    proto = helper.make_model(helper.make_graph(nodes, "g", [x_info], infos), opset_imports=opsets, ir_version=8)
     x = np.array([[1, -2, 3], [-4, 5, -6]], np.float32)
     y, z = fastconv.load(proto)(x)
     assert not np.shares_memory(x, y)
@@ -244,7 +250,12 @@ def test_profile_and_compile_name_the_number_of_inputs() -> None:
 def test_output_names(model: fastconv.Model) -> None:
     x = images(1)
     y, z = model(x)
-    for names, want in ((None, [y, z]), (["output"], [y]), (["output1", "output"], [z, y]), (["output", "output"], [y, y])):
+    for names, want in (
+        (None, [y, z]),
+        (["output"], [y]),
+        (["output1", "output"], [z, y]),
+        (["output", "output"], [y, y]),
+    ):
         got = model.run(names, {"input": x})
         assert len(got) == len(want) and all(same_bits(g, w) for g, w in zip(got, want, strict=True))
     with pytest.raises(ShapeError, match="no output named 'softmax'"):
@@ -266,7 +277,7 @@ def test_plan_cache_evicts_and_weights_do_not_grow() -> None:
 
 
 def test_weights_are_shared_by_shapes() -> None:
-    """A second shape packs nothing that the first has packed, but for a layer whose algorithm changes with the batch."""
+    """A second shape packs nothing that the first has packed, but where the algorithm changes with the batch."""
     model = fastconv.load(network(), threads=1, precision="strict")
     model(images(1))
     size = model._cache.store.bytes

@@ -138,9 +138,9 @@ X, W = np.zeros((1, 4, 6, 6), np.float32), np.zeros((8, 4, 3, 3), np.float32)
         (lambda: ops.softmax(X, -5), "dim: -5 is out of range"),
         (lambda: ops.add(X, np.zeros(5, np.float32)), "other: .* does not broadcast"),
         (lambda: ops.mul(X, 2.0), "other: expected dtype float32, got float64"),
-        (lambda: ops.batch_norm(X[0, 0, 0], np.zeros(6, np.float32), np.zeros(6, np.float32)), "input: expected at least rank 2"),
-        (lambda: ops.batch_norm(X, np.zeros(3, np.float32), np.zeros(4, np.float32)), r"running_mean: expected \[4\], got \[3\]"),
-        (lambda: ops.batch_norm(X, np.zeros(4, np.float32), np.zeros(5, np.float32)), r"running_var: expected \[4\], got \[5\]"),
+        (lambda: ops.batch_norm(X[0, 0, 0], zeros(6), zeros(6)), "input: expected at least rank 2"),
+        (lambda: ops.batch_norm(X, zeros(3), zeros(4)), r"running_mean: expected \[4\], got \[3\]"),
+        (lambda: ops.batch_norm(X, zeros(4), zeros(5)), r"running_var: expected \[4\], got \[5\]"),
         (lambda: ops.local_response_norm(X, 0), "size"),
         (lambda: ops.local_response_norm(X[0], 5), "input: expected rank 4"),
     ),
@@ -197,7 +197,9 @@ def test_pools(kernel: Any, kw: dict[str, Any], name: str) -> None:
     else:
         counting = name == "avg"
         want = reference.avg_pool2d(nhwc(x), size, out, count_include_pad=counting, **args)  # type: ignore[arg-type]
-        close(ops.avg_pool2d(x, kernel, **kw, count_include_pad=counting), nchw(want), terms=size[0] * size[1], scale=2.0)
+        close(
+            ops.avg_pool2d(x, kernel, **kw, count_include_pad=counting), nchw(want), terms=size[0] * size[1], scale=2.0
+        )
 
 
 def test_adaptive_avg_pool2d() -> None:
@@ -303,7 +305,19 @@ def calls() -> dict[str, Callable[[int | None], F32]]:
         "batch_norm": lambda t: ops.batch_norm(x, c, c, threads=t),
         "local_response_norm": lambda t: ops.local_response_norm(x, 5, threads=t),
     }
-    for name in ("relu", "relu6", "hardtanh", "leaky_relu", "elu", "sigmoid", "hardsigmoid", "hardswish", "silu", "tanh", "gelu"):
+    for name in (
+        "relu",
+        "relu6",
+        "hardtanh",
+        "leaky_relu",
+        "elu",
+        "sigmoid",
+        "hardsigmoid",
+        "hardswish",
+        "silu",
+        "tanh",
+        "gelu",
+    ):
         table[name] = lambda t, f=getattr(ops, name): f(x, threads=t)
     return table
 

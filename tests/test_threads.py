@@ -297,7 +297,9 @@ def test_pool(sanitizer: str, tmp_path: Path) -> None:
     if sanitizer and built.returncode:
         pytest.skip("no ThreadSanitizer here")
     assert built.returncode == 0, built.stderr
-    fixed = ["setarch", "-R"] if sanitizer and shutil.which("setarch") else []  # it wants addresses where it expects them
+    fixed = (
+        ["setarch", "-R"] if sanitizer and shutil.which("setarch") else []
+    )  # it wants addresses where it expects them
     jobs = "20000" if sanitizer else "300000"
     done = subprocess.run([*fixed, str(program), jobs], capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stdout + done.stderr[:3000]

@@ -2,8 +2,8 @@
 //
 // Weights are panels of up to MAX_NV vectors of output channels, [group][panel][tap][c][columns] (cpu/pack.cpp). Panels
 // are the outer loop and rows the inner one, so that a panel stays in L2 (or L1) while the pixels stream by; when all
-// weights are small a chunk is a range of rows with all panels instead (conv_checks.cpp). The reduction runs in one order,
-// (r, s, c), in one accumulator per output, so that results depend on neither tiles nor threads.
+// weights are small a chunk is a range of rows with all panels instead (conv_checks.cpp). The reduction runs in one
+// order, (r, s, c), in one accumulator per output, so that results depend on neither tiles nor threads.
 #include "cpu/gemm.h"
 
 namespace fastconv {
@@ -18,7 +18,7 @@ struct Pixel {
 struct Scratch {
   const float** pointers;  // taps x rows
   int32_t* taps;
-  float* zeros;            // C / groups floats
+  float* zeros;  // C / groups floats
 };
 
 // Pointers of `rows` pixels from `at` on, for every tap that touches the image in at least one of them; returns how

@@ -2,9 +2,9 @@
 //
 // 3x3 and 5x5 with stride 1 and 2 compute QT neighbouring outputs at a time: each input vector is loaded once per
 // filter row and used for every output that it touches. Taps outside the image are skipped by branches whose pattern
-// repeats from row to row (loads under an empty mask instead: half the speed at 7x7 on Zen 5). Everything else (other filters, dilation, a channel multiplier) takes one output at a time.
-// One cache line of channels runs through all rows before the next: its pixels stay in L1 for all R filter rows.
-// Weights are [R*S][K rounded up to whole vectors].
+// repeats from row to row (loads under an empty mask instead: half the speed at 7x7 on Zen 5). Everything else (other
+// filters, dilation, a channel multiplier) takes one output at a time. One cache line of channels runs through all rows
+// before the next: its pixels stay in L1 for all R filter rows. Weights are [R*S][K rounded up to whole vectors].
 #include "cpu/kernels.h"
 
 namespace fastconv {
@@ -15,13 +15,13 @@ namespace {
 constexpr int V = Vec::N;
 constexpr bool HOLDS_WEIGHTS = V == 16;  // 32 registers
 
-struct Lane {  // one vector of channels of one output row
-  const float* x;   // first channel of the first image pixel of the row's image
+struct Lane {      // one vector of channels of one output row
+  const float* x;  // first channel of the first image pixel of the row's image
   const float* w;
   const float* residual;
   float* y;
   Vec bias, lo, hi;
-  int n;            // channels in use
+  int n;  // channels in use
 };
 
 static inline Vec get(const float* p, int n) { return n == V ? load(p) : load_n(p, n); }
@@ -121,12 +121,12 @@ void depthwise_conv2d(const DepthwiseConv2d& d, const Buffers& b, int64_t begin,
   const int64_t w_ld = (d.K + V - 1) / V * V, rows = d.N * d.P;
   const bool plain = d.multiplier == 1 && d.dilation_h == 1 && d.dilation_w == 1 && d.stride_h == d.stride_w &&
                      d.R == d.S && (d.R == 3 || d.R == 5) && (d.stride_h == 1 || d.stride_h == 2);
-  void (*fast)(const DepthwiseConv2d&, const Lane&, int64_t, int64_t) =
-      !plain                            ? nullptr
-      : d.R == 3 && d.stride_h == 1     ? row_blocks<3, 3, 1>
-      : d.R == 3                        ? row_blocks<3, 3, 2>
-      : d.stride_h == 1                 ? row_blocks<5, 5, 1>
-                                        : row_blocks<5, 5, 2>;
+  void (*fast)(const DepthwiseConv2d&, const Lane&, int64_t, int64_t) = !plain ? nullptr
+                                                                        : d.R == 3 && d.stride_h == 1
+                                                                            ? row_blocks<3, 3, 1>
+                                                                        : d.R == 3        ? row_blocks<3, 3, 2>
+                                                                        : d.stride_h == 1 ? row_blocks<5, 5, 1>
+                                                                                          : row_blocks<5, 5, 2>;
   const int64_t row_begin = begin * d.rows_per_chunk, row_end = min_i(rows, end * d.rows_per_chunk);
   const bool clip = d.act.func == Func::clip;
   constexpr int64_t LINE = 16;  // floats
@@ -152,7 +152,8 @@ void depthwise_conv2d(const DepthwiseConv2d& d, const Buffers& b, int64_t begin,
     }
   }
   if (clip || d.act.func == Func::identity) return;
-  for (int64_t pixel = row_begin * d.Q; pixel < row_end * d.Q; pixel++) activate_row(d.act, b.out + pixel * d.y_ld, d.K);
+  for (int64_t pixel = row_begin * d.Q; pixel < row_end * d.Q; pixel++)
+    activate_row(d.act, b.out + pixel * d.y_ld, d.K);
 }
 
 }  // namespace FASTCONV_ISA

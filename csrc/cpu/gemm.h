@@ -22,10 +22,10 @@ struct Tile {
   int64_t res_ld;
   float* y;
   int64_t y_ld;
-  int tail;               // lanes in use in the last vector
+  int tail;  // lanes in use in the last vector
   const Activation* act;
-  const char* next;       // what to prefetch into L2 meanwhile, one line per step
-  int64_t next_step;      // 64, or 0 for nothing
+  const char* next;   // what to prefetch into L2 meanwhile, one line per step
+  int64_t next_step;  // 64, or 0 for nothing
 };
 
 // The next weights arrive while this panel computes: without it 7x7 layers wait for memory.
@@ -157,7 +157,7 @@ struct Panels {
     base = count ? vectors / count : 0;
     extra = count ? vectors % count : 0;
   }
-  int width(int64_t p) const { return (int)(base + (p < extra)); }             // vectors
+  int width(int64_t p) const { return (int)(base + (p < extra)); }               // vectors
   int64_t start(int64_t p) const { return p * base + (p < extra ? p : extra); }  // in vectors
 };
 

@@ -18,14 +18,22 @@ TileFunction narrow_tile(int64_t rows) {
 // nv up to 8, one to three rows
 TileFunction find_stream(int nv, int64_t rows) {
   switch (nv) {
-    case 1: return narrow_tile<1>(rows);
-    case 2: return narrow_tile<2>(rows);
-    case 3: return narrow_tile<3>(rows);
-    case 4: return narrow_tile<4>(rows);
-    case 5: return narrow_tile<5>(rows);
-    case 6: return narrow_tile<6>(rows);
-    case 7: return narrow_tile<7>(rows);
-    default: return narrow_tile<8>(rows);
+    case 1:
+      return narrow_tile<1>(rows);
+    case 2:
+      return narrow_tile<2>(rows);
+    case 3:
+      return narrow_tile<3>(rows);
+    case 4:
+      return narrow_tile<4>(rows);
+    case 5:
+      return narrow_tile<5>(rows);
+    case 6:
+      return narrow_tile<6>(rows);
+    case 7:
+      return narrow_tile<7>(rows);
+    default:
+      return narrow_tile<8>(rows);
   }
 }
 

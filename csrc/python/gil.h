@@ -7,7 +7,8 @@
 namespace fastconv {
 
 // As pybind11's gil_scoped_release, but for the end of the interpreter: before 3.14 Python ends a daemon thread that
-// asks for the lock then by unwinding its stack, which no destructor survives. Such a thread waits for the process's end.
+// asks for the lock then by unwinding its stack, which no destructor survives. Such a thread waits for the process's
+// end.
 class ReleaseGil {
  public:
   ReleaseGil() : state_(PyEval_SaveThread()) {}

@@ -104,8 +104,8 @@ def test_large_cases_have_chunks(isa: Any) -> None:
     counts = {}
     for case in LARGE:
         d = _core.Conv2d(
-            N=case.N, H=case.H, W=case.W, C=case.C, K=case.K, P=case.P, Q=case.Q, R=case.R, S=case.S, groups=case.groups,
-            stride_h=case.strides[0], stride_w=case.strides[1], dilation_h=1, dilation_w=1, pad_t=case.pads[0],
+            N=case.N, H=case.H, W=case.W, C=case.C, K=case.K, P=case.P, Q=case.Q, R=case.R, S=case.S,
+            groups=case.groups, stride_h=case.strides[0], stride_w=case.strides[1], dilation_h=1, dilation_w=1, pad_t=case.pads[0],
             pad_l=case.pads[1], x_ld=case.C, x_row=case.W * case.C, x_image=case.H * case.W * case.C, y_ld=case.K,
             algorithm=_core.ConvAlgorithm.implicit,
         )  # fmt: skip

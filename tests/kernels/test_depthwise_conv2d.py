@@ -129,7 +129,8 @@ def test_empty_batch(isa: Any) -> None:
     "wrong",
     (
         dict(N=-1), dict(Q=-1), dict(W=0), dict(S=0), dict(stride_w=0), dict(dilation_h=0), dict(pad_l=-1),
-        dict(multiplier=0), dict(multiplier=2), dict(K=6), dict(x_ld=2), dict(y_ld=2), dict(x_image=-1), dict(res_ld=-1),
+        dict(multiplier=0), dict(multiplier=2), dict(K=6), dict(x_ld=2), dict(y_ld=2), dict(x_image=-1),
+        dict(res_ld=-1),
         dict(N=1 << 31), dict(x_row=1 << 62), dict(P=(1 << 31) - 1, Q=(1 << 31) - 1, y_ld=4),
         dict(R=(1 << 31) - 1, S=(1 << 31) - 1),
     ),

@@ -1,7 +1,7 @@
 """Runs the kernels that have packed weights: conv2d, depthwise_conv2d and linear.
 
-As in guard.py: arrays end or start at memory that may not be touched, gaps hold NaN, outputs start as NaN, and every run
-is repeated in single chunks, last one first. How such a kernel is cut into chunks follows from its shape alone.
+As in guard.py: arrays end or start at memory that may not be touched, gaps hold NaN, outputs start as NaN, and every
+run is repeated in single chunks, last one first. How such a kernel is cut into chunks follows from its shape alone.
 """
 
 from __future__ import annotations

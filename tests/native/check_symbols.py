@@ -37,7 +37,7 @@ def foreign(obj: Path, level: str) -> list[str]:
     for line in lines.splitlines():
         kind, _, name = line.split(maxsplit=1)[1].partition(" ")
         inside = f"fastconv::{level}::" in name
-        if kind.isupper() and not inside or kind in "uvw" and not inside:
+        if (kind.isupper() and not inside) or (kind in "uvw" and not inside):
             found.append(f"{kind} {name}")
     return found
 

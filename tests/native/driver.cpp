@@ -74,8 +74,8 @@ void convolution(Isa isa, const Case& c, const char* how, int threads) {
             const int64_t h = pixel / Q * c.stride + r - c.pad, v = pixel % Q * c.stride + s - c.pad;
             if (h < 0 || h >= c.H || v < 0 || v >= c.W) continue;
             for (int64_t i = 0; i < Cg; i++) {
-              sum += (double)x[((n * c.H + h) * c.W + v) * c.C + k / Kg * Cg + i] *
-                     w[((k * Cg + i) * c.R + r) * c.R + s];
+              sum +=
+                  (double)x[((n * c.H + h) * c.W + v) * c.C + k / Kg * Cg + i] * w[((k * Cg + i) * c.R + r) * c.R + s];
             }
           }
         }
@@ -92,9 +92,12 @@ void convolution(Isa isa, const Case& c, const char* how, int threads) {
                                    : packed_conv2d_size(c.K, c.C, c.R, c.R, c.groups, isa);
     kept.emplace_back(new float[size]);
     float* packed = kept.back().get();
-    if (depthwise) pack_depthwise(packed, w.get(), nullptr, c.K, c.R, c.R, isa);
-    else if (wino) pack_winograd(packed, w.get(), nullptr, c.K, c.C, isa);
-    else pack_conv2d(packed, w.get(), nullptr, c.K, c.C, c.R, c.R, c.groups, isa);
+    if (depthwise)
+      pack_depthwise(packed, w.get(), nullptr, c.K, c.R, c.R, isa);
+    else if (wino)
+      pack_winograd(packed, w.get(), nullptr, c.K, c.C, isa);
+    else
+      pack_conv2d(packed, w.get(), nullptr, c.K, c.C, c.R, c.R, c.groups, isa);
     const std::vector<int> inputs = {in, plan.add_weight(packed, size), plan.add_weight(bias.get(), c.K)};
     const Activation relu = {Func::clip, 0, INFINITY};
     if (depthwise) {
@@ -169,8 +172,10 @@ void pooling(Isa isa, int64_t H, int64_t C, int64_t R, int64_t stride, int64_t p
       d.N = 1, d.H = d.W = H, d.C = C, d.P = d.Q = P, d.R = d.S = R, d.stride_h = d.stride_w = stride;
       d.dilation_h = d.dilation_w = 1, d.pad_t = d.pad_l = d.pad_b = d.pad_r = pad;
       d.x_ld = d.y_ld = C, d.x_row = H * C, d.x_image = H * d.x_row;
-      if (average) plan.avg_pool2d(d, {in}, y);
-      else plan.max_pool2d(d, {in}, y);
+      if (average)
+        plan.avg_pool2d(d, {in}, y);
+      else
+        plan.max_pool2d(d, {in}, y);
     });
     compare(average ? "avg_pool2d" : "max_pool2d", out.get(), average ? mean : most, 4);
   }

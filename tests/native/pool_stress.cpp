@@ -2,11 +2,10 @@
 // Counters are plain integers, so that ThreadSanitizer sees a chunk that two threads touch or that outlives its job.
 //
 //   pool_stress [jobs]      exit code 1 and one line if a job went wrong
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <string>
 #include <thread>

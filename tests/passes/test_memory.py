@@ -53,7 +53,7 @@ def check_overwriting(plan: MemoryPlan, node: Node) -> None:
             continue
         a, b = addresses(plan, x), addresses(plan, y)
         if node.op == "Concat":
-            axis, at = node.attrs["axis"], sum(v.shape[node.attrs["axis"]] for v in node.inputs[:i])  # type: ignore
+            axis, at = node.attrs["axis"], sum(v.shape[node.attrs["axis"]] for v in node.inputs[:i])
             b = b.reshape(y.shape).take(range(at, at + x.shape[axis]), axis).reshape(-1)
         if base(plan, x) is base(plan, y) and set(a.tolist()) & set(b.tolist()):
             assert node.op not in VIEWS and node.op != "Copy", f"{node} copies over its operand"
