@@ -23,6 +23,10 @@ def random(*shape: int) -> F32:
     return RNG.standard_normal(shape, np.float32)
 
 
+def zeros(n: int) -> F32:
+    return np.zeros(n, np.float32)
+
+
 def nhwc(x: F32) -> F32:
     return x.transpose(0, 2, 3, 1)
 
@@ -318,7 +322,8 @@ def calls() -> dict[str, Callable[[int | None], F32]]:
         "tanh",
         "gelu",
     ):
-        table[name] = lambda t, f=getattr(ops, name): f(x, threads=t)
+        function = getattr(ops, name)
+        table[name] = lambda t, f=function: f(x, threads=t)
     return table
 
 

@@ -144,7 +144,8 @@ def convolutions(draw: st.DrawFn) -> Config:
     else:
         c = group = draw(channels)
         k = c * (1 if kind == "depthwise" else draw(st.sampled_from((2, 3))))
-    around = draw(st.sampled_from(((), (), ("Relu",), ("bn",), ("bn", "Relu"), ("residual",), ("concat", "bn"), ("bn", "Sigmoid"),
+    around = draw(st.sampled_from(((), (), ("Relu",), ("bn",), ("bn", "Relu"), ("residual",), ("concat", "bn"),
+                                   ("bn", "Sigmoid"),
                                    ("Relu", "bn"), ("concat", "residual"))))  # fmt: skip
     batch = draw(st.sampled_from((1, 1, 2, 3, 0)))
     return Config("Conv", (batch, c, *size), tuple({**attrs, "group": group}.items()), k, draw(st.booleans()), around,
@@ -169,7 +170,8 @@ def poolings(draw: st.DrawFn) -> Config:
 
 # What failed once: a row of two channels, seen as two rows of one, overwritten in place.
 FAILED_ONCE = (
-    Config("Conv", (1, 1, 5), (("kernel_shape", [5]), ("strides", [1]), ("dilations", [1]), ("auto_pad", "VALID"), ("group", 1)),
+    Config("Conv", (1, 1, 5),
+           (("kernel_shape", [5]), ("strides", [1]), ("dilations", [1]), ("auto_pad", "VALID"), ("group", 1)),
            outputs=2, around=("Relu",)),
 )  # fmt: skip
 
@@ -223,7 +225,6 @@ def property_test(kind: str, levels: Sequence[str], count: int) -> None:
     holds()
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize("c", FAILED_ONCE, ids=str)
 def test_failed_once(c: Config) -> None:
     check(c, isa_levels())
@@ -263,7 +264,8 @@ def test_the_configurations_are_varied() -> None:
         attrs = dict(c.attrs)
         facts = {
             f"rank{c.rank}": True, f"batch{c.shape[0]}": True, "dilated": max(attrs["dilations"]) > 1,
-            "strided": max(attrs["strides"]) > 1, attrs.get("auto_pad", "NOTSET"): True, "ceil": bool(attrs.get("ceil_mode")),
+            "strided": max(attrs["strides"]) > 1, attrs.get("auto_pad", "NOTSET"): True,
+            "ceil": bool(attrs.get("ceil_mode")),
             "counting": bool(attrs.get("count_include_pad")), "asymmetric": len(set(attrs.get("pads", [0]))) > 1,
             **dict.fromkeys(c.around, True),
         }  # fmt: skip
@@ -276,7 +278,8 @@ def test_the_configurations_are_varied() -> None:
     for kind in STRATEGIES:
         examples(300)(given(STRATEGIES[kind])(note))()
     wanted = {"rank1", "rank2", "batch0", "batch1", "batch2", "batch3", "dilated", "strided", "NOTSET", "SAME_UPPER",
-              "SAME_LOWER", "VALID", "ceil", "counting", "asymmetric", "bn", "Relu", "concat", "residual", "gemm", "implicit",
+              "SAME_LOWER", "VALID", "ceil", "counting", "asymmetric", "bn", "Relu", "concat", "residual", "gemm",
+              "implicit",
               "row_run", "depthwise", "multiplier", "groups"}  # fmt: skip
     winograd = {a for a in seen if a.startswith("winograd")}
     assert wanted <= seen and winograd, (wanted - seen, winograd)

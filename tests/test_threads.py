@@ -1,4 +1,4 @@
-"""Threads: equal bits for any number of them, several callers at once, fork, no idle burning, no allocation in a run."""
+"""Threads: equal bits for any number of them, several callers, fork, no idle burning, no allocation in a run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,6 @@ def equal(a: Sequence[F32], b: Sequence[F32]) -> bool:
 
 
 # -- equal bits ---------------------------------------------------------------------------------------------------
-@pytest.mark.quick
 @pytest.mark.parametrize("isa", isa_levels())
 def test_number_of_threads(isa: str) -> None:
     x = images(3)
@@ -53,7 +52,6 @@ def test_number_of_threads_on_networks(name: str) -> None:
 
 
 # -- several callers ----------------------------------------------------------------------------------------------
-@pytest.mark.quick
 @pytest.mark.parametrize("threads", (1, 2))
 def test_callers_share_a_model(threads: int) -> None:
     """Eight threads meet at the first call, which compiles, and go on with two shapes."""
@@ -73,7 +71,6 @@ def test_callers_share_a_model(threads: int) -> None:
         assert len(model._plans) == 2
 
 
-@pytest.mark.quick
 def test_callers_have_models_of_their_own() -> None:
     x = images(2)
     want = fastconv.load(network(2), threads=1)(x)
@@ -86,7 +83,6 @@ def test_callers_have_models_of_their_own() -> None:
         assert all(pool.map(work, range(4)))
 
 
-@pytest.mark.quick
 def test_callers_share_the_threads_of_ops() -> None:
     x, w = images(2), np.random.default_rng(1).standard_normal((32, 3, 3, 3), np.float32)
     want = fastconv.ops.conv2d(x, w, threads=1)
@@ -117,7 +113,6 @@ def steps_during(work: Callable[[], Any]) -> tuple[int, float]:
     return done, seconds
 
 
-@pytest.mark.quick
 def test_a_run_releases_the_interpreter() -> None:
     model = fastconv.load(network(40), threads=1)
     x = images(64)
@@ -129,7 +124,6 @@ def test_a_run_releases_the_interpreter() -> None:
     assert steps >= 5, f"{steps} steps in {seconds:.3f} s"
 
 
-@pytest.mark.quick
 def test_packing_releases_the_interpreter() -> None:
     w = np.zeros((4096, 8192), np.float32)
     isa = getattr(_core.Isa, isa_levels()[-1])
@@ -201,7 +195,6 @@ print("end")
         assert (done.returncode, done.stdout) == (0, "end\n"), (done.returncode, done.stderr)
 
 
-@pytest.mark.quick
 def test_idle_threads_sleep() -> None:
     model, x = fastconv.load(network(), threads=4), images(2)
     model(x)
@@ -211,7 +204,6 @@ def test_idle_threads_sleep() -> None:
     assert time.process_time() - start < 0.1
 
 
-@pytest.mark.quick
 def test_affinity() -> None:
     one = min(os.sched_getaffinity(0))
     code = f"import os; os.sched_setaffinity(0, {{{one}}}); import fastconv; print(fastconv._core.usable_cpus())"

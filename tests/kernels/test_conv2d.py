@@ -49,7 +49,6 @@ def check(
 
 
 @isas
-@pytest.mark.quick
 def test_small(isa: Any) -> None:
     for case in small_convs(_core.vector_length(isa)):
         check(isa, case, with_bias=True, with_residual=False, act="identity", gaps=(0, 0, 0))
@@ -105,9 +104,9 @@ def test_large_cases_have_chunks(isa: Any) -> None:
     for case in LARGE:
         d = _core.Conv2d(
             N=case.N, H=case.H, W=case.W, C=case.C, K=case.K, P=case.P, Q=case.Q, R=case.R, S=case.S,
-            groups=case.groups, stride_h=case.strides[0], stride_w=case.strides[1], dilation_h=1, dilation_w=1, pad_t=case.pads[0],
-            pad_l=case.pads[1], x_ld=case.C, x_row=case.W * case.C, x_image=case.H * case.W * case.C, y_ld=case.K,
-            algorithm=_core.ConvAlgorithm.implicit,
+            groups=case.groups, stride_h=case.strides[0], stride_w=case.strides[1], dilation_h=1, dilation_w=1,
+            pad_t=case.pads[0], pad_l=case.pads[1], x_ld=case.C, x_row=case.W * case.C,
+            x_image=case.H * case.W * case.C, y_ld=case.K, algorithm=_core.ConvAlgorithm.implicit,
         )  # fmt: skip
         _core.prepare(d, isa)
         assert d.chunks == d.row_chunks * d.panel_chunks * case.groups
@@ -193,7 +192,6 @@ def test_row_run_rejects(wrong: dict[str, int]) -> None:
         _core.extent(desc, LEVELS[0])
 
 
-@pytest.mark.quick
 def test_small_buffers_are_rejected() -> None:
     desc = _core.Conv2d(**{**GOOD, "algorithm": _core.ConvAlgorithm.implicit})
     full = [np.zeros(n, np.float32) for n in (*_core.extent(desc, LEVELS[0])[0][:3], 32)]

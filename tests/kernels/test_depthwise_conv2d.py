@@ -34,7 +34,6 @@ def check(
 
 
 @isas
-@pytest.mark.quick
 def test_small(isa: Any) -> None:
     for case in small_depthwise(_core.vector_length(isa)):
         check(isa, case, with_bias=True, with_residual=False, act="identity", gaps=(0, 0, 0))

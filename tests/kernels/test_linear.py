@@ -28,7 +28,6 @@ def check(isa: Any, M: int, C: int, K: int, *, trans_b: bool = True, extras: boo
 
 
 @isas
-@pytest.mark.quick
 @pytest.mark.parametrize("M", (1, 2, 3, 4, 5, 6, 7, 8, 49))
 def test_small(isa: Any, M: int) -> None:
     V = _core.vector_length(isa)

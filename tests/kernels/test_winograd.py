@@ -62,7 +62,6 @@ def cases(V: int) -> list[ConvCase]:
 
 @isas
 @pytest.mark.parametrize("two_steps", (False, True), ids=("one", "two"))
-@pytest.mark.quick
 def test_against_reference(isa: Any, two_steps: bool) -> None:
     rng = np.random.default_rng(6)
     for case in cases(_core.vector_length(isa)):
