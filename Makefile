@@ -78,9 +78,9 @@ $(MODELS)/exported: .venv-bench/torch .venv/installed bench/export.py
 	@touch $@
 
 test-emulated: .venv/installed ## sanitizers, valgrind and an emulated CPU without AVX; needs valgrind and qemu-user
-	PYTHON=$(PY) tests/native/run_sanitized.sh
-	PYTHON=$(PY) tests/native/run_valgrind.sh
-	PYTHON=$(PY) tests/native/run_qemu.sh
+	PYTHON=$(CURDIR)/$(PY) tests/native/run_sanitized.sh
+	PYTHON=$(CURDIR)/$(PY) tests/native/run_valgrind.sh
+	PYTHON=$(CURDIR)/$(PY) tests/native/run_qemu.sh
 
 # -- style ------------------------------------------------------------------------------------------------------------
 lint: lint-python lint-types lint-cpp lint-symbols ## ruff, mypy, clang-format, symbols of the kernels

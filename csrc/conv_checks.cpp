@@ -152,6 +152,8 @@ Extent extent(const Winograd& d, Isa isa, Op op) {
   in_range({d.H, d.W, d.C, d.K, d.y_ld}, 1, "H, W, C, K and pixel strides must be positive");
   require(d.y_ld >= d.K && d.res_ld >= 0 && d.res_ld < LIMIT, "a pixel stride is smaller than the channels");
   require(d.tiles_h == ceil_div(d.P, 4) && d.tiles_w == ceil_div(d.Q, 4), "winograd: tiles do not cover the image");
+  require(pixels(d) < (int64_t(1) << 52) / (36 * d.C), "winograd: the planes are larger than memory");
+  require(d.K < (int64_t(1) << 52) / (65 * 36 * d.C), "the weights are larger than memory");
   Extent e{};
   e.optional_from = 2;  // bias, residual
   if (op != Op::winograd_product) {

@@ -12,7 +12,6 @@ from fastconv.isa import isa_levels, resolve_isa
 
 from .small import images, network, python
 
-pytestmark = pytest.mark.quick
 LOAD = "import fastconv; from tests.small import network; print(fastconv.load(network()).isa)"
 
 

@@ -13,7 +13,6 @@ import fastconv
 
 from .small import network, python
 
-pytestmark = pytest.mark.quick
 LIMIT = 0.25  # seconds on an idle machine
 HEAVY = ("onnx", "onnxruntime", "torch", "PIL", "typer", "click", "rich", "pybind11", "scipy", "google", "tests")
 

@@ -19,8 +19,6 @@ from fastconv.model import MAX_PLANS
 
 from .small import CLASSES, F32, SHAPE, images, network, same_bits
 
-pytestmark = pytest.mark.quick
-
 
 @pytest.fixture(scope="module")
 def model() -> fastconv.Model:

@@ -14,7 +14,6 @@ from fastconv import ShapeError, ops
 from . import reference
 from .small import F32, same_bits
 
-pytestmark = pytest.mark.quick
 EPS = float(np.finfo(np.float32).eps)
 RNG = np.random.default_rng(31)
 

@@ -14,7 +14,6 @@ import fastconv
 
 from .small import CLASSES, images, network
 
-pytestmark = pytest.mark.quick
 CPU = ["CPUExecutionProvider"]
 
 

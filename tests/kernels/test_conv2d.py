@@ -151,6 +151,7 @@ def test_empty_batch(isa: Any) -> None:
     assert conv2d(isa, case, x, w, bias).shape == (0, 2, 2, 5)
 
 
+MOST = (1 << 31) - 1
 GOOD = dict(N=1, H=4, W=4, C=2, K=2, P=4, Q=4, R=1, S=1, groups=1, stride_h=1, stride_w=1, dilation_h=1, dilation_w=1,
             x_image=32, x_row=8, x_ld=2, y_ld=2)  # fmt: skip
 
@@ -190,6 +191,28 @@ def test_row_run_rejects(wrong: dict[str, int]) -> None:
     desc = _core.Conv2d(**{**GOOD, "algorithm": _core.ConvAlgorithm.row_run, **wrong})
     with pytest.raises(ValueError, match="row_run"):
         _core.extent(desc, LEVELS[0])
+
+
+@pytest.mark.parametrize("name", ("winograd_conv2d", "winograd_input", "winograd_product"))
+@pytest.mark.parametrize(
+    "wrong",
+    (
+        dict(P=MOST, Q=MOST, tiles_h=1 << 29, tiles_w=1 << 29),
+        dict(P=MOST, Q=MOST, N=MOST, tiles_h=1 << 29, tiles_w=1 << 29),
+        dict(P=MOST, Q=8, N=1 << 20, tiles_h=1 << 29, tiles_w=2),
+        dict(K=1 << 30, C=1 << 30, x_ld=1 << 30, y_ld=1 << 30),
+        dict(tiles_w=2),
+        dict(y_ld=1),
+    ),
+    ids=str,
+)
+def test_winograd_rejects(wrong: dict[str, int], name: str) -> None:
+    good = dict(N=1, H=4, W=4, C=2, K=2, P=4, Q=4, pad_t=1, pad_l=1, x_ld=2, x_row=8, x_image=32, y_ld=2, tiles_h=1,
+                tiles_w=1)  # fmt: skip
+    op = getattr(_core.Op, name)
+    _core.extent(_core.Winograd(**good), LEVELS[0], op)
+    with pytest.raises(ValueError):
+        _core.extent(_core.Winograd(**{**good, **wrong}), LEVELS[0], op)
 
 
 def test_small_buffers_are_rejected() -> None:
