@@ -272,13 +272,18 @@ def test_internal_errors_are_one_line(call: Any, model: str, monkeypatch: pytest
 def test_interrupt(model: str) -> None:
     """Ctrl-C in the middle of a long run: exit code 130 and no traceback."""
     command = [sys.executable, "-m", "fastconv.cli", "bench", model, "--runs", "100000000"]
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        time.sleep(2)
-        running.send_signal(signal.SIGINT)
-        _, err = running.communicate(timeout=20)
-    finally:
-        running.kill()
+
+    def listen() -> None:  # whoever started these tests in the background had SIGINT ignored
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, preexec_fn=listen, **pipes) as running:
+        try:
+            time.sleep(2)
+            running.send_signal(signal.SIGINT)
+            _, err = running.communicate(timeout=20)
+        finally:
+            running.kill()
     assert running.returncode == 130 and "Traceback" not in err
 
 
