@@ -49,7 +49,7 @@ struct ThreadPool::Shared {
   std::atomic<Job> job{nullptr};
   std::atomic<void*> argument{nullptr};
   std::atomic<int64_t> chunks{0};
-  std::atomic<int64_t> grain{1};
+  std::atomic<int64_t> split{1};
   std::atomic<int> sleepers{0};
   std::atomic<bool> stop{false};
   std::mutex mutex;
@@ -61,12 +61,12 @@ struct ThreadPool::Shared {
     // claimed.
     const Job fn = job.load(std::memory_order_acquire);
     void* arg = argument.load(std::memory_order_acquire);
-    const int64_t total = chunks.load(std::memory_order_acquire), step = grain.load(std::memory_order_acquire);
+    const int64_t total = chunks.load(std::memory_order_acquire), share = split.load(std::memory_order_acquire);
     uint64_t seen = ticket.load(std::memory_order_acquire);
     while ((uint32_t)(seen >> 32) == my_epoch) {
       const int64_t begin = (int64_t)(seen & 0xffffffffu);
       if (begin >= total) return;
-      const int64_t end = std::min(total, begin + step);
+      const int64_t end = std::min(total, begin + std::max<int64_t>(1, (total - begin) / share));
       const uint64_t next = (uint64_t)my_epoch << 32 | (uint64_t)end;
       if (!ticket.compare_exchange_weak(seen, next, std::memory_order_acq_rel)) continue;
       fn(arg, begin, end, thread);
@@ -140,8 +140,8 @@ void ThreadPool::run(int64_t chunks, Job job, void* argument) {
   s.job.store(job, std::memory_order_release);
   s.argument.store(argument, std::memory_order_release);
   s.chunks.store(chunks, std::memory_order_release);
-  // Neighbouring chunks share weights: a thread takes a few in a row.
-  s.grain.store(std::max<int64_t>(1, chunks / (threads_ * 4)), std::memory_order_release);
+  // Neighbouring chunks share weights: a thread takes a few in a row, fewer towards the end.
+  s.split.store(2 * threads_, std::memory_order_release);
   s.done.store(0, std::memory_order_relaxed);
   s.ticket.store((uint64_t)epoch << 32, std::memory_order_release);
   s.epoch.store(epoch);
