@@ -13,9 +13,12 @@ namespace fastconv {
 namespace {
 
 // Enough chunks to keep eight threads busy, none below a few microseconds of work.
-constexpr int64_t CHUNKS = 32;
+constexpr int64_t CHUNKS = 32, FEW_CHUNKS = 8;
 constexpr int64_t CHUNK_FLOPS = 1 << 20;
+constexpr int64_t MOST_COLUMNS = 64;  // of a panel, on any level
 constexpr int64_t SMALL_WEIGHTS = 256 << 10;  // bytes: a quarter of L2
+constexpr int64_t PANEL_BYTES = 512 << 10;    // more of a panel is not read at a time: it and what is fetched meanwhile
+constexpr int64_t SLICE_BYTES = 400 << 10;    // would not stay in L2
 constexpr int64_t LIMIT = int64_t(1) << 31;   // of any one dimension: products of two fit 64 bits
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -75,21 +78,40 @@ void prepare(Conv2d& d, Isa isa) {
   d.panel_chunks = ceil_div(panels, d.panels_per_chunk);
   const int64_t columns = d.panels_per_chunk == panels ? Kg : table.max_panel * table.vector_length;
   const int64_t rows_for_flops = ceil_div(CHUNK_FLOPS, 2 * depth * columns);
-  const int64_t wanted = ceil_div(CHUNKS, d.panel_chunks * d.groups);
+  // few pixels: rows of one panel stay together, for its weights are most of what is read
+  const int64_t wanted = ceil_div(M <= 98 ? FEW_CHUNKS : CHUNKS, d.panel_chunks * d.groups);
   const int64_t unit = M % 7 == 0 ? 14 : 12;  // whole tiles
   d.rows_per_chunk = ceil_div(std::max(ceil_div(M, wanted), rows_for_flops), unit) * unit;
   if (M % 7 == 0 && M <= 7 * 14) d.rows_per_chunk = std::max<int64_t>(7, ceil_div(ceil_div(M, wanted), 7) * 7);
   d.row_chunks = M == 0 ? 0 : ceil_div(M, d.rows_per_chunk);
   d.chunks = d.groups * d.panel_chunks * d.row_chunks;
+  const int64_t tap_bytes = 4 * d.C / d.groups * std::min<int64_t>(columns, table.max_panel * table.vector_length);
+  const bool whole = d.algorithm == ConvAlgorithm::row_run || d.R * d.S * tap_bytes <= PANEL_BYTES;
+  d.taps_per_slice = whole ? d.R * d.S : std::max<int64_t>(1, SLICE_BYTES / tap_bytes);
 }
 
 // Weights that do not fit L2 are read once for each block: then all tiles, up to a limit, make one block.
-bool winograd_splits(int64_t tiles, int64_t C, int64_t K) { return tiles <= 64 && C * K > 64 * 64; }
+static bool winograd_splits(const Winograd& d, int64_t tiles, int64_t K) {
+  return tiles <= 64 && d.C * K > 64 * 64;
+}
 
-int64_t winograd_planes(int64_t tiles, int64_t C) { return 36 * (tiles * C + PLANE_PAD); }
+// Floats of the planes of `tiles` tiles.
+static int64_t winograd_planes(const Winograd& d, int64_t tiles) {
+  return (d.m + d.r - 1) * (d.m + d.r - 1) * (tiles * d.C + PLANE_PAD);
+}
+
+static int64_t winograd_tiles(const Winograd& d) { return d.N * ceil_div(d.P, d.m) * ceil_div(d.Q, d.m); }
+
+int64_t winograd_workspace(int64_t N, int64_t P, int64_t Q, int64_t C, int64_t K, int64_t m, int64_t r) {
+  Winograd d{};
+  d.N = N, d.P = P, d.Q = Q, d.C = C, d.m = m, d.r = r;
+  const int64_t tiles = winograd_tiles(d);
+  return winograd_splits(d, tiles, K) ? winograd_planes(d, tiles) : 0;
+}
 
 void prepare(Winograd& d, Isa isa, Op op) {
-  const int64_t tiles = d.N * d.tiles_h * d.tiles_w;
+  d.tiles_h = ceil_div(d.P, d.m), d.tiles_w = ceil_div(d.Q, d.m);
+  const int64_t tiles = winograd_tiles(d);
   const KernelTable& table = kernels(isa);
   const int64_t panels = ceil_div(ceil_div(d.K, table.vector_length), table.max_panel);
   if (op == Op::winograd_input) {
@@ -151,7 +173,7 @@ Extent extent(const Winograd& d, Isa isa, Op op) {
   in_range({d.N, d.P, d.Q, d.pad_t, d.pad_l}, 0, "N, P, Q and padding must not be negative");
   in_range({d.H, d.W, d.C, d.K, d.y_ld}, 1, "H, W, C, K and pixel strides must be positive");
   require(d.y_ld >= d.K && d.res_ld >= 0 && d.res_ld < LIMIT, "a pixel stride is smaller than the channels");
-  require(d.tiles_h == ceil_div(d.P, 4) && d.tiles_w == ceil_div(d.Q, 4), "winograd: tiles do not cover the image");
+  require(winograd_known(d.m, d.r), "winograd: no such form");
   require(pixels(d) < (int64_t(1) << 52) / (36 * d.C), "winograd: the planes are larger than memory");
   require(d.K < (int64_t(1) << 52) / (65 * 36 * d.C), "the weights are larger than memory");
   Extent e{};
@@ -160,14 +182,14 @@ Extent extent(const Winograd& d, Isa isa, Op op) {
     require(d.x_ld >= d.C && d.x_ld < LIMIT && d.x_row >= 0 && d.x_image >= 0, "strides of x");
     e.in[0] = reach({{d.N, d.x_image}, {d.H, d.x_row}, {d.W, d.x_ld}, {d.C, 1}});
   }
-  const int64_t planes = winograd_planes(d.N * d.tiles_h * d.tiles_w, d.C);
+  const int64_t planes = winograd_planes(d, winograd_tiles(d));
   if (op == Op::winograd_input) {
     e.optional_from = 4;
     e.out = planes;
     return e;
   }
   if (op == Op::winograd_product) e.in[0] = planes;
-  e.in[1] = packed_winograd_size(d.K, d.C, isa);
+  e.in[1] = packed_winograd_size(d.K, d.C, d.m, d.r, isa);
   e.in[2] = d.K;
   e.out = reach({{pixels(d), d.y_ld}, {d.K, 1}});
   e.in[3] = reach({{pixels(d), d.res_ld}, {d.K, 1}});
@@ -204,14 +226,29 @@ Extent extent(const Linear& d, Isa isa) {
 
 int64_t scratch_bytes(const Conv2d& d) {
   const int64_t zeros = ceil_div(d.C / d.groups, 16) * 16;
-  return zeros * 4 + d.R * d.S * (16 * 8 + 4) + 64;
+  const int64_t sums = d.taps_per_slice < d.R * d.S ? d.rows_per_chunk * MOST_COLUMNS : 0;
+  return (zeros + sums) * 4 + d.R * d.S * (16 * 8 + 4) + 64;
 }
 
 int64_t scratch_bytes(const Winograd& d, Isa isa, Op op) {
   if (op == Op::winograd_input) return 0;
   const int64_t width = std::min(ceil_div(d.K, 16) * 16, (int64_t)kernels(isa).max_panel * kernels(isa).vector_length);
-  const int64_t sums = 36 * (d.block * width + PLANE_PAD);
-  return 4 * (op == Op::winograd_conv2d ? winograd_planes(d.block, d.C) + 16 + sums : sums);
+  const int64_t sums = (d.m + d.r - 1) * (d.m + d.r - 1) * (d.block * width + PLANE_PAD);
+  return 4 * (op == Op::winograd_conv2d ? winograd_planes(d, d.block) + 16 + sums : sums);
+}
+
+int64_t weight_parts(const Conv2d& d) { return d.groups * d.panel_chunks; }
+
+int64_t weight_parts(const Winograd& d, Isa isa, Op op) {
+  if (op == Op::winograd_input) return 0;
+  if (op == Op::winograd_conv2d) return 1;
+  const KernelTable& table = kernels(isa);
+  return ceil_div(ceil_div(d.K, table.vector_length), table.max_panel);
+}
+
+int64_t weight_parts(const Linear& d, Isa isa) {
+  const KernelTable& table = kernels(isa);
+  return ceil_div(ceil_div(d.K, table.vector_length), table.dense_panel);
 }
 
 }  // namespace fastconv

@@ -19,8 +19,13 @@ Extent extent(const Linear& d, Isa isa);
 int64_t scratch_bytes(const Conv2d& d);
 int64_t scratch_bytes(const Winograd& d, Isa isa, Op op);
 
-bool winograd_splits(int64_t tiles, int64_t C, int64_t K);  // two operations instead of one
-int64_t winograd_planes(int64_t tiles, int64_t C);          // floats between the two operations
+// Floats between the two operations of a Winograd convolution; 0 where one does it all.
+int64_t winograd_workspace(int64_t N, int64_t P, int64_t Q, int64_t C, int64_t K, int64_t m, int64_t r);
+
+// Into how many parts, in the order of chunks, the weights fall that different chunks read; 0 where there are few.
+int64_t weight_parts(const Conv2d& d);
+int64_t weight_parts(const Winograd& d, Isa isa, Op op);
+int64_t weight_parts(const Linear& d, Isa isa);
 
 // What differs between operations: some need the ISA, one also which kernel it is, and few need scratch.
 template <typename D>
@@ -33,6 +38,10 @@ Extent extent_for(const D& d, Isa, Op) {
 }
 template <typename D>
 int64_t scratch_for(const D&, Isa, Op) {
+  return 0;
+}
+template <typename D>
+int64_t weight_parts_for(const D&, Isa, Op) {
   return 0;
 }
 
@@ -71,6 +80,19 @@ inline int64_t scratch_for(const Conv2d& d, Isa, Op) {
 template <>
 inline int64_t scratch_for(const Winograd& d, Isa isa, Op op) {
   return scratch_bytes(d, isa, op);
+}
+
+template <>
+inline int64_t weight_parts_for(const Conv2d& d, Isa, Op) {
+  return weight_parts(d);
+}
+template <>
+inline int64_t weight_parts_for(const Winograd& d, Isa isa, Op op) {
+  return weight_parts(d, isa, op);
+}
+template <>
+inline int64_t weight_parts_for(const Linear& d, Isa isa, Op) {
+  return weight_parts(d, isa);
 }
 
 }  // namespace fastconv

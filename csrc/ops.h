@@ -61,6 +61,8 @@ struct Buffers {
   const float* in[4];
   float* out;
   float* scratch;
+  const char* next;  // weights that this thread reads after this call, to be fetched into L2 meanwhile; or null
+  int64_t next_bytes;
 };
 
 constexpr int MAX_RANK = 8;
@@ -82,14 +84,17 @@ struct Conv2d {
   ConvAlgorithm algorithm;
   Activation act;
   int64_t rows_per_chunk, row_chunks, panels_per_chunk, panel_chunks;
+  int64_t taps_per_slice;  // the depth is cut where a panel of all taps would not stay in L2
 };
 
-// 3x3, stride 1, by F(4x4, 3x3): tiles of 4x4 outputs, 36 products of [tiles x C] by [C x K] (cpu/winograd.cpp).
-// winograd_conv2d does it all, a block of tiles at a time: in x, weights, bias, residual. Where one block is all there
-// is, winograd_input (in: x; out: 36 planes) and winograd_product (in: planes, weights, bias, residual) split the work.
+// r x r, stride 1, by F(m x m, r x r): tiles of m x m outputs, (m + r - 1)^2 products of [tiles x C] by [C x K]
+// (cpu/winograd.cpp). winograd_conv2d does it all, a block of tiles at a time: in x, weights, bias, residual. Where one
+// block is all there is, winograd_input (in: x; out: the planes) and winograd_product (in: planes, weights, bias,
+// residual) split the work.
 struct Winograd {
   int64_t chunks;
   int64_t N, H, W, C, K, P, Q;
+  int64_t m, r;
   int64_t pad_t, pad_l;
   int64_t x_image, x_row, x_ld;
   int64_t y_ld, res_ld;

@@ -2,6 +2,7 @@
 
 #include <time.h>
 
+#include <algorithm>
 #include <new>
 #include <stdexcept>
 
@@ -23,13 +24,26 @@ struct Call {
   Buffers buffers;
   char* scratch;
   int64_t scratch_stride;
+  int threads;
+  const Operation* next;  // the next one that reads weights, or null
+  const char* weights;    // of it
+  int64_t weight_bytes;
 };
+
+constexpr int64_t FETCH_BYTES = 400 << 10;  // of the next operation's weights: what L2 holds beside this one's
 
 void compute(void* argument, int64_t begin, int64_t end, int thread) {
   const Call& call = *(const Call*)argument;
   Buffers b = call.buffers;
   b.scratch = (float*)(call.scratch + thread * call.scratch_stride);
   const Operation& o = *call.operation;
+  if (call.next && end == first_chunk(o.chunks, thread + 1, call.threads)) {
+    const Operation& next = *call.next;
+    const int64_t parts = next.weight_parts;
+    const int64_t part = first_chunk(next.chunks, thread, call.threads) * parts / next.chunks;
+    b.next = call.weights + call.weight_bytes / parts * part;
+    b.next_bytes = std::min(FETCH_BYTES, call.weight_bytes / parts);
+  }
   switch (o.op) {
 #define KERNEL(name, Descriptor)             \
   case Op::name:                             \
@@ -105,6 +119,7 @@ void Plan::check(const Extent& needs, const std::vector<int>& in, int out) const
     for (int i = 0; i < 4; i++) o.in[i] = i < (int)in.size() ? in[i] : -1;   \
     o.out = out;                                                             \
     o.chunks = d.chunks;                                                     \
+    o.weight_parts = weight_parts_for(d, isa_, Op::name);                    \
     o.name = d;                                                              \
     const int64_t scratch = (scratch_for(d, isa_, Op::name) + 63) / 64 * 64; \
     if (scratch > scratch_bytes_) scratch_bytes_ = scratch;                  \
@@ -118,6 +133,7 @@ void Plan::run(char* arena, float* scratch, float* const* externals, ThreadPool&
   call.table = &kernels(isa_);
   call.scratch = (char*)scratch;
   call.scratch_stride = scratch_bytes_;
+  call.threads = pool.threads();
   auto address = [&](int32_t number) -> float* {
     if (number < 0) return nullptr;
     const Tensor& t = tensors_[number];
@@ -131,6 +147,14 @@ void Plan::run(char* arena, float* scratch, float* const* externals, ThreadPool&
     call.operation = &o;
     for (int k = 0; k < 4; k++) call.buffers.in[k] = address(o.in[k]);
     call.buffers.out = address(o.out);
+    call.buffers.next = nullptr;
+    call.next = nullptr;
+    for (size_t j = i + 1; j < operations_.size() && j <= i + 2 && !call.next; j++) {
+      if (operations_[j].weight_parts == 0 || operations_[j].chunks == 0) continue;
+      call.next = &operations_[j];
+      call.weights = (const char*)address(call.next->in[1]);
+      call.weight_bytes = tensors_[call.next->in[1]].size * 4;
+    }
     pool.run(o.chunks, compute, &call);
     if (nanoseconds) {
       const int64_t end = now();

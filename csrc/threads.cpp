@@ -43,35 +43,47 @@ uint64_t fork_generation() {
 }
 
 struct ThreadPool::Shared {
-  alignas(64) std::atomic<uint64_t> ticket{0};  // epoch << 32 | next chunk
+  struct alignas(64) Ticket {
+    std::atomic<uint64_t> next{0};  // epoch << 32 | next chunk
+  };
+  const std::unique_ptr<Ticket[]> tickets;  // one a thread
+  const int threads;
   alignas(64) std::atomic<int64_t> done{0};
   alignas(64) std::atomic<uint32_t> epoch{0};
   std::atomic<Job> job{nullptr};
   std::atomic<void*> argument{nullptr};
   std::atomic<int64_t> chunks{0};
-  std::atomic<int64_t> split{1};
   std::atomic<int> sleepers{0};
   std::atomic<bool> stop{false};
   std::mutex mutex;
   std::condition_variable wake;
   std::vector<std::thread> workers;
 
+  explicit Shared(int n) : tickets(new Ticket[n]), threads(n) {}
+
+  // Its own range first, then what the others have not begun: half of what is left at a time (neighbouring chunks
+  // share weights), of another's range a quarter.
   void work(uint32_t my_epoch, int thread) {
-    // Read before the ticket: if any of these belongs to a later job, so does the ticket (see run), and nothing is
+    // Read before the tickets: if any of these belongs to a later job, so do the tickets (see run), and nothing is
     // claimed.
     const Job fn = job.load(std::memory_order_acquire);
     void* arg = argument.load(std::memory_order_acquire);
-    const int64_t total = chunks.load(std::memory_order_acquire), share = split.load(std::memory_order_acquire);
-    uint64_t seen = ticket.load(std::memory_order_acquire);
-    while ((uint32_t)(seen >> 32) == my_epoch) {
-      const int64_t begin = (int64_t)(seen & 0xffffffffu);
-      if (begin >= total) return;
-      const int64_t end = std::min(total, begin + std::max<int64_t>(1, (total - begin) / share));
-      const uint64_t next = (uint64_t)my_epoch << 32 | (uint64_t)end;
-      if (!ticket.compare_exchange_weak(seen, next, std::memory_order_acq_rel)) continue;
-      fn(arg, begin, end, thread);
-      done.fetch_add(end - begin, std::memory_order_release);
-      seen = ticket.load(std::memory_order_acquire);
+    const int64_t total = chunks.load(std::memory_order_acquire);
+    for (int k = 0; k < threads; k++) {
+      const int owner = thread + k < threads ? thread + k : thread + k - threads;
+      const int64_t range_end = first_chunk(total, owner + 1, threads);
+      std::atomic<uint64_t>& ticket = tickets[owner].next;
+      uint64_t seen = ticket.load(std::memory_order_acquire);
+      while ((uint32_t)(seen >> 32) == my_epoch) {
+        const int64_t begin = (int64_t)(seen & 0xffffffffu);
+        if (begin >= range_end) break;
+        const int64_t end = begin + std::max<int64_t>(1, (range_end - begin) / (k == 0 ? 2 : 4));
+        const uint64_t next = (uint64_t)my_epoch << 32 | (uint64_t)end;
+        if (!ticket.compare_exchange_weak(seen, next, std::memory_order_acq_rel)) continue;
+        fn(arg, begin, end, thread);
+        done.fetch_add(end - begin, std::memory_order_release);
+        seen = ticket.load(std::memory_order_acquire);
+      }
     }
   }
 
@@ -116,7 +128,7 @@ ThreadPool::~ThreadPool() {
 void ThreadPool::start() {
   (void)shared_.release();  // null, or from before a fork
   generation_ = fork_generation();
-  shared_ = std::make_unique<Shared>();
+  shared_ = std::make_unique<Shared>(threads_);
   Shared* s = shared_.get();
   for (int i = 1; i < threads_; i++) {
     try {
@@ -134,16 +146,17 @@ void ThreadPool::run(int64_t chunks, Job job, void* argument) {
   }
   if (!shared_ || generation_ != fork_generation()) start();
   Shared& s = *shared_;
-  // A worker that is late for the last job must not claim a chunk of this one with that job's ticket: close it first.
+  // A worker that is late for the last job must not claim a chunk of this one with that job's tickets: close them.
   const uint32_t epoch = s.epoch.load(std::memory_order_relaxed) + 1;
-  s.ticket.store((uint64_t)epoch << 32 | 0xffffffffu, std::memory_order_relaxed);
+  const uint64_t opened = (uint64_t)epoch << 32;
+  for (int t = 0; t < threads_; t++) s.tickets[t].next.store(opened | 0xffffffffu, std::memory_order_relaxed);
   s.job.store(job, std::memory_order_release);
   s.argument.store(argument, std::memory_order_release);
   s.chunks.store(chunks, std::memory_order_release);
-  // Neighbouring chunks share weights: a thread takes a few in a row, fewer towards the end.
-  s.split.store(2 * threads_, std::memory_order_release);
   s.done.store(0, std::memory_order_relaxed);
-  s.ticket.store((uint64_t)epoch << 32, std::memory_order_release);
+  for (int t = 0; t < threads_; t++) {
+    s.tickets[t].next.store(opened | (uint64_t)first_chunk(chunks, t, threads_), std::memory_order_release);
+  }
   s.epoch.store(epoch);
   if (s.sleepers.load() > 0) {
     std::lock_guard<std::mutex> lock(s.mutex);

@@ -1,8 +1,8 @@
 // The only threads of the project: a small pool that computes the chunks of one operation at a time.
 //
-// A job is a range of chunks. Threads claim pieces of it from one 64-bit ticket (epoch in the high half, next chunk in
-// the low half), so that a worker that wakes late finds the epoch gone and never touches a finished job, and the caller
-// waits for chunks, not for threads. Idle workers spin for some tens of microseconds, then sleep. A fork leaves the
+// A job is a range of chunks, cut into one part for each thread. A thread claims pieces of its own part, then of the
+// others', from 64-bit tickets (epoch in the high half, next chunk in the low half), so that a worker that wakes late
+// finds the epoch gone and never touches a finished job, and the caller waits for chunks, not for threads. Idle workers spin for some tens of microseconds, then sleep. A fork leaves the
 // child without workers: it starts its own at the next job.
 #pragma once
 #include <stdint.h>
@@ -32,6 +32,9 @@ class ThreadPool {
   std::unique_ptr<Shared> shared_;
   void start();
 };
+
+// Where the part of thread t begins.
+inline int64_t first_chunk(int64_t chunks, int64_t t, int64_t threads) { return chunks * t / threads; }
 
 uint64_t fork_generation();  // grows in the child of a fork
 int usable_cpus();           // by affinity and cgroup quota, at least 1

@@ -55,6 +55,7 @@ class ConvSpec:
     strides: tuple[int, int]
     dilations: tuple[int, int]
     choice: str
+    m: int  # Winograd: outputs of a tile and axis
 
 
 class WeightCache:
@@ -180,7 +181,7 @@ class Compiler:
         if spec.choice == "depthwise":
             return self._pack(node, "depthwise", lambda w, s: store.pack_depthwise_conv2d(w, s, isa))
         if spec.choice == "winograd":
-            return self._pack(node, "winograd", lambda w, s: store.pack_winograd(w, s, isa))
+            return self._pack(node, ("winograd", spec.m), lambda w, s: store.pack_winograd(w, s, spec.m, isa))
         how = ("conv2d", spec.groups)
         return self._pack(node, how, lambda w, s: store.pack_conv2d(w, s, spec.groups, isa))
 
@@ -232,11 +233,11 @@ def conv_spec(node: Node, isa: _core.Isa, strict: bool) -> ConvSpec:
     _, P, Q, K = node.output.shape
     R, S = node.input(1).shape[2:]
     groups, strides, dilations, pads = a["group"], tuple(a["strides"]), tuple(a["dilations"]), tuple(a["pads"])
-    choice = _core.choose_conv2d(
+    choice, m = _core.choose_conv2d(
         N=N, H=H, W=W, C=C, K=K, P=P, Q=Q, R=R, S=S, groups=groups, strides=strides, dilations=dilations, pads=pads,
         isa=isa, strict=strict,
     )  # fmt: skip
-    return ConvSpec(H, W, C, R, S, groups, strides, dilations, choice)
+    return ConvSpec(H, W, C, R, S, groups, strides, dilations, choice, m)
 
 
 def _prepare(graph: Graph, isa: _core.Isa, strict: bool) -> Graph:
@@ -250,7 +251,7 @@ def _prepare(graph: Graph, isa: _core.Isa, strict: bool) -> Graph:
             spec = conv_spec(node, isa, strict)
             if spec.choice == "winograd":
                 N, P, Q, K = node.output.shape
-                node.attrs["workspace_bytes"] = 4 * _core.winograd_planes(N * _tiles(P) * _tiles(Q), spec.C, K)
+                node.attrs["workspace_bytes"] = 4 * _core.winograd_workspace(N, P, Q, spec.C, K, spec.m, spec.R)
             if spec.choice == "row_run":
                 top, left, bottom, right = node.attrs["pads"]
                 N = node.output.shape[0]
@@ -271,10 +272,6 @@ def _prepare(graph: Graph, isa: _core.Isa, strict: bool) -> Graph:
         nodes.append(node)
     g.nodes = nodes
     return g
-
-
-def _tiles(n: int) -> int:
-    return -(-n // 4)
 
 
 def _dense(g: Graph, x: Value, nodes: list[Node]) -> Value:

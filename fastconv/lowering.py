@@ -16,7 +16,7 @@ from .graph import Node
 from .views import View, broadcast_strides, collapse, row_strides
 
 if TYPE_CHECKING:
-    from .compiler import Compiler
+    from .compiler import Compiler, ConvSpec
 
 Lowering = Callable[["Compiler", Node], None]
 LOWERINGS: dict[str, Lowering] = {}
@@ -104,7 +104,7 @@ def conv(c: Compiler, node: Node) -> None:
     moved = 4 * (N * H * W * C + w.size + N * P * Q * K * (2 if res else 1))
     inputs = [x_tensor, c.packed(node, spec), c.constant(bias), c.tensor(res) if res else -1]
     if spec.choice == "winograd":
-        _winograd(c, node, geometry, x_tensor, inputs, y, flops, moved)
+        _winograd(c, node, spec, geometry, inputs, y, flops, moved)
     elif spec.choice == "depthwise":
         depthwise = _core.DepthwiseConv2d(multiplier=K // C, **geometry)
         c.emit("depthwise_conv2d", depthwise, inputs, c.tensor(y), node, spec.choice, flops, moved)
@@ -114,20 +114,20 @@ def conv(c: Compiler, node: Node) -> None:
 
 
 def _winograd(
-    c: Compiler, node: Node, geometry: dict[str, Any], x: int, inputs: list[int], y: View, flops: int, moved: int
+    c: Compiler, node: Node, spec: ConvSpec, geometry: dict[str, Any], inputs: list[int], y: View, flops: int, moved: int
 ) -> None:
     """One operation, or two with the transformed input between them where one block holds all tiles."""
     fields = ("N", "H", "W", "C", "K", "P", "Q", "pad_t", "pad_l", "x_image", "x_row", "x_ld", "y_ld", "res_ld", "act")
     N, C, K, P, Q = (geometry[f] for f in ("N", "C", "K", "P", "Q"))
-    tiles_h, tiles_w = -(-P // 4), -(-Q // 4)
-    desc = _core.Winograd(tiles_h=tiles_h, tiles_w=tiles_w, **{f: geometry[f] for f in fields})
-    size = _core.winograd_planes(N * tiles_h * tiles_w, C, K)
+    desc = _core.Winograd(m=spec.m, r=spec.R, **{f: geometry[f] for f in fields})
+    name = f"F({spec.m}x{spec.m},{spec.R}x{spec.R})"
+    size = _core.winograd_workspace(N, P, Q, C, K, spec.m, spec.R)
     if size == 0:
-        c.emit("winograd_conv2d", desc, inputs, c.tensor(y), node, "winograd", flops, moved)
+        c.emit("winograd_conv2d", desc, inputs, c.tensor(y), node, name, flops, moved)
         return
     planes = c.tensor(View("arena", None, c.workspace(node) // 4, (size,), (1,)))
-    c.emit("winograd_input", desc, [x], planes, node, "tiles", 0, 4 * (geometry["x_image"] * N + size))
-    c.emit("winograd_product", desc, [planes, *inputs[1:]], c.tensor(y), node, "winograd", flops, moved)
+    c.emit("winograd_input", desc, inputs[:1], planes, node, "tiles", 0, 4 * (geometry["x_image"] * N + size))
+    c.emit("winograd_product", desc, [planes, *inputs[1:]], c.tensor(y), node, name, flops, moved)
 
 
 @lowers("Gemm")

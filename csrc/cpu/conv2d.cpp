@@ -19,6 +19,7 @@ struct Scratch {
   const float** pointers;  // taps x rows
   int32_t* taps;
   float* zeros;  // C / groups floats
+  float* sums;   // rows of a chunk x columns of a panel, where the depth is cut
 };
 
 // Pointers of `rows` pixels from `at` on, for every tap that touches the image in at least one of them; returns how
@@ -81,50 +82,71 @@ int64_t gather_rows(const Conv2d& d, const float* x, int64_t row, int64_t rows, 
 }
 
 void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t group, const Panels& panels, int64_t panel,
-               int64_t row_begin, int64_t row_end) {
+               int64_t row_begin, int64_t row_end, bool fetch_next) {
   const int64_t Cg = d.C / d.groups, Kg = d.K / d.groups;
   const bool runs = d.algorithm == ConvAlgorithm::row_run;
   const int64_t taps = runs ? d.R : d.R * d.S, len = runs ? d.S * Cg : Cg;
   const int nv = panels.width(panel);
   const int64_t first = panels.start(panel) * Vec::N, columns = min_i(Kg - first, nv * Vec::N);
-  const int64_t depth = taps * len, k = group * Kg + first;
+  const int64_t k = group * Kg + first;
   const float* x = b.in[0] + group * Cg;
 
   Tile t;
-  t.taps = s.taps;
-  t.a = s.pointers;
   t.len = len;
-  t.w = b.in[1] + (group * panels.vectors + panels.start(panel)) * Vec::N * depth;
+  t.w = b.in[1] + (group * panels.vectors + panels.start(panel)) * Vec::N * taps * len;
   t.w_ld = nv * Vec::N;
-  t.bias = b.in[2] ? b.in[2] + k : nullptr;
   t.res_ld = d.res_ld;
-  t.y_ld = d.y_ld;
-  t.tail = (int)(columns - (nv - 1) * Vec::N);
-  t.act = &d.act;
+  const int tail = (int)(columns - (nv - 1) * Vec::N);
 
   const RowBlocks blocks(row_end - row_begin, nv);
   const int64_t fewest = blocks.rows / blocks.count;
   const TileFunction small = find_tile(nv, fewest);
   const TileFunction large = blocks.rows % blocks.count ? find_tile(nv, fewest + 1) : small;
-  // The next panel is fetched one line a step: the first nv blocks of all rows fetch it whole, each its own part.
-  const bool last = group == d.groups - 1 && panel == panels.count - 1;
-  const int64_t block = row_begin / ROWS[nv];
-  const char* next = (const char*)(t.w + depth * t.w_ld) + block * depth * 64;
-  int64_t lines = last || d.N * d.P * d.Q <= ROWS[nv] ? 0 : depth * t.w_ld * 4 / 64 - block * depth;
+  const int64_t slice = runs ? taps : min_i(taps, d.taps_per_slice), tap_bytes = len * t.w_ld * 4;
+  const Activation none = {Func::identity, 0, 0};
+  const bool last_panel = group == d.groups - 1 && panel == panels.count - 1;
+  const int64_t M = d.N * d.P * d.Q;
 
-  for (int64_t i = 0; i < blocks.count; i++) {
-    const int64_t at = row_begin + blocks.start(i), rows = row_begin + blocks.start(i + 1) - at;
-    const Pixel pixel = {at / (d.P * d.Q), at / d.Q % d.P, at % d.Q};
-    t.n_taps = d.algorithm == ConvAlgorithm::gemm ? gather_rows(d, x, at, rows, s)
-               : runs                             ? gather_runs(d, x, pixel, rows, s)
-                                                  : gather(d, x, pixel, rows, s);
-    t.y = b.out + at * d.y_ld + k;
-    t.residual = b.in[3] ? b.in[3] + at * d.res_ld + k : nullptr;
-    t.next = lines > 0 ? next : (const char*)t.w;
-    t.next_step = lines > 0 ? 64 : 0;
-    next += t.n_taps * len * 64;
-    lines -= t.n_taps * len;
-    (rows == fewest ? small : large)(t);
+  for (int64_t tap = 0; tap < taps; tap += slice) {
+    const int64_t end = min_i(taps, tap + slice);
+    // The next weights are fetched at an even pace: of the next panel by each chunk of rows its own part.
+    const bool other = end == taps && fetch_next && b.next;
+    const int64_t ahead = last_panel && end == taps ? 0 : min_i(slice, end < taps ? taps - end : taps) * tap_bytes;
+    const int64_t part = ahead * row_begin / M;
+    const char* next = other ? b.next : (const char*)t.w + end * tap_bytes + part;
+    const int64_t bytes = other ? b.next_bytes : blocks.count < 2 ? 0 : ahead * row_end / M - part;
+    const int64_t steps = blocks.count * (end - tap) * len;
+    t.next_step = min_i(64, (bytes + steps - 1) / steps);
+    for (int64_t i = 0; i < blocks.count; i++) {
+      const int64_t at = row_begin + blocks.start(i), rows = row_begin + blocks.start(i + 1) - at;
+      const Pixel pixel = {at / (d.P * d.Q), at / d.Q % d.P, at % d.Q};
+      t.n_taps = d.algorithm == ConvAlgorithm::gemm ? gather_rows(d, x, at, rows, s)
+                 : runs                             ? gather_runs(d, x, pixel, rows, s)
+                                                    : gather(d, x, pixel, rows, s);
+      t.a = s.pointers;
+      t.taps = s.taps;
+      float* sums = s.sums + blocks.start(i) * t.w_ld;
+      const bool first = tap == 0, last = end == taps;
+      if (!first || !last) {
+        int64_t skip = 0, live = t.n_taps;
+        while (skip < live && s.taps[skip] < tap) skip++;
+        while (live > skip && s.taps[live - 1] >= end) live--;
+        t.a += skip * rows;
+        t.taps += skip;
+        t.n_taps = live - skip;
+      }
+      t.start = first ? nullptr : sums;
+      t.start_ld = t.w_ld;
+      t.y = last ? b.out + at * d.y_ld + k : sums;
+      t.y_ld = last ? d.y_ld : t.w_ld;
+      t.tail = last ? tail : Vec::N;
+      t.act = last ? &d.act : &none;
+      t.bias = last && b.in[2] ? b.in[2] + k : nullptr;
+      t.residual = last && b.in[3] ? b.in[3] + at * d.res_ld + k : nullptr;
+      t.next = next;
+      next += t.next_step * t.n_taps * len;
+      (rows == fewest ? small : large)(t);
+    }
   }
 }
 
@@ -133,12 +155,13 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
 void conv2d(const Conv2d& d, const Buffers& b, int64_t begin, int64_t end) {
   const int64_t Cg = d.C / d.groups, M = d.N * d.P * d.Q;
   const Panels panels(d.K / d.groups, MAX_NV);
-  // scratch: zeros, pointers, taps; sized by scratch_bytes(Conv2d&)
+  // scratch: zeros, sums, pointers, taps; sized by scratch_bytes(Conv2d&)
   Scratch s;
   s.zeros = b.scratch;
   const int64_t zeros = (Cg + 15) / 16 * 16;
   for (int64_t c = 0; c < zeros; c++) s.zeros[c] = 0;
-  s.pointers = (const float**)(b.scratch + zeros);
+  s.sums = s.zeros + zeros;
+  s.pointers = (const float**)(s.sums + (d.taps_per_slice < d.R * d.S ? d.rows_per_chunk * MAX_NV * Vec::N : 0));
   s.taps = (int32_t*)(s.pointers + d.R * d.S * 16);
 
   for (int64_t chunk = begin; chunk < end; chunk++) {
@@ -147,7 +170,7 @@ void conv2d(const Conv2d& d, const Buffers& b, int64_t begin, int64_t end) {
     const int64_t row_begin = rc * d.rows_per_chunk, row_end = min_i(M, row_begin + d.rows_per_chunk);
     const int64_t last = min_i(panels.count, (pc + 1) * d.panels_per_chunk);
     for (int64_t p = pc * d.panels_per_chunk; p < last; p++) {
-      run_panel(d, b, s, group, panels, p, row_begin, row_end);
+      run_panel(d, b, s, group, panels, p, row_begin, row_end, chunk == end - 1 && p == last - 1);
     }
   }
 }

@@ -51,6 +51,7 @@ void linear(const Linear& d, const Buffers& b, int64_t begin, int64_t end) {
   t.y_ld = d.y_ld;
   t.act = &d.act;
   t.next_step = 0;
+  t.start = nullptr;
 
   for (int64_t chunk = begin; chunk < end; chunk++) {
     const int64_t rc = chunk % d.row_chunks, first = chunk / d.row_chunks * DENSE_NV;

@@ -3,6 +3,7 @@
 
 #include "cpu/dispatch.h"
 #include "cpu/select.h"
+#include "cpu/winograd.h"
 
 namespace fastconv {
 
@@ -18,9 +19,9 @@ int64_t packed_depthwise_size(int64_t K, int64_t R, int64_t S, Isa isa) {
   return vectors(K, V) * V * R * S;
 }
 
-int64_t packed_winograd_size(int64_t K, int64_t C, Isa isa) {
-  const int64_t V = kernels(isa).vector_length;
-  return vectors(K, V) * V * C * 36;
+int64_t packed_winograd_size(int64_t K, int64_t C, int64_t m, int64_t r, Isa isa) {
+  const int64_t V = kernels(isa).vector_length, edge = m + r - 1;
+  return vectors(K, V) * V * C * edge * edge;
 }
 
 int64_t packed_linear_size(int64_t K, int64_t C, Isa isa) {
@@ -69,17 +70,18 @@ void pack_conv2d(float* out, const float* w, const float* scale, int64_t K, int6
   }
 }
 
-// The matrix G of F(4x4, 3x3) with the points 0, 5/8, -5/8, 3/2, -3/2 and infinity.
+// The matrix G of F(m, r): row j holds the powers of point j over its distances to the others; the last is infinity.
 struct FilterTransform {
-  double g[6][3] = {};
-  FilterTransform() {
-    const double points[5] = {0, 0.625, -0.625, 1.5, -1.5};
-    for (int j = 0; j < 5; j++) {
-      double norm = 1;
-      for (int k = 0; k < 5; k++) norm *= k == j ? 1 : points[j] - points[k];
-      for (int i = 0; i < 3; i++) g[j][i] = (i == 0 ? 1 : i == 1 ? points[j] : points[j] * points[j]) / norm;
+  int edge, taps;
+  double g[6][5] = {};
+  FilterTransform(int64_t m, int64_t r) : edge((int)(m + r - 1)), taps((int)r) {
+    const double* points = edge == 4 ? WINOGRAD_POINTS_4 : WINOGRAD_POINTS_6;
+    for (int j = 0; j < edge - 1; j++) {
+      double value = 1;
+      for (int k = 0; k < edge - 1; k++) value /= k == j ? 1 : points[j] - points[k];
+      for (int i = 0; i < taps; i++, value *= points[j]) g[j][i] = value;
     }
-    g[5][2] = 1;
+    g[edge - 1][taps - 1] = 1;
   }
 };
 
@@ -87,41 +89,49 @@ struct FilterTransform {
 static void transform_filters(float* out, int64_t plane, const float* w, int64_t stride, const float* scale,
                               int64_t lanes, const FilterTransform& G) {
   constexpr int L = 16;
-  double g[9][L] = {}, t[6][3][L];
+  const int T = G.edge, R = G.taps;
+  double g[25][L] = {}, t[6][5][L];
   for (int64_t i = 0; i < lanes; i++) {
-    for (int e = 0; e < 9; e++) g[e][i] = (double)w[i * stride + e] * (scale ? scale[i] : 1.0f);
+    for (int e = 0; e < R * R; e++) g[e][i] = (double)w[i * stride + e] * (scale ? scale[i] : 1.0f);
   }
-  for (int r = 0; r < 6; r++) {
-    for (int s = 0; s < 3; s++) {
-      for (int i = 0; i < L; i++) t[r][s][i] = G.g[r][0] * g[s][i] + G.g[r][1] * g[3 + s][i] + G.g[r][2] * g[6 + s][i];
+  for (int r = 0; r < T; r++) {
+    for (int s = 0; s < R; s++) {
+      for (int i = 0; i < L; i++) {
+        double sum = 0;
+        for (int k = 0; k < R; k++) sum += G.g[r][k] * g[k * R + s][i];
+        t[r][s][i] = sum;
+      }
     }
   }
-  for (int r = 0; r < 6; r++) {
-    for (int s = 0; s < 6; s++) {
+  for (int r = 0; r < T; r++) {
+    for (int s = 0; s < T; s++) {
       float u[L];
       for (int i = 0; i < L; i++) {
-        u[i] = (float)(t[r][0][i] * G.g[s][0] + t[r][1][i] * G.g[s][1] + t[r][2][i] * G.g[s][2]);
+        double sum = 0;
+        for (int k = 0; k < R; k++) sum += t[r][k][i] * G.g[s][k];
+        u[i] = (float)sum;
       }
-      memcpy(out + (r * 6 + s) * plane, u, sizeof(float) * lanes);
+      memcpy(out + (r * T + s) * plane, u, sizeof(float) * lanes);
     }
   }
 }
 
-void pack_winograd(float* out, const float* w, const float* scale, int64_t K, int64_t C, Isa isa) {
-  const FilterTransform G;
-  const int64_t V = kernels(isa).vector_length, widest = kernels(isa).max_panel;
+void pack_winograd(float* out, const float* w, const float* scale, int64_t K, int64_t C, int64_t m, int64_t r,
+                   Isa isa) {
+  const FilterTransform G(m, r);
+  const int64_t V = kernels(isa).vector_length, widest = kernels(isa).max_panel, planes = G.edge * G.edge;
   const int64_t n = vectors(K, V), count = (n + widest - 1) / widest;
   for (int64_t p = 0, first = 0; p < count; p++) {
     const int64_t nv = n / count + (p < n % count), width = nv * V, k = first * V;
     const int64_t columns = K - k < width ? K - k : width;
-    if (columns < width) memset(out, 0, sizeof(float) * 36 * C * width);
+    if (columns < width) memset(out, 0, sizeof(float) * planes * C * width);
     for (int64_t c = 0; c < C; c++) {
       for (int64_t i = 0; i < columns; i += 16) {
-        transform_filters(out + c * width + i, C * width, w + ((k + i) * C + c) * 9, C * 9,
+        transform_filters(out + c * width + i, C * width, w + ((k + i) * C + c) * r * r, C * r * r,
                           scale ? scale + k + i : nullptr, columns - i < 16 ? columns - i : 16, G);
       }
     }
-    out += 36 * C * width;
+    out += planes * C * width;
     first += nv;
   }
 }

@@ -2,21 +2,23 @@
 
 namespace fastconv {
 
-ConvChoice choose_conv2d(const ConvShape& s, Isa, bool strict) {
-  if (s.groups > 1 && s.groups == s.C) return ConvChoice::depthwise;
+ConvPlan choose_conv2d(const ConvShape& s, Isa, bool strict) {
+  if (s.groups > 1 && s.groups == s.C) return {ConvChoice::depthwise, 0};
   const bool unpadded = s.pad_t == 0 && s.pad_l == 0 && s.pad_b == 0 && s.pad_r == 0;
-  if (s.R == 1 && s.S == 1 && s.stride_h == 1 && s.stride_w == 1 && unpadded) return ConvChoice::gemm;
+  if (s.R == 1 && s.S == 1 && s.stride_h == 1 && s.stride_w == 1 && unpadded) return {ConvChoice::gemm, 0};
   // A filter row over so few channels is one run: the loop over 3 channels alone would be all overhead.
   // Its padded copy must not be much larger than the image, whatever a file says of padding.
   const double padded = ((double)s.H + s.pad_t + s.pad_b) * ((double)s.W + s.pad_l + s.pad_r);
   const bool fits = padded <= 4.0 * s.H * s.W + 65536;
-  if (s.groups == 1 && s.dilation_w == 1 && s.C <= 8 && s.S > 1 && fits) return ConvChoice::row_run;
+  if (s.groups == 1 && s.dilation_w == 1 && s.C <= 8 && s.S > 1 && fits) return {ConvChoice::row_run, 0};
   const bool plain3x3 = s.R == 3 && s.S == 3 && s.groups == 1 && s.stride_h == 1 && s.stride_w == 1 &&
                         s.dilation_h == 1 && s.dilation_w == 1;
-  // Four times the weights must pay: with few tiles they come from memory for little work. At 7x7 direct wins.
+  if (strict || !plain3x3 || s.C < 32 || s.K < 32) return {ConvChoice::implicit, 0};
   const int64_t tiles = s.N * ((s.P + 3) / 4) * ((s.Q + 3) / 4);
-  if (!strict && plain3x3 && s.C >= 32 && s.K >= 32 && tiles >= 9) return ConvChoice::winograd;
-  return ConvChoice::implicit;
+  // Four times the weights must pay: with few tiles they come from memory for little work. At 7x7 direct wins.
+  if (tiles > 16) return {ConvChoice::winograd, 4};
+  if (tiles > 4) return {ConvChoice::winograd, 2};
+  return {ConvChoice::implicit, 0};
 }
 
 const char* choice_name(ConvChoice choice) {

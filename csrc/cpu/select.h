@@ -11,13 +11,18 @@ struct ConvShape {
 
 enum class ConvChoice : int32_t { gemm, implicit, row_run, depthwise, winograd };
 
+struct ConvPlan {
+  ConvChoice algorithm;
+  int m;  // Winograd: outputs of a tile and axis
+};
+
 // strict: no algorithm whose rounding error is larger than that of direct summation.
-ConvChoice choose_conv2d(const ConvShape& shape, Isa isa, bool strict);
+ConvPlan choose_conv2d(const ConvShape& shape, Isa isa, bool strict);
 const char* choice_name(ConvChoice choice);
 
 // Number of floats of the packed weights of each kernel.
 int64_t packed_conv2d_size(int64_t K, int64_t C, int64_t R, int64_t S, int64_t groups, Isa isa);
-int64_t packed_winograd_size(int64_t K, int64_t C, Isa isa);
+int64_t packed_winograd_size(int64_t K, int64_t C, int64_t m, int64_t r, Isa isa);
 int64_t packed_depthwise_size(int64_t K, int64_t R, int64_t S, Isa isa);
 int64_t packed_linear_size(int64_t K, int64_t C, Isa isa);
 
@@ -25,7 +30,8 @@ int64_t packed_linear_size(int64_t K, int64_t C, Isa isa);
 // null or K floats.
 void pack_conv2d(float* out, const float* w, const float* scale, int64_t K, int64_t C, int64_t R, int64_t S,
                  int64_t groups, Isa isa);
-void pack_winograd(float* out, const float* w, const float* scale, int64_t K, int64_t C, Isa isa);  // w: [K][C][3][3]
+void pack_winograd(float* out, const float* w, const float* scale, int64_t K, int64_t C, int64_t m, int64_t r,
+                   Isa isa);
 void pack_depthwise(float* out, const float* w, const float* scale, int64_t K, int64_t R, int64_t S, Isa isa);
 // w is [K][C] (trans_b), or [C][K]. taps > 1: C counts [C / taps][taps] in w, as an N C H W image flattens, and
 // [taps][C / taps] in the input, as N H W C does.

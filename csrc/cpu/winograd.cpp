@@ -1,11 +1,13 @@
-// 3x3 convolution with stride 1 by Winograd's F(4x4, 3x3): 36 multiplications for 16 outputs instead of 144.
+// Convolution with stride 1 by Winograd's F(m x m, r x r): (m + r - 1)^2 multiplications for m^2 outputs of r^2 taps.
 //
 //   Y = A^T [ (G g G^T) . (B^T d B) ] A      (Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", 2016)
 //
-// with the points 0, +-5/8, +-3/2: rms error about twice that of direct summation. A block of tiles is transformed into
-// 36 planes of [tiles][C], multiplied panel by panel into 36 planes of [tiles][columns] and transformed back, all
-// within L2. Weights are [panel][36][C][columns], transformed in double precision while they are packed (cpu/pack.cpp).
-// Planes are padded by PLANE_PAD floats: strides of 4096 bytes would put all 36 into one cache set.
+// F(2x2,3x3) with the points 0, +-1 saves 2.25 times; F(4x4,3x3) saves 4 times and F(2x2,5x5), which reads the same
+// tiles, 2.8 times, with the points 0, +-5/8, +-3/2: rms error about twice that of direct summation. A block of tiles
+// is transformed into T^2 planes of [tiles][C] (T = m + r - 1), multiplied panel by panel into T^2 planes of
+// [tiles][columns] and transformed back, all within L2. Weights are [panel][T^2][C][columns], transformed in double
+// precision while they are packed (cpu/pack.cpp). Planes are padded by PLANE_PAD floats: strides of 4096 bytes would
+// put all of them into one cache set.
 #include "cpu/winograd.h"
 
 #include "cpu/gemm.h"
@@ -15,6 +17,8 @@ namespace FASTCONV_ISA {
 
 namespace {
 
+constexpr int64_t RESIDENT = 160 << 10;  // floats of weights that stay in L2 beside a block of tiles
+
 constexpr float A = 0.625f, B = 1.5f, A2 = A * A, B2 = B * B;
 constexpr float A3 = A * A2, B3 = B * B2;
 
@@ -22,11 +26,21 @@ struct Position {  // of a tile
   int64_t n, h, w;
 };
 
+int64_t edge(const Winograd& d) { return d.m + d.r - 1; }
+
 Position position(const Winograd& d, int64_t tile) {
   return {tile / (d.tiles_h * d.tiles_w), tile / d.tiles_w % d.tiles_h, tile % d.tiles_w};
 }
 
-// B^T d: six numbers in, six out
+// B^T d, points 0, 1, -1
+static inline void transform_in(const Vec (&d)[4], Vec (&t)[4]) {
+  t[0] = sub(d[2], d[0]);
+  t[1] = add(d[1], d[2]);
+  t[2] = sub(d[2], d[1]);
+  t[3] = sub(d[3], d[1]);
+}
+
+// B^T d, points 0, a, -a, b, -b
 static inline void transform_in(const Vec (&d)[6], Vec (&t)[6]) {
   const Vec a = set1(A), b = set1(B), a2 = set1(-A2), b2 = set1(-B2), sum = set1(-(A2 + B2)), product = set1(A2 * B2);
   Vec u = fma(b2, d[2], d[4]), v = mul(a, fma(b2, d[1], d[3]));
@@ -39,7 +53,13 @@ static inline void transform_in(const Vec (&d)[6], Vec (&t)[6]) {
   t[5] = fma(product, d[1], fma(sum, d[3], d[5]));
 }
 
-// A^T m: six numbers in, four out
+// A^T m of four numbers, two out
+static inline void transform_out(const Vec (&m)[4], Vec (&y)[2]) {
+  y[0] = add(m[0], add(m[1], m[2]));
+  y[1] = add(m[3], sub(m[1], m[2]));
+}
+
+// A^T m of six numbers, four out
 static inline void transform_out(const Vec (&m)[6], Vec (&y)[4]) {
   const Vec sa = add(m[1], m[2]), da = sub(m[1], m[2]), sb = add(m[3], m[4]), db = sub(m[3], m[4]);
   y[0] = add(m[0], add(sa, sb));
@@ -48,16 +68,23 @@ static inline void transform_out(const Vec (&m)[6], Vec (&y)[4]) {
   y[3] = add(fma(set1(B3), db, mul(set1(A3), da)), m[5]);
 }
 
-// One vector of channels of one tile, from x (its top left pixel, maybe outside the image) to 36 planes.
-template <bool INSIDE>
+// A^T m of six numbers, two out
+static inline void transform_out(const Vec (&m)[6], Vec (&y)[2]) {
+  const Vec sa = add(m[1], m[2]), da = sub(m[1], m[2]), sb = add(m[3], m[4]), db = sub(m[3], m[4]);
+  y[0] = add(m[0], add(sa, sb));
+  y[1] = add(fma(set1(B), db, mul(set1(A), da)), m[5]);
+}
+
+// One vector of channels of one tile, from x (its top left pixel, maybe outside the image) to T * T planes.
+template <int T, bool INSIDE>
 static inline void tile_in(const Winograd& d, const float* x, int64_t ih, int64_t iw, int n, float* planes,
                            int64_t plane) {
-  Vec t[6][6];
+  Vec t[T][T];
 #pragma GCC unroll 6
-  for (int j = 0; j < 6; j++) {
-    Vec column[6], out[6];
+  for (int j = 0; j < T; j++) {
+    Vec column[T], out[T];
 #pragma GCC unroll 6
-    for (int i = 0; i < 6; i++) {
+    for (int i = 0; i < T; i++) {
       const float* p = x + i * d.x_row + j * d.x_ld;
       if (INSIDE) {
         column[i] = load(p);
@@ -68,15 +95,15 @@ static inline void tile_in(const Winograd& d, const float* x, int64_t ih, int64_
     }
     transform_in(column, out);
 #pragma GCC unroll 6
-    for (int i = 0; i < 6; i++) t[i][j] = out[i];
+    for (int i = 0; i < T; i++) t[i][j] = out[i];
   }
 #pragma GCC unroll 6
-  for (int i = 0; i < 6; i++) {
-    Vec out[6];
+  for (int i = 0; i < T; i++) {
+    Vec out[T];
     transform_in(t[i], out);
 #pragma GCC unroll 6
-    for (int j = 0; j < 6; j++) {
-      float* p = planes + (i * 6 + j) * plane;
+    for (int j = 0; j < T; j++) {
+      float* p = planes + (i * T + j) * plane;
       if (INSIDE || n == Vec::N) {
         store(p, out[j]);
       } else {
@@ -87,46 +114,52 @@ static inline void tile_in(const Winograd& d, const float* x, int64_t ih, int64_
 }
 
 // Tiles [first, last) into planes, whose row 0 is tile `first`.
+template <int T>
 void transform_tiles(const Winograd& d, const float* x, int64_t first, int64_t last, float* planes, int64_t plane) {
   for (int64_t tile = first; tile < last; tile++) {
     const Position at = position(d, tile);
-    const int64_t ih = at.h * 4 - d.pad_t, iw = at.w * 4 - d.pad_l;
+    const int64_t ih = at.h * d.m - d.pad_t, iw = at.w * d.m - d.pad_l;
     const float* p = x + at.n * d.x_image + ih * d.x_row + iw * d.x_ld;
     float* row = planes + (tile - first) * d.C;
-    const bool inside = ih >= 0 && iw >= 0 && ih + 6 <= d.H && iw + 6 <= d.W;
+    const bool inside = ih >= 0 && iw >= 0 && ih + T <= d.H && iw + T <= d.W;
     for (int64_t c = 0; c < d.C; c += Vec::N) {
       const int n = (int)min_i(Vec::N, d.C - c);
       if (inside && n == Vec::N) {
-        tile_in<true>(d, p + c, ih, iw, n, row + c, plane);
+        tile_in<T, true>(d, p + c, ih, iw, n, row + c, plane);
       } else {
-        tile_in<false>(d, p + c, ih, iw, n, row + c, plane);
+        tile_in<T, false>(d, p + c, ih, iw, n, row + c, plane);
       }
     }
   }
 }
 
-// One vector of columns of one tile: 36 planes to up to 4x4 pixels of y, with bias, residual and a clip.
+void transform_tiles(const Winograd& d, const float* x, int64_t first, int64_t last, float* planes, int64_t plane) {
+  (edge(d) == 4 ? transform_tiles<4> : transform_tiles<6>)(d, x, first, last, planes, plane);
+}
+
+// One vector of columns of one tile: T * T planes to up to M x M pixels of y, with bias, residual and a clip.
+template <int T, int M>
 static inline void tile_out(const Winograd& d, const float* planes, int64_t plane, Vec bias, int n, int64_t rows,
                             int64_t columns, const float* residual, float* y) {
-  Vec t[6][4];
+  Vec t[T][M];
 #pragma GCC unroll 6
-  for (int i = 0; i < 6; i++) {
-    Vec m[6];
+  for (int i = 0; i < T; i++) {
+    Vec m[T];
 #pragma GCC unroll 6
-    for (int j = 0; j < 6; j++) m[j] = load(planes + (i * 6 + j) * plane);
+    for (int j = 0; j < T; j++) m[j] = load(planes + (i * T + j) * plane);
     transform_out(m, t[i]);
   }
   const bool clip = d.act.func == Func::clip;
   const Vec lo = set1(d.act.alpha), hi = set1(d.act.beta);
 #pragma GCC unroll 4
-  for (int j = 0; j < 4; j++) {
-    Vec m[6], out[4];
+  for (int j = 0; j < M; j++) {
+    Vec m[T], out[M];
 #pragma GCC unroll 6
-    for (int i = 0; i < 6; i++) m[i] = t[i][j];
+    for (int i = 0; i < T; i++) m[i] = t[i][j];
     transform_out(m, out);
     if (j >= columns) continue;
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < M; i++) {
       if (i >= rows) continue;
       const int64_t pixel = i * d.Q + j;
       Vec v = add(out[i], bias);
@@ -145,56 +178,22 @@ static inline void tile_out(const Winograd& d, const float* planes, int64_t plan
   }
 }
 
-// Products and output of tiles [first, last) for one panel. `planes` starts at tile `first`; `sums` is scratch.
-void run_panel(const Winograd& d, const Buffers& b, const float* planes, int64_t plane, int64_t first, int64_t last,
-               const Panels& panels, int64_t panel, bool fetch, float* sums) {
+// A panel's sums of tiles [first, last) to y.
+template <int T, int M>
+void output_tiles(const Winograd& d, const Buffers& b, const float* sums, int64_t plane, int64_t first, int64_t last,
+                  int64_t k, int nv) {
   constexpr int V = Vec::N;
-  const int64_t tiles = last - first, k = panels.start(panel) * V;
-  const int nv = panels.width(panel);
-  const int64_t sums_plane = tiles * nv * V + PLANE_PAD, size = d.C * nv * V;
-  const float* w = b.in[1] + panels.start(panel) * V * d.C * 36;
-  const Activation none = {Func::identity, 0, 0};
-  const float* pointers[16];
-  const int32_t tap = 0;
-  Tile t;
-  t.a = pointers;
-  t.taps = &tap;
-  t.n_taps = 1;
-  t.len = d.C;
-  t.w_ld = nv * V;
-  t.bias = t.residual = nullptr;
-  t.res_ld = 0;
-  t.y_ld = nv * V;
-  t.tail = V;
-  t.act = &none;
-  const RowBlocks blocks(tiles, nv);
-  for (int e = 0; e < 36; e++, w += size) {
-    t.w = w;
-    // the weights of the next plane, a line a step; of the last plane the next panel's
-    const char* next = (const char*)(w + size);
-    int64_t lines = (e == 35 && !fetch) || blocks.count < 2 ? 0 : size * 4 / 64;
-    for (int64_t i = 0; i < blocks.count; i++) {
-      const int64_t at = blocks.start(i), rows = blocks.start(i + 1) - at;
-      for (int64_t r = 0; r < rows; r++) pointers[r] = planes + e * plane + (at + r) * d.C;
-      t.y = sums + e * sums_plane + at * nv * V;
-      t.next = lines > 0 ? next : (const char*)w;
-      t.next_step = lines > 0 ? 64 : 0;
-      next += d.C * 64;
-      lines -= d.C;
-      find_tile(nv, rows)(t);
-    }
-  }
   for (int64_t tile = first; tile < last; tile++) {
     const Position at = position(d, tile);
-    const int64_t pixel = (at.n * d.P + at.h * 4) * d.Q + at.w * 4;
-    const int64_t rows = min_i(4, d.P - at.h * 4), columns = min_i(4, d.Q - at.w * 4);
+    const int64_t pixel = (at.n * d.P + at.h * M) * d.Q + at.w * M;
+    const int64_t rows = min_i(M, d.P - at.h * M), columns = min_i(M, d.Q - at.w * M);
     for (int v = 0; v < nv; v++) {
       const int64_t channel = k + v * V;
       const int n = (int)min_i(V, d.K - channel);
       if (n <= 0) break;
       const Vec bias = !b.in[2] ? zero() : n == V ? load(b.in[2] + channel) : load_n(b.in[2] + channel, n);
-      tile_out(d, sums + (tile - first) * nv * V + v * V, sums_plane, bias, n, rows, columns,
-               b.in[3] ? b.in[3] + pixel * d.res_ld + channel : nullptr, b.out + pixel * d.y_ld + channel);
+      tile_out<T, M>(d, sums + (tile - first) * nv * V + v * V, plane, bias, n, rows, columns,
+                     b.in[3] ? b.in[3] + pixel * d.res_ld + channel : nullptr, b.out + pixel * d.y_ld + channel);
     }
     if (d.act.func != Func::clip && d.act.func != Func::identity) {
       const int64_t width = min_i(nv * V, d.K - k);
@@ -205,6 +204,59 @@ void run_panel(const Winograd& d, const Buffers& b, const float* planes, int64_t
   }
 }
 
+// Products and output of tiles [first, last) for one panel. `planes` starts at tile `first`; `sums` is scratch.
+void run_panel(const Winograd& d, const Buffers& b, const float* planes, int64_t plane, int64_t first, int64_t last,
+               const Panels& panels, int64_t panel, bool fetch_next, float* sums) {
+  constexpr int V = Vec::N;
+  const int64_t tiles = last - first, k = panels.start(panel) * V;
+  const int nv = panels.width(panel);
+  const int64_t sums_plane = tiles * nv * V + PLANE_PAD, size = d.C * nv * V;
+  const int64_t count = edge(d) * edge(d);  // of planes
+  const float* w = b.in[1] + panels.start(panel) * V * d.C * count;
+  const Activation none = {Func::identity, 0, 0};
+  const float* pointers[16];
+  const int32_t tap = 0;
+  Tile t;
+  t.a = pointers;
+  t.taps = &tap;
+  t.n_taps = 1;
+  t.len = d.C;
+  t.w_ld = nv * V;
+  t.start = t.bias = t.residual = nullptr;
+  t.res_ld = 0;
+  t.y_ld = nv * V;
+  t.tail = V;
+  t.act = &none;
+  const RowBlocks blocks(tiles, nv);
+  for (int64_t e = 0; e < count; e++, w += size) {
+    t.w = w;
+    // Fetched meanwhile: the next plane's weights; of the last plane the next panel's. At the end of the work what comes
+    // after it, and all the time where this operation's weights are in L2 already.
+    const bool last = e == count - 1, resident = size * count * panels.count <= RESIDENT;
+    const char* next = (const char*)(w + size);
+    int64_t bytes = last && panel + 1 == panels.count ? 0 : size * 4;
+    if (fetch_next && b.next && (last || resident)) {
+      const int64_t from = resident ? b.next_bytes * e / count : 0;
+      next = b.next + from;
+      bytes = (resident ? b.next_bytes * (e + 1) / count : b.next_bytes) - from;
+    } else if (blocks.count < 2) {
+      bytes = 0;
+    }
+    const int64_t steps = blocks.count * d.C;
+    t.next_step = min_i(64, (bytes + steps - 1) / steps);
+    for (int64_t i = 0; i < blocks.count; i++) {
+      const int64_t at = blocks.start(i), rows = blocks.start(i + 1) - at;
+      for (int64_t r = 0; r < rows; r++) pointers[r] = planes + e * plane + (at + r) * d.C;
+      t.y = sums + e * sums_plane + at * nv * V;
+      t.next = next;
+      next += t.next_step * d.C;
+      find_tile(nv, rows)(t);
+    }
+  }
+  (edge(d) == 4 ? output_tiles<4, 2> : d.m == 4 ? output_tiles<6, 4> : output_tiles<6, 2>)(d, b, sums, sums_plane, first,
+                                                                                          last, k, nv);
+}
+
 }  // namespace
 
 // A chunk is a block of tiles with all panels.
@@ -212,17 +264,17 @@ void winograd_conv2d(const Winograd& d, const Buffers& b, int64_t begin, int64_t
   const int64_t tiles = d.N * d.tiles_h * d.tiles_w, plane = d.block * d.C + PLANE_PAD;
   const Panels panels(d.K, MAX_NV);
   float* planes = b.scratch;
-  float* sums = planes + (36 * plane + 15) / 16 * 16;
+  float* sums = planes + (edge(d) * edge(d) * plane + 15) / 16 * 16;
   for (int64_t chunk = begin; chunk < end; chunk++) {
     const int64_t first = tiles * chunk / d.chunks, last = tiles * (chunk + 1) / d.chunks;
     transform_tiles(d, b.in[0], first, last, planes, plane);
     for (int64_t p = 0; p < panels.count; p++) {
-      run_panel(d, b, planes, plane, first, last, panels, p, p + 1 < panels.count, sums);
+      run_panel(d, b, planes, plane, first, last, panels, p, chunk == end - 1 && p == panels.count - 1, sums);
     }
   }
 }
 
-// A chunk is a part of the tiles; b.out holds 36 planes of all of them.
+// A chunk is a part of the tiles; b.out holds the planes of all of them.
 void winograd_input(const Winograd& d, const Buffers& b, int64_t begin, int64_t end) {
   const int64_t tiles = d.N * d.tiles_h * d.tiles_w, plane = tiles * d.C + PLANE_PAD;
   const int64_t first = tiles * begin / d.chunks, last = tiles * end / d.chunks;
@@ -237,7 +289,7 @@ void winograd_product(const Winograd& d, const Buffers& b, int64_t begin, int64_
   for (int64_t chunk = begin; chunk < end; chunk++) {
     const int64_t p = chunk / blocks, block = chunk % blocks;
     const int64_t first = tiles * block / blocks, last = tiles * (block + 1) / blocks;
-    run_panel(d, b, b.in[0] + first * d.C, plane, first, last, panels, p, p + 1 < panels.count, b.scratch);
+    run_panel(d, b, b.in[0] + first * d.C, plane, first, last, panels, p, chunk == end - 1, b.scratch);
   }
 }
 

@@ -11,6 +11,7 @@
 
 #include "conv_checks.h"
 #include "cpu/select.h"
+#include "cpu/winograd.h"
 #include "gil.h"
 #include "plan.h"
 
@@ -57,14 +58,16 @@ PackedWeight pack_conv(const std::shared_ptr<WeightStore>& store, const Array& w
 }
 
 PackedWeight pack_wino(const std::shared_ptr<WeightStore>& store, const Array& w, const std::optional<Array>& scale,
-                       Isa isa) {
-  if (w.ndim() != 4 || w.shape(2) != 3 || w.shape(3) != 3) throw std::invalid_argument("w must be [K, C, 3, 3]");
+                       int64_t m, Isa isa) {
+  if (w.ndim() != 4 || w.shape(2) != w.shape(3) || !winograd_known(m, w.shape(2))) {
+    throw std::invalid_argument("w must be [K, C, r, r] of a known F(m x m, r x r)");
+  }
   const int64_t K = w.shape(0), C = w.shape(1);
   const float *x = w.data(), *s = scale_of(scale, K);
   ReleaseGil release;
-  const int64_t n = packed_winograd_size(K, C, isa);
+  const int64_t n = packed_winograd_size(K, C, m, w.shape(2), isa);
   float* out = store->allocate(n);
-  pack_winograd(out, x, s, K, C, isa);
+  pack_winograd(out, x, s, K, C, m, w.shape(2), isa);
   return {store, out, n};
 }
 
@@ -196,19 +199,21 @@ void init_plan(py::module_& m) {
                     pads[1],
                     pads[2],
                     pads[3]};
-        return std::string(choice_name(choose_conv2d(s, isa, strict)));
+        const ConvPlan plan = choose_conv2d(s, isa, strict);
+        return py::make_tuple(choice_name(plan.algorithm), plan.m);
       },
       py::kw_only(), py::arg("N"), py::arg("H"), py::arg("W"), py::arg("C"), py::arg("K"), py::arg("P"), py::arg("Q"),
       py::arg("R"), py::arg("S"), py::arg("groups"), py::arg("strides"), py::arg("dilations"), py::arg("pads"),
       py::arg("isa"), py::arg("strict") = false,
-      "The algorithm for a shape: gemm, implicit, row_run, depthwise or winograd.");
+      "The algorithm for a shape (gemm, implicit, row_run, depthwise or winograd), and the m of F(m x m, r x r).");
   m.def(
-      "winograd_planes",
-      [](int64_t tiles, int64_t C, int64_t K) {
-        return winograd_splits(tiles, C, K) ? winograd_planes(tiles, C) : int64_t(0);
-      },
-      py::arg("tiles"), py::arg("C"), py::arg("K"),
-      "Floats of workspace between the two operations of a Winograd convolution; 0 where one does it all.");
+        "winograd_workspace",
+      [](int64_t N, int64_t P, int64_t Q, int64_t C, int64_t K, int64_t m, int64_t r) {
+        if (!winograd_known(m, r)) throw std::invalid_argument("no such form of Winograd's convolution");
+        return winograd_workspace(N, P, Q, C, K, m, r);
+      }, py::arg("N"), py::arg("P"), py::arg("Q"), py::arg("C"), py::arg("K"),
+        py::arg("m"), py::arg("r"),
+        "Floats of workspace between the two operations of a Winograd convolution; 0 where one does it all.");
 
   py::class_<PackedWeight>(m, "PackedWeight", "Constant floats in the order in which a kernel reads them.")
       .def_readonly("size", &PackedWeight::size);
@@ -217,7 +222,7 @@ void init_plan(py::module_& m) {
       .def_property_readonly("bytes", &WeightStore::bytes)
       .def("put", &put, py::arg("array"))
       .def("pack_conv2d", &pack_conv, py::arg("w"), py::arg("scale"), py::arg("groups"), py::arg("isa"))
-      .def("pack_winograd", &pack_wino, py::arg("w"), py::arg("scale"), py::arg("isa"))
+      .def("pack_winograd", &pack_wino, py::arg("w"), py::arg("scale"), py::arg("m"), py::arg("isa"))
       .def("pack_depthwise_conv2d", &pack_depth, py::arg("w"), py::arg("scale"), py::arg("isa"))
       .def("pack_linear", &pack_dense, py::arg("w"), py::arg("scale"), py::arg("trans_b"), py::arg("isa"),
            py::arg("taps") = 1);

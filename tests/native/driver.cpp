@@ -88,14 +88,14 @@ void convolution(Isa isa, const Case& c, const char* how, int threads) {
     static std::vector<std::unique_ptr<float[]>> kept;
     const bool depthwise = !strcmp(how, "depthwise"), wino = !strcmp(how, "winograd");
     const int64_t size = depthwise ? packed_depthwise_size(c.K, c.R, c.R, isa)
-                         : wino    ? packed_winograd_size(c.K, c.C, isa)
+                         : wino    ? packed_winograd_size(c.K, c.C, 4, 3, isa)
                                    : packed_conv2d_size(c.K, c.C, c.R, c.R, c.groups, isa);
     kept.emplace_back(new float[size]);
     float* packed = kept.back().get();
     if (depthwise)
       pack_depthwise(packed, w.get(), nullptr, c.K, c.R, c.R, isa);
     else if (wino)
-      pack_winograd(packed, w.get(), nullptr, c.K, c.C, isa);
+      pack_winograd(packed, w.get(), nullptr, c.K, c.C, 4, 3, isa);
     else
       pack_conv2d(packed, w.get(), nullptr, c.K, c.C, c.R, c.R, c.groups, isa);
     const std::vector<int> inputs = {in, plan.add_weight(packed, size), plan.add_weight(bias.get(), c.K)};
@@ -111,7 +111,7 @@ void convolution(Isa isa, const Case& c, const char* how, int threads) {
       Winograd d{};
       d.N = c.N, d.H = c.H, d.W = c.W, d.C = c.C, d.K = c.K, d.P = P, d.Q = Q, d.pad_t = d.pad_l = c.pad;
       d.x_ld = c.C, d.x_row = c.W * c.C, d.x_image = c.H * d.x_row, d.y_ld = c.K, d.act = relu;
-      d.tiles_h = (P + 3) / 4, d.tiles_w = (Q + 3) / 4;
+      d.m = 4, d.r = 3;
       plan.winograd_conv2d(d, inputs, y);
     } else {
       Conv2d d{};
