@@ -61,8 +61,10 @@ struct Buffers {
   const float* in[4];
   float* out;
   float* scratch;
-  const char* next;  // weights that this thread reads after this call, to be fetched into L2 meanwhile; or null
-  int64_t next_bytes;
+  // Weights that this thread reads next, or null: to be fetched into L2 while it computes its chunks up to next_end;
+  // from next_begin on where this operation's own weights need not be fetched, else during the last one.
+  const char* next;
+  int64_t next_bytes, next_begin, next_end;
 };
 
 constexpr int MAX_RANK = 8;

@@ -37,12 +37,14 @@ void compute(void* argument, int64_t begin, int64_t end, int thread) {
   Buffers b = call.buffers;
   b.scratch = (float*)(call.scratch + thread * call.scratch_stride);
   const Operation& o = *call.operation;
-  if (call.next && end == first_chunk(o.chunks, thread + 1, call.threads)) {
+  if (call.next) {
     const Operation& next = *call.next;
     const int64_t parts = next.weight_parts;
-    const int64_t part = first_chunk(next.chunks, thread, call.threads) * parts / next.chunks;
+    const int64_t part = first_chunk(next.chunks, thread, call.threads) % parts;
     b.next = call.weights + call.weight_bytes / parts * part;
     b.next_bytes = std::min(FETCH_BYTES, call.weight_bytes / parts);
+    b.next_end = first_chunk(o.chunks, thread + 1, call.threads);
+    b.next_begin = (first_chunk(o.chunks, thread, call.threads) + b.next_end) / 2;
   }
   switch (o.op) {
 #define KERNEL(name, Descriptor)             \

@@ -32,7 +32,7 @@ struct Operation {
   int32_t in[4];  // tensor numbers, or -1
   int32_t out;
   int64_t chunks;
-  int64_t weight_parts;  // chunks of one part read the same weights; 0 where they are few
+  int64_t weight_parts;  // chunk i reads part i % weight_parts of the weights; 0 where they are few
   union {
 #define KERNEL(name, Descriptor) Descriptor name;
 #include "cpu/kernels.def"

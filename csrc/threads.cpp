@@ -33,7 +33,7 @@ inline void relax() {
 #endif
 }
 
-constexpr int SPINS = 2000;  // about 30 microseconds: longer than the gap between two operations
+constexpr int SPINS = 20000;  // about 300 microseconds: longer than the gap between two runs in a loop
 
 }  // namespace
 

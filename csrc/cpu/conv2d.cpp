@@ -1,9 +1,9 @@
 // conv2d on NHWC as a matrix product of pixels by output channels: implicit GEMM with an indirection of pointers.
 //
-// Weights are panels of up to MAX_NV vectors of output channels, [group][panel][tap][c][columns] (cpu/pack.cpp). Panels
-// are the outer loop and rows the inner one, so that a panel stays in L2 (or L1) while the pixels stream by; when all
-// weights are small a chunk is a range of rows with all panels instead (conv_checks.cpp). The reduction runs in one
-// order, (r, s, c), in one accumulator per output, so that results depend on neither tiles nor threads.
+// Weights are panels of up to MAX_NV vectors of output channels, [group][panel][tap][c][columns] (cpu/pack.cpp). A chunk
+// is a range of rows times a panel, or times all panels where the weights are small; neighbouring chunks share rows, so
+// that a thread finds in its own caches what it wrote in the operation before (conv_checks.cpp). The reduction runs in
+// one order, (r, s, c), in one accumulator per output, so that results depend on neither tiles nor threads.
 #include "cpu/gemm.h"
 
 namespace fastconv {
@@ -82,7 +82,7 @@ int64_t gather_rows(const Conv2d& d, const float* x, int64_t row, int64_t rows, 
 }
 
 void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t group, const Panels& panels, int64_t panel,
-               int64_t row_begin, int64_t row_end, bool fetch_next) {
+               int64_t row_begin, int64_t row_end, Fetch after) {
   const int64_t Cg = d.C / d.groups, Kg = d.K / d.groups;
   const bool runs = d.algorithm == ConvAlgorithm::row_run;
   const int64_t taps = runs ? d.R : d.R * d.S, len = runs ? d.S * Cg : Cg;
@@ -105,16 +105,14 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
   const int64_t slice = runs ? taps : min_i(taps, d.taps_per_slice), tap_bytes = len * t.w_ld * 4;
   const Activation none = {Func::identity, 0, 0};
   const bool last_panel = group == d.groups - 1 && panel == panels.count - 1;
-  const int64_t M = d.N * d.P * d.Q;
 
   for (int64_t tap = 0; tap < taps; tap += slice) {
     const int64_t end = min_i(taps, tap + slice);
-    // The next weights are fetched at an even pace: of the next panel by each chunk of rows its own part.
-    const bool other = end == taps && fetch_next && b.next;
+    // The next weights are fetched at an even pace.
+    const bool other = end == taps && after.bytes > 0;
     const int64_t ahead = last_panel && end == taps ? 0 : min_i(slice, end < taps ? taps - end : taps) * tap_bytes;
-    const int64_t part = ahead * row_begin / M;
-    const char* next = other ? b.next : (const char*)t.w + end * tap_bytes + part;
-    const int64_t bytes = other ? b.next_bytes : blocks.count < 2 ? 0 : ahead * row_end / M - part;
+    const char* next = other ? after.from : (const char*)t.w + end * tap_bytes;
+    const int64_t bytes = other ? after.bytes : blocks.count < 2 ? 0 : ahead;
     const int64_t steps = blocks.count * (end - tap) * len;
     t.next_step = min_i(64, (bytes + steps - 1) / steps);
     for (int64_t i = 0; i < blocks.count; i++) {
@@ -141,7 +139,7 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
       t.y_ld = last ? d.y_ld : t.w_ld;
       t.tail = last ? tail : Vec::N;
       t.act = last ? &d.act : &none;
-      t.bias = last && b.in[2] ? b.in[2] + k : nullptr;
+      t.bias = b.in[2] ? b.in[2] + k : nullptr;
       t.residual = last && b.in[3] ? b.in[3] + at * d.res_ld + k : nullptr;
       t.next = next;
       next += t.next_step * t.n_taps * len;
@@ -165,12 +163,13 @@ void conv2d(const Conv2d& d, const Buffers& b, int64_t begin, int64_t end) {
   s.taps = (int32_t*)(s.pointers + d.R * d.S * 16);
 
   for (int64_t chunk = begin; chunk < end; chunk++) {
-    const int64_t rc = chunk % d.row_chunks, pc = chunk / d.row_chunks % d.panel_chunks;
-    const int64_t group = chunk / d.row_chunks / d.panel_chunks;
+    const int64_t pc = chunk % d.panel_chunks, group = chunk / d.panel_chunks % d.groups;
+    const int64_t rc = chunk / d.panel_chunks / d.groups;
     const int64_t row_begin = rc * d.rows_per_chunk, row_end = min_i(M, row_begin + d.rows_per_chunk);
     const int64_t last = min_i(panels.count, (pc + 1) * d.panels_per_chunk);
+    const Fetch after = next_operation(b, chunk, d.panel_chunks == 1 && d.groups == 1);
     for (int64_t p = pc * d.panels_per_chunk; p < last; p++) {
-      run_panel(d, b, s, group, panels, p, row_begin, row_end, chunk == end - 1 && p == last - 1);
+      run_panel(d, b, s, group, panels, p, row_begin, row_end, p == last - 1 ? after : Fetch{nullptr, 0});
     }
   }
 }

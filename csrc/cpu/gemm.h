@@ -17,9 +17,9 @@ struct Tile {
   int64_t n_taps, len;    // len: elements per tap
   const float* w;
   int64_t w_ld;
-  const float* start;     // sums of the depth before this one, or null: zero
-  int64_t start_ld;
   const float* bias;      // of the first column, or null
+  const float* start;     // sums of the depth before this one instead, or null
+  int64_t start_ld;
   const float* residual;  // of the first row and column, or null
   int64_t res_ld;
   float* y;
@@ -37,14 +37,6 @@ template <int MR, int NV>
 static inline void finish_tile(const Tile& t, Vec (&acc)[MR][NV]) {
   constexpr int V = Vec::N;
   const bool full = t.tail == V;
-  if (t.bias) {
-#pragma GCC unroll 16
-    for (int j = 0; j < NV; j++) {
-      Vec bias = j < NV - 1 || full ? load(t.bias + j * V) : load_n(t.bias + j * V, t.tail);
-#pragma GCC unroll 16
-      for (int i = 0; i < MR; i++) acc[i][j] = add(acc[i][j], bias);
-    }
-  }
   if (t.residual) {
 #pragma GCC unroll 16
     for (int i = 0; i < MR; i++) {
@@ -55,7 +47,14 @@ static inline void finish_tile(const Tile& t, Vec (&acc)[MR][NV]) {
       }
     }
   }
-  if (t.act->func == Func::clip) {
+  if (t.act->func == Func::clip && t.act->beta == __builtin_inff()) {
+    Vec lo = set1(t.act->alpha);
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; i++) {
+#pragma GCC unroll 16
+      for (int j = 0; j < NV; j++) acc[i][j] = max(lo, acc[i][j]);
+    }
+  } else if (t.act->func == Func::clip) {
     Vec lo = set1(t.act->alpha), hi = set1(t.act->beta);
 #pragma GCC unroll 16
     for (int i = 0; i < MR; i++) {
@@ -87,21 +86,25 @@ static void tile(const Tile& t) {
   constexpr bool last_from_memory = MR * NV + NV >= 32 || (Vec::N == 8 && MR * NV + NV >= 16);
   constexpr int HELD = last_from_memory ? (NV > 4 ? 0 : NV - 1) : NV;
   Vec acc[MR][NV];
-#pragma GCC unroll 16
-  for (int i = 0; i < MR; i++) {
-#pragma GCC unroll 16
-    for (int j = 0; j < NV; j++) acc[i][j] = zero();
-  }
   if (t.start) {
 #pragma GCC unroll 16
     for (int i = 0; i < MR; i++) {
 #pragma GCC unroll 16
       for (int j = 0; j < NV; j++) acc[i][j] = load(t.start + i * t.start_ld + j * V);
     }
+  } else {
+#pragma GCC unroll 16
+    for (int j = 0; j < NV; j++) {
+      const Vec bias = !t.bias ? zero() : j < NV - 1 || t.tail == V ? load(t.bias + j * V) : load_n(t.bias + j * V, t.tail);
+#pragma GCC unroll 16
+      for (int i = 0; i < MR; i++) acc[i][j] = bias;
+    }
   }
-  if (t.residual) {  // it comes from L3 while the products run; two threads on ResNet50: 1.79 -> 1.82 times one (Zen 5)
-    for (int i = 0; i < MR; i++) {
-      for (int j = 0; j < NV; j++) __builtin_prefetch(t.residual + i * t.res_ld + j * V, 0, 3);
+  // What the epilogue reads and writes comes from L3 or memory while the products run.
+  for (int i = 0; i < MR; i++) {
+    for (int j = 0; j < NV; j++) {
+      __builtin_prefetch(t.y + i * t.y_ld + j * V, 1, 3);
+      if (t.residual) __builtin_prefetch(t.residual + i * t.res_ld + j * V, 0, 3);
     }
   }
   const char* next = t.next;
@@ -127,6 +130,19 @@ static void tile(const Tile& t) {
     }
   }
   finish_tile<MR, NV>(t, acc);
+}
+
+struct Fetch {
+  const char* from;
+  int64_t bytes;
+};
+
+// What to fetch of the next operation's weights during a chunk; resident: this operation's own are in L2 already.
+static inline Fetch next_operation(const Buffers& b, int64_t chunk, bool resident) {
+  const int64_t begin = resident ? b.next_begin : b.next_end - 1;
+  if (!b.next || chunk < begin || chunk >= b.next_end) return {nullptr, 0};
+  const int64_t n = b.next_end - begin, from = b.next_bytes * (chunk - begin) / n;
+  return {b.next + from, b.next_bytes * (chunk - begin + 1) / n - from};
 }
 
 using TileFunction = void (*)(const Tile&);

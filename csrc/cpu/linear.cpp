@@ -54,7 +54,7 @@ void linear(const Linear& d, const Buffers& b, int64_t begin, int64_t end) {
   t.start = nullptr;
 
   for (int64_t chunk = begin; chunk < end; chunk++) {
-    const int64_t rc = chunk % d.row_chunks, first = chunk / d.row_chunks * DENSE_NV;
+    const int64_t panels = d.chunks / d.row_chunks, rc = chunk / panels, first = chunk % panels * DENSE_NV;
     const int panel_nv = (int)min_i(DENSE_NV, vectors - first);
     const float* panel = b.in[1] + first * V * d.C;
     const int64_t row_begin = rc * d.rows_per_chunk, row_end = min_i(d.M, row_begin + d.rows_per_chunk);

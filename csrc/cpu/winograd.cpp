@@ -206,7 +206,7 @@ void output_tiles(const Winograd& d, const Buffers& b, const float* sums, int64_
 
 // Products and output of tiles [first, last) for one panel. `planes` starts at tile `first`; `sums` is scratch.
 void run_panel(const Winograd& d, const Buffers& b, const float* planes, int64_t plane, int64_t first, int64_t last,
-               const Panels& panels, int64_t panel, bool fetch_next, float* sums) {
+               const Panels& panels, int64_t panel, bool resident, Fetch after, float* sums) {
   constexpr int V = Vec::N;
   const int64_t tiles = last - first, k = panels.start(panel) * V;
   const int nv = panels.width(panel);
@@ -232,13 +232,13 @@ void run_panel(const Winograd& d, const Buffers& b, const float* planes, int64_t
     t.w = w;
     // Fetched meanwhile: the next plane's weights; of the last plane the next panel's. At the end of the work what comes
     // after it, and all the time where this operation's weights are in L2 already.
-    const bool last = e == count - 1, resident = size * count * panels.count <= RESIDENT;
+    const bool last = e == count - 1;
     const char* next = (const char*)(w + size);
     int64_t bytes = last && panel + 1 == panels.count ? 0 : size * 4;
-    if (fetch_next && b.next && (last || resident)) {
-      const int64_t from = resident ? b.next_bytes * e / count : 0;
-      next = b.next + from;
-      bytes = (resident ? b.next_bytes * (e + 1) / count : b.next_bytes) - from;
+    if (after.bytes && (last || resident)) {
+      const int64_t from = resident ? after.bytes * e / count : 0;
+      next = after.from + from;
+      bytes = (resident ? after.bytes * (e + 1) / count : after.bytes) - from;
     } else if (blocks.count < 2) {
       bytes = 0;
     }
@@ -268,8 +268,11 @@ void winograd_conv2d(const Winograd& d, const Buffers& b, int64_t begin, int64_t
   for (int64_t chunk = begin; chunk < end; chunk++) {
     const int64_t first = tiles * chunk / d.chunks, last = tiles * (chunk + 1) / d.chunks;
     transform_tiles(d, b.in[0], first, last, planes, plane);
+    const bool resident = edge(d) * edge(d) * d.C * d.K <= RESIDENT;
+    const Fetch after = next_operation(b, chunk, resident);
     for (int64_t p = 0; p < panels.count; p++) {
-      run_panel(d, b, planes, plane, first, last, panels, p, chunk == end - 1 && p == panels.count - 1, sums);
+      run_panel(d, b, planes, plane, first, last, panels, p, resident, p == panels.count - 1 ? after : Fetch{nullptr, 0},
+                sums);
     }
   }
 }
@@ -287,9 +290,10 @@ void winograd_product(const Winograd& d, const Buffers& b, int64_t begin, int64_
   const Panels panels(d.K, MAX_NV);
   const int64_t blocks = d.chunks / panels.count;
   for (int64_t chunk = begin; chunk < end; chunk++) {
-    const int64_t p = chunk / blocks, block = chunk % blocks;
+    const int64_t p = chunk % panels.count, block = chunk / panels.count;
     const int64_t first = tiles * block / blocks, last = tiles * (block + 1) / blocks;
-    run_panel(d, b, b.in[0] + first * d.C, plane, first, last, panels, p, chunk == end - 1, b.scratch);
+    run_panel(d, b, b.in[0] + first * d.C, plane, first, last, panels, p, false, next_operation(b, chunk, false),
+              b.scratch);
   }
 }
 
