@@ -15,7 +15,7 @@ namespace {
 // Enough chunks to keep eight threads busy, none below a few microseconds of work.
 constexpr int64_t CHUNKS = 32, FEW_CHUNKS = 8;
 constexpr int64_t CHUNK_FLOPS = 1 << 20;
-constexpr int64_t MOST_COLUMNS = 64;  // of a panel, on any level
+constexpr int64_t MOST_COLUMNS = 64;          // of a panel, on any level
 constexpr int64_t SMALL_WEIGHTS = 256 << 10;  // bytes: a quarter of L2
 constexpr int64_t PANEL_BYTES = 512 << 10;    // more of a panel is not read at a time: it and what is fetched meanwhile
 constexpr int64_t SLICE_BYTES = 400 << 10;    // would not stay in L2
@@ -91,9 +91,7 @@ void prepare(Conv2d& d, Isa isa) {
 }
 
 // Weights that do not fit L2 are read once for each block: then all tiles, up to a limit, make one block.
-static bool winograd_splits(const Winograd& d, int64_t tiles, int64_t K) {
-  return tiles <= 64 && d.C * K > 64 * 64;
-}
+static bool winograd_splits(const Winograd& d, int64_t tiles, int64_t K) { return tiles <= 64 && d.C * K > 64 * 64; }
 
 // Floats of the planes of `tiles` tiles.
 static int64_t winograd_planes(const Winograd& d, int64_t tiles) {

@@ -48,7 +48,7 @@ __all__: list[str] = [
     "run_kernel",
     "usable_cpus",
     "vector_length",
-    "winograd_planes",
+    "winograd_workspace",
 ]
 
 class OnnxTensor:
@@ -269,6 +269,7 @@ class Conv2d:
     rows_per_chunk: int
     stride_h: int
     stride_w: int
+    taps_per_slice: int
     x_image: int
     x_ld: int
     x_row: int
@@ -289,8 +290,10 @@ class Winograd:
     act: Activation
     block: int
     chunks: int
+    m: int
     pad_l: int
     pad_t: int
+    r: int
     res_ld: int
     tiles_h: int
     tiles_w: int
@@ -529,7 +532,11 @@ class WeightStore:
         taps: int = 1,
     ) -> PackedWeight: ...
     def pack_winograd(
-        self, w: numpy.typing.NDArray[numpy.float32], scale: numpy.typing.NDArray[numpy.float32] | None, isa: Isa
+        self,
+        w: numpy.typing.NDArray[numpy.float32],
+        scale: numpy.typing.NDArray[numpy.float32] | None,
+        m: int,
+        isa: Isa,
     ) -> PackedWeight: ...
     def put(self, array: numpy.typing.NDArray[numpy.float32]) -> PackedWeight: ...
     @property
@@ -601,8 +608,8 @@ def choose_conv2d(
     pads: collections.abc.Sequence[int],
     isa: Isa,
     strict: bool = False,
-) -> str:
-    """The algorithm for a shape: gemm, implicit, row_run, depthwise or winograd."""
+) -> tuple[str, int]:
+    """The algorithm for a shape (gemm, implicit, row_run, depthwise or winograd), and the m of F(m x m, r x r)."""
 
 @typing.overload
 def extent(desc: Conv2d, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]:
@@ -688,8 +695,7 @@ def usable_cpus() -> int:
     """Processors that this process may use, by affinity and cgroup quota."""
 
 def vector_length(isa: Isa) -> int: ...
-def winograd_planes(tiles: int, C: int, K: int) -> int:
+def winograd_workspace(N: int, P: int, Q: int, C: int, K: int, m: int, r: int) -> int:
     """Floats of workspace between the two operations of a Winograd convolution; 0 where one does it all."""
 
 MAX_RANK: int = 8
-__version__: str

@@ -114,7 +114,14 @@ def conv(c: Compiler, node: Node) -> None:
 
 
 def _winograd(
-    c: Compiler, node: Node, spec: ConvSpec, geometry: dict[str, Any], inputs: list[int], y: View, flops: int, moved: int
+    c: Compiler,
+    node: Node,
+    spec: ConvSpec,
+    geometry: dict[str, Any],
+    inputs: list[int],
+    y: View,
+    flops: int,
+    moved: int,
 ) -> None:
     """One operation, or two with the transformed input between them where one block holds all tiles."""
     fields = ("N", "H", "W", "C", "K", "P", "Q", "pad_t", "pad_l", "x_image", "x_row", "x_ld", "y_ld", "res_ld", "act")

@@ -81,8 +81,8 @@ def test_strict() -> None:
     for got, want in zip(strict(x), fastconv.load(network(), threads=1)(x), strict=True):
         np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
     assert strict.precision == "strict"
-    assert "winograd" not in {o.algorithm for o in strict.inspect((4, *SHAPE))}
-    assert "winograd" in {o.algorithm for o in fastconv.load(network()).inspect((4, *SHAPE))}
+    assert not any(o.algorithm.startswith("F(") for o in strict.inspect((4, *SHAPE)))
+    assert any(o.algorithm.startswith("F(") for o in fastconv.load(network()).inspect((4, *SHAPE)))
 
 
 @pytest.mark.parametrize(

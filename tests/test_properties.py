@@ -281,5 +281,5 @@ def test_the_configurations_are_varied() -> None:
               "SAME_LOWER", "VALID", "ceil", "counting", "asymmetric", "bn", "Relu", "concat", "residual", "gemm",
               "implicit",
               "row_run", "depthwise", "multiplier", "groups"}  # fmt: skip
-    winograd = {a for a in seen if a.startswith("winograd")}
+    winograd = {a for a in seen if a.startswith("F(")}
     assert wanted <= seen and winograd, (wanted - seen, winograd)

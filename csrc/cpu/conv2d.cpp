@@ -1,9 +1,9 @@
 // conv2d on NHWC as a matrix product of pixels by output channels: implicit GEMM with an indirection of pointers.
 //
-// Weights are panels of up to MAX_NV vectors of output channels, [group][panel][tap][c][columns] (cpu/pack.cpp). A chunk
-// is a range of rows times a panel, or times all panels where the weights are small; neighbouring chunks share rows, so
-// that a thread finds in its own caches what it wrote in the operation before (conv_checks.cpp). The reduction runs in
-// one order, (r, s, c), in one accumulator per output, so that results depend on neither tiles nor threads.
+// Weights are panels of up to MAX_NV vectors of output channels, [group][panel][tap][c][columns] (cpu/pack.cpp). A
+// chunk is a range of rows times a panel, or times all panels where the weights are small; neighbouring chunks share
+// rows, so that a thread finds in its own caches what it wrote in the operation before (conv_checks.cpp). The reduction
+// runs in one order, (r, s, c), in one accumulator per output, so that results depend on neither tiles nor threads.
 #include "cpu/gemm.h"
 
 namespace fastconv {
@@ -96,7 +96,7 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
   t.w = b.in[1] + (group * panels.vectors + panels.start(panel)) * Vec::N * taps * len;
   t.w_ld = nv * Vec::N;
   t.res_ld = d.res_ld;
-  const int tail = (int)(columns - (nv - 1) * Vec::N);
+  t.tail = (int)(columns - (nv - 1) * Vec::N);
 
   const RowBlocks blocks(row_end - row_begin, nv);
   const int64_t fewest = blocks.rows / blocks.count;
@@ -137,7 +137,6 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
       t.start_ld = t.w_ld;
       t.y = last ? b.out + at * d.y_ld + k : sums;
       t.y_ld = last ? d.y_ld : t.w_ld;
-      t.tail = last ? tail : Vec::N;
       t.act = last ? &d.act : &none;
       t.bias = b.in[2] ? b.in[2] + k : nullptr;
       t.residual = last && b.in[3] ? b.in[3] + at * d.res_ld + k : nullptr;

@@ -17,8 +17,8 @@ struct Tile {
   int64_t n_taps, len;    // len: elements per tap
   const float* w;
   int64_t w_ld;
-  const float* bias;      // of the first column, or null
-  const float* start;     // sums of the depth before this one instead, or null
+  const float* bias;   // of the first column, or null
+  const float* start;  // sums of the depth before this one instead, or null
   int64_t start_ld;
   const float* residual;  // of the first row and column, or null
   int64_t res_ld;
@@ -90,12 +90,17 @@ static void tile(const Tile& t) {
 #pragma GCC unroll 16
     for (int i = 0; i < MR; i++) {
 #pragma GCC unroll 16
-      for (int j = 0; j < NV; j++) acc[i][j] = load(t.start + i * t.start_ld + j * V);
+      for (int j = 0; j < NV; j++) {
+        const float* sums = t.start + i * t.start_ld + j * V;
+        acc[i][j] = j < NV - 1 || t.tail == V ? load(sums) : load_n(sums, t.tail);
+      }
     }
   } else {
 #pragma GCC unroll 16
     for (int j = 0; j < NV; j++) {
-      const Vec bias = !t.bias ? zero() : j < NV - 1 || t.tail == V ? load(t.bias + j * V) : load_n(t.bias + j * V, t.tail);
+      const Vec bias = !t.bias                     ? zero()
+                       : j < NV - 1 || t.tail == V ? load(t.bias + j * V)
+                                                   : load_n(t.bias + j * V, t.tail);
 #pragma GCC unroll 16
       for (int i = 0; i < MR; i++) acc[i][j] = bias;
     }

@@ -30,8 +30,7 @@ int64_t packed_linear_size(int64_t K, int64_t C, Isa isa);
 // null or K floats.
 void pack_conv2d(float* out, const float* w, const float* scale, int64_t K, int64_t C, int64_t R, int64_t S,
                  int64_t groups, Isa isa);
-void pack_winograd(float* out, const float* w, const float* scale, int64_t K, int64_t C, int64_t m, int64_t r,
-                   Isa isa);
+void pack_winograd(float* out, const float* w, const float* scale, int64_t K, int64_t C, int64_t m, int64_t r, Isa isa);
 void pack_depthwise(float* out, const float* w, const float* scale, int64_t K, int64_t R, int64_t S, Isa isa);
 // w is [K][C] (trans_b), or [C][K]. taps > 1: C counts [C / taps][taps] in w, as an N C H W image flattens, and
 // [taps][C / taps] in the input, as N H W C does.

@@ -230,8 +230,8 @@ void run_panel(const Winograd& d, const Buffers& b, const float* planes, int64_t
   const RowBlocks blocks(tiles, nv);
   for (int64_t e = 0; e < count; e++, w += size) {
     t.w = w;
-    // Fetched meanwhile: the next plane's weights; of the last plane the next panel's. At the end of the work what comes
-    // after it, and all the time where this operation's weights are in L2 already.
+    // Fetched meanwhile: the next plane's weights; of the last plane the next panel's. At the end of the work what
+    // comes after it, and all the time where this operation's weights are in L2 already.
     const bool last = e == count - 1;
     const char* next = (const char*)(w + size);
     int64_t bytes = last && panel + 1 == panels.count ? 0 : size * 4;
@@ -253,8 +253,9 @@ void run_panel(const Winograd& d, const Buffers& b, const float* planes, int64_t
       find_tile(nv, rows)(t);
     }
   }
-  (edge(d) == 4 ? output_tiles<4, 2> : d.m == 4 ? output_tiles<6, 4> : output_tiles<6, 2>)(d, b, sums, sums_plane, first,
-                                                                                          last, k, nv);
+  (edge(d) == 4 ? output_tiles<4, 2>
+   : d.m == 4   ? output_tiles<6, 4>
+                : output_tiles<6, 2>)(d, b, sums, sums_plane, first, last, k, nv);
 }
 
 }  // namespace
@@ -271,8 +272,8 @@ void winograd_conv2d(const Winograd& d, const Buffers& b, int64_t begin, int64_t
     const bool resident = edge(d) * edge(d) * d.C * d.K <= RESIDENT;
     const Fetch after = next_operation(b, chunk, resident);
     for (int64_t p = 0; p < panels.count; p++) {
-      run_panel(d, b, planes, plane, first, last, panels, p, resident, p == panels.count - 1 ? after : Fetch{nullptr, 0},
-                sums);
+      run_panel(d, b, planes, plane, first, last, panels, p, resident,
+                p == panels.count - 1 ? after : Fetch{nullptr, 0}, sums);
     }
   }
 }

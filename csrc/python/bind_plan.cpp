@@ -207,13 +207,13 @@ void init_plan(py::module_& m) {
       py::arg("isa"), py::arg("strict") = false,
       "The algorithm for a shape (gemm, implicit, row_run, depthwise or winograd), and the m of F(m x m, r x r).");
   m.def(
-        "winograd_workspace",
+      "winograd_workspace",
       [](int64_t N, int64_t P, int64_t Q, int64_t C, int64_t K, int64_t m, int64_t r) {
         if (!winograd_known(m, r)) throw std::invalid_argument("no such form of Winograd's convolution");
         return winograd_workspace(N, P, Q, C, K, m, r);
-      }, py::arg("N"), py::arg("P"), py::arg("Q"), py::arg("C"), py::arg("K"),
-        py::arg("m"), py::arg("r"),
-        "Floats of workspace between the two operations of a Winograd convolution; 0 where one does it all.");
+      },
+      py::arg("N"), py::arg("P"), py::arg("Q"), py::arg("C"), py::arg("K"), py::arg("m"), py::arg("r"),
+      "Floats of workspace between the two operations of a Winograd convolution; 0 where one does it all.");
 
   py::class_<PackedWeight>(m, "PackedWeight", "Constant floats in the order in which a kernel reads them.")
       .def_readonly("size", &PackedWeight::size);

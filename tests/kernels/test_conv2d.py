@@ -87,6 +87,8 @@ LARGE = [  # several chunks: of rows, of panels, of groups
     ConvCase("both", 1, 29, 31, 512, 136, 1, 1),
     ConvCase("groups", 1, 15, 15, 128, 256, 3, 3, strides=(2, 2), pads=(1, 1, 1, 1), groups=2),
     ConvCase("one-row", 1, 1, 1, 1280, 1000, 1, 1),
+    ConvCase("slices", 1, 7, 7, 1024, 70, 3, 3, pads=(1, 1, 1, 1)),
+    ConvCase("slices-dead-taps", 2, 1, 2, 1024, 33, 3, 3, pads=(1, 1, 1, 1)),
     ConvCase("one-channel", 3, 40, 37, 1, 1, 5, 5, pads=(2, 2, 2, 2)),
 ]
 
@@ -197,18 +199,20 @@ def test_row_run_rejects(wrong: dict[str, int]) -> None:
 @pytest.mark.parametrize(
     "wrong",
     (
-        dict(P=MOST, Q=MOST, tiles_h=1 << 29, tiles_w=1 << 29),
-        dict(P=MOST, Q=MOST, N=MOST, tiles_h=1 << 29, tiles_w=1 << 29),
-        dict(P=MOST, Q=8, N=1 << 20, tiles_h=1 << 29, tiles_w=2),
+        dict(P=MOST, Q=MOST),
+        dict(P=MOST, Q=MOST, N=MOST),
+        dict(P=MOST, Q=8, N=1 << 20),
         dict(K=1 << 30, C=1 << 30, x_ld=1 << 30, y_ld=1 << 30),
-        dict(tiles_w=2),
+        dict(m=3),
+        dict(m=0),
+        dict(r=5),
         dict(y_ld=1),
     ),
     ids=str,
 )
 def test_winograd_rejects(wrong: dict[str, int], name: str) -> None:
-    good = dict(N=1, H=4, W=4, C=2, K=2, P=4, Q=4, pad_t=1, pad_l=1, x_ld=2, x_row=8, x_image=32, y_ld=2, tiles_h=1,
-                tiles_w=1)  # fmt: skip
+    good = dict(N=1, H=4, W=4, C=2, K=2, P=4, Q=4, pad_t=1, pad_l=1, x_ld=2, x_row=8, x_image=32, y_ld=2, m=4,
+                r=3)  # fmt: skip
     op = getattr(_core.Op, name)
     _core.extent(_core.Winograd(**good), LEVELS[0], op)
     with pytest.raises(ValueError):
@@ -231,11 +235,14 @@ def test_small_buffers_are_rejected() -> None:
 def test_choice() -> None:
     """choose_conv2d is a pure function of the shape: what each kind of layer gets."""
 
-    def choose(**kw: Any) -> str:
+    def choice(**kw: Any) -> tuple[str, int]:
         base: dict[str, Any] = dict(N=1, H=8, W=8, C=16, K=16, P=8, Q=8, R=3, S=3, groups=1, strides=(1, 1),
                                     dilations=(1, 1), pads=(1, 1, 1, 1), isa=LEVELS[0])  # fmt: skip
-        choice: str = _core.choose_conv2d(**{**base, **kw})
-        return choice
+        found: tuple[str, int] = _core.choose_conv2d(**{**base, **kw})
+        return found
+
+    def choose(**kw: Any) -> str:
+        return choice(**kw)[0]
 
     plain = dict(R=1, S=1, pads=(0, 0, 0, 0))
     assert choose(**plain) == "gemm"
@@ -248,3 +255,8 @@ def test_choice() -> None:
     assert choose(C=3) == "row_run"
     assert choose(C=1, groups=1) == "row_run"
     assert choose(C=3, dilations=(1, 2), pads=(1, 2, 1, 2)) == "implicit"
+    large = dict(C=64, K=64)
+    assert choice(**large, H=28, W=28, P=28, Q=28) == ("winograd", 4)
+    assert choice(**large, H=14, W=14, P=14, Q=14) == ("winograd", 2)
+    assert choose(**large, H=7, W=7, P=7, Q=7) == "implicit"
+    assert choose(**large, H=28, W=28, P=28, Q=28, strict=True) == "implicit"

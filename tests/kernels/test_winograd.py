@@ -1,4 +1,4 @@
-"""Winograd F(4x4, 3x3): as one operation and as two, its packing, and its rounding error beside direct summation."""
+"""Winograd's F(m x m, r x r): as one operation and as two, its packing, and its rounding error beside direct summation."""
 
 from __future__ import annotations
 
@@ -17,25 +17,28 @@ from .weighted import ACTIVATIONS, activation, contents, conv2d, run
 isas = pytest.mark.parametrize("isa", LEVELS, ids=lambda i: i.name)
 
 
-def pack(isa: Any, w: F32, scale: F32 | None = None) -> F32:
+FORMS = [(2, 3), (4, 3), (2, 5)]
+forms = pytest.mark.parametrize("form", FORMS, ids=lambda f: f"F({f[0]}x{f[0]},{f[1]}x{f[1]})")
+
+
+def pack(isa: Any, w: F32, m: int, scale: F32 | None = None) -> F32:
     store = _core.WeightStore()
-    return contents(isa, store, store.pack_winograd(w, scale, isa))
+    return contents(isa, store, store.pack_winograd(w, scale, m, isa))
 
 
 def winograd(
-    isa: Any, case: ConvCase, x: F32, w: F32, bias: F32 | None, residual: F32 | None, *, act: str = "identity",
-    gaps: tuple[int, int, int] = (0, 0, 0), two_steps: bool = False,
+    isa: Any, case: ConvCase, x: F32, w: F32, bias: F32 | None, residual: F32 | None, *, m: int = 4,
+    act: str = "identity", gaps: tuple[int, int, int] = (0, 0, 0), two_steps: bool = False,
 ) -> F32:  # fmt: skip
-    """y [N, P, Q, K] of x [N, H, W, C] and w [K, C, 3, 3]; gaps: behind the pixels of x, y and the residual."""
+    """y [N, P, Q, K] of x [N, H, W, C] and w [K, C, r, r]; gaps: behind the pixels of x, y and the residual."""
     shape, C, K = (case.N, case.P, case.Q, case.K), case.C, case.K
     xs, ys, rs = dense(x.shape, C + gaps[0]), dense(shape, K + gaps[1]), dense(shape, K + gaps[2])
     desc = _core.Winograd(
         N=case.N, H=case.H, W=case.W, C=C, K=K, P=case.P, Q=case.Q, pad_t=case.pads[0], pad_l=case.pads[1],
-        x_image=xs[0], x_row=xs[1], x_ld=xs[2], y_ld=ys[2], res_ld=rs[2], act=activation(act),
-        tiles_h=-(-case.P // 4), tiles_w=-(-case.Q // 4),
+        x_image=xs[0], x_row=xs[1], x_ld=xs[2], y_ld=ys[2], res_ld=rs[2], act=activation(act), m=m, r=case.R,
     )  # fmt: skip
     rest = [
-        (pack(isa, w), (1,)),
+        (pack(isa, w, m), (1,)),
         None if bias is None else (bias, (1,)),
         None if residual is None else (residual, rs),
     ]
@@ -47,29 +50,30 @@ def winograd(
     return run(isa, desc, [(planes, (1,)), *rest], shape, ys, _core.Op.winograd_product)
 
 
-def cases(V: int) -> list[ConvCase]:
+def cases(V: int, r: int) -> list[ConvCase]:
     shapes = [(1, 1, 1), (1, 4, 4), (2, 5, 7), (1, 9, 6), (3, 14, 13), (1, 30, 5)]
-    pads = [(1, 1, 1, 1), (0, 0, 0, 0), (2, 1, 0, 1), (1, 0, 2, 2)]
+    pads = [(1, 1, 1, 1), (0, 0, 0, 0), (2, 1, 0, 1), (1, 0, 2, 2), (2, 2, 2, 2)]
     out = []
     for i, c in enumerate(channels(V)):
         for j, k in enumerate(channels(V)):
             (n, h, w), pad = shapes[(i + j) % len(shapes)], pads[(2 * i + j) % len(pads)]
-            if h + pad[0] + pad[2] >= 3 and w + pad[1] + pad[3] >= 3:
-                out.append(ConvCase(f"{n}x{h}x{w} {c}->{k} {pad}", n, h, w, c, k, 3, 3, pads=pad))
-    out.append(ConvCase("many tiles", 1, 61, 50, V, 5 * V + 3, 3, 3, pads=(1, 1, 1, 1)))
+            if h + pad[0] + pad[2] >= r and w + pad[1] + pad[3] >= r:
+                out.append(ConvCase(f"{n}x{h}x{w} {c}->{k} {pad}", n, h, w, c, k, r, r, pads=pad))
+    out.append(ConvCase("many tiles", 1, 61, 50, V, 5 * V + 3, r, r, pads=(1, 1, 1, 1)))
     return out
 
 
 @isas
+@forms
 @pytest.mark.parametrize("two_steps", (False, True), ids=("one", "two"))
-def test_against_reference(isa: Any, two_steps: bool) -> None:
-    rng = np.random.default_rng(6)
-    for case in cases(_core.vector_length(isa)):
-        x, w = random(rng, case.N, case.H, case.W, case.C), random(rng, case.K, case.C, 3, 3)
+def test_against_reference(isa: Any, form: tuple[int, int], two_steps: bool) -> None:
+    rng, (m, r) = np.random.default_rng(6), form
+    for case in cases(_core.vector_length(isa), r):
+        x, w = random(rng, case.N, case.H, case.W, case.C), random(rng, case.K, case.C, r, r)
         bias, residual = random(rng, case.K), random(rng, case.N, case.P, case.Q, case.K)
         want = reference.conv2d(x, w, bias, residual, pads=case.pads, act=reference.activation("clip", 0.0, 6.0))
-        got = winograd(isa, case, x, w, bias, residual, act="relu6", gaps=(3, 5, 2), two_steps=two_steps)
-        close(got, want, terms=9 * case.C, scale=4 * np.sqrt(9 * case.C), note=case)
+        got = winograd(isa, case, x, w, bias, residual, m=m, act="relu6", gaps=(3, 5, 2), two_steps=two_steps)
+        close(got, want, terms=r * r * case.C, scale=4 * np.sqrt(r * r * case.C), note=case)
 
 
 @isas
@@ -84,27 +88,43 @@ def test_activations(isa: Any, act: str) -> None:
 
 
 @isas
-def test_scale_multiplies_output_channels(isa: Any) -> None:
-    rng = np.random.default_rng(8)
-    w, scale = random(rng, 21, 4, 3, 3), random(rng, 21)
-    np.testing.assert_allclose(pack(isa, w, scale), pack(isa, w * scale[:, None, None, None]), rtol=1e-6, atol=1e-7)
+@forms
+def test_scale_multiplies_output_channels(isa: Any, form: tuple[int, int]) -> None:
+    rng, (m, r) = np.random.default_rng(8), form
+    w, scale = random(rng, 21, 4, r, r), random(rng, 21)
+    scaled = pack(isa, w * scale[:, None, None, None], m)
+    np.testing.assert_allclose(pack(isa, w, m, scale), scaled, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("wrong", ((3, 3), (4, 5), (6, 3), (0, 3), (2, 1)), ids=str)
+def test_unknown_forms(wrong: tuple[int, int]) -> None:
+    m, r = wrong
+    with pytest.raises(ValueError):
+        pack(LEVELS[0], np.zeros((4, 4, r, r), np.float32), m)
+    with pytest.raises(ValueError):
+        _core.winograd_workspace(1, 8, 8, 4, 4, m, r)
 
 
 @isas
-@pytest.mark.parametrize(("size", "C", "K", "limit"), [(28, 32, 64, 2.7), (28, 64, 64, 2.3), (14, 256, 64, 2.3)])
-def test_rounding_error(isa: Any, size: int, C: int, K: int, limit: float) -> None:
+@pytest.mark.parametrize(
+    ("m", "r", "size", "C", "K", "limit"),
+    [(4, 3, 28, 32, 64, 2.7), (4, 3, 28, 64, 64, 2.3), (4, 3, 14, 256, 64, 2.3), (2, 3, 14, 32, 64, 2.7),
+     (2, 3, 14, 256, 64, 2.3), (2, 5, 27, 64, 64, 2.3)],
+)  # fmt: skip
+def test_rounding_error(isa: Any, m: int, r: int, size: int, C: int, K: int, limit: float) -> None:
     """The rms error on relu(normal) inputs stays below `limit` times that of our direct kernel, against float64."""
-    rng, case = np.random.default_rng(9), ConvCase("error", 1, size, size, C, K, 3, 3, pads=(1, 1, 1, 1))
+    pad = r // 2
+    rng, case = np.random.default_rng(9), ConvCase("error", 1, size, size, C, K, r, r, pads=(pad, pad, pad, pad))
     x = np.maximum(random(rng, 1, size, size, C), 0)
-    w = random(rng, K, C, 3, 3) * np.float32(np.sqrt(2 / (9 * C)))
+    w = random(rng, K, C, r, r) * np.float32(np.sqrt(2 / (r * r * C)))
     want = np.zeros((1, size, size, K))
-    padded = np.pad(x.astype(np.float64), ((0, 0), (1, 1), (1, 1), (0, 0)))
-    for r in range(3):
-        for s in range(3):
-            want += padded[:, r : r + size, s : s + size] @ w[:, :, r, s].T.astype(np.float64)
+    padded = np.pad(x.astype(np.float64), ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    for i in range(r):
+        for j in range(r):
+            want += padded[:, i : i + size, j : j + size] @ w[:, :, i, j].T.astype(np.float64)
 
     def rms(y: F32) -> float:
         return float(np.sqrt(np.mean((y - want) ** 2)))
 
-    ratio = rms(winograd(isa, case, x, w, None, None)) / rms(conv2d(isa, case, x, w))
+    ratio = rms(winograd(isa, case, x, w, None, None, m=m)) / rms(conv2d(isa, case, x, w))
     assert ratio < limit, ratio
