@@ -116,7 +116,7 @@ void prepare(Winograd& d, Isa isa, Op op) {
     d.block = 1;
     d.chunks = std::min<int64_t>(tiles, CHUNKS);
   } else if (op == Op::winograd_product) {
-    const int64_t blocks = std::clamp<int64_t>(ceil_div(8, panels), 1, std::max<int64_t>(1, ceil_div(tiles, 12)));
+    const int64_t blocks = std::clamp<int64_t>(ceil_div(8, panels), 1, std::max<int64_t>(1, tiles / 12));
     d.block = ceil_div(tiles, blocks);
     d.chunks = tiles ? panels * blocks : 0;
   } else {

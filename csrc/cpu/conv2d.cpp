@@ -114,7 +114,7 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
     const char* next = other ? after.from : (const char*)t.w + end * tap_bytes;
     const int64_t bytes = other ? after.bytes : blocks.count < 2 ? 0 : ahead;
     const int64_t steps = blocks.count * (end - tap) * len;
-    t.next_step = min_i(64, (bytes + steps - 1) / steps);
+    t.next_step = min_i(128, (bytes + steps - 1) / steps);
     for (int64_t i = 0; i < blocks.count; i++) {
       const int64_t at = row_begin + blocks.start(i), rows = row_begin + blocks.start(i + 1) - at;
       const Pixel pixel = {at / (d.P * d.Q), at / d.Q % d.P, at % d.Q};

@@ -123,6 +123,7 @@ static void tile(const Tile& t) {
 #pragma GCC unroll 16
       for (int j = 0; j < HELD; j++) held[j] = load(w + j * V);
       prefetch_l2(next);
+      prefetch_l2(next + 64);
       next += t.next_step;
 #pragma GCC unroll 16
       for (int i = 0; i < MR; i++) {

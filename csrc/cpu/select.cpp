@@ -14,10 +14,10 @@ ConvPlan choose_conv2d(const ConvShape& s, Isa, bool strict) {
   const bool plain3x3 = s.R == 3 && s.S == 3 && s.groups == 1 && s.stride_h == 1 && s.stride_w == 1 &&
                         s.dilation_h == 1 && s.dilation_w == 1;
   if (strict || !plain3x3 || s.C < 32 || s.K < 32) return {ConvChoice::implicit, 0};
-  const int64_t tiles = s.N * ((s.P + 3) / 4) * ((s.Q + 3) / 4);
-  // Four times the weights must pay: with few tiles they come from memory for little work. At 7x7 direct wins.
-  if (tiles > 16) return {ConvChoice::winograd, 4};
-  if (tiles > 4) return {ConvChoice::winograd, 2};
+  const auto tiles = [&](int64_t m) { return s.N * ((s.P + m - 1) / m) * ((s.Q + m - 1) / m); };
+  // Four times the weights must pay: with few tiles they come from memory for little work, and bind two threads.
+  if (tiles(4) > 16) return {ConvChoice::winograd, 4};
+  if (tiles(2) >= 16) return {ConvChoice::winograd, 2};
   return {ConvChoice::implicit, 0};
 }
 
