@@ -174,6 +174,8 @@ Extent extent(const Winograd& d, Isa isa, Op op) {
   require(winograd_known(d.m, d.r), "winograd: no such form");
   require(pixels(d) < (int64_t(1) << 52) / (36 * d.C), "winograd: the planes are larger than memory");
   require(d.K < (int64_t(1) << 52) / (65 * 36 * d.C), "the weights are larger than memory");
+  require(d.pool == 0 || (d.pool == 1 && (d.act.func == Func::identity || d.act.func == Func::clip)),
+          "winograd: this activation is not pooled");
   Extent e{};
   e.optional_from = 2;  // bias, residual
   if (op != Op::winograd_product) {
@@ -189,8 +191,8 @@ Extent extent(const Winograd& d, Isa isa, Op op) {
   if (op == Op::winograd_product) e.in[0] = planes;
   e.in[1] = packed_winograd_size(d.K, d.C, d.m, d.r, isa);
   e.in[2] = d.K;
-  e.out = reach({{pixels(d), d.y_ld}, {d.K, 1}});
-  e.in[3] = reach({{pixels(d), d.res_ld}, {d.K, 1}});
+  e.out = reach({{d.pool ? d.N * (d.P / 2) * (d.Q / 2) : pixels(d), d.y_ld}, {d.K, 1}});
+  if (!d.pool) e.in[3] = reach({{pixels(d), d.res_ld}, {d.K, 1}});
   return e;
 }
 

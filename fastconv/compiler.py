@@ -49,6 +49,8 @@ class ConvSpec:
     H: int
     W: int
     C: int
+    P: int
+    Q: int
     R: int
     S: int
     groups: int
@@ -231,13 +233,14 @@ def conv_spec(node: Node, isa: _core.Isa, strict: bool) -> ConvSpec:
     if "x_perm" in a:
         H, W, C = (node.input(0).shape[i] for i in a["x_perm"][1:])
     _, P, Q, K = node.output.shape
+    P, Q = a.get("pooled", (P, Q))
     R, S = node.input(1).shape[2:]
     groups, strides, dilations, pads = a["group"], tuple(a["strides"]), tuple(a["dilations"]), tuple(a["pads"])
     choice, m = _core.choose_conv2d(
         N=N, H=H, W=W, C=C, K=K, P=P, Q=Q, R=R, S=S, groups=groups, strides=strides, dilations=dilations, pads=pads,
         isa=isa, strict=strict,
     )  # fmt: skip
-    return ConvSpec(H, W, C, R, S, groups, strides, dilations, choice, m)
+    return ConvSpec(H, W, C, P, Q, R, S, groups, strides, dilations, choice, m)
 
 
 def _prepare(graph: Graph, isa: _core.Isa, strict: bool) -> Graph:
@@ -246,11 +249,19 @@ def _prepare(graph: Graph, isa: _core.Isa, strict: bool) -> Graph:
     users, producers = g.users(), g.producers()
     outputs = set(g.outputs)
     nodes: list[Node] = []
+    pools: set[Node] = set()
     for node in g.nodes:
+        if node in pools:
+            continue
         if node.op == "Conv":
             spec = conv_spec(node, isa, strict)
             if spec.choice == "winograd":
                 N, P, Q, K = node.output.shape
+                after = users[node.output]
+                if len(after) == 1 and node.output not in outputs and _pools_by_two(node, after[0]):
+                    pools.add(after[0])
+                    node.attrs["pooled"] = (P, Q)
+                    node.outputs = [after[0].output]
                 node.attrs["workspace_bytes"] = 4 * _core.winograd_workspace(N, P, Q, spec.C, K, spec.m, spec.R)
             if spec.choice == "row_run":
                 top, left, bottom, right = node.attrs["pads"]
@@ -272,6 +283,21 @@ def _prepare(graph: Graph, isa: _core.Isa, strict: bool) -> Graph:
         nodes.append(node)
     g.nodes = nodes
     return g
+
+
+def _pools_by_two(conv: Node, pool: Node) -> bool:
+    """Whether `pool` is a 2x2 maximum that the convolution in front can take: its windows then align with tiles."""
+    a = pool.attrs
+    if pool.op != "MaxPool" or len(pool.outputs) != 1 or conv.optional(3) is not None:
+        return False
+    window = (*a["kernel_shape"], *a["strides"], *a["pads"], *a["dilations"])
+    activation = conv.attrs.get("activation")
+    _, P, Q, _ = conv.output.shape
+    return (
+        window == (2, 2, 2, 2, 0, 0, 0, 0, 1, 1)
+        and (activation is None or activation[0] in ("Relu", "Clip"))
+        and pool.output.shape[1:3] == (P // 2, Q // 2)
+    )
 
 
 def _dense(g: Graph, x: Value, nodes: list[Node]) -> Value:

@@ -75,7 +75,8 @@ def conv(c: Compiler, node: Node) -> None:
     x, y = c.view(node.input(0)), c.view(node.output)
     bias, residual = node.optional(2), node.optional(3)
     res = c.view(residual) if residual is not None else None
-    (N, P, Q, K), w = node.output.shape, node.input(1)
+    (N, _, _, K), w = node.output.shape, node.input(1)
+    P, Q = spec.P, spec.Q
     top, left, bottom, right = node.attrs["pads"]
     H, W, C = spec.H, spec.W, spec.C
     geometry = dict(
@@ -101,7 +102,7 @@ def conv(c: Compiler, node: Node) -> None:
         x_tensor = c.tensor(padded)
         geometry.update(H=Hp, W=Wp, pad_t=0, pad_l=0, x_ld=C, x_row=Wp * C, x_image=Hp * Wp * C)
     flops = 2 * N * P * Q * K * (C // spec.groups) * spec.R * spec.S
-    moved = 4 * (N * H * W * C + w.size + N * P * Q * K * (2 if res else 1))
+    moved = 4 * (N * H * W * C + w.size + node.output.size * (2 if res else 1))
     inputs = [x_tensor, c.packed(node, spec), c.constant(bias), c.tensor(res) if res else -1]
     if spec.choice == "winograd":
         _winograd(c, node, spec, geometry, inputs, y, flops, moved)
@@ -126,7 +127,7 @@ def _winograd(
     """One operation, or two with the transformed input between them where one block holds all tiles."""
     fields = ("N", "H", "W", "C", "K", "P", "Q", "pad_t", "pad_l", "x_image", "x_row", "x_ld", "y_ld", "res_ld", "act")
     N, C, K, P, Q = (geometry[f] for f in ("N", "C", "K", "P", "Q"))
-    desc = _core.Winograd(m=spec.m, r=spec.R, **{f: geometry[f] for f in fields})
+    desc = _core.Winograd(m=spec.m, r=spec.R, pool=int("pooled" in node.attrs), **{f: geometry[f] for f in fields})
     name = f"F({spec.m}x{spec.m},{spec.R}x{spec.R})"
     size = _core.winograd_workspace(N, P, Q, C, K, spec.m, spec.R)
     if size == 0:

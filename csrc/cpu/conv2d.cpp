@@ -136,6 +136,7 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
       t.start = first ? nullptr : sums;
       t.start_ld = t.w_ld;
       t.y = last ? b.out + at * d.y_ld + k : sums;
+      t.cold = last;
       t.y_ld = last ? d.y_ld : t.w_ld;
       t.act = last ? &d.act : &none;
       t.bias = b.in[2] ? b.in[2] + k : nullptr;

@@ -24,6 +24,7 @@ struct Tile {
   int64_t res_ld;
   float* y;
   int64_t y_ld;
+  bool cold;  // y and residual are not in L2
   int tail;  // lanes in use in the last vector
   const Activation* act;
   const char* next;   // what to prefetch into L2 meanwhile
@@ -106,7 +107,7 @@ static void tile(const Tile& t) {
     }
   }
   // What the epilogue reads and writes comes from L3 or memory while the products run.
-  for (int i = 0; i < MR; i++) {
+  for (int i = 0; t.cold && i < MR; i++) {
     for (int j = 0; j < NV; j++) {
       __builtin_prefetch(t.y + i * t.y_ld + j * V, 1, 3);
       if (t.residual) __builtin_prefetch(t.residual + i * t.res_ld + j * V, 0, 3);

@@ -52,6 +52,7 @@ void linear(const Linear& d, const Buffers& b, int64_t begin, int64_t end) {
   t.act = &d.act;
   t.next_step = 0;
   t.start = nullptr;
+  t.cold = true;
 
   for (int64_t chunk = begin; chunk < end; chunk++) {
     const int64_t panels = d.chunks / d.row_chunks, rc = chunk / panels, first = chunk % panels * DENSE_NV;

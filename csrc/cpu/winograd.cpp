@@ -137,10 +137,27 @@ void transform_tiles(const Winograd& d, const float* x, int64_t first, int64_t l
   (edge(d) == 4 ? transform_tiles<4> : transform_tiles<6>)(d, x, first, last, planes, plane);
 }
 
-// One vector of columns of one tile: T * T planes to up to M x M pixels of y, with bias, residual and a clip.
-template <int T, int M>
-static inline void tile_out(const Winograd& d, const float* planes, int64_t plane, Vec bias, int n, int64_t rows,
-                            int64_t columns, const float* residual, float* y) {
+struct Epilogue {
+  Vec bias, lo, hi;
+  bool clip;
+  int n;  // lanes in use
+  const float* residual;
+  int64_t res_ld;
+  float* y;
+  int64_t y_ld, row;  // row: pixels
+};
+
+static inline void put(const Epilogue& e, int64_t pixel, Vec v) {
+  if (e.n == Vec::N) {
+    store(e.y + pixel * e.y_ld, v);
+  } else {
+    store_n(e.y + pixel * e.y_ld, v, e.n);
+  }
+}
+
+// One vector of columns of one tile: T * T planes to up to M x M pixels of y, or their maxima by twos.
+template <int T, int M, bool POOL>
+static inline void tile_out(const float* planes, int64_t plane, int64_t rows, int64_t columns, const Epilogue& e) {
   Vec t[T][M];
 #pragma GCC unroll 6
   for (int i = 0; i < T; i++) {
@@ -149,8 +166,7 @@ static inline void tile_out(const Winograd& d, const float* planes, int64_t plan
     for (int j = 0; j < T; j++) m[j] = load(planes + (i * T + j) * plane);
     transform_out(m, t[i]);
   }
-  const bool clip = d.act.func == Func::clip;
-  const Vec lo = set1(d.act.alpha), hi = set1(d.act.beta);
+  Vec left[M / 2];
 #pragma GCC unroll 4
   for (int j = 0; j < M; j++) {
     Vec m[T], out[M];
@@ -160,48 +176,77 @@ static inline void tile_out(const Winograd& d, const float* planes, int64_t plan
     if (j >= columns) continue;
 #pragma GCC unroll 4
     for (int i = 0; i < M; i++) {
-      if (i >= rows) continue;
-      const int64_t pixel = i * d.Q + j;
-      Vec v = add(out[i], bias);
-      if (residual) {
-        const float* r = residual + pixel * d.res_ld;
-        v = add(v, n == Vec::N ? load(r) : load_n(r, n));
+      out[i] = add(out[i], e.bias);
+      if (POOL || i >= rows) continue;
+      const int64_t pixel = i * e.row + j;
+      if (e.residual) {
+        const float* r = e.residual + pixel * e.res_ld;
+        out[i] = add(out[i], e.n == Vec::N ? load(r) : load_n(r, e.n));
       }
-      if (clip) v = min(hi, max(lo, v));
-      float* p = y + pixel * d.y_ld;
-      if (n == Vec::N) {
-        store(p, v);
-      } else {
-        store_n(p, v, n);
+      if (e.clip) out[i] = min(e.hi, max(e.lo, out[i]));
+      put(e, pixel, out[i]);
+    }
+#pragma GCC unroll 2
+    for (int i = 0; POOL && i < M / 2; i++) {
+      const Vec pair = max(out[2 * i], out[2 * i + 1]);
+      if (j % 2 == 0) {
+        left[i] = pair;
+      } else if (2 * i + 1 < rows) {
+        const Vec v = max(left[i], pair);
+        put(e, i * e.row + j / 2, e.clip ? min(e.hi, max(e.lo, v)) : v);
       }
     }
   }
 }
 
 // A panel's sums of tiles [first, last) to y.
-template <int T, int M>
+template <int T, int M, bool POOL>
 void output_tiles(const Winograd& d, const Buffers& b, const float* sums, int64_t plane, int64_t first, int64_t last,
                   int64_t k, int nv) {
-  constexpr int V = Vec::N;
+  constexpr int V = Vec::N, STEP = POOL ? M / 2 : M;
+  const int64_t P = POOL ? d.P / 2 : d.P, Q = POOL ? d.Q / 2 : d.Q;
+  Epilogue e;
+  e.clip = d.act.func == Func::clip;
+  e.lo = set1(d.act.alpha), e.hi = set1(d.act.beta);
+  e.res_ld = d.res_ld, e.y_ld = d.y_ld, e.row = Q;
   for (int64_t tile = first; tile < last; tile++) {
     const Position at = position(d, tile);
-    const int64_t pixel = (at.n * d.P + at.h * M) * d.Q + at.w * M;
+    const int64_t pixel = (at.n * P + at.h * STEP) * Q + at.w * STEP;
     const int64_t rows = min_i(M, d.P - at.h * M), columns = min_i(M, d.Q - at.w * M);
     for (int v = 0; v < nv; v++) {
       const int64_t channel = k + v * V;
-      const int n = (int)min_i(V, d.K - channel);
-      if (n <= 0) break;
-      const Vec bias = !b.in[2] ? zero() : n == V ? load(b.in[2] + channel) : load_n(b.in[2] + channel, n);
-      tile_out<T, M>(d, sums + (tile - first) * nv * V + v * V, plane, bias, n, rows, columns,
-                     b.in[3] ? b.in[3] + pixel * d.res_ld + channel : nullptr, b.out + pixel * d.y_ld + channel);
+      e.n = (int)min_i(V, d.K - channel);
+      if (e.n <= 0) break;
+      e.bias = !b.in[2] ? zero() : e.n == V ? load(b.in[2] + channel) : load_n(b.in[2] + channel, e.n);
+      e.residual = b.in[3] ? b.in[3] + pixel * d.res_ld + channel : nullptr;
+      e.y = b.out + pixel * d.y_ld + channel;
+      tile_out<T, M, POOL>(sums + (tile - first) * nv * V + v * V, plane, rows, columns, e);
     }
-    if (d.act.func != Func::clip && d.act.func != Func::identity) {
+    if (!POOL && d.act.func != Func::clip && d.act.func != Func::identity) {
       const int64_t width = min_i(nv * V, d.K - k);
       for (int64_t i = 0; i < rows; i++) {
-        for (int64_t j = 0; j < columns; j++) activate_row(d.act, b.out + (pixel + i * d.Q + j) * d.y_ld + k, width);
+        for (int64_t j = 0; j < columns; j++) activate_row(d.act, b.out + (pixel + i * Q + j) * d.y_ld + k, width);
       }
     }
   }
+}
+
+template <bool POOL>
+void output_tiles(const Winograd& d, const Buffers& b, const float* sums, int64_t plane, int64_t first, int64_t last,
+                  int64_t k, int nv) {
+  const auto form = edge(d) == 4 ? output_tiles<4, 2, POOL> : d.m == 4 ? output_tiles<6, 4, POOL> : output_tiles<6, 2, POOL>;
+  form(d, b, sums, plane, first, last, k, nv);
+}
+
+// What to fetch of the image for the block from tile `first` on while plane e is multiplied: each row by and by, as far
+// as the block goes on in it.
+Fetch block_part(const Winograd& d, const float* x, int64_t first, int64_t e) {
+  const int64_t T = edge(d), tiles = min_i(d.block, d.tiles_w - first % d.tiles_w);
+  if (first >= d.N * d.tiles_h * d.tiles_w) return {nullptr, 0};
+  const Position at = position(d, first);
+  const int64_t row = at.h * d.m - d.pad_t + e / T, part = tiles * d.m * d.x_ld * 4 / T;
+  if ((uint64_t)row >= (uint64_t)d.H) return {nullptr, 0};
+  return {(const char*)(x + at.n * d.x_image + row * d.x_row + at.w * d.m * d.x_ld) + e % T * part, part};
 }
 
 // Products and output of tiles [first, last) for one panel. `planes` starts at tile `first`; `sums` is scratch.
@@ -225,17 +270,24 @@ void run_panel(const Winograd& d, const Buffers& b, const float* planes, int64_t
   t.start = t.bias = t.residual = nullptr;
   t.res_ld = 0;
   t.y_ld = nv * V;
+  t.cold = false;
   t.tail = V;
   t.act = &none;
   const RowBlocks blocks(tiles, nv);
+  const int64_t fewest = tiles / blocks.count;
+  const TileFunction small = find_tile(nv, fewest), large = tiles % blocks.count ? find_tile(nv, fewest + 1) : small;
   for (int64_t e = 0; e < count; e++, w += size) {
     t.w = w;
     // Fetched meanwhile: the next plane's weights; of the last plane the next panel's. At the end of the work what
     // comes after it, and all the time where this operation's weights are in L2 already.
-    const bool last = e == count - 1;
+    const bool last_plane = e == count - 1;
     const char* next = (const char*)(w + size);
-    int64_t bytes = last && panel + 1 == panels.count ? 0 : size * 4;
-    if (after.bytes && (last || resident)) {
+    int64_t bytes = last_plane && panel + 1 == panels.count ? 0 : size * 4;
+    if (resident && !after.bytes) {
+      const Fetch part = block_part(d, b.in[0], last, e);
+      next = part.from;
+      bytes = part.bytes;
+    } else if (after.bytes && (last_plane || resident)) {
       const int64_t from = resident ? after.bytes * e / count : 0;
       next = after.from + from;
       bytes = (resident ? after.bytes * (e + 1) / count : after.bytes) - from;
@@ -250,12 +302,10 @@ void run_panel(const Winograd& d, const Buffers& b, const float* planes, int64_t
       t.y = sums + e * sums_plane + at * nv * V;
       t.next = next;
       next += t.next_step * d.C;
-      find_tile(nv, rows)(t);
+      (rows == fewest ? small : large)(t);
     }
   }
-  (edge(d) == 4 ? output_tiles<4, 2>
-   : d.m == 4   ? output_tiles<6, 4>
-                : output_tiles<6, 2>)(d, b, sums, sums_plane, first, last, k, nv);
+  (d.pool ? output_tiles<true> : output_tiles<false>)(d, b, sums, sums_plane, first, last, k, nv);
 }
 
 }  // namespace
