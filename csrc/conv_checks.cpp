@@ -174,8 +174,8 @@ Extent extent(const Winograd& d, Isa isa, Op op) {
   require(winograd_known(d.m, d.r), "winograd: no such form");
   require(pixels(d) < (int64_t(1) << 52) / (36 * d.C), "winograd: the planes are larger than memory");
   require(d.K < (int64_t(1) << 52) / (65 * 36 * d.C), "the weights are larger than memory");
-  require(d.pool == 0 || (d.pool == 1 && (d.act.func == Func::identity || d.act.func == Func::clip)),
-          "winograd: this activation is not pooled");
+  require(d.pool == 0 || (d.pool == 1 && d.m % 2 == 0 && (d.act.func == Func::identity || d.act.func == Func::clip)),
+          "winograd: this cannot be pooled");
   Extent e{};
   e.optional_from = 2;  // bias, residual
   if (op != Op::winograd_product) {

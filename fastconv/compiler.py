@@ -258,7 +258,7 @@ def _prepare(graph: Graph, isa: _core.Isa, strict: bool) -> Graph:
             if spec.choice == "winograd":
                 N, P, Q, K = node.output.shape
                 after = users[node.output]
-                if len(after) == 1 and node.output not in outputs and _pools_by_two(node, after[0]):
+                if spec.m % 2 == 0 and len(after) == 1 and node.output not in outputs and _pools_by_two(node, after[0]):
                     pools.add(after[0])
                     node.attrs["pooled"] = (P, Q)
                     node.outputs = [after[0].output]

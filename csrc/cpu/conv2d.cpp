@@ -162,14 +162,17 @@ void conv2d(const Conv2d& d, const Buffers& b, int64_t begin, int64_t end) {
   s.pointers = (const float**)(s.sums + (d.taps_per_slice < d.R * d.S ? d.rows_per_chunk * MAX_NV * Vec::N : 0));
   s.taps = (int32_t*)(s.pointers + d.R * d.S * 16);
 
-  for (int64_t chunk = begin; chunk < end; chunk++) {
-    const int64_t pc = chunk % d.panel_chunks, group = chunk / d.panel_chunks % d.groups;
-    const int64_t rc = chunk / d.panel_chunks / d.groups;
-    const int64_t row_begin = rc * d.rows_per_chunk, row_end = min_i(M, row_begin + d.rows_per_chunk);
+  // Neighbouring chunks are the panels of one range of rows; who has several ranges reads each panel once for all.
+  const int64_t parts = d.groups * d.panel_chunks;
+  for (int64_t part = 0; part < parts; part++) {
+    const int64_t group = part / d.panel_chunks, pc = part % d.panel_chunks;
     const int64_t last = min_i(panels.count, (pc + 1) * d.panels_per_chunk);
-    const Fetch after = next_operation(b, chunk, d.panel_chunks == 1 && d.groups == 1);
-    for (int64_t p = pc * d.panels_per_chunk; p < last; p++) {
-      run_panel(d, b, s, group, panels, p, row_begin, row_end, p == last - 1 ? after : Fetch{nullptr, 0});
+    for (int64_t chunk = begin + (part - begin % parts + parts) % parts; chunk < end; chunk += parts) {
+      const int64_t row_begin = chunk / parts * d.rows_per_chunk, row_end = min_i(M, row_begin + d.rows_per_chunk);
+      const Fetch after = next_operation(b, chunk, parts == 1);
+      for (int64_t p = pc * d.panels_per_chunk; p < last; p++) {
+        run_panel(d, b, s, group, panels, p, row_begin, row_end, p == last - 1 ? after : Fetch{nullptr, 0});
+      }
     }
   }
 }

@@ -179,7 +179,8 @@ struct RowBlocks {
   int64_t rows, count;
   RowBlocks(int64_t rows_, int nv) : rows(rows_) {
     int64_t limit = ROWS[nv];
-    if (nv == 4 && rows % 7 != 0) limit = 6;  // seven rows cost a memory operand: take them where they fit
+    // seven rows of four vectors cost a memory operand: take them where they save a block
+    if (nv == 4 && (rows + 5) / 6 == (rows + 6) / 7) limit = 6;
     count = (rows + limit - 1) / limit;
   }
   int64_t start(int64_t i) const { return rows * i / count; }

@@ -75,7 +75,7 @@ struct FilterTransform {
   int edge, taps;
   double g[6][5] = {};
   FilterTransform(int64_t m, int64_t r) : edge((int)(m + r - 1)), taps((int)r) {
-    const double* points = edge == 4 ? WINOGRAD_POINTS_4 : WINOGRAD_POINTS_6;
+    const double* points = edge == 4 ? WINOGRAD_POINTS_4 : edge == 5 ? WINOGRAD_POINTS_5 : WINOGRAD_POINTS_6;
     for (int j = 0; j < edge - 1; j++) {
       double value = 1;
       for (int k = 0; k < edge - 1; k++) value /= k == j ? 1 : points[j] - points[k];

@@ -16,6 +16,7 @@ ConvPlan choose_conv2d(const ConvShape& s, Isa, bool strict) {
   const auto tiles = [&](int64_t m) { return s.N * ((s.P + m - 1) / m) * ((s.Q + m - 1) / m); };
   // Four times the weights must pay: with few tiles they come from memory for little work, and bind two threads.
   if (!strict && plain && s.R == 3 && tiles(4) > 16) return {ConvChoice::winograd, 4};
+  if (!strict && plain && s.R == 3 && tiles(3) >= 16) return {ConvChoice::winograd, 3};
   if (!strict && plain && (s.R == 3 || s.R == 5) && tiles(2) >= 16) return {ConvChoice::winograd, 2};
   return {ConvChoice::implicit, 0};
 }

@@ -2,8 +2,9 @@
 //
 //   Y = A^T [ (G g G^T) . (B^T d B) ] A      (Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", 2016)
 //
-// F(2x2,3x3) with the points 0, +-1 saves 2.25 times; F(4x4,3x3) saves 4 times and F(2x2,5x5), which reads the same
-// tiles, 2.8 times, with the points 0, +-5/8, +-3/2: rms error about twice that of direct summation. A block of tiles
+// F(2x2,3x3) with the points 0, +-1 saves 2.25 times, F(3x3,3x3) with 0, +-3/4, 7/4 saves 3.24 times, F(4x4,3x3) saves
+// 4 times and F(2x2,5x5), which reads the same tiles, 2.8 times, with the points 0, +-5/8, +-3/2; the rms error is up to
+// twice that of direct summation. A block of tiles
 // is transformed into T^2 planes of [tiles][C] (T = m + r - 1), multiplied panel by panel into T^2 planes of
 // [tiles][columns] and transformed back, all within L2. Weights are [panel][T^2][C][columns], transformed in double
 // precision while they are packed (cpu/pack.cpp). Planes are padded by PLANE_PAD floats: strides of 4096 bytes would
@@ -21,6 +22,7 @@ constexpr int64_t RESIDENT = 160 << 10;  // floats of weights that stay in L2 be
 
 constexpr float A = 0.625f, B = 1.5f, A2 = A * A, B2 = B * B;
 constexpr float A3 = A * A2, B3 = B * B2;
+constexpr float A_5 = 0.75f, B_5 = 1.75f;
 
 struct Position {  // of a tile
   int64_t n, h, w;
@@ -40,6 +42,17 @@ static inline void transform_in(const Vec (&d)[4], Vec (&t)[4]) {
   t[3] = sub(d[3], d[1]);
 }
 
+// B^T d, points 0, a, -a, b
+static inline void transform_in(const Vec (&d)[5], Vec (&t)[5]) {
+  const Vec a = set1(A_5), a2 = set1(-A_5 * A_5), b = set1(-B_5);
+  const Vec u = fma(b, d[2], d[3]), v = fma(b, d[1], d[2]), av = mul(a, v);
+  t[0] = fma(a2, fma(b, d[0], d[1]), u);
+  t[1] = add(u, av);
+  t[2] = sub(u, av);
+  t[3] = fma(a2, d[1], d[3]);
+  t[4] = fma(a2, v, fma(b, d[3], d[4]));
+}
+
 // B^T d, points 0, a, -a, b, -b
 static inline void transform_in(const Vec (&d)[6], Vec (&t)[6]) {
   const Vec a = set1(A), b = set1(B), a2 = set1(-A2), b2 = set1(-B2), sum = set1(-(A2 + B2)), product = set1(A2 * B2);
@@ -57,6 +70,14 @@ static inline void transform_in(const Vec (&d)[6], Vec (&t)[6]) {
 static inline void transform_out(const Vec (&m)[4], Vec (&y)[2]) {
   y[0] = add(m[0], add(m[1], m[2]));
   y[1] = add(m[3], sub(m[1], m[2]));
+}
+
+// A^T m of five numbers, three out
+static inline void transform_out(const Vec (&m)[5], Vec (&y)[3]) {
+  const Vec s = add(m[1], m[2]), d = sub(m[1], m[2]);
+  y[0] = add(add(m[0], m[3]), s);
+  y[1] = fma(set1(B_5), m[3], mul(set1(A_5), d));
+  y[2] = fma(set1(B_5 * B_5), m[3], fma(set1(A_5 * A_5), s, m[4]));
 }
 
 // A^T m of six numbers, four out
@@ -134,7 +155,7 @@ void transform_tiles(const Winograd& d, const float* x, int64_t first, int64_t l
 }
 
 void transform_tiles(const Winograd& d, const float* x, int64_t first, int64_t last, float* planes, int64_t plane) {
-  (edge(d) == 4 ? transform_tiles<4> : transform_tiles<6>)(d, x, first, last, planes, plane);
+  (edge(d) == 4 ? transform_tiles<4> : edge(d) == 5 ? transform_tiles<5> : transform_tiles<6>)(d, x, first, last, planes, plane);
 }
 
 struct Epilogue {
@@ -231,10 +252,13 @@ void output_tiles(const Winograd& d, const Buffers& b, const float* sums, int64_
   }
 }
 
-template <bool POOL>
 void output_tiles(const Winograd& d, const Buffers& b, const float* sums, int64_t plane, int64_t first, int64_t last,
                   int64_t k, int nv) {
-  const auto form = edge(d) == 4 ? output_tiles<4, 2, POOL> : d.m == 4 ? output_tiles<6, 4, POOL> : output_tiles<6, 2, POOL>;
+  auto form = output_tiles<4, 2, false>;
+  if (d.m == 2 && d.r == 3 && d.pool) form = output_tiles<4, 2, true>;
+  if (d.m == 3) form = output_tiles<5, 3, false>;
+  if (d.m == 4) form = d.pool ? output_tiles<6, 4, true> : output_tiles<6, 4, false>;
+  if (d.r == 5) form = d.pool ? output_tiles<6, 2, true> : output_tiles<6, 2, false>;
   form(d, b, sums, plane, first, last, k, nv);
 }
 
@@ -305,7 +329,7 @@ void run_panel(const Winograd& d, const Buffers& b, const float* planes, int64_t
       (rows == fewest ? small : large)(t);
     }
   }
-  (d.pool ? output_tiles<true> : output_tiles<false>)(d, b, sums, sums_plane, first, last, k, nv);
+  output_tiles(d, b, sums, sums_plane, first, last, k, nv);
 }
 
 }  // namespace
@@ -339,12 +363,16 @@ void winograd_input(const Winograd& d, const Buffers& b, int64_t begin, int64_t 
 void winograd_product(const Winograd& d, const Buffers& b, int64_t begin, int64_t end) {
   const int64_t tiles = d.N * d.tiles_h * d.tiles_w, plane = tiles * d.C + PLANE_PAD;
   const Panels panels(d.K, MAX_NV);
-  const int64_t blocks = d.chunks / panels.count;
-  for (int64_t chunk = begin; chunk < end; chunk++) {
-    const int64_t p = chunk % panels.count, block = chunk / panels.count;
-    const int64_t first = tiles * block / blocks, last = tiles * (block + 1) / blocks;
-    run_panel(d, b, b.in[0] + first * d.C, plane, first, last, panels, p, false, next_operation(b, chunk, false),
-              b.scratch);
+  // Neighbouring chunks are the panels of one block, so that threads share few tiles; one thread that has several
+  // blocks reads each panel once for all of them.
+  for (int64_t p = 0; p < panels.count; p++) {
+    for (int64_t chunk = begin + (p - begin % panels.count + panels.count) % panels.count; chunk < end;
+         chunk += panels.count) {
+      const int64_t block = chunk / panels.count, blocks = d.chunks / panels.count;
+      const int64_t first = tiles * block / blocks, last = tiles * (block + 1) / blocks;
+      run_panel(d, b, b.in[0] + first * d.C, plane, first, last, panels, p, false, next_operation(b, chunk, false),
+                b.scratch);
+    }
   }
 }
 

@@ -203,7 +203,7 @@ def test_row_run_rejects(wrong: dict[str, int]) -> None:
         dict(P=MOST, Q=MOST, N=MOST),
         dict(P=MOST, Q=8, N=1 << 20),
         dict(K=1 << 30, C=1 << 30, x_ld=1 << 30, y_ld=1 << 30),
-        dict(m=3),
+        dict(m=5),
         dict(m=0),
         dict(r=5),
         dict(y_ld=1),
@@ -257,6 +257,8 @@ def test_choice() -> None:
     assert choose(C=3, dilations=(1, 2), pads=(1, 2, 1, 2)) == "implicit"
     large = dict(C=64, K=64)
     assert choice(**large, H=28, W=28, P=28, Q=28) == ("winograd", 4)
-    assert choice(**large, H=14, W=14, P=14, Q=14) == ("winograd", 2)
-    assert choose(**large, H=7, W=7, P=7, Q=7) == "implicit"
+    assert choice(**large, H=14, W=14, P=14, Q=14) == ("winograd", 3)
+    assert choice(**large, H=7, W=7, P=7, Q=7) == ("winograd", 2)
+    assert choose(**large, H=4, W=4, P=4, Q=4) == "implicit"
+    assert choice(**large, H=14, W=14, P=14, Q=14, R=5, S=5, pads=(2, 2, 2, 2)) == ("winograd", 2)
     assert choose(**large, H=28, W=28, P=28, Q=28, strict=True) == "implicit"

@@ -17,7 +17,7 @@ from .weighted import ACTIVATIONS, activation, contents, conv2d, run
 isas = pytest.mark.parametrize("isa", LEVELS, ids=lambda i: i.name)
 
 
-FORMS = [(2, 3), (4, 3), (2, 5)]
+FORMS = [(2, 3), (3, 3), (4, 3), (2, 5)]
 forms = pytest.mark.parametrize("form", FORMS, ids=lambda f: f"F({f[0]}x{f[0]},{f[1]}x{f[1]})")
 
 
@@ -96,7 +96,7 @@ def test_scale_multiplies_output_channels(isa: Any, form: tuple[int, int]) -> No
     np.testing.assert_allclose(pack(isa, w, m, scale), scaled, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("wrong", ((3, 3), (4, 5), (6, 3), (0, 3), (2, 1)), ids=str)
+@pytest.mark.parametrize("wrong", ((1, 3), (4, 5), (6, 3), (0, 3), (2, 1)), ids=str)
 def test_unknown_forms(wrong: tuple[int, int]) -> None:
     m, r = wrong
     with pytest.raises(ValueError):
@@ -109,7 +109,7 @@ def test_unknown_forms(wrong: tuple[int, int]) -> None:
 @pytest.mark.parametrize(
     ("m", "r", "size", "C", "K", "limit"),
     [(4, 3, 28, 32, 64, 2.7), (4, 3, 28, 64, 64, 2.3), (4, 3, 14, 256, 64, 2.3), (2, 3, 14, 32, 64, 2.7),
-     (2, 3, 14, 256, 64, 2.3), (2, 5, 27, 64, 64, 2.3)],
+     (2, 3, 14, 256, 64, 2.3), (3, 3, 14, 32, 64, 2.7), (3, 3, 14, 256, 64, 2.3), (2, 5, 27, 64, 64, 2.3)],
 )  # fmt: skip
 def test_rounding_error(isa: Any, m: int, r: int, size: int, C: int, K: int, limit: float) -> None:
     """The rms error on relu(normal) inputs stays below `limit` times that of our direct kernel, against float64."""
