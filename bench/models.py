@@ -69,6 +69,14 @@ def report(machine: dict[str, Any], settings: runner.Settings, engines: list[str
     }
 
 
+def dump(path: Path, results: dict[str, Any]) -> None:
+    """Write JSON, a row a line."""
+    head = {k: v for k, v in results.items() if k != "rows"}
+    rows = ",\n".join(json.dumps(r) for r in results["rows"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(head, indent=1)[:-2] + f',\n "rows": [\n{rows}\n ]\n}}\n')
+
+
 def export_missing(folder: Path, names: list[str]) -> list[str]:
     """Export those models that `folder` lacks and bench.export knows; the names that are missing afterwards."""
     from bench import export
@@ -138,8 +146,7 @@ def main(argv: list[str] | None = None) -> int:
                 console.print(f"[dim]{name}, batch {batch}, threads {threads}[/dim]")
                 rows += runner.isolated(folder / f"{name}.onnx", batch, threads, engines, settings, args.timeout)
                 if args.json:  # after each case: an interrupted run keeps what it measured
-                    args.json.parent.mkdir(parents=True, exist_ok=True)
-                    args.json.write_text(json.dumps(report(machine, settings, engines, rows), indent=1) + "\n")
+                    dump(args.json, report(machine, settings, engines, rows))
     peak = machine["peak_gflops"]
     console.print(table(rows, machine["cpu"] + (f", {peak:.0f} GFLOP/s on one core" if peak else "")))
     for line in notes(rows):

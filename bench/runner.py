@@ -50,6 +50,7 @@ class Row:
     ratio_p10: float | None = None
     ratio_p90: float | None = None
     reference: str = ""
+    pairs: list[float] = field(default_factory=list)  # ratios to the reference, turn by turn
     ratios: dict[str, float] = field(default_factory=dict)
 
 
@@ -150,6 +151,7 @@ def run_case(
         row, ratios = rows[name], s.ratios(samples[reference])
         row.turns, row.median_ms, row.p10_ms, row.p90_ms = len(s.ns), s.median_ms, s.p10_ms, s.p90_ms
         row.ratio, row.ratio_p10, row.ratio_p90 = (timing.quantile(ratios, q) for q in (0.5, 0.1, 0.9))
+        row.pairs = [round(r, 5) for r in ratios]
         row.ratios = {other: s.ratio(samples[other]) for other in samples if other != name}
     loaded.clear()
     gc.collect()
