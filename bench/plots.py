@@ -41,15 +41,16 @@ def _save(figure: Any, path: Path) -> Path:
 
 
 def bars(cases: dict[str, dict[str, dict[str, Any]]], title: str, path: Path) -> Path:
-    """Relative time of each engine on each model. `cases` maps model to engine to its row (median_ms, status); the unit
-    is onnxruntime's time, or the first engine's that worked."""
+    """Relative time of each engine on each model. `cases` maps model to engine to its row: median_ms, status, and ratio
+    to onnxruntime; without a ratio the unit is the first engine that worked."""
     engines = list(dict.fromkeys(e for rows in cases.values() for e in rows))
     figure, axes = _figure(max(6.0, 1.15 * len(cases) + 1.5), 4.0)
+    from matplotlib import patches
+
     axis = axes[0][0]
     width = 0.84 / len(engines)
     for i, engine in enumerate(engines):
         colour = COLOURS.get(engine, OTHER)
-        labelled = False
         for j, rows in enumerate(cases.values()):
             x = j + (i - (len(engines) - 1) / 2) * width
             row = rows.get(engine)
@@ -59,15 +60,11 @@ def bars(cases: dict[str, dict[str, dict[str, Any]]], title: str, path: Path) ->
             if row["median_ms"] is None:
                 axis.text(x, 0.03, row["status"], rotation=90, ha="center", va="bottom", fontsize=7, color=colour)
                 continue
-            height = row["median_ms"] / unit
-            label = None if labelled else engine
-            labelled = True
-            axis.bar(x, min(height, TALLEST), width * 0.92, color=colour, label=label, zorder=2)
-            if height > TALLEST:
-                axis.text(x, TALLEST + 0.02, f"{height:.1f}", ha="center", va="bottom", fontsize=7, color=colour)
-            elif engine == "fastconv":
-                axis.text(x, height + 0.02, f"{height:.2f}", ha="center", va="bottom", fontsize=7, color=colour,
-                          fontweight="bold")  # fmt: skip
+            height = row.get("ratio") or row["median_ms"] / unit
+            axis.bar(x, min(height, TALLEST), width * 0.92, color=colour, zorder=2)
+            if height > TALLEST or engine == "fastconv":
+                axis.text(x, min(height, TALLEST) - 0.03, f"{height:.2f}", rotation=90, ha="center", va="top",
+                          fontsize=7, color="white", fontweight="bold")  # fmt: skip
     names = [f"{name}\n{_milliseconds(rows)}" for name, rows in cases.items()]
     axis.set_xticks(range(len(cases)), names, fontsize=8)
     axis.tick_params(axis="x", length=0)
@@ -76,7 +73,8 @@ def bars(cases: dict[str, dict[str, dict[str, Any]]], title: str, path: Path) ->
     axis.set_xlim(-0.6, len(cases) - 0.4)
     axis.set_ylabel("time, onnxruntime = 1")
     axis.set_title(title, loc="left")
-    figure.legend(loc="outside lower center", ncols=len(engines), frameon=False)
+    handles = [patches.Patch(color=COLOURS.get(e, OTHER), label=e) for e in engines]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(engines), frameon=False)
     return _save(figure, path)
 
 
@@ -97,7 +95,10 @@ def roofline(report: dict[str, Any], model: str, path: Path) -> Path:
     rows = [r for r in rows if r["flops"] > 0 and r["bytes"] > 0 and r["ms"] > 0]
     peak, bandwidth = report["peak_gflops"], report["bandwidth_gbs"]
     figure, axes = _figure(7.2, 4.4)
+    from matplotlib import ticker
+
     axis = axes[0][0]
+    axis.set_axisbelow(True)
     intensity = [r["flops"] / r["bytes"] for r in rows]
     low, high = min([*intensity, peak / bandwidth]) / 2, max([*intensity, peak / bandwidth]) * 2
     xs = [low, peak / bandwidth, high]
@@ -118,15 +119,17 @@ def roofline(report: dict[str, Any], model: str, path: Path) -> Path:
     axis.set_xlim(low, high)
     every = [p[1] for points in groups.values() for p in points]
     axis.set_ylim(min([*every, peak]) / 1.6, max([*every, peak]) * 1.6)
-    axis.xaxis.set_major_formatter(lambda v, _: f"{v:g}")
-    axis.yaxis.set_major_formatter(lambda v, _: f"{v:g}")
+    axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+    for side in (axis.xaxis, axis.yaxis):
+        side.set_major_formatter(lambda v, _: f"{v:g}")
+        side.set_minor_formatter(ticker.NullFormatter())
     axis.annotate(f"{peak:.0f} GFLOP/s", (high, peak), xytext=(-4, 4), textcoords="offset points", ha="right",
                   fontsize=8, color="#444444")  # fmt: skip
     axis.set_xlabel(f"FLOPs per byte (the slope is {bandwidth:.0f} GB/s)")
     axis.set_ylabel("GFLOP/s")
     axis.set_title(f"{model}, one thread: {total:.2f} ms; area: share of the time", loc="left")
-    axis.grid(True, which="major", color="#eeeeee", zorder=0)
-    figure.legend(loc="outside right upper", frameon=False)
+    axis.grid(True, which="major", color="#eeeeee")
+    axis.legend(loc="upper left", frameon=False)
     return _save(figure, path)
 
 
@@ -150,7 +153,8 @@ def batches(cases: dict[str, dict[str, list[tuple[int, float]]]], title: str, pa
         axis.set_ylim(bottom=0)
         axis.set_xlabel("batch size")
         axis.set_title(model, loc="left")
-        axis.grid(True, axis="y", color="#eeeeee", zorder=0)
+        axis.set_axisbelow(True)
+        axis.grid(True, axis="y", color="#eeeeee")
     axes[0][0].set_ylabel("ms per image")
     figure.suptitle(title, x=0.01, ha="left", fontsize=10)
     figure.legend(seen.values(), seen.keys(), loc="outside lower center", ncols=len(seen), frameon=False)

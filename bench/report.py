@@ -35,6 +35,7 @@ class Merged:
     cases: dict[Case, dict[str, Row]] = field(default_factory=dict)
     engines: dict[str, dict[str, str]] = field(default_factory=dict)
     systems: list[Row] = field(default_factory=list)
+    runs: int = 1  # of the case that was run most often
 
     def select(self, threads: int, batch: int) -> dict[str, dict[str, Row]]:
         return {m: rows for (m, b, t), rows in self.cases.items() if (b, t) == (batch, threads)}
@@ -80,6 +81,7 @@ def merge(reports: list[Row]) -> Merged:
             cases.setdefault((r["model"], r["batch"], r["threads"]), {})[r["engine"]] = r
         for case, rows in cases.items():
             runs.setdefault(case, []).append(rows)
+    out.runs = max(map(len, runs.values()), default=1)
     for case, several in runs.items():
         engines = dict.fromkeys(e for rows in several for e in rows)
         merged = out.cases[case] = {e: _median([rows[e] for rows in several if e in rows]) for e in engines}
@@ -108,6 +110,7 @@ def _median(rows: list[Row]) -> Row:
         "status": worst["status"],
         "message": message,
         "median_ms": _middle(r["median_ms"] for r in rows),
+        "ratio": _middle(r["ratio"] for r in rows if r["reference"] == "onnxruntime"),
         "turns": sum(r["turns"] for r in rows),
     }
 
@@ -138,9 +141,10 @@ def _cell(row: Row | None) -> str:
 
 def speed_table(merged: Merged, threads: int, batch: int) -> list[str]:
     """Medians in ms, fastconv's ratio to onnxruntime and to the best peer."""
-    engines = list(dict.fromkeys(e for rows in merged.cases.values() for e in rows))
+    selected = merged.select(threads, batch)
+    engines = list(dict.fromkeys(e for rows in selected.values() for e in rows))
     lines = []
-    for model, rows in merged.select(threads, batch).items():
+    for model, rows in selected.items():
         mine = rows.get("fastconv", {})
         cells = [_cell(rows.get(e)) for e in engines]
         if mine.get("median_ms") is not None:
@@ -162,12 +166,12 @@ def failures(merged: Merged) -> list[str]:
     return [f"- {engine} {status}: {message}: {', '.join(cases)}" for (engine, status, message), cases in found.items()]
 
 
-def machine_line(systems: list[Row]) -> str:
+def machine_line(systems: list[Row], repeats: int = 1) -> str:
     dates = sorted({s["date"][:10] for s in systems})
     s = systems[-1]
     peak = f", {s['peak_gflops']:.0f} GFLOP/s per core" if s.get("peak_gflops") else ""
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
-    runs = f", medians of {len(systems)} runs" if len(systems) > 1 else ""
+    runs = f", medians of {repeats} runs" if repeats > 1 else ""
     return f"{s['cpu']}, {s['cores']} cores, {s['isa']}{peak}; {s['system']}, Python {s['python']}; {when}{runs}."
 
 
@@ -215,7 +219,7 @@ def draw(found: dict[str, list[Row]], merged: Merged, folder: Path) -> dict[str,
     if merged.cases:
         threads, batch = merged.settings()[0]
         cpu = merged.systems[-1]["cpu"]
-        title = f"Time of whole models, {cpu}, batch {batch}, threads {threads} (ms: fastconv)"
+        title = f"Time of whole models, {cpu}, batch {batch}, threads {threads}; milliseconds are fastconv's"
         pictures["models"].append(plots.bars(merged.select(threads, batch), title, folder / "models.png"))
         sweep = batch_cases(merged, threads)
         if sweep:
@@ -228,13 +232,14 @@ def draw(found: dict[str, list[Row]], merged: Merged, folder: Path) -> dict[str,
 
 
 def batch_cases(merged: Merged, threads: int, least: int = 3) -> dict[str, dict[str, list[tuple[int, float]]]]:
-    """Models that were timed at `least` batch sizes or more: engine to (batch, milliseconds)."""
+    """Models and engines that were timed at `least` batch sizes or more: (batch, milliseconds) each."""
     out: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for (model, batch, t), rows in merged.cases.items():
         for engine, row in rows.items():
             if t == threads and row["median_ms"] is not None:
                 out.setdefault(model, {}).setdefault(engine, []).append((batch, row["median_ms"]))
-    return {m: e for m, e in out.items() if max(len(points) for points in e.values()) >= least}
+    lines = {m: {e: points for e, points in engines.items() if len(points) >= least} for m, engines in out.items()}
+    return {m: engines for m, engines in lines.items() if engines}
 
 
 def page(found: dict[str, list[Row]], merged: Merged, pictures: dict[str, list[Path]], folder: Path) -> str:
@@ -246,7 +251,7 @@ def page(found: dict[str, list[Row]], merged: Merged, pictures: dict[str, list[P
             lines.extend([f"![{text(path)}]({os.path.relpath(path, folder)})", ""])
 
     if merged.cases:
-        lines += ["## Whole models", "", machine_line(merged.systems), "", versions_line(merged), "", legend(), ""]
+        lines += ["## Whole models", "", machine_line(merged.systems, merged.runs), "", versions_line(merged), "", legend(), ""]
         show("models", lambda _: "Time of each engine on each model, relative to onnxruntime")
         for threads, batch in merged.settings():
             lines += [f"### Threads {threads}, batch {batch}", "", *speed_table(merged, threads, batch), ""]
@@ -275,7 +280,7 @@ def page(found: dict[str, list[Row]], merged: Merged, pictures: dict[str, list[P
 def summary(merged: Merged, picture: Path | None, page_path: Path, folder: Path) -> str:
     """The text of the README, which stands in `folder`: the first table only."""
     threads, batch = merged.settings()[0]
-    lines = [f"Threads {threads}, batch {batch}. {machine_line(merged.systems)}", ""]
+    lines = [f"Threads {threads}, batch {batch}. {machine_line(merged.systems, merged.runs)}", ""]
     lines += [*speed_table(merged, threads, batch), "", versions_line(merged), "", legend(), ""]
     if picture is not None:
         lines += [f"![Time of each engine on each model]({os.path.relpath(picture, folder)})", ""]
