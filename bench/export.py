@@ -2,12 +2,12 @@
 
     python -m bench.export --out DIR [--models resnet50,vgg16] [--exporter classic|dynamo] [--keep-bn] [--batch 1]
 
-Nothing is downloaded. Needs torch, torchvision, onnx, onnxscript and onnxruntime; timm for xception. Random statistics matter: with the
-default ones (mean 0, variance 1, scale 1) a swapped or forgotten channel would not show in the output. One calibrating
-forward pass keeps the networks well conditioned, like trained ones: each convolution and dense layer is scaled to
-outputs with a standard deviation of 1 (the logits 2), and batch norm's mean and variance are the observed ones, moved
-at random by about 0.2 standard deviations and by a factor from 0.5 to 2. (With statistics that ignore the data,
-EfficientNet-B0 was so badly conditioned that onnxruntime and torch differed by 1.4e-4 of the largest output.)
+Nothing is downloaded. Needs torch, torchvision, onnx, onnxscript and onnxruntime; timm for xception. Random statistics
+matter: with the default ones (mean 0, variance 1, scale 1) a swapped or forgotten channel would not show in the output.
+One calibrating forward pass keeps the networks well conditioned, like trained ones: each convolution and dense layer is
+scaled to outputs with a standard deviation of 1 (the logits 2), and batch norm's mean and variance are the observed
+ones, moved at random by about 0.2 standard deviations and by a factor from 0.5 to 2. (With statistics that ignore the
+data, EfficientNet-B0 was so badly conditioned that onnxruntime and torch differed by 1.4e-4 of the largest output.)
 
 Each file is checked in onnxruntime against torch, for a dynamic batch with batch sizes 1 and 3.
 """

@@ -45,10 +45,12 @@ def build(layer: Layer, copies: int) -> Any:
         return rng.standard_normal(shape, dtype=np.float32)
 
     if isinstance(layer, DenseCase):
-        x, shape = g.add_input("x", (layer.M, layer.C)), (layer.M, layer.K)
+        x = g.add_input("x", (layer.M, layer.C))
+        shape: tuple[int, ...] = (layer.M, layer.K)
         op, w, attrs = "Gemm", normal(layer.K, layer.C), dict[str, Any](trans_b=True)
     else:
-        x, shape = g.add_input("x", (layer.N, layer.H, layer.W, layer.C)), (layer.N, layer.P, layer.Q, layer.K)
+        x = g.add_input("x", (layer.N, layer.H, layer.W, layer.C))
+        shape = (layer.N, layer.P, layer.Q, layer.K)
         op, w = "Conv", normal(layer.K, layer.C // layer.groups, layer.R, layer.S)
         attrs = dict(strides=layer.strides, dilations=layer.dilations, pads=layer.pads, group=layer.groups)
     w *= np.float32(math.sqrt(2.0 / w[0].size))
@@ -95,9 +97,7 @@ class ColdLayer:
         return [max(float(t), 1.0) * 1e-9 for t in totals[1:]]
 
 
-def measure(
-    network: str, layer: Layer, isa_name: str, seconds: float, peak: float, bandwidth: float
-) -> dict[str, Any]:
+def measure(network: str, layer: Layer, isa_name: str, seconds: float, peak: float, bandwidth: float) -> dict[str, Any]:
     """A row: medians over all copies of at least three rounds and `seconds` of kernel time."""
     from fastconv.isa import resolve_isa
 
@@ -149,7 +149,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from rich.console import Console
 
-    from fastconv.isa import isa_levels, resolve_isa
+    from fastconv.isa import isa_levels
 
     networks = [n for n in args.networks.split(",") if n]
     levels = [n for n in args.isa.split(",") if n] or [n for n in reversed(isa_levels()) if n != "scalar"] or ["scalar"]

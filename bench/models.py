@@ -102,7 +102,9 @@ def numbers(text: str) -> list[int]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bench.models", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--dir", type=Path, help=f"folder of NAME.onnx files (default: {FOLDER})")
-    parser.add_argument("--models", default="", help=f"comma-separated names (default: all files of --dir, or {MODELS})")
+    parser.add_argument(
+        "--models", default="", help=f"comma-separated names (default: all files of --dir, or {MODELS})"
+    )
     parser.add_argument("--engines", default="fastconv,onnxruntime", help=f"of {', '.join(peers.ENGINES)}")
     parser.add_argument("--threads", type=numbers, default=[1])
     parser.add_argument("--batch", type=numbers, default=[1])

@@ -251,7 +251,16 @@ def page(found: dict[str, list[Row]], merged: Merged, pictures: dict[str, list[P
             lines.extend([f"![{text(path)}]({os.path.relpath(path, folder)})", ""])
 
     if merged.cases:
-        lines += ["## Whole models", "", machine_line(merged.systems, merged.runs), "", versions_line(merged), "", legend(), ""]
+        lines += [
+            "## Whole models",
+            "",
+            machine_line(merged.systems, merged.runs),
+            "",
+            versions_line(merged),
+            "",
+            legend(),
+            "",
+        ]
         show("models", lambda _: "Time of each engine on each model, relative to onnxruntime")
         for threads, batch in merged.settings():
             lines += [f"### Threads {threads}, batch {batch}", "", *speed_table(merged, threads, batch), ""]

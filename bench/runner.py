@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ import numpy.typing as npt
 from bench import peers, timing
 
 TOLERANCE, INEXACT = 1e-4, 1e-2
+ROOT = Path(__file__).resolve().parents[1]
 Array = npt.NDArray[Any]
 
 
@@ -189,7 +191,9 @@ def _child(job: list[Any], timeout: float) -> tuple[dict[str, Row], tuple[str, s
         (folder / "job.json").write_text(json.dumps(job))
         with (folder / "log").open("wb") as log:
             command = [sys.executable, "-m", "bench.runner", str(folder)]
-            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+            found = os.environ.get("PYTHONPATH")
+            env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *([found] if found else [])])}
+            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env)
             try:
                 code = process.wait(timeout)
                 end = f"died of {signal.Signals(-code).name}" if code < 0 else f"left with exit code {code}"
@@ -200,7 +204,8 @@ def _child(job: list[Any], timeout: float) -> tuple[dict[str, Row], tuple[str, s
                 process.wait()
         step = ("", "starting")
         if (folder / "step.json").exists():
-            step = tuple(json.loads((folder / "step.json").read_text()))
+            engine, what = json.loads((folder / "step.json").read_text())
+            step = (engine, what)
         if (folder / "rows.json").exists():  # whole: renamed into place; what happens at exit does not matter
             return {e: Row(**r) for e, r in json.loads((folder / "rows.json").read_text()).items()}, step, end
         tail = " ".join((folder / "log").read_text(errors="replace").split())[-200:]

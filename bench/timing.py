@@ -118,6 +118,14 @@ def sweep(buffer: npt.NDArray[Any]) -> float:
     return float(np.max(buffer))
 
 
+def _dot(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float:
+    return float(np.dot(a, b))
+
+
+def _max(a: npt.NDArray[Any], _: npt.NDArray[Any]) -> float:
+    return float(np.max(a))
+
+
 def read_bandwidth(nbytes: int | None = None, repeats: int = 7) -> float:
     """GB/s that one core reads from memory: the best of numpy's dot product and maximum on arrays of `nbytes` together
     (None: eight times the last-level cache), in huge pages where the system has them."""
@@ -125,9 +133,9 @@ def read_bandwidth(nbytes: int | None = None, repeats: int = 7) -> float:
     a, b = np.ones(n, np.float32), np.ones(n, np.float32)
     best = 0.0
     for _ in range(repeats):
-        for moved, read in ((8 * n, lambda: np.dot(a, b)), (4 * n, a.max)):
+        for moved, read in ((8 * n, _dot), (4 * n, _max)):
             start = time.perf_counter()
-            read()
+            read(a, b)
             best = max(best, moved / max(time.perf_counter() - start, 1e-9))
     return best / 1e9
 

@@ -77,7 +77,9 @@ def main() -> int:
     for line in found:
         print(line, file=sys.stderr)
     total = sum(map(len, got.values()))
-    print(f"{total} counts by {built}, recorded by {recorded['compiler']}, tolerance {tolerance:.0%}: {len(found)} differ")
+    print(
+        f"{total} counts by {built}, recorded by {recorded['compiler']}, tolerance {tolerance:.0%}: {len(found)} differ"
+    )
     if found:
         print("where that is right: python -m tests.native.check_counts BUILD_DIR --update", file=sys.stderr)
     return 1 if found else 0
