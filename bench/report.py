@@ -274,6 +274,8 @@ def page(found: dict[str, list[Row]], merged: Merged, pictures: dict[str, list[P
     for report in found["load"]:
         lines += ["## Loading a model and running it once", "", machine_line([report["system"]]), ""]
         lines += ["In fresh processes; ratios are to the last engine of each model.", "", *load_table(report), ""]
+        bad = [f"- {r['model']}: {r['engine']} failed: {r['failed']}" for r in report["rows"] if "failed" in r]
+        lines += [*bad, ""] if bad else []
     if pictures["layers"]:
         lines += ["## Rooflines", "", machine_line([found["layers"][-1]["system"]]), ""]
         lines += ["Input, weights and output count once; FLOPs are those of direct convolution.", ""]

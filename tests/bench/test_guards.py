@@ -105,7 +105,8 @@ def test_lost_fmas_are_found() -> None:
 
 def test_wide_tiles_may_spill_what_does_not_fit() -> None:
     assert check_loops.problems("avx2", 3, 6, loops.Loop(35, 18, 25, 4, 4, 0, 0), None) == []
-    assert check_loops.problems("avx2", 3, 6, loops.Loop(37, 18, 26, 5, 5, 0, 0), None) != []
+    assert check_loops.problems("avx2", 3, 6, loops.Loop(40, 18, 28, 7, 7, 0, 0), None) != []
+    assert check_loops.problems("avx2", 6, 2, loops.Loop(28, 12, 9, 1, 1, 0, 0), None) != []
 
 
 def test_counts() -> None:

@@ -91,6 +91,10 @@ def test_splice(text: str, good: bool) -> None:
             report.splice(text, "new")
 
 
+def test_the_readme_has_a_place_for_the_table() -> None:
+    report.splice((Path(__file__).parents[2] / "README.md").read_text(), "new")
+
+
 def test_main_writes_page_and_readme(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(f"# x\n\n{report.BEGIN}\n{report.END}\n\nrest\n")
     docs = tmp_path / "docs"
