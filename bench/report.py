@@ -154,6 +154,25 @@ def speed_table(merged: Merged, threads: int, batch: int) -> list[str]:
     return markdown(["model", *engines, "of onnxruntime", "of the best peer"], lines)
 
 
+def scaling_table(merged: Merged) -> list[str]:
+    """How many times faster several threads are than one, for each engine; no lines where one number was measured."""
+    counts = sorted({t for t, _ in merged.settings()})
+    if len(counts) < 2 or counts[0] != 1:
+        return []
+    engines = list(dict.fromkeys(e for rows in merged.cases.values() for e in rows))
+    lines = []
+    for model, batch, threads in merged.cases:
+        alone = merged.cases.get((model, batch, 1))
+        if threads == 1 or alone is None:
+            continue
+        cells = []
+        for engine in engines:
+            one, many = (rows.get(engine, {}).get("median_ms") for rows in (alone, merged.cases[model, batch, threads]))
+            cells.append(f"{one / many:.2f}" if one and many else "-")
+        lines.append([model, str(batch), str(threads), *cells])
+    return markdown(["model", "batch", "threads", *engines], lines) if lines else []
+
+
 def failures(merged: Merged) -> list[str]:
     """A line for each engine and message, with the cases it belongs to."""
     found: dict[tuple[str, str, str], list[str]] = {}
@@ -264,6 +283,9 @@ def page(found: dict[str, list[Row]], merged: Merged, pictures: dict[str, list[P
         show("models", lambda _: "Time of each engine on each model, relative to onnxruntime")
         for threads, batch in merged.settings():
             lines += [f"### Threads {threads}, batch {batch}", "", *speed_table(merged, threads, batch), ""]
+        scaling = scaling_table(merged)
+        if scaling:
+            lines += ["### Threads", "", "Times faster than one thread, from the medians above.", "", *scaling, ""]
         bad = failures(merged)
         lines += ["What is not ok:", "", *bad, ""] if bad else []
         lines += ["Settings (T: the number of threads):", ""]

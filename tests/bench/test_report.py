@@ -72,6 +72,18 @@ def test_batches(stored: dict[str, Any]) -> None:
     assert found["resnet50"]["fastconv"] == [(1, 58.0), (2, pytest.approx(110.2)), (8, 435.0)]
 
 
+def test_scaling(stored: dict[str, Any]) -> None:
+    assert report.scaling_table(report.merge([stored])) == []
+    two = [r | {"threads": 2, "median_ms": r["median_ms"] and r["median_ms"] / 1.9} for r in stored["rows"]]
+    stored["rows"] += [r for r in two if r["batch"] == 1]
+    table = report.scaling_table(report.merge([stored]))
+    assert table[0] == "| model | batch | threads | fastconv | onnxruntime | openvino | ncnn |"
+    assert table[2:] == [
+        "| resnet50 | 1 | 2 | 1.90 | 1.90 | 1.90 | 1.90 |",
+        "| lenet5 | 1 | 2 | 1.90 | 1.90 | - | 1.90 |",
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "good"),
     [
