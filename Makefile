@@ -17,7 +17,7 @@ CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.def')
 CXX_FORMATTED := $(shell find csrc tests -name '*.cpp' -o -name '*.c' -o -name '*.h')
 MODELS := build/models
 
-.PHONY: all help demo check test test-full test-emulated bench bench-quick wheel clean \
+.PHONY: all help demo check test test-full test-emulated bench bench-docs bench-quick wheel clean \
   lint lint-python lint-types lint-cpp lint-symbols format stubs
 all: .venv/installed
 help:
@@ -77,7 +77,8 @@ $(MODELS)/exported: .venv-bench/torch .venv/installed bench/export.py
 	for e in classic dynamo; do $(BENCH_PY) -m bench.export --out $(MODELS)/$$e --exporter $$e --models $$names; done
 	@touch $@
 
-test-emulated: .venv/installed ## sanitizers, valgrind and an emulated CPU without AVX; needs valgrind and qemu-user
+test-emulated: .venv/installed ## sanitizers, valgrind, an emulated CPU without AVX, instruction counts, main loops
+	PYTHON=$(CURDIR)/$(PY) tests/native/run_guards.sh
 	PYTHON=$(CURDIR)/$(PY) tests/native/run_sanitized.sh
 	PYTHON=$(CURDIR)/$(PY) tests/native/run_valgrind.sh
 	PYTHON=$(CURDIR)/$(PY) tests/native/run_qemu.sh
@@ -104,14 +105,31 @@ stubs: .venv/lint ## write fastconv/_core.pyi from the compiled module
 	$(PY) -m tests.stubs
 
 # -- benchmarks -------------------------------------------------------------------------------------------------------
-bench: .venv-bench/installed $(MODELS)/exported ## torchvision's models against other engines: minutes to hours
-	mkdir -p build/bench
-	$(BENCH_PY) -m bench.models --dir $(MODELS)/classic --engines fastconv,onnxruntime,openvino,torch,ncnn,mnn \
-	  --threads 1,2 --json build/bench/models.json
+# RUN=1,2,3: each run of `make bench` has files of its own, and the report takes medians. BENCH: options of bench.models.
+RUN ?= 1
+BENCH ?=
+ENGINES := fastconv,onnxruntime,openvino,torch,ncnn,mnn
+define measure
+	status=0; mkdir -p build/bench; \
+	$(BENCH_PY) -m bench.models --engines $(ENGINES) --threads 1,2 --batch 1,8 --json build/bench/models-$(RUN).json $(BENCH) \
+	  || status=$$?; \
+	$(BENCH_PY) -m bench.models --engines $(ENGINES) --models resnet50,mobilenet_v2 --batch 2,4,16 \
+	  --json build/bench/batch-$(RUN).json || status=$$?; \
+	$(BENCH_PY) -m bench.load --dir $(MODELS)/classic --models vgg16,resnet50 --json build/bench/load.json || status=$$?; \
+	$(BENCH_PY) -m bench.roofline --models resnet50,mobilenet_v2,vgg16 --json build/bench/layers.json || status=$$?; \
+	$(BENCH_PY) -m bench.kernels --json build/bench/kernels.json || status=$$?; \
+	$(BENCH_PY) -m bench.report build/bench/*.json --out build/bench; \
+	exit $$status
+endef
 
-bench-quick: .venv/installed ## EfficientNet-Lite0 against onnxruntime, seconds
-	$(PY) examples/efficientnet_lite0.py build/models/quick/efficientnet_lite0.onnx
-	$(PY) -m bench.models --dir build/models/quick
+bench: .venv-bench/installed ## models, layers and loading against other engines: an hour or two; RUN=1,2,3
+	$(measure)
+
+bench-docs: .venv-bench/installed ## write what make bench measured into README.md and docs/
+	$(BENCH_PY) -m bench.report build/bench/*.json --out docs --readme README.md
+
+bench-quick: .venv/installed ## ResNet50 and VGG16 against onnxruntime, under two minutes
+	$(PY) -m bench.quick
 
 # -- packages ---------------------------------------------------------------------------------------------------------
 wheel: .venv/installed ## dist/: an sdist, the wheel that pip builds from it alone, and a trial of both

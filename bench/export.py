@@ -1,13 +1,13 @@
-"""Export torchvision's CNNs to ONNX with seeded random weights and random batch-norm statistics. Nothing is downloaded.
+"""Export torchvision's CNNs, Xception and LeNet-5 to ONNX, with seeded random weights and batch-norm statistics.
 
     python -m bench.export --out DIR [--models resnet50,vgg16] [--exporter classic|dynamo] [--keep-bn] [--batch 1]
 
-Needs torch, torchvision, onnx, onnxscript and onnxruntime; timm for xception. Random statistics matter: with the
-default ones (mean 0, variance 1, scale 1) a swapped or forgotten channel would not show in the output. One calibrating
-forward pass keeps the networks well conditioned, like trained ones: each convolution and dense layer is scaled to
-outputs with a standard deviation of 1 (the logits 2), and batch norm's mean and variance are the observed ones, moved
-at random by about 0.2 standard deviations and by a factor from 0.5 to 2. (With statistics that ignore the data,
-EfficientNet-B0 was so badly conditioned that onnxruntime and torch differed by 1.4e-4 of the largest output.)
+Nothing is downloaded. Needs torch, torchvision, onnx, onnxscript and onnxruntime; timm for xception. Random statistics
+matter: with the default ones (mean 0, variance 1, scale 1) a swapped or forgotten channel would not show in the output.
+One calibrating forward pass keeps the networks well conditioned, like trained ones: each convolution and dense layer is
+scaled to outputs with a standard deviation of 1 (the logits 2), and batch norm's mean and variance are the observed
+ones, moved at random by about 0.2 standard deviations and by a factor from 0.5 to 2. (With statistics that ignore the
+data, EfficientNet-B0 was so badly conditioned that onnxruntime and torch differed by 1.4e-4 of the largest output.)
 
 Each file is checked in onnxruntime against torch, for a dynamic batch with batch sizes 1 and 3.
 """
@@ -24,23 +24,27 @@ from typing import Any
 
 import numpy as np
 
-# name -> (torchvision builder, its keyword arguments, image size). Xception comes from timm.
-MODELS: dict[str, tuple[str, dict[str, Any], int]] = {
-    "resnet50": ("resnet50", {}, 224),
-    "mobilenet_v2": ("mobilenet_v2", {}, 224),
-    "vgg16": ("vgg16", {"init_weights": False}, 224),
-    "efficientnet_b0": ("efficientnet_b0", {}, 224),
-    "resnet18": ("resnet18", {}, 224),
-    "alexnet": ("alexnet", {}, 224),
-    "googlenet": ("googlenet", {"aux_logits": False, "init_weights": False}, 224),
-    "inception_v3": ("inception_v3", {"aux_logits": False, "init_weights": False}, 299),
-    "densenet121": ("densenet121", {}, 224),
-    "squeezenet1_0": ("squeezenet1_0", {}, 224),
-    "squeezenet1_1": ("squeezenet1_1", {}, 224),
-    "shufflenet_v2_x1_0": ("shufflenet_v2_x1_0", {}, 224),
-    "regnet_y_400mf": ("regnet_y_400mf", {}, 224),
-    "mnasnet1_0": ("mnasnet1_0", {}, 224),
-    "xception": ("timm:legacy_xception", {}, 299),
+Image = tuple[int, int, int]  # C H W
+RGB: Image = (3, 224, 224)
+
+# name -> (torchvision builder, its keyword arguments, image). Xception comes from timm, LeNet-5 is below.
+MODELS: dict[str, tuple[str, dict[str, Any], Image]] = {
+    "resnet50": ("resnet50", {}, RGB),
+    "mobilenet_v2": ("mobilenet_v2", {}, RGB),
+    "vgg16": ("vgg16", {"init_weights": False}, RGB),
+    "efficientnet_b0": ("efficientnet_b0", {}, RGB),
+    "resnet18": ("resnet18", {}, RGB),
+    "alexnet": ("alexnet", {}, RGB),
+    "googlenet": ("googlenet", {"aux_logits": False, "init_weights": False}, RGB),
+    "inception_v3": ("inception_v3", {"aux_logits": False, "init_weights": False}, (3, 299, 299)),
+    "densenet121": ("densenet121", {}, RGB),
+    "squeezenet1_0": ("squeezenet1_0", {}, RGB),
+    "squeezenet1_1": ("squeezenet1_1", {}, RGB),
+    "shufflenet_v2_x1_0": ("shufflenet_v2_x1_0", {}, RGB),
+    "regnet_y_400mf": ("regnet_y_400mf", {}, RGB),
+    "mnasnet1_0": ("mnasnet1_0", {}, RGB),
+    "lenet5": ("own:lenet5", {}, (1, 28, 28)),
+    "xception": ("timm:legacy_xception", {}, (3, 299, 299)),
 }
 TOLERANCE = 1e-4
 
@@ -59,6 +63,17 @@ def import_torchvision() -> Any:
             torch.library.define(f"torchvision::{op}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         import torchvision
     return torchvision
+
+
+def lenet5() -> Any:
+    """LeNet-5 (LeCun et al., 1998) as it is written today: full connections between the maps, plain average pooling,
+    a linear last layer; the 28x28 digit is padded to 32x32 by the first convolution."""
+    from torch import nn
+
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 5, padding=2), nn.Tanh(), nn.AvgPool2d(2), nn.Conv2d(6, 16, 5), nn.Tanh(), nn.AvgPool2d(2),
+        nn.Flatten(), nn.Linear(400, 120), nn.Tanh(), nn.Linear(120, 84), nn.Tanh(), nn.Linear(84, 10),
+    )  # fmt: skip
 
 
 def _randomise(net: Any, gen: Any) -> None:
@@ -110,33 +125,35 @@ def _calibrate(net: Any, x: Any) -> None:
         h.remove()
 
 
-def build(name: str, seed: int = 0) -> tuple[Any, int]:
-    """The torch module in eval mode, with seeded random weights, and its image size. KeyError for an unknown name."""
+def build(name: str, seed: int = 0) -> tuple[Any, Image]:
+    """The torch module in eval mode, with seeded random weights, and its image shape. KeyError for an unknown name."""
     import torch
 
-    builder, kwargs, size = MODELS[name]
+    builder, kwargs, image = MODELS[name]
     gen = torch.Generator().manual_seed(seed * 1_000_003 + zlib.crc32(name.encode()))
     torch.manual_seed(seed)
-    torchvision = import_torchvision()
-    if builder.startswith("timm:"):
+    if builder.startswith("own:"):
+        net = globals()[builder[4:]](**kwargs)
+    elif builder.startswith("timm:"):
+        import_torchvision()  # timm imports it
         import timm
 
         net = timm.create_model(builder[5:], pretrained=False, **kwargs)
     else:
-        net = getattr(torchvision.models, builder)(weights=None, **kwargs)
+        net = getattr(import_torchvision().models, builder)(weights=None, **kwargs)
     net.eval()
     with torch.no_grad():
         _randomise(net, gen)
-        _calibrate(net, torch.randn(4, 3, size, size, generator=gen))
-    return net, size
+        _calibrate(net, torch.randn(4, *image, generator=gen))
+    return net, image
 
 
-def export(net: Any, size: int, path: Path, *, exporter: str, dynamic: bool, keep_bn: bool = False) -> None:
+def export(net: Any, image: Image, path: Path, *, exporter: str, dynamic: bool, keep_bn: bool = False) -> None:
     """Write `path`. Both exporters fold batch norm into convolutions unless keep_bn; dynamo puts the weights into
     `path`.data beside the file."""
     import torch
 
-    x = torch.randn(2 if dynamic else 1, 3, size, size)
+    x = torch.randn(2 if dynamic else 1, *image)
     names: dict[str, Any] = {"input_names": ["input"], "output_names": ["output"]}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
@@ -159,7 +176,7 @@ def export(net: Any, size: int, path: Path, *, exporter: str, dynamic: bool, kee
             )
 
 
-def verify(net: Any, path: Path, size: int, batches: tuple[int, ...], seed: int = 0) -> tuple[float, float]:
+def verify(net: Any, path: Path, image: Image, batches: tuple[int, ...], seed: int = 0) -> tuple[float, float]:
     """(largest error of onnxruntime against torch relative to the largest output, largest output)."""
     import onnxruntime
     import torch
@@ -169,7 +186,7 @@ def verify(net: Any, path: Path, size: int, batches: tuple[int, ...], seed: int 
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     worst = top = 0.0
     for n in batches:
-        x = np.random.default_rng(seed + n).standard_normal((n, 3, size, size), dtype=np.float32)
+        x = np.random.default_rng(seed + n).standard_normal((n, *image), dtype=np.float32)
         got = session.run(None, {"input": x})[0]
         with torch.no_grad():
             want = net(torch.from_numpy(x)).numpy()
@@ -183,17 +200,17 @@ def verify(net: Any, path: Path, size: int, batches: tuple[int, ...], seed: int 
 def make(name: str, folder: Path, *, exporter: str, dynamic: bool, keep_bn: bool, seed: int) -> str:
     """Export and verify one model; a dynamic batch falls back to a static one where the exporter cannot, and the
     returned line says so. RuntimeError where onnxruntime and torch disagree."""
-    net, size = build(name, seed)
+    net, image = build(name, seed)
     path, note, started = folder / f"{name}.onnx", "", time.perf_counter()
     try:
-        export(net, size, path, exporter=exporter, dynamic=dynamic, keep_bn=keep_bn)
+        export(net, image, path, exporter=exporter, dynamic=dynamic, keep_bn=keep_bn)
     except Exception as error:
         if not dynamic:
             raise
         note, dynamic = f"  STATIC batch: {type(error).__name__}: {str(error).splitlines()[0][:120]}", False
-        export(net, size, path, exporter=exporter, dynamic=False, keep_bn=keep_bn)
+        export(net, image, path, exporter=exporter, dynamic=False, keep_bn=keep_bn)
     took = time.perf_counter() - started
-    error_, top = verify(net, path, size, (1, 3) if dynamic else (1,), seed)
+    error_, top = verify(net, path, image, (1, 3) if dynamic else (1,), seed)
     if not error_ <= TOLERANCE:
         raise RuntimeError(f"{path}: onnxruntime differs from torch by {error_:.2e} of the largest output {top:.3g}")
     return f"{name:20} {exporter:8} {took:6.1f} s  error {error_:.1e}  largest output {top:6.2f}{note}"

@@ -162,7 +162,7 @@ def main(argv: list[str] | None = None) -> int:
     for name in names:
         rows += compare(args.dir / f"{name}.onnx", engines, args.batch, args.threads, args.runs)
         if args.json:
-            report = {"system": timing.system(), "runs": args.runs, "rows": rows}
+            report = {"kind": "load", "system": timing.system(), "runs": args.runs, "rows": rows}
             args.json.write_text(json.dumps(report, indent=1) + "\n")
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     console.print(table(rows))

@@ -6,6 +6,7 @@ arrays in ONNX order. An engine that is not installed or cannot run a model rais
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -46,10 +47,12 @@ def input_shapes(path: str | Path, batch: int = 1) -> dict[str, tuple[int, ...]]
 
 
 class Engine(ABC):
-    """One engine with one model. `package` is the distribution whose version is reported."""
+    """One engine with one model. `package` is the distribution whose version is reported, `settings` what readers of a
+    figure must know of how the engine was set up."""
 
     name: ClassVar[str]
     package: ClassVar[str]
+    settings: ClassVar[str] = ""
 
     @property
     def version(self) -> str:
@@ -69,6 +72,7 @@ class Engine(ABC):
 
 class Fastconv(Engine):
     name = package = "fastconv"
+    settings = 'fastconv.load(path, threads=T), precision "fp32"'
 
     @property
     def version(self) -> str:
@@ -92,6 +96,7 @@ class OnnxRuntime(Engine):
     pinned, and other symbolic dimensions stay symbolic (finding them would mean parsing the file: see bench.load)."""
 
     name = package = "onnxruntime"
+    settings = "CPU provider, all graph optimisations, sequential, T intra-op threads, spinning; batch dimension pinned"
 
     def load(self, path: str | Path, shapes: Shapes, threads: int) -> None:
         import onnxruntime
@@ -113,6 +118,7 @@ class OpenVino(Engine):
     """Latency hint, one stream; f32 is asked for because the default is bf16 on CPUs that have it."""
 
     name = package = "openvino"
+    settings = "f32 inference precision (checked), latency hint, one stream, T threads, static shape"
 
     def load(self, path: str | Path, shapes: Shapes, threads: int) -> None:
         import openvino
@@ -127,6 +133,9 @@ class OpenVino(Engine):
             "NUM_STREAMS": 1,
         }
         compiled = core.compile_model(model, "CPU", config)
+        precision = str(compiled.get_property("INFERENCE_PRECISION_HINT"))
+        if precision != "f32" and "float32" not in precision:  # it silently computes in bf16 where the CPU has that
+            raise RuntimeError(f"openvino took inference precision {precision}, not f32")
         self._count = len(compiled.outputs)
         self._request = compiled.create_infer_request()
 
@@ -140,6 +149,7 @@ class Torch(Engine):
     channels last, traced, frozen and optimised for inference. Other files than bench.export's are refused."""
 
     name = package = "torch"
+    settings = "channels last, traced, frozen, optimize_for_inference, inference mode, T threads"
 
     def load(self, path: str | Path, shapes: Shapes, threads: int) -> None:
         import warnings
@@ -183,6 +193,7 @@ class Ncnn(Engine):
     """Converted by pnnx; 32-bit storage and arithmetic. ncnn has no batch axis: images run one after the other."""
 
     name = package = "ncnn"
+    settings = "converted by pnnx with fp16=0; fp16 and bf16 off, no Vulkan, T threads; images one by one"
 
     def load(self, path: str | Path, shapes: Shapes, threads: int) -> None:
         import ncnn
@@ -227,6 +238,7 @@ class Mnn(Engine):
     its command line installs a telemetry package and reports each conversion."""
 
     name, package = "mnn", "MNN"
+    settings = "converted by its converter; CPU backend, precision high, T threads, fixed shapes"
 
     def load(self, path: str | Path, shapes: Shapes, threads: int) -> None:
         import MNN.expr as expr
@@ -267,7 +279,14 @@ ENGINES: dict[str, type[Engine]] = {e.name: e for e in (Fastconv, OnnxRuntime, O
 
 
 def create(name: str) -> Engine:
-    """A fresh engine. KeyError with the known names for an unknown one."""
+    """A fresh engine: a name of ENGINES, or module:Class for one of your own. KeyError with the known names for
+    another."""
+    module, colon, cls = name.partition(":")
+    if colon:
+        engine = getattr(importlib.import_module(module), cls)()
+        if not isinstance(engine, Engine):
+            raise TypeError(f"{name} is no bench.peers.Engine")
+        return engine
     if name not in ENGINES:
-        raise KeyError(f"unknown engine {name!r}; known: {', '.join(ENGINES)}")
+        raise KeyError(f"unknown engine {name!r}; known: {', '.join(ENGINES)}, module:Class")
     return ENGINES[name]()

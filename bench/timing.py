@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
-T = TypeVar("T")
+import numpy as np
+import numpy.typing as npt
 
 
 def quantile(values: Sequence[float], q: float) -> float:
@@ -71,8 +72,10 @@ def interleave(
     *,
     settle: int = 0,
     pause: float = 0.0,
+    max_runs: int | None = None,
 ) -> dict[str, Samples]:
-    """Time the callables in turns: at least `runs` turns, and more until `min_time` seconds have been timed in each.
+    """Time the callables in turns: at least `runs` turns, and more until `min_time` seconds have been timed in each or
+    until there were `max_runs`.
 
     Each makes `warmup` untimed calls first. In each turn a callable sleeps `pause` seconds and makes `settle` untimed
     calls before its timed one. ValueError for no runs.
@@ -84,9 +87,11 @@ def interleave(
             call()
     samples = {name: Samples(name) for name in calls}
     clock = time.perf_counter_ns
-    while calls and (
-        len(next(iter(samples.values())).ns) < runs or min(sum(s.ns) for s in samples.values()) < min_time * 1e9
-    ):
+    turns = 0
+    while calls and (turns < runs or min(sum(s.ns) for s in samples.values()) < min_time * 1e9):
+        if turns >= runs and max_runs is not None and turns >= max_runs:
+            break
+        turns += 1
         for name, call in calls.items():
             if pause:
                 time.sleep(pause)
@@ -108,20 +113,31 @@ def last_level_cache() -> int:
     return max(sizes, default=32 * 2**20)
 
 
-class Rotation(Generic[T]):
-    """Copies of a kernel's weights that exceed the caches, handed out in turn, so that each call finds them cold.
+def sweep(buffer: npt.NDArray[Any]) -> float:
+    """Read an array once, so that what lay in the caches leaves them."""
+    return float(np.max(buffer))
 
-    `make()` builds one copy of `nbytes`; together they cover `factor` times the last-level cache, up to `limit`.
-    """
 
-    def __init__(self, make: Callable[[], T], nbytes: int, factor: float = 3.0, limit: int = 2 * 2**30) -> None:
-        wanted = min(factor * last_level_cache(), limit)
-        self.copies = [make() for _ in range(max(2, -(-int(wanted) // max(nbytes, 1))))]
-        self._turn = -1
+def _dot(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float:
+    return float(np.dot(a, b))
 
-    def next(self) -> T:
-        self._turn = (self._turn + 1) % len(self.copies)
-        return self.copies[self._turn]
+
+def _max(a: npt.NDArray[Any], _: npt.NDArray[Any]) -> float:
+    return float(np.max(a))
+
+
+def read_bandwidth(nbytes: int | None = None, repeats: int = 7) -> float:
+    """GB/s that one core reads from memory: the best of numpy's dot product and maximum on arrays of `nbytes` together
+    (None: eight times the last-level cache), in huge pages where the system has them."""
+    n = max((8 * last_level_cache() if nbytes is None else nbytes) // 8, 1)
+    a, b = np.ones(n, np.float32), np.ones(n, np.float32)
+    best = 0.0
+    for _ in range(repeats):
+        for moved, read in ((8 * n, _dot), (4 * n, _max)):
+            start = time.perf_counter()
+            read(a, b)
+            best = max(best, moved / max(time.perf_counter() - start, 1e-9))
+    return best / 1e9
 
 
 def peak_gflops(isa: str | None = None) -> float | None:

@@ -1,0 +1,185 @@
+"""Time single layers with cold weights: GFLOP/s, GB/s, and shares of what this core reaches, per instruction set.
+
+    python -m bench.kernels [--networks resnet50,vgg16] [--isa avx512,avx2] [--match 3x3] [--json OUT]
+
+A plan holds one layer many times, each with weights of its own, and runs them in turn: between two uses of a weight at
+least three times the last-level cache is read (a large array between rounds where the copies alone do not reach that).
+Activations are as warm as in a network: one input, one output, one after the other. Layers are lowered as in a model,
+with bias and ReLU, so the algorithm is what models get. GFLOP/s count multiplications of direct convolution, so that
+Winograd may exceed the peak; GB/s count input, weights and output once. Peaks are measured in this process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bench import models, timing
+from bench.shapes import LAYERS, DenseCase, Layer
+
+COPIES = 64  # at most, in a plan
+
+
+def nbytes(layer: Layer) -> tuple[int, int, int]:
+    """Bytes of input, weights and output."""
+    if isinstance(layer, DenseCase):
+        return 4 * layer.M * layer.C, 4 * layer.C * layer.K, 4 * layer.M * layer.K
+    weights = layer.K * (layer.C // layer.groups) * layer.R * layer.S
+    pixels = layer.N * layer.P * layer.Q
+    return 4 * layer.N * layer.H * layer.W * layer.C, 4 * weights, 4 * pixels * layer.K
+
+
+def build(layer: Layer, copies: int) -> Any:
+    """A physical graph (N H W C) with the layer `copies` times on one input."""
+    from fastconv.graph import Graph, Weight
+
+    g, rng = Graph(layer.name), np.random.default_rng(0)
+
+    def normal(*shape: int) -> npt.NDArray[np.float32]:
+        return rng.standard_normal(shape, dtype=np.float32)
+
+    if isinstance(layer, DenseCase):
+        x = g.add_input("x", (layer.M, layer.C))
+        shape: tuple[int, ...] = (layer.M, layer.K)
+        op, w, attrs = "Gemm", normal(layer.K, layer.C), dict[str, Any](trans_b=True)
+    else:
+        x = g.add_input("x", (layer.N, layer.H, layer.W, layer.C))
+        shape = (layer.N, layer.P, layer.Q, layer.K)
+        op, w = "Conv", normal(layer.K, layer.C // layer.groups, layer.R, layer.S)
+        attrs = dict(strides=layer.strides, dilations=layer.dilations, pads=layer.pads, group=layer.groups)
+    w *= np.float32(math.sqrt(2.0 / w[0].size))
+    bias = g.constant(normal(layer.K))
+    for _ in range(copies):
+        # a Weight of its own for each: equal arrays with another key are packed again
+        weight = g.constant(Weight(w.shape, w.dtype, lambda: w))
+        y = g.add(op, [x, weight, bias], shape, activation=("Relu", 0.0, 0.0), **attrs)
+    g.outputs = [y]
+    return g
+
+
+class ColdLayer:
+    """A layer on one instruction set, ready to be timed. `algorithm` is what the library chose."""
+
+    def __init__(self, layer: Layer, isa: Any, factor: float = 3.0) -> None:
+        from fastconv import _core
+        from fastconv.compiler import Compiler, WeightCache
+
+        reach = factor * timing.last_level_cache()
+        weights = nbytes(layer)[1]
+        self.copies = max(1, min(COPIES, math.ceil(reach / weights)))
+        self._sweep = np.zeros(int(reach) // 4, np.float32) if self.copies * weights < reach else None
+        graph = build(layer, self.copies + 1)  # the first one finds cold activations and is not counted
+        compiled = Compiler(graph, isa, WeightCache(), False).compile()
+        self._plan, self._executor = compiled.plan, _core.Executor(1)
+        names = {n.name: i for i, n in enumerate(graph.nodes)}
+        self._owner = np.array([names[op.name] for op in compiled.ops])
+        self.algorithm = "+".join(dict.fromkeys(op.algorithm for op in compiled.ops))
+        x = np.maximum(np.random.default_rng(1).standard_normal(compiled.inputs[0][1], dtype=np.float32), 0)
+        self._arrays = [x, np.empty(compiled.outputs[0][1], np.float32)]
+
+    @property
+    def output(self) -> npt.NDArray[np.float32]:
+        """The last copy's output, N H W C."""
+        return self._arrays[1]
+
+    def round(self) -> list[float]:
+        """Seconds of each copy; a layer that takes several operations is their sum."""
+        if self._sweep is not None:
+            timing.sweep(self._sweep)
+        ns = np.asarray(self._executor.profile(self._plan, self._arrays, 1))[0]
+        totals = np.bincount(self._owner, weights=ns, minlength=self.copies + 1)
+        return [max(float(t), 1.0) * 1e-9 for t in totals[1:]]
+
+
+def measure(network: str, layer: Layer, isa_name: str, seconds: float, peak: float, bandwidth: float) -> dict[str, Any]:
+    """A row: medians over all copies of at least three rounds and `seconds` of kernel time."""
+    from fastconv.isa import resolve_isa
+
+    cold = ColdLayer(layer, resolve_isa(isa_name))
+    cold.round()
+    samples: list[float] = []
+    rounds = 0
+    while rounds < 3 or (sum(samples) < seconds and rounds < 200):
+        samples += cold.round()
+        rounds += 1
+    s = timing.quantile(samples, 0.5)
+    gflops, gbs = layer.flops / s / 1e9, sum(nbytes(layer)) / s / 1e9
+    return {
+        "network": network, "layer": layer.name, "times": layer.times, "isa": isa_name, "algorithm": cold.algorithm,
+        "us": s * 1e6, "us_p10": timing.quantile(samples, 0.1) * 1e6, "us_p90": timing.quantile(samples, 0.9) * 1e6,
+        "samples": len(samples), "copies": cold.copies, "flops": layer.flops, "bytes": sum(nbytes(layer)),
+        "gflops": gflops, "share": gflops / peak, "gbs": gbs, "share_bandwidth": gbs / bandwidth,
+    }  # fmt: skip
+
+
+def table(rows: list[dict[str, Any]], title: str) -> Any:
+    from rich.table import Table
+
+    out = Table(title=title, title_justify="left")
+    for column in ("network", "layer", "isa", "algorithm"):
+        out.add_column(column, no_wrap=True)
+    for column in ("us", "GFLOP/s", "of peak", "GB/s", "of stream"):
+        out.add_column(column, justify="right", no_wrap=True)
+    before = None
+    for r in rows:
+        if before not in (None, r["network"]):
+            out.add_section()
+        before = r["network"]
+        figures = (f"{r['us']:.1f}", f"{r['gflops']:.1f}", f"{r['share']:.0%}", f"{r['gbs']:.1f}")
+        out.add_row(
+            r["network"], r["layer"], r["isa"], r["algorithm"], *figures, f"{r['share_bandwidth']:.0%}"
+        )  # fmt: skip
+    return out
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="bench.kernels", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--networks", default=",".join(LAYERS), help="comma-separated")
+    parser.add_argument("--match", default="", help="only layers whose name contains this")
+    parser.add_argument("--isa", default="", help="comma-separated levels (default: all of this CPU but scalar)")
+    parser.add_argument("--seconds", type=float, default=0.05, help="kernel time per layer at least")
+    parser.add_argument("--json", type=Path, help="file for the results")
+    args = parser.parse_args(argv)
+
+    from rich.console import Console
+
+    from fastconv.isa import isa_levels
+
+    networks = [n for n in args.networks.split(",") if n]
+    levels = [n for n in args.isa.split(",") if n] or [n for n in reversed(isa_levels()) if n != "scalar"] or ["scalar"]
+    if any(n not in LAYERS for n in networks) or any(n not in isa_levels() for n in levels):
+        parser.error(f"networks are {', '.join(LAYERS)}; levels of this machine {', '.join(isa_levels())}")
+    jobs = [(n, layer) for n in networks for layer in LAYERS[n] if args.match in layer.name]
+    if not jobs:
+        parser.error(f"no layer of {', '.join(networks)} contains {args.match!r}")
+
+    machine = timing.system()
+    bandwidth = timing.read_bandwidth()
+    peaks = {name: float(timing.peak_gflops(name) or math.nan) for name in levels}
+    rows: list[dict[str, Any]] = []
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    for network, layer in jobs:
+        for name in levels:
+            # the peak beside each layer: clocks differ between levels and change with heat
+            peaks[name] = max(peaks[name], float(timing.peak_gflops(name) or math.nan))
+            rows.append(measure(network, layer, name, args.seconds, peaks[name], bandwidth))
+        if args.json:
+            head = {"kind": "kernels", "system": machine, "peaks_gflops": peaks, "bandwidth_gbs": bandwidth}
+            models.dump(args.json, head | {"rows": rows})
+    for row in rows:  # against the highest peak that was seen
+        row["share"] = row["gflops"] / peaks[row["isa"]]
+    if args.json:
+        models.dump(args.json, head | {"rows": rows})
+    tops = ", ".join(f"{name} {peak:.0f} GFLOP/s" for name, peak in peaks.items())
+    console.print(table(rows, f"{machine['cpu']}: {tops}, reads {bandwidth:.1f} GB/s; weights cold, one thread"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,92 @@
+"""The main loops of the register tiles: FMAs, reads and spills per iteration, from the disassembled objects.
+
+    python -m tests.native.check_loops BUILD_DIR     the build has tests/native/driver's objects
+
+A tile<MR, NV> issues MR * NV FMAs per step; compilers may unroll steps. Its accumulators must stay in registers: no
+store to the stack, no vector from it, in as far as the registers suffice. It reads MR broadcasts and at most one weight
+per FMA; the tiles that do most of the work have limits of their own, from g++ 12, clang 14 and the same source. Needs
+objdump (binutils, which comes with every compiler): without it the check fails.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from tests.native import loops
+
+REGISTERS = {"avx2": 16, "avx512": 32}
+# (MR, NV): instructions and reads per step. Instructions may be a tenth more, for other compilers.
+MAIN = {
+    "avx512": {(6, 4): (40, 10), (7, 4): (44, 17), (8, 3): (41, 11), (12, 2): (48, 14), (12, 1): (23, 13)},
+    "avx2": {(6, 2): (26, 8), (12, 1): (35, 13)},
+}
+# Dense layers with one to three rows: as wide as a panel, bound by memory.
+STREAMS = {"avx512": {(1, 8): (20, 9)}, "avx2": {(1, 8): (20, 9)}}  # g++ 15, clang 22
+SOURCES = {"conv2d": MAIN, "winograd": MAIN, "linear": STREAMS}
+TILE = re.compile(r"\bfastconv::(avx2|avx512)::(?:\(anonymous namespace\)::)?tile<(\d+), (\d+)[,>]")
+
+
+def problems(level: str, rows: int, vectors: int, loop: loops.Loop | None, limit: tuple[int, int] | None) -> list[str]:
+    """What is wrong with a tile's main loop; `limit` as in MAIN."""
+    work = rows * vectors
+    if loop is None:
+        return ["has no loop with FMAs"]
+    steps, rest = divmod(loop.fmas, work)
+    if rest or not steps:
+        return [f"issues {loop.fmas} FMAs, no multiple of {work}"]
+    found = []
+    # A broadcast and a weight stand beside the accumulators. Where that is too much anyway, clang spills two more.
+    excess = work + 2 - REGISTERS[level]
+    allowed = (excess + 2) * steps if excess > 0 else 0
+    if loop.spills > allowed or loop.vector_reloads > allowed:
+        found.append(f"stores {loop.spills} values to the stack and reloads {loop.vector_reloads} vectors per loop")
+    most_instructions, most_reads = limit or (0, work + rows)
+    if loop.reads - loop.vector_reloads > most_reads * steps:
+        found.append(f"reads {loop.reads / steps:g} times per step, limit {most_reads}")
+    if limit and loop.instructions > 1.1 * most_instructions * steps:
+        found.append(f"takes {loop.instructions / steps:g} instructions per step, limit {1.1 * most_instructions:.1f}")
+    return found
+
+
+def check(level: str, lines: Iterable[str], limits: dict[tuple[int, int], tuple[int, int]]) -> tuple[list[str], int]:
+    """Problems of all tiles in a disassembly, and how many tiles there are. A tile of `limits` that is missing is a
+    problem."""
+    found: list[str] = []
+    seen: set[tuple[int, int]] = set()
+    count = 0
+    for name, body in loops.functions(lines):
+        tile = TILE.search(name)
+        if not tile or tile[1] != level:
+            continue
+        rows, vectors = int(tile[2]), int(tile[3])
+        seen.add((rows, vectors))
+        count += 1
+        wrong = problems(level, rows, vectors, loops.main_loop(body), limits.get((rows, vectors)))
+        found += [f"tile<{rows}, {vectors}> {text}" for text in wrong]
+    found += [f"tile<{rows}, {vectors}> is missing" for rows, vectors in limits if (rows, vectors) not in seen]
+    return found, count
+
+
+def main() -> int:
+    folder = Path(sys.argv[1])
+    failed = total = 0
+    for level in REGISTERS:
+        for source, limits in SOURCES.items():
+            obj = folder / "CMakeFiles" / f"kernels_{level}.dir" / "csrc" / "cpu" / f"{source}.cpp.o"
+            command = ["objdump", "-d", "-C", "--no-show-raw-insn", str(obj)]
+            text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            found, count = check(level, text.splitlines(), limits[level])
+            total += count
+            failed += len(found)
+            for line in found:
+                print(f"{source}.cpp, {level}: {line}", file=sys.stderr)
+    print(f"{total} tiles, {failed} problems in their main loops")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
