@@ -133,7 +133,9 @@ void depthwise_conv2d(const DepthwiseConv2d& d, const Buffers& b, int64_t begin,
   Lane lane;
   lane.lo = set1(clip ? d.act.alpha : -__builtin_inff());
   lane.hi = set1(clip ? d.act.beta : __builtin_inff());
+  const int64_t batch = max_i(1, 256 / max_i(1, d.Q));  // rows whose vectors wait in L1 for the activation
   for (int64_t line = 0; line < d.K; line += LINE) {
+    int64_t waiting = row_begin;
     for (int64_t row = row_begin; row < row_end; row++) {
       const int64_t n = row / d.P, p = row % d.P;
       for (int64_t k = line; k < min_i(d.K, line + LINE); k += V) {
@@ -149,11 +151,13 @@ void depthwise_conv2d(const DepthwiseConv2d& d, const Buffers& b, int64_t begin,
           row_any(d, lane, p, k, w_ld);
         }
       }
+      if (!clip && (row + 1 - waiting == batch || row + 1 == row_end)) {
+        activate_rows(d.act, b.out + waiting * d.Q * d.y_ld + line, d.y_ld, (row + 1 - waiting) * d.Q,
+                      min_i(LINE, d.K - line));
+        waiting = row + 1;
+      }
     }
   }
-  if (clip || d.act.func == Func::identity) return;
-  for (int64_t pixel = row_begin * d.Q; pixel < row_end * d.Q; pixel++)
-    activate_row(d.act, b.out + pixel * d.y_ld, d.K);
 }
 
 }  // namespace FASTCONV_ISA

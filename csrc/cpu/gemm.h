@@ -75,8 +75,7 @@ static inline void finish_tile(const Tile& t, Vec (&acc)[MR][NV]) {
     }
   }
   if (t.act->func != Func::clip && t.act->func != Func::identity) {  // the rows are still in L1
-#pragma GCC unroll 16
-    for (int i = 0; i < MR; i++) activate_row(*t.act, t.y + i * t.y_ld, (NV - 1) * V + t.tail);
+    activate_rows(*t.act, t.y, t.y_ld, MR, (NV - 1) * V + t.tail);
   }
 }
 

@@ -14,7 +14,8 @@ static inline int64_t min_i(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t max_i(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // act on n floats in place (cpu/unary.cpp)
-void activate_row(const Activation& act, float* y, int64_t n);
+void activate_rows(const Activation& act, float* y, int64_t y_ld, int64_t rows, int64_t n);
+static inline void activate_row(const Activation& act, float* y, int64_t n) { activate_rows(act, y, 0, 1, n); }
 
 }  // namespace FASTCONV_ISA
 }  // namespace fastconv

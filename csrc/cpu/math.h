@@ -1,6 +1,7 @@
 // Elementary functions on Vec and the activations made of them. Relative errors stay below 4 units of float32 (5e-7;
-// gelu_tanh, and gelu without FMA, lose more where they vanish). NaN propagates, limits are exact, and results below
-// 1.7e-38 may flush to zero. The polynomials are minimax fits on the stated ranges.
+// gelu_tanh, and gelu without FMA, lose more where they vanish, sigmoid and swish beyond -35). NaN propagates, limits are
+// exact but for the lower ones of sigmoid (1e-38) and swish (-1e-36), and results below 1.7e-38 may flush to zero. The
+// polynomials are minimax fits on the stated ranges.
 #pragma once
 #include "cpu/kernels.h"
 
@@ -77,7 +78,25 @@ inline Vec tanh(Vec x) {
   return if_less(x, zero(), sub(zero(), y), y);
 }
 
-inline Vec sigmoid(Vec x) { return div(set1(1.0f), add(set1(1.0f), exp(sub(zero(), x)))); }
+constexpr float LOGISTIC_LEAST = -87.3f;  // 1 / (1 + exp(87.3)) is the least normal number, nearly
+
+// 1 + e^-x for x >= LOGISTIC_LEAST. e^-x = 2^n 2^f with n = floor(-x log2(e)), and 2^f by a polynomial whose terms do not
+// wait for each other. f carries the rounding of log2(e): beyond x = -35 relative errors grow to 1.3e-6.
+inline Vec one_plus_exp_minus(Vec x) {
+  const Vec z = min(set1(87.0f), x), log2e = set1(-LOG2E), n = floor(mul(z, log2e));
+  const Vec f = fma(z, log2e, sub(zero(), n)), f2 = mul(f, f);
+  const Vec p01 = fma(f, set1(0.693153083f), set1(0.99999994f)), p23 = fma(f, set1(0.0558263175f), set1(0.240153611f));
+  const Vec p45 = fma(f, set1(0.00187757669f), set1(0.00898933969f));
+  return add(scale_by_pow2(fma(f2, fma(f2, p45, p23), p01), n), set1(1.0f));
+}
+
+inline Vec sigmoid(Vec x) { return div(set1(1.0f), one_plus_exp_minus(max(set1(LOGISTIC_LEAST), x))); }
+
+// x sigmoid(x); below -87.3 it stays at -1e-36
+inline Vec swish(Vec x) {
+  const Vec c = max(set1(LOGISTIC_LEAST), x);
+  return div(c, one_plus_exp_minus(c));
+}
 
 // erfc(a) for a >= 0, where a2_hi + a2_lo = a^2: erfc(a) = exp(-a^2) t P(t), t = 1 / (1 + 0.4 a), for a < 9.5, where
 // the exponential is 0.
@@ -136,7 +155,7 @@ inline void with_function(const Activation& act, const Visitor& visit) {
     case Func::hard_swish:
       return visit([=](Vec x) { return mul(x, max(zero(), min(one, fma(x, set1(1.0f / 6.0f), half)))); });
     case Func::swish:
-      return visit([=](Vec x) { return div(x, add(one, exp(sub(zero(), x)))); });
+      return visit([](Vec x) { return swish(x); });
     case Func::tanh:
       return visit([](Vec x) { return tanh(x); });
     case Func::gelu:
@@ -144,7 +163,7 @@ inline void with_function(const Activation& act, const Visitor& visit) {
     case Func::gelu_tanh:  // (1 + tanh u) / 2 = sigmoid(2u), u = sqrt(2 / pi) (x + 0.044715 x^3)
       return visit([=](Vec x) {
         Vec u2 = mul(x, fma(mul(x, x), set1(0.0713548163f), set1(1.59576912f)));
-        return div(x, add(one, exp(sub(zero(), u2))));
+        return div(max(set1(-20.0f), x), one_plus_exp_minus(max(set1(LOGISTIC_LEAST), u2)));
       });
     case Func::softplus:
       return visit([](Vec x) { return add(max(zero(), x), log1p_positive(exp(sub(zero(), abs(x))))); });

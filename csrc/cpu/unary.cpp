@@ -14,9 +14,11 @@ void map(const F& f, const float* x, float* y, int64_t n) {
 
 }  // namespace
 
-void activate_row(const Activation& act, float* y, int64_t n) {
+void activate_rows(const Activation& act, float* y, int64_t y_ld, int64_t rows, int64_t n) {
   if (act.func == Func::identity) return;
-  with_function(act, [=](const auto& f) { map(f, y, y, n); });
+  with_function(act, [=](const auto& f) {
+    for (int64_t r = 0; r < rows; r++) map(f, y + r * y_ld, y + r * y_ld, n);
+  });
 }
 
 void unary(const Unary& d, const Buffers& b, int64_t begin, int64_t end) {

@@ -246,7 +246,7 @@ void output_tiles(const Winograd& d, const Buffers& b, const float* sums, int64_
     if (!POOL && d.act.func != Func::clip && d.act.func != Func::identity) {
       const int64_t width = min_i(nv * V, d.K - k);
       for (int64_t i = 0; i < rows; i++) {
-        for (int64_t j = 0; j < columns; j++) activate_row(d.act, b.out + (pixel + i * Q + j) * d.y_ld + k, width);
+        activate_rows(d.act, b.out + (pixel + i * Q) * d.y_ld + k, d.y_ld, columns, width);
       }
     }
   }

@@ -103,7 +103,7 @@ def run(
     return results[0]
 
 
-def close(got: F32, want: npt.NDArray[Any], *, terms: float = 1, scale: float | None = None, note: object = "") -> None:
+def close(got: F32, want: npt.NDArray[Any], *, terms: Any = 1, scale: float | None = None, note: object = "") -> None:
     """|got - want| <= 4 eps sqrt(terms) max(|want|, scale); scale: the size of what was summed, default none."""
     assert got.shape == want.shape
     bound = 4 * EPS * np.sqrt(terms) * np.maximum(np.abs(want), scale or 0.0) + 1e-37

@@ -61,6 +61,8 @@ static inline Vec pow2(Vec n) {
   i32x4 k = __builtin_convertvector(n.v, i32x4);
   return {(f32x4)((k + 127) << 23)};
 }
+// a 2^n for integral n in [-126, 126]
+static inline Vec scale_by_pow2(Vec a, Vec n) { return mul(a, pow2(n)); }
 // x = mantissa * 2^exponent with mantissa in [1, 2), for positive normal x
 static inline Vec exponent(Vec x) {
   i32x4 e = (((i32x4)x.v >> 23) & 255) - 127;
