@@ -63,9 +63,11 @@ int64_t gather(const Conv2d& d, const float* x, Pixel at, int64_t rows, const Sc
 
 // One filter row is one run of memory; x holds its own padding.
 int64_t gather_runs(const Conv2d& d, const float* x, Pixel at, int64_t rows, const Scratch& s) {
+  const float* base = nullptr;
   for (int64_t i = 0; i < rows; i++) {
-    const float* base = x + at.n * d.x_image + at.p * d.stride_h * d.x_row + at.q * d.stride_w * d.x_ld;
+    if (i == 0 || at.q == 0) base = x + at.n * d.x_image + at.p * d.stride_h * d.x_row + at.q * d.stride_w * d.x_ld;
     for (int64_t r = 0; r < d.R; r++) s.pointers[r * rows + i] = base + r * d.dilation_h * d.x_row;
+    base += d.stride_w * d.x_ld;
     if (++at.q == d.Q) {
       at.q = 0;
       if (++at.p == d.P) at.p = 0, at.n++;
@@ -114,7 +116,7 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
     const char* next = other ? after.from : (const char*)t.w + end * tap_bytes;
     const int64_t bytes = other ? after.bytes : blocks.count < 2 ? 0 : ahead;
     const int64_t steps = blocks.count * (end - tap) * len;
-    t.next_step = min_i(128, (bytes + steps - 1) / steps);
+    t.next_step = fetch_step(nv, bytes, steps);
     for (int64_t i = 0; i < blocks.count; i++) {
       const int64_t at = row_begin + blocks.start(i), rows = row_begin + blocks.start(i + 1) - at;
       const Pixel pixel = {at / (d.P * d.Q), at / d.Q % d.P, at % d.Q};

@@ -28,8 +28,14 @@ struct Tile {
   int tail;  // lanes in use in the last vector
   const Activation* act;
   const char* next;   // what to prefetch into L2 meanwhile
-  int64_t next_step;  // bytes a step, at most 64; 0 for nothing
+  int64_t next_step;  // bytes a step, see fetch_step(); 0 for nothing
 };
+
+// Lines that a step can fetch: half of the weights that it reads.
+static constexpr int fetched_lines(int nv) { return nv * Vec::N > 32 ? 2 : 1; }
+static inline int64_t fetch_step(int nv, int64_t bytes, int64_t steps) {
+  return min_i(64 * fetched_lines(nv), (bytes + steps - 1) / steps);
+}
 
 // The next weights arrive while this panel computes: without it 7x7 layers wait for memory.
 static inline void prefetch_l2(const char* p) { __builtin_prefetch(p, 0, 2); }
@@ -63,6 +69,22 @@ static inline void finish_tile(const Tile& t, Vec (&acc)[MR][NV]) {
       for (int j = 0; j < NV; j++) acc[i][j] = min(hi, max(lo, acc[i][j]));
     }
   }
+  const bool in_place = t.act->func == Func::clip || t.act->func == Func::identity;
+  if (!in_place && !full) {
+    // Through a buffer: reading what a masked store has just written would wait until it has left the store queue.
+    alignas(64) float whole[MR * NV * V];
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; i++) {
+#pragma GCC unroll 16
+      for (int j = 0; j < NV; j++) store(whole + (i * NV + j) * V, acc[i][j]);
+    }
+    activate_rows(*t.act, whole, 0, 1, MR * NV * V);
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; i++) {
+#pragma GCC unroll 16
+      for (int j = 0; j < NV; j++) acc[i][j] = load(whole + (i * NV + j) * V);
+    }
+  }
 #pragma GCC unroll 16
   for (int i = 0; i < MR; i++) {
     float* y = t.y + i * t.y_ld;
@@ -74,9 +96,7 @@ static inline void finish_tile(const Tile& t, Vec (&acc)[MR][NV]) {
       store_n(y + (NV - 1) * V, acc[i][NV - 1], t.tail);
     }
   }
-  if (t.act->func != Func::clip && t.act->func != Func::identity) {  // the rows are still in L1
-    activate_rows(*t.act, t.y, t.y_ld, MR, (NV - 1) * V + t.tail);
-  }
+  if (!in_place && full) activate_rows(*t.act, t.y, t.y_ld, MR, NV * V);  // the rows are still in L1
 }
 
 template <int MR, int NV>
@@ -123,7 +143,7 @@ static void tile(const Tile& t) {
 #pragma GCC unroll 16
       for (int j = 0; j < HELD; j++) held[j] = load(w + j * V);
       prefetch_l2(next);
-      prefetch_l2(next + 64);
+      if (fetched_lines(NV) == 2) prefetch_l2(next + 64);
       next += t.next_step;
 #pragma GCC unroll 16
       for (int i = 0; i < MR; i++) {

@@ -27,10 +27,11 @@ constexpr float LN2_HI = 0.693359375f, LN2_LO = -2.12194440e-4f;  // n * LN2_HI 
 
 // e^x = 2^n (1 + r + r^2 P(r)): gives n and e^r - 1 with |r| <= ln(2) / 2
 inline Vec reduced_expm1(Vec x, Vec* n) {
-  static const float P[] = {0.49999994f, 0.166665211f, 0.041668389f, 0.0083687352f, 0.00138145592f};
   *n = sub(fma(x, set1(LOG2E), set1(ROUND)), set1(ROUND));
   Vec r = fma(*n, set1(-LN2_LO), fma(*n, set1(-LN2_HI), x));
-  return fma(mul(r, r), polynomial(r, P), r);
+  const Vec r2 = mul(r, r), p01 = fma(r, set1(0.166665211f), set1(0.49999994f));
+  const Vec p23 = fma(r, set1(0.0083687352f), set1(0.041668389f));
+  return fma(r2, fma(r2, fma(r2, set1(0.00138145592f), p23), p01), r);
 }
 
 // Overflows to inf; below -86.98 (1.7e-38) it gives 0. 2 * 2^(n-1) reaches n = 128 without a second scale.

@@ -319,7 +319,7 @@ void run_panel(const Winograd& d, const Buffers& b, const float* planes, int64_t
       bytes = 0;
     }
     const int64_t steps = blocks.count * d.C;
-    t.next_step = min_i(128, (bytes + steps - 1) / steps);
+    t.next_step = fetch_step(nv, bytes, steps);
     for (int64_t i = 0; i < blocks.count; i++) {
       const int64_t at = blocks.start(i), rows = blocks.start(i + 1) - at;
       for (int64_t r = 0; r < rows; r++) pointers[r] = planes + e * plane + (at + r) * d.C;
