@@ -20,7 +20,23 @@ MAX_NODES: Final = 20_000
 MAX_WINDOW: Final = 1 << 20  # positions of a filter; sides, strides and dilations of a pooling window
 
 # These may have a constant as their first operand; every other operation is either folded or has a runtime input.
-_CONST_FIRST: Final = frozenset({"Add", "Sub", "Mul", "Div", "Max", "Min", "Pow", "PRelu", "Concat", "MatMul"})
+_CONST_FIRST: Final = frozenset(
+    ("Add", "Sub", "Mul", "Div", "Max", "Min", "Pow", "PRelu", "Concat", "MatMul", "Less", "LessOrEqual", "Equal",
+     "Where", "Take", "Resample")
+)  # fmt: skip
+# These copy elements, or choose among them: they take every type and keep it.
+_MOVES: Final = frozenset(
+    ("Reshape", "Transpose", "Slice", "Concat", "Expand", "Pad", "Resample", "Take", "Where", "MaxPool")
+)
+MAX_EXACT: Final = 1 << 24  # plans hold integers and bools as float32, which is exact up to here
+
+
+class NeedsConstant(UnsupportedOpError):
+    """An operand must be known before the network runs. `inputs`: the graph inputs that it is computed from."""
+
+    def __init__(self, message: str, inputs: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.inputs = inputs
 
 
 def _short(text: str) -> str:
@@ -42,6 +58,7 @@ class Builder:
         self.store = store
         self._node: NodeProto | None = None
         self._name = ""
+        self.open_ended: set[Value] = set()  # how many of their rows hold is known only after the run
         self._work = 0  # of computing the constants that this build needs
         self._counted: set[object] = set()  # keys of those that are in it: they are packed once
 
@@ -127,13 +144,27 @@ class Builder:
             self.unsupported(f"{what} ({v.name!r}) is constant")
         return v
 
+    def closed(self, v: Value | None) -> None:
+        """Refuse a value whose shape depends on data."""
+        if v is not None and v in self.open_ended:
+            self.unsupported(f"{v.name!r} has a shape that depends on data: it can only be an output of the network")
+
     def constant(self, v: Value | None, what: str) -> Value:
         """A value that must be constant."""
         if v is None:
             self.fail(f"{what} is missing")
         if not v.is_const:
-            self.unsupported(f"{what} ({v.name!r}) is computed at run time, expected a constant")
+            message = f"{self.node.label}: {what} ({v.name!r}) is computed at run time, expected a constant"
+            raise NeedsConstant(_short(message), self._sources(v))
         return v
+
+    def _sources(self, v: Value) -> tuple[str, ...]:
+        """The names of the graph inputs that v is computed from."""
+        wanted = {v}
+        for node in reversed(self.graph.nodes):
+            if not wanted.isdisjoint(node.outputs):
+                wanted.update(u for u in node.inputs if u is not None)
+        return tuple(i.name for i in self.graph.inputs if i in wanted)
 
     def f32(self, v: Value, what: str = "input") -> Value:
         """As float32: float16 and float64 constants are converted lazily, other types are an error."""
@@ -182,47 +213,83 @@ class Builder:
             raise ModelError(f"{where}computing {v.name!r} and the constants before it moves over {most:,} bytes")
 
     # -- results ----------------------------------------------------------------------------------------------
-    def emit(self, op: str, inputs: Sequence[Value | None], shape: Sequence[int], **attrs: Any) -> Value:
-        """Append a node; returns its output, which is a computed value. Tensors without elements reach no kernel."""
-        for i, v in enumerate(inputs):
-            if v is not None and v.dtype != np.float32:
-                self.unsupported(f"input {i} ({v.name!r}) is {v.dtype}: only float32 is computed at run time")
+    def emit(
+        self,
+        op: str,
+        inputs: Sequence[Value | None],
+        shape: Sequence[int],
+        *,
+        dtype: npt.DTypeLike = None,
+        **attrs: Any,
+    ) -> Value:
+        """Append a node; returns its output, which is a computed value. Tensors without elements reach no kernel.
+
+        Without `dtype` all is float32, but for operations that only move elements. With it the caller has checked the
+        types of the operands.
+        """
+        if dtype is None:
+            dtype = self._common_type(op, inputs)
+        for v in inputs:
+            if v in self.open_ended:
+                assert v is not None
+                self.unsupported(
+                    f"{v.name!r} has a shape that depends on data: it can only be an output of the network"
+                )
         first = inputs[0]
         if first is not None and first.is_const and op not in _CONST_FIRST:
             self.runtime(first)
         shape = self.shape(shape)
         if 0 in shape or any(v is not None and v.size == 0 for v in inputs):
-            return self._emit_empty(op, inputs, shape, attrs)
-        return self._append(op, inputs, shape, attrs)
+            return self._emit_empty(op, inputs, shape, np.dtype(dtype), attrs)
+        return self._append(op, inputs, shape, np.dtype(dtype), attrs)
 
-    def _append(self, op: str, inputs: Sequence[Value | None], shape: Shape, attrs: dict[str, Any]) -> Value:
+    def _common_type(self, op: str, inputs: Sequence[Value | None]) -> np.dtype[Any]:
+        """float32, or whatever type an operation moves."""
+        if op in _MOVES:
+            data = inputs[1:] if op == "Where" else inputs if op == "Concat" else inputs[:1]
+            types = {v.dtype for v in data if v is not None}
+            if len(types) != 1:
+                self.fail(f"operands are of types {', '.join(sorted(map(str, types)))}")
+            (dtype,) = types
+            if dtype.kind in "iub" or dtype == np.float32:
+                return dtype
+        for i, v in enumerate(inputs):
+            if v is not None and v.dtype != np.float32:
+                self.unsupported(f"input {i} ({v.name!r}) is {v.dtype}: only float32 is computed at run time")
+        return np.dtype(np.float32)
+
+    def _append(
+        self, op: str, inputs: Sequence[Value | None], shape: Shape, dtype: np.dtype[Any], attrs: dict[str, Any]
+    ) -> Value:
         if len(self.graph.nodes) >= MAX_NODES:
             self.fail(f"the network has more than {MAX_NODES} operations")
         for v in inputs:
             if v is not None:
                 self.need(v)
-        return self.graph.add(op, inputs, shape, name=self._name, **attrs)
+        return self.graph.add(op, inputs, shape, dtype=dtype, name=self._name, **attrs)
 
-    def _emit_empty(self, op: str, inputs: Sequence[Value | None], shape: Shape, attrs: dict[str, Any]) -> Value:
+    def _emit_empty(
+        self, op: str, inputs: Sequence[Value | None], shape: Shape, dtype: np.dtype[Any], attrs: dict[str, Any]
+    ) -> Value:
         """An operation with an input or output that has no elements: a constant or the other inputs say it all."""
-        source = self.const(np.zeros((1,) * len(shape), np.float32))
+        source = self.const(np.zeros((1,) * len(shape), dtype))
         if 0 in shape or op in ("ReduceSum", "MatMul"):
             pass
         elif op == "Gemm":
             bias = inputs[2] if len(inputs) > 2 else None
             source = source if bias is None else bias
         elif op == "Pad":  # with mode "constant": the others need elements
-            source = self.const(np.full((1,) * len(shape), attrs["value"], np.float32))
+            source = self.const(np.full((1,) * len(shape), attrs["value"], dtype))
         elif op == "Concat":
             rest = [v for v in inputs if v is not None and v.size]
             if len(rest) > 1:
-                return self._append(op, rest, shape, attrs)
+                return self._append(op, rest, shape, dtype, attrs)
             if not rest[0].is_const:
                 return rest[0]
             source = rest[0]
         else:
             self.unsupported(f"{op} of no elements")
-        return self._append("Expand", [source], shape, {})
+        return self._append("Expand", [source], shape, dtype, {})
 
     def const(self, array: Array) -> Value:
         """A small constant, known by its content."""
@@ -293,4 +360,22 @@ class Builder:
         if x.is_const:
             part = tuple(map(_slice, starts, steps, shape))
             return self.fold(("slice", starts, steps), [x], shape, x.dtype, lambda a: a[part])
-        return self.emit("Slice", [x], shape, starts=starts, steps=steps)
+        back = [a for a, (t, n) in enumerate(zip(steps, shape, strict=True)) if t < 0 and n > 1]
+        if not back:
+            return self.emit("Slice", [x], shape, starts=starts, steps=steps)
+        # Memory is only read upwards: take the same elements in rising order, then pick them from the last one on.
+        low = [
+            s + t * (n - 1) if a in back else s for a, (s, t, n) in enumerate(zip(starts, steps, shape, strict=True))
+        ]
+        x = self.slice(x, low, [abs(t) for t in steps], shape)
+        for a in back:
+            x = self.pick(x, a, range(shape[a] - 1, -1, -1))
+        return x
+
+    def pick(self, x: Value, axis: int, indices: Sequence[int]) -> Value:
+        """x[..., indices, ...] along one axis, for non-negative indices in range."""
+        shape = (*x.shape[:axis], len(indices), *x.shape[axis + 1 :])
+        if x.shape[axis] > MAX_EXACT:
+            self.unsupported(f"picking from {x.shape[axis]} elements")
+        table = self.const(np.array(indices, np.float32))
+        return self.emit("Resample", [x, table, None], shape, axis=axis, taps=1)

@@ -1,4 +1,4 @@
-"""ONNX operators with weights or windows: convolution, pooling, matrix products, normalisation."""
+"""ONNX operators with weights or windows: convolution, pooling, matrix products, LRN."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from fastconv.graph import Value
-from fastconv.onnx.builder import MAX_INT, MAX_WINDOW, Builder
+from fastconv.onnx.builder import MAX_EXACT, MAX_INT, MAX_WINDOW, Builder
 from fastconv.onnx.geometry import windows
 from fastconv.onnx.registry import Ints, operator
 
@@ -96,6 +96,7 @@ def _pool(
     h = g.as_2d()
     y = b.emit(
         op, [as_4d(b, x)], (n, c, *h.output),
+        dtype=np.int64 if op == "MaxPoolIndex" else None,
         kernel_shape=h.kernel, strides=h.strides, dilations=h.dilations, pads=h.pads, **extra,
     )  # fmt: skip
     return b.reshape(y, (n, c, *g.output))
@@ -113,9 +114,15 @@ def MaxPool(
     pads: Ints | None = None,
     storage_order: int = 0,
     strides: Ints | None = None,
-) -> Value:
-    # storage_order concerns the Indices output only, which is not made: a reader of it gets an error.
-    return _pool(b, "MaxPool", x, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
+) -> Value | list[Value]:
+    y = _pool(b, "MaxPool", x, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
+    if len([o for o in b.node.outputs if o]) < 2:
+        return y
+    if x.size > MAX_EXACT:
+        b.unsupported(f"indices into the {x.size} elements of input {x.name!r}")
+    index = _pool(b, "MaxPoolIndex", x, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode,
+                  columns_first=bool(storage_order))  # fmt: skip
+    return [y, index]
 
 
 @operator
@@ -239,39 +246,7 @@ def _fold_matmul(b: Builder, x: Value, w: Value) -> Value:
     return b.fold(("matmul",), [x, w], (x.shape[0], w.shape[1]), x.dtype, np.matmul, work)
 
 
-# -- normalisation --------------------------------------------------------------------------------------------------
-def _batch_norm(b: Builder, x: Value, params: list[Value], epsilon: float) -> Value:
-    b.runtime(x)
-    if x.rank < 2:
-        b.fail(f"input {x.name!r} has shape {x.shape}, expected N and C at least")
-    if not math.isfinite(epsilon) or epsilon < 0:
-        b.fail(f"epsilon {epsilon} is not a non-negative number")
-    names = ("scale", "B", "mean", "var")
-    checked = [channel_vector(b, p, x.shape[1], name) for p, name in zip(params, names, strict=True)]
-    y = as_4d(b, x)
-    return b.reshape(b.emit("BatchNormalization", [y, *checked], y.shape, epsilon=epsilon), x.shape)
-
-
-@operator
-def BatchNormalization(
-    b: Builder, x: Value, scale: Value, bias: Value, mean: Value, var: Value,
-    *, epsilon: float = 1e-5, momentum: float = 0.9, spatial: int = 1,
-) -> Value:  # fmt: skip
-    if not spatial:
-        b.unsupported("statistics per position (spatial=0)")
-    return _batch_norm(b, x, [scale, bias, mean, var], epsilon)
-
-
-@operator
-def BatchNormalization_9(
-    b: Builder, x: Value, scale: Value, bias: Value, mean: Value, var: Value,
-    *, epsilon: float = 1e-5, momentum: float = 0.9, training_mode: int = 0,
-) -> Value:  # fmt: skip
-    if training_mode:
-        b.unsupported("training_mode")
-    return _batch_norm(b, x, [scale, bias, mean, var], epsilon)
-
-
+# -- across channels ------------------------------------------------------------------------------------------------
 @operator
 def LRN(b: Builder, x: Value, *, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0) -> Value:
     b.runtime(x)

@@ -4,9 +4,11 @@
 handles each node, attribute types. `OnnxModel.build` then makes the Graph for concrete input shapes; it infers and
 checks every shape and folds what is constant. Large weights are only referred to, never read.
 
-Computed tensors are float32. Constants of type float16, bfloat16 and float64 become float32 where they meet one; a cast
-of a computed tensor to another float type changes nothing. Constants may be of any numeric type. Quantised operators,
-control flow, sequences and sparse tensors are UnsupportedOpErrors.
+Computed tensors are float32. Constants of type float16, bfloat16 and float64 become float32 where they meet one. A cast
+of a computed tensor to float16 rounds it so; what is computed from it then is float32 again, more exact than the file
+asks. A cast to float64 changes nothing. Integers and bools are moved, compared and chosen (see graph.py), not added or
+multiplied. Constants may be of any numeric type. Quantised operators, loops, sequences and sparse tensors are
+UnsupportedOpErrors; an If whose condition is constant becomes the branch it takes.
 """
 
 from __future__ import annotations
@@ -18,10 +20,11 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from fastconv.errors import ModelError, ShapeError, UnsupportedOpError
 from fastconv.graph import Graph, Shape, Value
-from fastconv.onnx import ops_const, ops_math, ops_nn, ops_shape, topology
+from fastconv.onnx import ops_choose, ops_const, ops_image, ops_math, ops_nn, ops_norm, ops_reduce, ops_shape, topology
 from fastconv.onnx.builder import Builder
 from fastconv.onnx.functions import inline
 from fastconv.onnx.registry import MAX_OPSET, MIN_OPSET, Operator, bind_attributes, bind_inputs, lookup
@@ -32,7 +35,16 @@ __all__ = ["InputInfo", "OnnxModel", "OutputInfo", "read"]
 
 MAX_INPUTS_AND_OUTPUTS = 4096  # of the graph, together; initializers do not count
 
-_REGISTERED = (ops_const, ops_math, ops_nn, ops_shape)  # importing them fills the registry
+_REGISTERED = (
+    ops_choose,
+    ops_const,
+    ops_image,
+    ops_math,
+    ops_nn,
+    ops_norm,
+    ops_reduce,
+    ops_shape,
+)  # importing them fills the registry
 
 DType: TypeAlias = "np.dtype[Any]"
 
@@ -92,8 +104,6 @@ class OnnxModel:
         self.outputs = tuple(_output(*o) for o in scanned.outputs)
         if not self.outputs:
             raise ModelError("the graph has no output")
-        if len({o.name for o in self.outputs}) < len(self.outputs):
-            raise ModelError(f"graph output {_repeated([o.name for o in self.outputs])!r} exists twice")
         if len(self.inputs) + len(self.outputs) > MAX_INPUTS_AND_OUTPUTS:
             raise UnsupportedOpError(
                 f"the graph has {len(self.inputs)} inputs and {len(self.outputs)} outputs, expected at most "
@@ -115,9 +125,12 @@ class OnnxModel:
     def __repr__(self) -> str:
         return f"<OnnxModel {self.name!r}, opset {self.opset}, {self._node_count} nodes>"
 
-    def build(self, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
+    def build(
+        self, shapes: Mapping[str, tuple[int, ...]], constants: Mapping[str, npt.NDArray[Any]] | None = None
+    ) -> Graph:
         """The Graph for these input shapes, which may be left out where the file fixes them.
 
+        `constants` binds inputs to values: they count as constants, and are no inputs of the Graph any more.
         Raises ShapeError for an input that is missing, unknown or does not fit its declaration; ModelError or
         UnsupportedOpError, naming the node, for a model that cannot work at these shapes.
         """
@@ -125,10 +138,12 @@ class OnnxModel:
         b = Builder(graph, self._store)
         env: dict[str, Value | None] = {"": None}
         named: set[int] = set()  # ids of the values in env, which keeps them alive
-        for info, shape in zip(self.inputs, self._input_shapes(shapes), strict=True):
-            if info.dtype != np.float32:
-                raise UnsupportedOpError(f"input {info.name!r} is {info.dtype}, only float32 is supported")
-            env[info.name] = x = graph.add_input(info.name, shape)
+        bound = constants or {}
+        for info, shape in zip(self.inputs, self._input_shapes({**shapes, **_shapes(bound)}), strict=True):
+            if info.name in bound:
+                env[info.name] = x = b.const(np.ascontiguousarray(bound[info.name], info.dtype).reshape(shape))
+            else:
+                env[info.name] = x = graph.add_input(info.name, shape, _held(info))
             named.add(id(x))
         for step in self._steps:
             b.enter(step.node)
@@ -139,7 +154,7 @@ class OnnxModel:
         for o in self.outputs:
             v = self._operand(b, env, o.name)
             assert v is not None
-            if o.dtype != v.dtype:
+            if o.dtype != v.dtype and not (o.dtype == np.float16 and v.dtype == np.float32):
                 raise UnsupportedOpError(f"output {o.name!r} is declared {o.dtype}, but is computed as {v.dtype}")
             b.need(v)
             graph.outputs.append(v)
@@ -197,6 +212,19 @@ class OnnxModel:
             if v is not None and id(v) not in named:
                 v.name = name
                 named.add(id(v))
+
+
+def _shapes(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, Shape]:
+    return {name: a.shape for name, a in arrays.items()}
+
+
+def _held(info: InputInfo) -> DType:
+    """The dtype of the graph's value for an input."""
+    if info.dtype == np.float16:
+        return np.dtype(np.float32)
+    if info.dtype != np.float32 and info.dtype.kind not in "iub":
+        raise UnsupportedOpError(f"input {info.name!r} is {info.dtype}, which is not supported")
+    return info.dtype
 
 
 def _as_bytes(source: object) -> bytes:

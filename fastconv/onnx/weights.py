@@ -29,6 +29,7 @@ MAX_FOLDED_PER_STORED: Final = 2  # float16 to float32
 MAX_WORK: Final = 2 << 30
 MAX_WORK_PER_STORED: Final = 16
 STEP_WORK: Final = 16 << 10  # what a computation costs however small it is
+FLOAT16: Final = 10
 BFLOAT16: Final = 16  # read as float32
 DTYPES: Final[dict[int, str]] = {
     1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64",

@@ -232,7 +232,7 @@ class _Layout:
             inputs.append(None if v is None else self.get(v, perm if image else identity(v.rank)))
         self.place(node, inputs, perm)
 
-    _on_Conv = _on_MaxPool = _on_AveragePool = _on_LRN = _image
+    _on_Conv = _on_MaxPool = _on_AveragePool = _on_LRN = _on_GroupNormalization = _on_MaxPoolIndex = _image
 
     def _unary(self, node: Node) -> None:
         x = node.input(0)
@@ -251,6 +251,25 @@ class _Layout:
         operands = [self.extend(node.input(i), node.output.rank) for i in (0, 1)]
         perm = self._vote(operands)
         self.place(node, [self.get(v, perm) for v in operands], perm)
+
+    def _on_Where(self, node: Node) -> None:
+        operands = [self.extend(node.input(i), node.output.rank) for i in (0, 1, 2)]
+        perm = self._vote(operands)
+        self.place(node, [self.get(v, perm) for v in operands], perm)
+
+    def _on_Resample(self, node: Node) -> None:
+        x = node.input(0)
+        perm = self.primary(x)
+        tables = [None if v is None else self.get(v, identity(v.rank)) for v in node.inputs[1:]]
+        self.place(node, [self.get(x, perm), *tables], perm, axis=perm.index(node.attrs["axis"]))
+
+    def _on_LayerNormalization(self, node: Node) -> None:
+        x, axis = node.input(0), node.attrs["axis"]
+        perm = self.primary(x)
+        if perm[-1] != axis:
+            perm = (*(a for a in range(x.rank) if a != axis), axis)
+        vectors = [None if v is None else self.get(v, identity(v.rank)) for v in node.inputs[1:]]
+        self.place(node, [self.get(x, perm), *vectors], perm, axis=x.rank - 1)
 
     def _on_Concat(self, node: Node) -> None:
         values = [v for v in node.inputs if v is not None]
@@ -273,7 +292,7 @@ class _Layout:
             out = tuple(kept.index(a) for a in perm if a not in axes)
         self.place(node, [self.get(x, perm)], out, axes=tuple(sorted(perm.index(a) for a in axes)))
 
-    _on_ReduceMean = _on_ReduceMax = _on_ReduceSum = _reduce
+    _on_ReduceMean = _on_ReduceMax = _on_ReduceMin = _on_ReduceSum = _on_ArgMax = _on_ArgMin = _reduce
 
     def _on_Slice(self, node: Node) -> None:
         x = node.input(0)

@@ -127,7 +127,6 @@ def output_shadows_input() -> ModelProto:
 add("duplicate_initializer", changed(lambda m: m.graph.initializer.append(m.graph.initializer[0])))
 add("initializer_without_name", changed(lambda m: setattr(m.graph.initializer[0], "name", "")))
 add("duplicate_graph_input", changed(lambda m: m.graph.input.append(m.graph.input[0])))
-add("duplicate_graph_output", changed(lambda m: m.graph.output.append(m.graph.output[0])))
 add("graph_output_missing", changed(lambda m: setattr(m.graph.output[0], "name", "nowhere")))
 add("graph_output_without_name", changed(lambda m: setattr(m.graph.output[0], "name", "")))
 add("no_graph_output", changed(lambda m: m.graph.ClearField("output")))

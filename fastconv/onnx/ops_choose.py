@@ -1,0 +1,197 @@
+"""ONNX operators that compare, choose, rank and suppress. Comparisons of constants are folded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fastconv.graph import Array, Value
+from fastconv.onnx.builder import MAX_EXACT, Builder
+from fastconv.onnx.registry import operator
+
+
+# -- comparisons ----------------------------------------------------------------------------------------------------
+def _same_type(b: Builder, x: Value, y: Value) -> None:
+    if x.dtype != y.dtype:
+        b.fail(f"inputs {x.name!r} and {y.name!r} are {x.dtype} and {y.dtype}")
+
+
+def _compare(
+    b: Builder, op: str, x: Value, y: Value, fn: Callable[[Array, Array], Any], *, swap: bool = False
+) -> Value:
+    """`fn` is what the ONNX operator means; `op` says it in the graph, with the operands swapped if `swap`."""
+    if x.dtype != y.dtype and {x.dtype.kind, y.dtype.kind} == {"f"}:
+        x, y = b.f32(x), b.f32(y)
+    _same_type(b, x, y)
+    shape = b.broadcast(x.shape, y.shape)
+    if x.is_const and y.is_const:
+        return b.fold((op, swap), [x, y], shape, np.bool_, fn)
+    return b.emit(op, [y, x] if swap else [x, y], shape, dtype=np.bool_)
+
+
+@operator
+def Equal(b: Builder, x: Value, y: Value) -> Value:
+    return _compare(b, "Equal", x, y, np.equal)
+
+
+@operator
+def Less(b: Builder, x: Value, y: Value) -> Value:
+    return _compare(b, "Less", x, y, np.less)
+
+
+@operator
+def Greater(b: Builder, x: Value, y: Value) -> Value:
+    return _compare(b, "Less", x, y, np.greater, swap=True)
+
+
+@operator
+def LessOrEqual_12(b: Builder, x: Value, y: Value) -> Value:
+    return _compare(b, "LessOrEqual", x, y, np.less_equal)
+
+
+@operator
+def GreaterOrEqual_12(b: Builder, x: Value, y: Value) -> Value:
+    return _compare(b, "LessOrEqual", x, y, np.greater_equal, swap=True)
+
+
+def _logical(b: Builder, op: str, x: Value, y: Value, fn: Callable[[Array, Array], Any]) -> Value:
+    for v in (x, y):
+        if v.dtype != np.bool_:
+            b.fail(f"input {v.name!r} is {v.dtype}, expected bool")
+    shape = b.broadcast(x.shape, y.shape)
+    if x.is_const and y.is_const:
+        return b.fold((b.node.op_type,), [x, y], shape, np.bool_, fn)
+    return b.emit(op, [x, y], shape, dtype=np.bool_)
+
+
+@operator
+def And(b: Builder, x: Value, y: Value) -> Value:
+    return _logical(b, "Min", x, y, np.logical_and)
+
+
+@operator
+def Or(b: Builder, x: Value, y: Value) -> Value:
+    return _logical(b, "Max", x, y, np.logical_or)
+
+
+@operator
+def Xor(b: Builder, x: Value, y: Value) -> Value:
+    same = _logical(b, "Equal", x, y, np.equal)
+    return Not(b, same)
+
+
+@operator
+def Not(b: Builder, x: Value) -> Value:
+    if x.dtype != np.bool_:
+        b.fail(f"input {x.name!r} is {x.dtype}, expected bool")
+    if x.is_const:
+        return b.fold(("Not",), [x], x.shape, np.bool_, np.logical_not)
+    return b.emit("Equal", [x, b.const(np.zeros((), np.bool_))], x.shape, dtype=np.bool_)
+
+
+@operator
+def Where_9(b: Builder, condition: Value, x: Value, y: Value) -> Value:
+    if condition.dtype != np.bool_:
+        b.fail(f"the condition is {condition.dtype}, expected bool")
+    if x.dtype != y.dtype and {x.dtype.kind, y.dtype.kind} == {"f"}:
+        x, y = b.f32(x), b.f32(y)
+    _same_type(b, x, y)
+    shape = b.broadcast(condition.shape, x.shape, y.shape)
+    if condition.is_const and x.is_const and y.is_const:
+        return b.fold(("where",), [condition, x, y], shape, x.dtype, np.where)
+    if condition.is_const and condition.size and condition.size <= 1 << 16:
+        picked = b.array(condition)
+        if picked.all() or not picked.any():
+            return b.expand(x if picked.all() else y, shape)
+    if x.dtype.kind == "f":
+        x, y = b.f32(x), b.f32(y)
+    return b.emit("Where", [condition, x, y], shape)
+
+
+# -- ranks ----------------------------------------------------------------------------------------------------------
+def _countable(b: Builder, x: Value, axis: int) -> None:
+    b.runtime(x)
+    if x.dtype != np.float32 and x.dtype.kind not in "iub":
+        b.unsupported(f"input {x.name!r} is {x.dtype}")
+    if not 1 <= x.shape[axis] <= MAX_EXACT:
+        b.fail(f"axis {axis} of input {x.name!r} has {x.shape[axis]} elements, expected 1 to 2^24")
+
+
+def _arg(b: Builder, op: str, x: Value, axis: int, keepdims: int, last: int) -> Value:
+    axis = b.axis(axis, x.rank)
+    if x.rank == 0:
+        b.fail("the input is a scalar")
+    _countable(b, x, axis)
+    shape = [1 if i == axis else d for i, d in enumerate(x.shape) if keepdims or i != axis]
+    return b.emit(op, [x], shape, dtype=np.int64, axes=(axis,), keepdims=bool(keepdims), last=bool(last))
+
+
+@operator
+def ArgMax(b: Builder, x: Value, *, axis: int = 0, keepdims: int = 1, select_last_index: int = 0) -> Value:
+    return _arg(b, "ArgMax", x, axis, keepdims, select_last_index)
+
+
+@operator
+def ArgMin(b: Builder, x: Value, *, axis: int = 0, keepdims: int = 1, select_last_index: int = 0) -> Value:
+    return _arg(b, "ArgMin", x, axis, keepdims, select_last_index)
+
+
+def _top_k(b: Builder, x: Value, k: int, axis: int, largest: int) -> list[Value]:
+    axis = b.axis(axis, x.rank)
+    _countable(b, x, axis)
+    if not 0 <= k <= x.shape[axis]:
+        b.fail(f"k is {k}, but axis {axis} of input {x.name!r} has {x.shape[axis]} elements")
+    shape = (*x.shape[:axis], k, *x.shape[axis + 1 :])
+    index = b.emit("TopK", [x], shape, dtype=np.int64, axis=axis, k=k, largest=bool(largest))
+    return [b.emit("Take", [x, index], shape, axis=axis), index]
+
+
+@operator
+def TopK(b: Builder, x: Value, *, k: int, axis: int = -1) -> list[Value]:
+    return _top_k(b, x, k, axis, 1)
+
+
+@operator
+def TopK_10(b: Builder, x: Value, k: Value, *, axis: int = -1) -> list[Value]:
+    return _top_k(b, x, int(b.number(k, "K")), axis, 1)
+
+
+@operator
+def TopK_11(b: Builder, x: Value, k: Value, *, axis: int = -1, largest: int = 1, sorted: int = 1) -> list[Value]:
+    return _top_k(b, x, int(b.number(k, "K")), axis, largest)
+
+
+@operator
+def NonMaxSuppression_10(
+    b: Builder,
+    boxes: Value,
+    scores: Value,
+    most: Value | None = None,
+    iou: Value | None = None,
+    score: Value | None = None,
+    *,
+    center_point_box: int = 0,
+) -> Value:
+    if boxes.rank != 3 or scores.rank != 3 or boxes.shape[2] != 4 or scores.shape[::2] != boxes.shape[:2]:
+        b.fail(f"boxes have shape {boxes.shape} and scores {scores.shape}, expected (images, boxes, 4) and "
+               f"(images, classes, boxes)")  # fmt: skip
+    images, classes, count = scores.shape
+    _countable(b, scores, 2)
+    limit = 0 if most is None else int(b.number(most, "max_output_boxes_per_class"))
+    threshold = 0.0 if iou is None else b.number(iou, "iou_threshold")
+    if not 0.0 <= threshold <= 1.0:
+        b.fail(f"iou_threshold is {threshold}, expected a number from 0 to 1")
+    least = None if score is None else b.number(score, "score_threshold")
+    if least is not None and math.isnan(least):
+        b.fail("score_threshold is not a number")
+    limit = max(0, min(limit, count))
+    order = b.emit("TopK", [scores], scores.shape, dtype=np.int64, axis=2, k=count, largest=True)
+    y = b.emit(
+        "Suppress", [boxes, scores, order], (images * classes * limit, 3), dtype=np.int64,
+        most=limit, iou=threshold, score=least, center=bool(center_point_box),
+    )  # fmt: skip
+    b.open_ended.add(y)
+    return y
