@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,9 @@ _MOVES: Final = frozenset(
     ("Reshape", "Transpose", "Slice", "Concat", "Expand", "Pad", "Resample", "Take", "Where", "MaxPool")
 )
 MAX_EXACT: Final = 1 << 24  # plans hold integers and bools as float32, which is exact up to here
+
+
+Bounds: TypeAlias = "tuple[int, int]"
 
 
 class NeedsConstant(UnsupportedOpError):
@@ -59,6 +62,7 @@ class Builder:
         self._node: NodeProto | None = None
         self._name = ""
         self.open_ended: set[Value] = set()  # how many of their rows hold is known only after the run
+        self._bounds: dict[Value, Bounds] = {}
         self._work = 0  # of computing the constants that this build needs
         self._counted: set[object] = set()  # keys of those that are in it: they are packed once
 
@@ -219,7 +223,7 @@ class Builder:
         inputs: Sequence[Value | None],
         shape: Sequence[int],
         *,
-        dtype: npt.DTypeLike = None,
+        dtype: npt.DTypeLike | None = None,
         **attrs: Any,
     ) -> Value:
         """Append a node; returns its output, which is a computed value. Tensors without elements reach no kernel.
@@ -239,9 +243,39 @@ class Builder:
         if first is not None and first.is_const and op not in _CONST_FIRST:
             self.runtime(first)
         shape = self.shape(shape)
+        y = self._emit(op, inputs, shape, np.dtype(dtype), attrs)
+        if y.dtype.kind in "iu" and op in _MOVES:
+            parts = [self.bounds(v) for v in inputs if v is not None and v.dtype == y.dtype]
+            self._bounds[y] = (min(p[0] for p in parts), max(p[1] for p in parts))
+        return y
+
+    def _emit(
+        self, op: str, inputs: Sequence[Value | None], shape: Shape, dtype: np.dtype[Any], attrs: dict[str, Any]
+    ) -> Value:
         if 0 in shape or any(v is not None and v.size == 0 for v in inputs):
-            return self._emit_empty(op, inputs, shape, np.dtype(dtype), attrs)
-        return self._append(op, inputs, shape, np.dtype(dtype), attrs)
+            return self._emit_empty(op, inputs, shape, dtype, attrs)
+        return self._append(op, inputs, shape, dtype, attrs)
+
+    def integer(
+        self, op: str, inputs: Sequence[Value | None], shape: Sequence[int], dtype: npt.DTypeLike, bounds: Bounds,
+        **attrs: Any,
+    ) -> Value:  # fmt: skip
+        """Append a node that makes integers which lie within `bounds`."""
+        y = self.emit(op, inputs, shape, dtype=dtype, **attrs)
+        self._bounds[y] = bounds
+        return y
+
+    def bounds(self, v: Value) -> Bounds:
+        """What the numbers of an integer value lie within. Inputs beyond 2^24 are refused when they come."""
+        if v.is_const:
+            array = self.array(v)
+            return (int(array.min()), int(array.max())) if array.size else (0, 0)
+        if v in self._bounds:
+            return self._bounds[v]
+        if v.dtype == np.bool_:
+            return 0, 1
+        info = np.iinfo(v.dtype)
+        return max(int(info.min), -MAX_EXACT), min(int(info.max), MAX_EXACT)
 
     def _common_type(self, op: str, inputs: Sequence[Value | None]) -> np.dtype[Any]:
         """float32, or whatever type an operation moves."""

@@ -19,9 +19,7 @@ def _same_type(b: Builder, x: Value, y: Value) -> None:
         b.fail(f"inputs {x.name!r} and {y.name!r} are {x.dtype} and {y.dtype}")
 
 
-def _compare(
-    b: Builder, op: str, x: Value, y: Value, fn: Callable[[Array, Array], Any], *, swap: bool = False
-) -> Value:
+def compare(b: Builder, op: str, x: Value, y: Value, fn: Callable[[Array, Array], Any], *, swap: bool = False) -> Value:
     """`fn` is what the ONNX operator means; `op` says it in the graph, with the operands swapped if `swap`."""
     if x.dtype != y.dtype and {x.dtype.kind, y.dtype.kind} == {"f"}:
         x, y = b.f32(x), b.f32(y)
@@ -33,31 +31,32 @@ def _compare(
 
 
 @operator
-def Equal(b: Builder, x: Value, y: Value) -> Value:
-    return _compare(b, "Equal", x, y, np.equal)
+def Equal_7(b: Builder, x: Value, y: Value) -> Value:
+    return compare(b, "Equal", x, y, np.equal)
 
 
 @operator
-def Less(b: Builder, x: Value, y: Value) -> Value:
-    return _compare(b, "Less", x, y, np.less)
+def Less_7(b: Builder, x: Value, y: Value) -> Value:
+    return compare(b, "Less", x, y, np.less)
 
 
 @operator
-def Greater(b: Builder, x: Value, y: Value) -> Value:
-    return _compare(b, "Less", x, y, np.greater, swap=True)
+def Greater_7(b: Builder, x: Value, y: Value) -> Value:
+    return compare(b, "Less", x, y, np.greater, swap=True)
 
 
 @operator
 def LessOrEqual_12(b: Builder, x: Value, y: Value) -> Value:
-    return _compare(b, "LessOrEqual", x, y, np.less_equal)
+    return compare(b, "LessOrEqual", x, y, np.less_equal)
 
 
 @operator
 def GreaterOrEqual_12(b: Builder, x: Value, y: Value) -> Value:
-    return _compare(b, "LessOrEqual", x, y, np.greater_equal, swap=True)
+    return compare(b, "LessOrEqual", x, y, np.greater_equal, swap=True)
 
 
-def _logical(b: Builder, op: str, x: Value, y: Value, fn: Callable[[Array, Array], Any]) -> Value:
+def logical(b: Builder, op: str, x: Value, y: Value, fn: Callable[[Array, Array], Any]) -> Value:
+    """The same of two bools."""
     for v in (x, y):
         if v.dtype != np.bool_:
             b.fail(f"input {v.name!r} is {v.dtype}, expected bool")
@@ -68,25 +67,28 @@ def _logical(b: Builder, op: str, x: Value, y: Value, fn: Callable[[Array, Array
 
 
 @operator
-def And(b: Builder, x: Value, y: Value) -> Value:
-    return _logical(b, "Min", x, y, np.logical_and)
+def And_7(b: Builder, x: Value, y: Value) -> Value:
+    return logical(b, "Min", x, y, np.logical_and)
 
 
 @operator
-def Or(b: Builder, x: Value, y: Value) -> Value:
-    return _logical(b, "Max", x, y, np.logical_or)
+def Or_7(b: Builder, x: Value, y: Value) -> Value:
+    return logical(b, "Max", x, y, np.logical_or)
 
 
 @operator
 def Xor(b: Builder, x: Value, y: Value) -> Value:
-    same = _logical(b, "Equal", x, y, np.equal)
-    return Not(b, same)
+    return _not(b, logical(b, "Equal", x, y, np.equal))
 
 
 @operator
 def Not(b: Builder, x: Value) -> Value:
     if x.dtype != np.bool_:
         b.fail(f"input {x.name!r} is {x.dtype}, expected bool")
+    return _not(b, x)
+
+
+def _not(b: Builder, x: Value) -> Value:
     if x.is_const:
         return b.fold(("Not",), [x], x.shape, np.bool_, np.logical_not)
     return b.emit("Equal", [x, b.const(np.zeros((), np.bool_))], x.shape, dtype=np.bool_)
@@ -126,7 +128,8 @@ def _arg(b: Builder, op: str, x: Value, axis: int, keepdims: int, last: int) -> 
         b.fail("the input is a scalar")
     _countable(b, x, axis)
     shape = [1 if i == axis else d for i, d in enumerate(x.shape) if keepdims or i != axis]
-    return b.emit(op, [x], shape, dtype=np.int64, axes=(axis,), keepdims=bool(keepdims), last=bool(last))
+    within = (0, x.shape[axis] - 1)
+    return b.integer(op, [x], shape, np.int64, within, axes=(axis,), keepdims=bool(keepdims), last=bool(last))
 
 
 @operator
@@ -145,7 +148,7 @@ def _top_k(b: Builder, x: Value, k: int, axis: int, largest: int) -> list[Value]
     if not 0 <= k <= x.shape[axis]:
         b.fail(f"k is {k}, but axis {axis} of input {x.name!r} has {x.shape[axis]} elements")
     shape = (*x.shape[:axis], k, *x.shape[axis + 1 :])
-    index = b.emit("TopK", [x], shape, dtype=np.int64, axis=axis, k=k, largest=bool(largest))
+    index = b.integer("TopK", [x], shape, np.int64, (0, x.shape[axis] - 1), axis=axis, k=k, largest=bool(largest))
     return [b.emit("Take", [x, index], shape, axis=axis), index]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from fastconv.graph import Array, Value
 from fastconv.onnx.builder import Builder
+from fastconv.onnx.integers import modulo
 from fastconv.onnx.registry import Floats, Ints, operator
 from fastconv.onnx.weights import BFLOAT16, DTYPES, FLOAT16
 
@@ -92,7 +93,7 @@ def _not(b: Builder, x: Value) -> Value:
 
 
 @operator
-def Cast(b: Builder, x: Value, *, to: int, saturate: int = 1, round_mode: str = "up") -> Value:
+def Cast_6(b: Builder, x: Value, *, to: int, saturate: int = 1, round_mode: str = "up") -> Value:
     if to == BFLOAT16 and not x.is_const:
         b.unsupported(f"a cast of computed {x.name!r} to bfloat16")
     return _cast(b, x, _target(b, to), to == FLOAT16)
@@ -137,6 +138,8 @@ def ConstantOfShape_9(b: Builder, shape: Value, *, value: OnnxTensor | None = No
 
 @operator
 def Mod_10(b: Builder, x: Value, y: Value, *, fmod: int = 0) -> Value:
+    if not x.is_const and y.is_const and y.size == 1 and x.dtype == y.dtype and x.dtype.kind in "iu" and not fmod:
+        return modulo(b, x, int(b.number(y, "the divisor")))
     b.constant(x, "input 0")
     b.constant(y, "input 1")
     if x.dtype != y.dtype or x.dtype.kind not in "iu" or fmod:
@@ -151,7 +154,7 @@ def _mod(a: Array, c: Array) -> Any:
 
 
 @operator
-def Tile(b: Builder, x: Value, repeats: Value) -> Value:
+def Tile_6(b: Builder, x: Value, repeats: Value) -> Value:
     times = b.ints(repeats, "repeats")
     if len(times) != x.rank or any(t < 0 for t in times):
         b.fail(f"repeats {times} do not fit input {x.name!r} of shape {x.shape}")

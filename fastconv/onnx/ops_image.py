@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fastconv.graph import Value
+from fastconv.graph import Array, Value
 from fastconv.onnx.builder import MAX_EXACT, MAX_INT, MAX_WINDOW, Builder
 from fastconv.onnx.ops_nn import as_4d, channel_vector, spatial
 from fastconv.onnx.registry import Floats, Ints, operator
@@ -311,11 +311,11 @@ def _phases(b: Builder, w: Value, group: int, taps: tuple[int, ...], strides: In
     c, kg, r, s = w.shape
     (sh, sw), (th, tw), (dh, dw) = strides, taps, dilations
 
-    def arrange(a: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    def arrange(a: Array) -> Array:
         full = np.zeros((c, kg, th * sh, tw * sw), np.float32)
         full[:, :, : (r - 1) * dh + 1 : dh, : (s - 1) * dw + 1 : dw] = a
         split = full.reshape(group, c // group, kg, th, sh, tw, sw)[:, :, :, ::-1, :, ::-1, :]
-        return split.transpose(0, 4, 6, 2, 1, 3, 5).reshape(group * sh * sw * kg, c // group, th, tw)
+        return np.ascontiguousarray(split.transpose(0, 4, 6, 2, 1, 3, 5)).reshape(shape)
 
     shape = (group * sh * sw * kg, c // group, th, tw)
     return b.fold(("transposed", group, taps, strides, dilations), [w], shape, np.float32, arrange)

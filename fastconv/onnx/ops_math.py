@@ -10,6 +10,7 @@ import numpy as np
 
 from fastconv.graph import Array, Value
 from fastconv.onnx.builder import Builder
+from fastconv.onnx.integers import arithmetic
 from fastconv.onnx.registry import operator
 
 
@@ -191,8 +192,8 @@ def Clip_11(b: Builder, x: Value, low: Value | None = None, high: Value | None =
             math.inf if high is None else b.number(high, "max", x),
         )  # fmt: skip
     if low is not None:
-        x = _binary(b, "Max", x, b.reshape(low, ()))
-    return x if high is None else _binary(b, "Min", x, b.reshape(high, ()))
+        x = binary(b, "Max", x, b.reshape(low, ()))
+    return x if high is None else binary(b, "Min", x, b.reshape(high, ()))
 
 
 # -- binary ---------------------------------------------------------------------------------------------------------
@@ -212,7 +213,8 @@ _BINARY: Final[dict[str, Callable[[Array, Array], Any]]] = {
 }  # fmt: skip
 
 
-def _binary(b: Builder, op: str, x: Value, y: Value) -> Value:
+def binary(b: Builder, op: str, x: Value, y: Value) -> Value:
+    """Folded where both are constant."""
     shape = b.broadcast(x.shape, y.shape)
     if x.is_const and y.is_const and op in _BINARY:
         if (x.dtype != y.dtype and op != "Pow") or x.dtype.kind not in "fiu" or y.dtype.kind not in "fiu":
@@ -223,49 +225,54 @@ def _binary(b: Builder, op: str, x: Value, y: Value) -> Value:
             return b.emit(op, [b.f32(x, "input 0"), y], shape, dtype=np.float32)
         y = b.fold(("cast", "f4"), [y], y.shape, np.float32, lambda a: a.astype(np.float32))
     if x.dtype == y.dtype and x.dtype.kind in "iub":
-        if op in ("Max", "Min") and x.dtype.kind != "b":  # whole numbers stay what they are
-            return b.emit(op, [x, y], shape, dtype=x.dtype)
+        if op in ("Add", "Sub", "Mul", "Div", "Max", "Min") and x.dtype.kind != "b":
+            return arithmetic(b, op, x, y, shape)
         b.unsupported(f"{x.dtype} numbers that are computed at run time")
     return b.emit(op, [b.f32(x, "input 0"), b.f32(y, "input 1")], shape)
 
 
 @operator
-def Add(b: Builder, x: Value, y: Value) -> Value:
-    return _binary(b, "Add", x, y)
+def Add_7(b: Builder, x: Value, y: Value) -> Value:
+    return binary(b, "Add", x, y)
 
 
 @operator
-def Sub(b: Builder, x: Value, y: Value) -> Value:
-    return _binary(b, "Sub", x, y)
+def Sub_7(b: Builder, x: Value, y: Value) -> Value:
+    return binary(b, "Sub", x, y)
 
 
 @operator
-def Mul(b: Builder, x: Value, y: Value) -> Value:
-    return _binary(b, "Mul", x, y)
+def Mul_7(b: Builder, x: Value, y: Value) -> Value:
+    return binary(b, "Mul", x, y)
 
 
 @operator
-def Div(b: Builder, x: Value, y: Value) -> Value:
-    return _binary(b, "Div", x, y)
+def Div_7(b: Builder, x: Value, y: Value) -> Value:
+    return binary(b, "Div", x, y)
 
 
 @operator
-def Pow(b: Builder, x: Value, y: Value) -> Value:
-    return _binary(b, "Pow", x, y)
+def Pow_7(b: Builder, x: Value, y: Value) -> Value:
+    return binary(b, "Pow", x, y)
 
 
 @operator
-def PRelu(b: Builder, x: Value, slope: Value) -> Value:
+def PRelu_7(b: Builder, x: Value, slope: Value) -> Value:
+    return prelu(b, x, slope)
+
+
+def prelu(b: Builder, x: Value, slope: Value) -> Value:
+    """A slope that numpy broadcasts to x."""
     b.runtime(x)
     if b.broadcast(x.shape, slope.shape) != x.shape:
         b.fail(f"slope of shape {slope.shape} does not broadcast to {x.shape}")
-    return _binary(b, "PRelu", x, slope)
+    return binary(b, "PRelu", x, slope)
 
 
 def _chain(b: Builder, op: str, xs: tuple[Value, ...]) -> Value:
     out = xs[0]
     for x in xs[1:]:
-        out = _binary(b, op, out, x)
+        out = binary(b, op, out, x)
     return out
 
 
@@ -287,4 +294,4 @@ def Min(b: Builder, *xs: Value) -> Value:
 @operator
 def Mean(b: Builder, *xs: Value) -> Value:
     total = _chain(b, "Add", xs)
-    return total if len(xs) == 1 else _binary(b, "Mul", total, b.const(np.array(1 / len(xs), total.dtype)))
+    return total if len(xs) == 1 else binary(b, "Mul", total, b.const(np.array(1 / len(xs), total.dtype)))

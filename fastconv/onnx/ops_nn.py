@@ -164,7 +164,7 @@ def GlobalMaxPool(b: Builder, x: Value) -> Value:
 
 # -- matrix products ------------------------------------------------------------------------------------------------
 @operator
-def Gemm(
+def Gemm_7(
     b: Builder,
     x: Value,
     w: Value,
@@ -175,6 +175,11 @@ def Gemm(
     transA: int = 0,
     transB: int = 0,
 ) -> Value:
+    return gemm(b, x, w, c, alpha, beta, transA, transB)
+
+
+def gemm(b: Builder, x: Value, w: Value, c: Value | None, alpha: float, beta: float, transA: int, transB: int) -> Value:
+    """alpha A' B' + beta C"""
     x, w = b.f32(x, "A"), b.f32(w, "B")
     if x.rank != 2 or w.rank != 2:
         b.fail(f"A has shape {x.shape} and B {w.shape}, expected matrices")

@@ -24,7 +24,8 @@ def _channels(b: Builder, x: Value) -> int:
 
 
 # -- batch ----------------------------------------------------------------------------------------------------------
-def _batch_norm(b: Builder, x: Value, params: list[Value], epsilon: float) -> Value:
+def batch_norm(b: Builder, x: Value, params: list[Value], epsilon: float) -> Value:
+    """With the statistics of training."""
     channels = _channels(b, x)
     _epsilon(b, epsilon)
     names = ("scale", "B", "mean", "var")
@@ -52,13 +53,13 @@ def _fold_batch_norm(b: Builder, x: Value, params: list[Value], epsilon: float) 
 
 
 @operator
-def BatchNormalization(
+def BatchNormalization_7(
     b: Builder, x: Value, scale: Value, bias: Value, mean: Value, var: Value,
     *, epsilon: float = 1e-5, momentum: float = 0.9, spatial: int = 1,
 ) -> Value:  # fmt: skip
     if not spatial:
         b.unsupported("statistics per position (spatial=0)")
-    return _batch_norm(b, x, [scale, bias, mean, var], epsilon)
+    return batch_norm(b, x, [scale, bias, mean, var], epsilon)
 
 
 @operator
@@ -73,11 +74,11 @@ def BatchNormalization_9(
         channels = _channels(b, x)
         vectors = [channel_vector(b, v, channels, name) for v, name in ((scale, "scale"), (bias, "B"))]
         return _fold_batch_norm(b, x, vectors, epsilon)
-    return _batch_norm(b, x, [scale, bias, mean, var], epsilon)
+    return batch_norm(b, x, [scale, bias, mean, var], epsilon)
 
 
 # -- instance, group, layer -----------------------------------------------------------------------------------------
-def _groups(b: Builder, x: Value, scale: Value | None, shift: Value | None, groups: int, epsilon: float) -> Value:
+def _groups(b: Builder, x: Value, vectors: list[Value], groups: int, epsilon: float) -> Value:
     """Statistics over groups of channels and all positions, of each image."""
     b.runtime(x)
     _epsilon(b, epsilon)
@@ -85,14 +86,14 @@ def _groups(b: Builder, x: Value, scale: Value | None, shift: Value | None, grou
     if groups < 1 or channels % groups:
         b.fail(f"{channels} channels do not divide into {groups} groups")
     y = as_4d(b, x)
-    return b.reshape(b.emit("GroupNormalization", [y, scale, shift], y.shape, groups=groups, epsilon=epsilon), x.shape)
+    return b.reshape(b.emit("GroupNormalization", [y, *vectors], y.shape, groups=groups, epsilon=epsilon), x.shape)
 
 
 @operator
 def InstanceNormalization(b: Builder, x: Value, scale: Value, bias: Value, *, epsilon: float = 1e-5) -> Value:
     channels = _channels(b, x)
     vectors = [channel_vector(b, scale, channels, "scale"), channel_vector(b, bias, channels, "B")]
-    return _groups(b, x, *vectors, groups=channels, epsilon=epsilon)
+    return _groups(b, x, vectors, groups=channels, epsilon=epsilon)
 
 
 @operator
@@ -107,7 +108,7 @@ def GroupNormalization_18(
         v = channel_vector(b, v, num_groups, name)  # one number for each group
         spread = b.expand(b.reshape(v, (num_groups, 1)), (num_groups, channels // num_groups))
         vectors.append(b.reshape(spread, (channels,)))
-    return _groups(b, x, *vectors, groups=num_groups, epsilon=epsilon)
+    return _groups(b, x, vectors, groups=num_groups, epsilon=epsilon)
 
 
 @operator
@@ -116,14 +117,14 @@ def GroupNormalization_21(
 ) -> Value:
     channels = _channels(b, x)
     vectors = [channel_vector(b, scale, channels, "scale"), channel_vector(b, bias, channels, "bias")]
-    return _groups(b, x, *vectors, groups=num_groups, epsilon=epsilon)
+    return _groups(b, x, vectors, groups=num_groups, epsilon=epsilon)
 
 
 @operator
 def LayerNormalization_17(
     b: Builder, x: Value, scale: Value, bias: Value | None = None,
     *, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1,
-) -> Value:  # fmt: skip
+) -> list[Value]:  # fmt: skip
     b.runtime(x)
     _epsilon(b, epsilon)
     axis = b.axis(axis, x.rank)
@@ -140,4 +141,17 @@ def LayerNormalization_17(
             vectors.append(b.reshape(b.expand(v, part), (width,)))
     y = x if axis == x.rank - 1 else b.reshape(x, (*x.shape[:axis], width))
     y = b.emit("LayerNormalization", [y, *vectors, *[None] * (2 - len(vectors))], y.shape, axis=axis, epsilon=epsilon)
-    return b.reshape(y, x.shape)
+    return [b.reshape(y, x.shape), *_statistics(b, x, axis, epsilon)]
+
+
+def _statistics(b: Builder, x: Value, axis: int, epsilon: float) -> list[Value]:
+    """Mean and 1 / standard deviation over the axes from `axis` on, where the node has these outputs."""
+    if not any(b.node.outputs[1:]):
+        return []
+    axes = tuple(range(axis, x.rank))
+    shape = (*x.shape[:axis], *[1] * (x.rank - axis))
+    mean = b.emit("ReduceMean", [x], shape, axes=axes, keepdims=True)
+    centred = b.emit("Sub", [x, mean], x.shape)
+    var = b.emit("ReduceMean", [b.emit("Mul", [centred, centred], x.shape)], shape, axes=axes, keepdims=True)
+    shifted = b.emit("Add", [var, b.const(np.array(epsilon, np.float32))], shape)
+    return [mean, b.emit("Reciprocal", [b.emit("Sqrt", [shifted], shape)], shape)]

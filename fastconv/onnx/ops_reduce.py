@@ -26,6 +26,8 @@ def _reduce(b: Builder, op: str, x: Value, axes: Ints | None, keepdims: int, noo
     axes = b.axes(axes, x.rank)
     shape = tuple(1 if i in axes else d for i, d in enumerate(x.shape) if keepdims or i not in axes)
     if op in _OF_NOTHING and math.prod(x.shape[a] for a in axes) == 0 != math.prod(shape):
+        if x.dtype == np.bool_:
+            return b.expand(b.const(np.array(op == "ReduceMin")), shape)
         if x.dtype != np.float32:
             b.unsupported(f"input {x.name!r} of {x.dtype} {x.shape} is empty on axes {axes}")
         return b.expand(b.const(np.full((), _OF_NOTHING[op], np.float32)), shape)

@@ -90,7 +90,7 @@ def Identity(b: Builder, x: Value) -> Value:
 
 
 @operator
-def Dropout(b: Builder, x: Value, *, ratio: float = 0.5) -> list[Value]:
+def Dropout_7(b: Builder, x: Value, *, ratio: float = 0.5) -> list[Value]:
     return [x, _mask(b, x, x.dtype if b.node.opset < 10 else np.dtype(np.bool_))] if len(b.node.outputs) > 1 else [x]
 
 

@@ -13,6 +13,7 @@ UnsupportedOpErrors; an If whose condition is constant becomes the branch it tak
 
 from __future__ import annotations
 
+import copy
 import os
 from collections import Counter
 from collections.abc import Mapping
@@ -24,7 +25,18 @@ import numpy.typing as npt
 
 from fastconv.errors import ModelError, ShapeError, UnsupportedOpError
 from fastconv.graph import Graph, Shape, Value
-from fastconv.onnx import ops_choose, ops_const, ops_image, ops_math, ops_nn, ops_norm, ops_reduce, ops_shape, topology
+from fastconv.onnx import (
+    ops_choose,
+    ops_const,
+    ops_image,
+    ops_math,
+    ops_nn,
+    ops_norm,
+    ops_old,
+    ops_reduce,
+    ops_shape,
+    topology,
+)
 from fastconv.onnx.builder import Builder
 from fastconv.onnx.functions import inline
 from fastconv.onnx.registry import MAX_OPSET, MIN_OPSET, Operator, bind_attributes, bind_inputs, lookup
@@ -83,6 +95,7 @@ class OnnxModel:
         self._source: str | bytes = (
             os.path.abspath(os.fspath(source)) if isinstance(source, (str, os.PathLike)) else _as_bytes(source)
         )
+        self._bound: dict[str, npt.NDArray[Any]] = {}
         self.name = scanned.name
         self.producer = scanned.producer
         self.ir_version = scanned.ir_version
@@ -120,17 +133,29 @@ class OnnxModel:
         self._node_count = len(nodes)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return OnnxModel, (self._source,)
+        return (_rebuild, (self._source, self._bound)) if self._bound else (OnnxModel, (self._source,))
 
     def __repr__(self) -> str:
         return f"<OnnxModel {self.name!r}, opset {self.opset}, {self._node_count} nodes>"
 
-    def build(
-        self, shapes: Mapping[str, tuple[int, ...]], constants: Mapping[str, npt.NDArray[Any]] | None = None
-    ) -> Graph:
-        """The Graph for these input shapes, which may be left out where the file fixes them.
+    def bind(self, constants: Mapping[str, npt.NDArray[Any]]) -> OnnxModel:
+        """This model with some inputs bound to values: they count as constants, and are no inputs any more.
 
-        `constants` binds inputs to values: they count as constants, and are no inputs of the Graph any more.
+        Raises ShapeError for a name that is no input, and for a value that does not fit its declaration.
+        """
+        bound = copy.copy(self)
+        bound._bound = {**self._bound, **constants}
+        for name, array in constants.items():
+            info = next((i for i in self.inputs if i.name == name), None)
+            if info is None:
+                raise ShapeError(f"the model has no input {name!r}; its inputs are {[i.name for i in self.inputs]}")
+            if array.dtype != info.dtype or len(array.shape) != len(info.shape):
+                raise ShapeError(f"input {name!r}: expected {info.dtype} {info.shape}, got {array.dtype} {array.shape}")
+        bound.inputs = tuple(i for i in self.inputs if i.name not in constants)
+        return bound
+
+    def build(self, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
+        """The Graph for these input shapes, which may be left out where the file fixes them.
         Raises ShapeError for an input that is missing, unknown or does not fit its declaration; ModelError or
         UnsupportedOpError, naming the node, for a model that cannot work at these shapes.
         """
@@ -138,12 +163,11 @@ class OnnxModel:
         b = Builder(graph, self._store)
         env: dict[str, Value | None] = {"": None}
         named: set[int] = set()  # ids of the values in env, which keeps them alive
-        bound = constants or {}
-        for info, shape in zip(self.inputs, self._input_shapes({**shapes, **_shapes(bound)}), strict=True):
-            if info.name in bound:
-                env[info.name] = x = b.const(np.ascontiguousarray(bound[info.name], info.dtype).reshape(shape))
-            else:
-                env[info.name] = x = graph.add_input(info.name, shape, _held(info))
+        for name, array in self._bound.items():
+            env[name] = x = b.const(np.ascontiguousarray(array).reshape(array.shape))
+            named.add(id(x))
+        for info, shape in zip(self.inputs, self._input_shapes(shapes), strict=True):
+            env[info.name] = x = graph.add_input(info.name, shape, _held(info))
             named.add(id(x))
         for step in self._steps:
             b.enter(step.node)
@@ -214,8 +238,8 @@ class OnnxModel:
                 named.add(id(v))
 
 
-def _shapes(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, Shape]:
-    return {name: a.shape for name, a in arrays.items()}
+def _rebuild(source: str | bytes, bound: Mapping[str, npt.NDArray[Any]]) -> OnnxModel:
+    return OnnxModel(source).bind(bound)
 
 
 def _held(info: InputInfo) -> DType:

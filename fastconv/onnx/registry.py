@@ -17,7 +17,13 @@ from fastconv.graph import Value
 if TYPE_CHECKING:
     from fastconv.onnx.scan import NodeProto
 
-MIN_OPSET: Final = 7
+MIN_OPSET: Final = 1
+OLD_OPSET: Final = 6  # below it only the operators in OLD
+OLD: Final = frozenset(
+    ("Not", "Constant", "Shape", "Size", "Transpose", "Identity", "Flatten", "Squeeze", "Unsqueeze", "Softmax",
+     "LogSoftmax", "Softplus", "Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool",
+     "LRN", "MatMul", "ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin")
+)  # fmt: skip
 MAX_OPSET: Final = 28
 
 Ints: TypeAlias = tuple[int, ...]
@@ -70,6 +76,8 @@ def operator(fn: Handler) -> Handler:
 def lookup(node: NodeProto) -> Operator:
     """The newest registered form that the node's operator set has; UnsupportedOpError if there is none."""
     if node.domain in ("", "ai.onnx"):
+        if node.opset < OLD_OPSET and node.op_type not in OLD:
+            raise UnsupportedOpError(f"{node.label}: this operator of opset {node.opset} is not supported")
         forms = [op for op in _OPERATORS.get(node.op_type, ()) if op.since <= node.opset]
         if forms:
             return max(forms, key=lambda op: op.since)

@@ -15,6 +15,7 @@ COORDINATES = (
 )  # fmt: skip
 NEAREST = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil", "simple")
 _F64 = npt.NDArray[np.float64]
+_F32 = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,13 @@ class Table:
     outside: npt.NDArray[np.bool_] | None
 
 
-def positions(axis: Axis, coordinates: str) -> npt.NDArray[Any]:
+def positions(axis: Axis, coordinates: str) -> _F32:
     """Where each output position lies in the input, in float32 arithmetic as other runtimes compute it."""
+    x: _F32 = np.asarray(_positions(axis, coordinates), np.float32)
+    return x
+
+
+def _positions(axis: Axis, coordinates: str) -> Any:
     f = np.float32
     i, scale = np.arange(axis.output, dtype=np.float32), f(axis.scale)
     half, one = f(0.5), f(1.0)
@@ -47,7 +53,10 @@ def positions(axis: Axis, coordinates: str) -> npt.NDArray[Any]:
     if coordinates == "tf_half_pixel_for_nn":
         return (i + half) / scale
     if coordinates == "align_corners":
-        return np.zeros_like(i) if axis.output == 1 else i * f(axis.size - 1) / f(axis.output - 1)
+        # ONNX's own cases divide by the size that scale asks for, fractions and all; onnxruntime by the whole one.
+        wanted = axis.scale * axis.size
+        length = f(axis.output if abs(wanted - axis.output) < 1e-3 else wanted)
+        return np.zeros_like(i) if axis.output == 1 else i * f(axis.size - 1) / (length - one)
     if coordinates == "tf_crop_and_resize":
         start, end, last = f(axis.start), f(axis.end), f(axis.size - 1)
         if axis.output == 1:
@@ -62,7 +71,7 @@ def positions(axis: Axis, coordinates: str) -> npt.NDArray[Any]:
     return x
 
 
-def nearest(x: npt.NDArray[Any], mode: str) -> npt.NDArray[Any]:
+def nearest(x: _F32, mode: str) -> Any:
     """The input position next to each x."""
     if mode == "floor":
         return np.floor(x)
@@ -95,15 +104,15 @@ def table(
             nearest_mode = "ceil" if axis.scale < 1 else "floor"
         index = np.clip(nearest(x, nearest_mode), 0, last)
         return Table(index.astype(np.float32)[:, None], None, outside)
-    x = x.astype(np.float64)
+    at64 = x.astype(np.float64)
     if mode == "linear" and not antialias:
-        x = np.clip(x, 0, last)
+        at64 = np.clip(at64, 0, last)
     radius = 1.0 if mode == "linear" else 2.0
     shrink = min(axis.scale, 1.0) if antialias else 1.0
     low = math.floor(-radius / shrink) + 1
     taps = np.arange(low, 2 - low if antialias else low + 2 * int(radius))
-    base = np.floor(x)[:, None]
-    distance = (base + taps - x[:, None]) * shrink
+    base = np.floor(at64)[:, None]
+    distance = (base + taps - at64[:, None]) * shrink
     weight = _triangle(distance) if mode == "linear" else _cubic(distance, a)
     at = base + taps
     if exclude_outside:

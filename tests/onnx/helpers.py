@@ -143,7 +143,11 @@ def _resample(n: Node, ins: list[str], out: str, const: Any) -> list[onnx.NodePr
 
 def _top_k(n: Node, ins: list[str], out: str, const: Any) -> list[onnx.NodeProto]:
     a = n.attrs
-    return [helper.make_node("TopK", [*ins, const([a["k"]])], [f"{out}_values", out], axis=a["axis"], largest=int(a["largest"]))]
+    return [
+        helper.make_node(
+            "TopK", [*ins, const([a["k"]])], [f"{out}_values", out], axis=a["axis"], largest=int(a["largest"])
+        )
+    ]
 
 
 def _max_pool_index(n: Node, ins: list[str], out: str, const: Any) -> list[onnx.NodeProto]:
