@@ -22,14 +22,85 @@ import fastconv.backend as backend
 from fastconv.onnx import registry
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "operators.md"
-OPERATORS = (
-    "Conv ConvTranspose MaxPool AveragePool GlobalAveragePool GlobalMaxPool Gemm MatMul BatchNormalization LRN Relu "
-    "LeakyRelu PRelu Elu Clip Sigmoid HardSigmoid HardSwish Swish Mish Gelu Erf Tanh Softmax LogSoftmax Add Sub Mul Div "
-    "Sum Max Min Sqrt Pow Exp Concat Flatten Reshape Transpose Squeeze Unsqueeze Pad Slice Split ReduceMean Identity "
-    "Dropout Constant Cast Gather Shape Expand Where ArgMax Resize Upsample DepthToSpace InstanceNormalization "
-    "GroupNormalization LayerNormalization Neg Abs Floor Ceil Tile ReduceSum ReduceMax Softplus Selu ConstantOfShape "
-    "Range Equal Less Greater Not TopK NonMaxSuppression"
-).split()
+OPERATORS = [
+    "Conv",
+    "ConvTranspose",
+    "MaxPool",
+    "AveragePool",
+    "GlobalAveragePool",
+    "GlobalMaxPool",
+    "Gemm",
+    "MatMul",
+    "BatchNormalization",
+    "LRN",
+    "Relu",
+    "LeakyRelu",
+    "PRelu",
+    "Elu",
+    "Clip",
+    "Sigmoid",
+    "HardSigmoid",
+    "HardSwish",
+    "Swish",
+    "Mish",
+    "Gelu",
+    "Erf",
+    "Tanh",
+    "Softmax",
+    "LogSoftmax",
+    "Add",
+    "Sub",
+    "Mul",
+    "Div",
+    "Sum",
+    "Max",
+    "Min",
+    "Sqrt",
+    "Pow",
+    "Exp",
+    "Concat",
+    "Flatten",
+    "Reshape",
+    "Transpose",
+    "Squeeze",
+    "Unsqueeze",
+    "Pad",
+    "Slice",
+    "Split",
+    "ReduceMean",
+    "Identity",
+    "Dropout",
+    "Constant",
+    "Cast",
+    "Gather",
+    "Shape",
+    "Expand",
+    "Where",
+    "ArgMax",
+    "Resize",
+    "Upsample",
+    "DepthToSpace",
+    "InstanceNormalization",
+    "GroupNormalization",
+    "LayerNormalization",
+    "Neg",
+    "Abs",
+    "Floor",
+    "Ceil",
+    "Tile",
+    "ReduceSum",
+    "ReduceMax",
+    "Softplus",
+    "Selu",
+    "ConstantOfShape",
+    "Range",
+    "Equal",
+    "Less",
+    "Greater",
+    "Not",
+    "TopK",
+    "NonMaxSuppression",
+]
 TYPES = (TensorProto.FLOAT, TensorProto.INT32, TensorProto.INT64, TensorProto.BOOL, TensorProto.UINT8)
 WINDOWS = ("Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")
 
@@ -130,9 +201,8 @@ def results() -> tuple[dict[str, Counter[str]], list[str]]:
 
 def opsets(op: str) -> str:
     """The operator sets in which fastconv knows the operator."""
-    forms = sorted(f.since for f in registry._OPERATORS[op])
-    first = max(forms[0], registry.MIN_OPSET)
-    return f"{first}-{registry.MAX_OPSET}"
+    first = min(f.since for f in registry._OPERATORS[op])
+    return f"{max(first, registry.MIN_OPSET if op in registry.OLD else registry.OLD_OPSET)}-{registry.MAX_OPSET}"
 
 
 RESTRICTIONS = {
@@ -149,7 +219,8 @@ RESTRICTIONS = {
     "Slice": "starts, ends, axes and steps constant", "Pad": "pads constant", "Gather": "indices constant",
     "Split": "split constant", "Squeeze": "axes constant", "Unsqueeze": "axes constant", "TopK": "k constant",
     "Resize": "roi, scales and sizes constant", "Upsample": "scales constant", "Range": "constant",
-    "ConstantOfShape": "shape constant", "Dropout": "inference", "ReduceProd": "constants", "Mod": "integers; the divisor constant",
+    "ConstantOfShape": "shape constant", "Dropout": "inference", "ReduceProd": "constants",
+    "Mod": "integers; the divisor constant",
     "NonZero": "constants", "If": "the condition constant; the branch taken is inlined",
     "NonMaxSuppression": "only as an output of the model; thresholds constant",
     "Swish": "", "Identity": "",
