@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from fastconv.errors import ModelError, UnsupportedOpError
 from fastconv.graph import Array, Graph, Shape, Value, Weight
+from fastconv.onnx.branches import Branch
 from fastconv.onnx.scan import NodeProto
 from fastconv.onnx.weights import WeightStore
 
@@ -56,15 +57,21 @@ def _slice(start: int, step: int, count: int) -> slice:
 class Builder:
     """A Graph in the making. Operator functions get it as their first argument."""
 
-    def __init__(self, graph: Graph, store: WeightStore) -> None:
+    def __init__(
+        self, graph: Graph, store: WeightStore, enter_branch: Callable[[Branch], list[Value]] | None = None
+    ) -> None:
         self.graph = graph
         self.store = store
+        self.enter_branch = enter_branch or self._no_branch  # builds the nodes of a branch, gives its outputs
         self._node: NodeProto | None = None
         self._name = ""
         self.open_ended: set[Value] = set()  # how many of their rows hold is known only after the run
         self._bounds: dict[Value, Bounds] = {}
         self._work = 0  # of computing the constants that this build needs
         self._counted: set[object] = set()  # keys of those that are in it: they are packed once
+
+    def _no_branch(self, branch: Branch) -> list[Value]:
+        self.unsupported("a branch")
 
     # -- where we are -----------------------------------------------------------------------------------------
     def enter(self, node: NodeProto) -> None:

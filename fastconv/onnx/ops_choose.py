@@ -10,7 +10,7 @@ import numpy as np
 
 from fastconv.graph import Array, Value
 from fastconv.onnx.builder import MAX_EXACT, Builder
-from fastconv.onnx.registry import operator
+from fastconv.onnx.registry import OnnxBranch, operator
 
 
 # -- comparisons ----------------------------------------------------------------------------------------------------
@@ -111,6 +111,17 @@ def Where_9(b: Builder, condition: Value, x: Value, y: Value) -> Value:
     if x.dtype.kind == "f":
         x, y = b.f32(x), b.f32(y)
     return b.emit("Where", [condition, x, y], shape)
+
+
+@operator
+def If(b: Builder, condition: Value, *captured: Value, then_branch: OnnxBranch, else_branch: OnnxBranch) -> list[Value]:
+    condition = b.constant(condition, "the condition")
+    if condition.dtype != np.bool_:
+        b.fail(f"the condition is {condition.dtype}, expected bool")
+    branch = then_branch if b.number(condition, "the condition") else else_branch
+    if len(branch.outputs) != len(b.node.outputs):
+        b.fail(f"a branch has {len(branch.outputs)} outputs, expected {len(b.node.outputs)}")
+    return b.enter_branch(branch)
 
 
 # -- ranks ----------------------------------------------------------------------------------------------------------

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
 from fastconv.graph import Value
 from fastconv.onnx.builder import MAX_EXACT, MAX_INT, MAX_WINDOW, Builder
-from fastconv.onnx.geometry import windows
+from fastconv.onnx.geometry import Windows, windows
 from fastconv.onnx.registry import Ints, operator
 
 
@@ -88,11 +89,13 @@ def _pool(
     pads: Ints | None,
     auto_pad: str,
     ceil_mode: int,
-    **extra: bool,
+    **extra: Any,
 ) -> Value:
-    spatial(b, x)
+    spatial(b, x, (3, 4, 5))
     n, c, *size = x.shape
     g = windows(b, size, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode=bool(ceil_mode), pool=True)
+    if x.rank == 5:
+        return _pool_depth(b, op, x, g, **extra)
     h = g.as_2d()
     y = b.emit(
         op, [as_4d(b, x)], (n, c, *h.output),
@@ -100,6 +103,22 @@ def _pool(
         kernel_shape=h.kernel, strides=h.strides, dilations=h.dilations, pads=h.pads, **extra,
     )  # fmt: skip
     return b.reshape(y, (n, c, *g.output))
+
+
+def _pool_depth(b: Builder, op: str, x: Value, g: Windows, **extra: Any) -> Value:
+    """Windows of k x 1 x 1 pool along one axis: across the channels of an image, as PyTorch exports LRN."""
+    n, c, depth, rows, columns = x.shape
+    flat = g.kernel[1:] == g.strides[1:] == (1, 1) and not any(g.pads[i] for i in (1, 2, 4, 5))
+    if not flat or op == "MaxPoolIndex":
+        b.unsupported(f"input {x.name!r} has 3 spatial dims")
+    count, pixels = g.output[0], rows * columns
+    lines = b.transpose(b.reshape(x, (n, c, depth, pixels)), (0, 1, 3, 2))  # the pixels are the channels of the pool
+    y = b.emit(
+        op, [b.reshape(lines, (n, c * pixels, depth, 1))], (n, c * pixels, count, 1), kernel_shape=(g.kernel[0], 1),
+        strides=(g.strides[0], 1), dilations=(g.dilations[0], 1), pads=(g.pads[0], 0, g.pads[3], 0), **extra,
+    )  # fmt: skip
+    y = b.transpose(b.reshape(y, (n, c, pixels, count)), (0, 1, 3, 2))
+    return b.reshape(y, (n, c, count, rows, columns))
 
 
 @operator

@@ -16,7 +16,7 @@ from __future__ import annotations
 import copy
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -37,6 +37,7 @@ from fastconv.onnx import (
     ops_shape,
     topology,
 )
+from fastconv.onnx.branches import Branch, settle
 from fastconv.onnx.builder import Builder
 from fastconv.onnx.functions import inline
 from fastconv.onnx.registry import MAX_OPSET, MIN_OPSET, Operator, bind_attributes, bind_inputs, lookup
@@ -47,18 +48,11 @@ __all__ = ["InputInfo", "OnnxModel", "OutputInfo", "read"]
 
 MAX_INPUTS_AND_OUTPUTS = 4096  # of the graph, together; initializers do not count
 
-_REGISTERED = (
-    ops_choose,
-    ops_const,
-    ops_image,
-    ops_math,
-    ops_nn,
-    ops_norm,
-    ops_reduce,
-    ops_shape,
-)  # importing them fills the registry
+# Importing them fills the registry.
+_REGISTERED = (ops_choose, ops_const, ops_image, ops_math, ops_nn, ops_norm, ops_old, ops_reduce, ops_shape)
 
 DType: TypeAlias = "np.dtype[Any]"
+_Env: TypeAlias = "dict[str, Value | None]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +118,7 @@ class OnnxModel:
             )
 
         known = {*names, *self._initializers}
-        nodes = topology.sort(inline(scanned, self.opset), known)
+        nodes = topology.sort(settle(inline(scanned, self.opset)), known)
         made = known.union(*(n.outputs for n in nodes)) - {""}
         for o in self.outputs:
             if o.name not in made:
@@ -160,21 +154,16 @@ class OnnxModel:
         UnsupportedOpError, naming the node, for a model that cannot work at these shapes.
         """
         graph = Graph(self.name)
-        b = Builder(graph, self._store)
         env: dict[str, Value | None] = {"": None}
         named: set[int] = set()  # ids of the values in env, which keeps them alive
+        b = Builder(graph, self._store, lambda branch: self._run_branch(b, env, named, branch))
         for name, array in self._bound.items():
             env[name] = x = b.const(np.ascontiguousarray(array).reshape(array.shape))
             named.add(id(x))
         for info, shape in zip(self.inputs, self._input_shapes(shapes), strict=True):
             env[info.name] = x = graph.add_input(info.name, shape, _held(info))
             named.add(id(x))
-        for step in self._steps:
-            b.enter(step.node)
-            args = [self._operand(b, env, name) for name in step.node.inputs]
-            named.update(map(id, args))
-            made = step.operator.fn(b, *args, **step.attributes)
-            self._bind(env, named, step.node, made if isinstance(made, list) else [made])
+        self._run(b, env, named, self._steps)
         for o in self.outputs:
             v = self._operand(b, env, o.name)
             assert v is not None
@@ -184,6 +173,24 @@ class OnnxModel:
             graph.outputs.append(v)
         _drop_dead(graph)
         return graph
+
+    def _run(self, b: Builder, env: _Env, named: set[int], steps: Sequence[_Step]) -> None:
+        for step in steps:
+            b.enter(step.node)
+            args = [self._operand(b, env, name) for name in step.node.inputs]
+            named.update(map(id, args))
+            made = step.operator.fn(b, *args, **step.attributes)
+            self._bind(env, named, step.node, made if isinstance(made, list) else [made])
+
+    def _run_branch(self, b: Builder, env: _Env, named: set[int], branch: Branch) -> list[Value]:
+        """The branch's nodes as part of the graph. An operator that only the other branch needs is never looked up."""
+        for name, tensor in branch.initializers.items():
+            env[name] = v = b.weight(self._store.tensor(tensor, ("branch", name)), name)
+            named.add(id(v))
+        nodes = topology.sort(branch.nodes, {*branch.captured, *branch.initializers})
+        self._run(b, env, named, [_step(n) for n in topology.reachable(nodes, branch.outputs)])
+        outputs = [self._operand(b, env, name) for name in branch.outputs]
+        return [v for v in outputs if v is not None]
 
     # -- parts of build -----------------------------------------------------------------------------------------
     def _input_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> list[Shape]:

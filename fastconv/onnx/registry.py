@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from fastconv.errors import ModelError, UnsupportedOpError
 from fastconv.graph import Value
+from fastconv.onnx.branches import Branch
 
 if TYPE_CHECKING:
     from fastconv.onnx.scan import NodeProto
@@ -28,10 +29,11 @@ MAX_OPSET: Final = 28
 
 Ints: TypeAlias = tuple[int, ...]
 Floats: TypeAlias = tuple[float, ...]
+OnnxBranch: TypeAlias = Branch
 Handler: TypeAlias = "Callable[..., Value | list[Value]]"
 
 # Annotation -> AttributeProto.type
-_TYPES: Final = {"float": 1, "int": 2, "str": 3, "OnnxTensor": 4, "Floats": 6, "Ints": 7}
+_TYPES: Final = {"float": 1, "int": 2, "str": 3, "OnnxTensor": 4, "OnnxBranch": 5, "Floats": 6, "Ints": 7}
 _TYPE_NAMES: Final = {
     0: "nothing", 1: "float", 2: "int", 3: "string", 4: "tensor", 5: "graph", 6: "floats", 7: "ints", 8: "strings",
 }  # fmt: skip

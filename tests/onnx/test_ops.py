@@ -88,6 +88,8 @@ CASES: list[tuple[str, list[Any], int, dict[str, Any]]] = [
     ("AveragePool", [X], 19, {"kernel_shape": [2, 2], "dilations": [2, 3], "strides": [2, 1], "ceil_mode": 1}),
     ("AveragePool", [X], 11, {"kernel_shape": [3, 2], "auto_pad": "SAME_LOWER", "strides": [2, 2]}),
     ("AveragePool", [array(2, 3, 9)], 11, {"kernel_shape": [2], "auto_pad": "VALID"}),
+    ("AveragePool", [array(2, 1, 6, 3, 4)], 11, {"kernel_shape": [3, 1, 1], "pads": [1, 0, 0, 0, 0, 0]}),
+    ("MaxPool", [array(2, 3, 7, 3, 4)], 12, {"kernel_shape": [3, 1, 1], "strides": [2, 1, 1], "ceil_mode": 1}),
     ("GlobalAveragePool", [X], 17, {}),
     ("GlobalAveragePool", [array(2, 3, 9)], 17, {}),
     ("GlobalMaxPool", [X], 17, {}),
