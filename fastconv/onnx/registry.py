@@ -27,6 +27,8 @@ OLD: Final = frozenset(
 )  # fmt: skip
 MAX_OPSET: Final = 28
 
+_QUANTISED: Final = ("Quantize", "Dequantize", "DynamicQuantize", "QLinear", "QAttention", "QGemm")
+
 Ints: TypeAlias = tuple[int, ...]
 Floats: TypeAlias = tuple[float, ...]
 OnnxBranch: TypeAlias = Branch
@@ -85,6 +87,11 @@ def lookup(node: NodeProto) -> Operator:
             return max(forms, key=lambda op: op.since)
         if node.op_type in _OPERATORS:
             raise UnsupportedOpError(f"{node.label}: this operator is not in opset {node.opset}")
+    if node.op_type.startswith(_QUANTISED) or node.op_type.endswith("Integer"):
+        raise UnsupportedOpError(
+            f"{node.label}: this operator is not supported. The model is quantised; fastconv computes in float32 and "
+            "needs the model from before its quantisation"
+        )
     raise UnsupportedOpError(f"{node.label}: this operator is not supported")
 
 
