@@ -53,9 +53,7 @@ inline void write_row(const float* x, float* y, Vec mean, Vec factor, const floa
 }
 
 void wide_group(const Normalize& d, const float* x, float* y, const float* scale, const float* shift) {
-  // The first mean is rounded to float32; the mean of what is left corrects it.
-  float mean = (float)group_mean<1>(d, x, 0.0f);
-  mean += (float)group_mean<1>(d, x, mean);
+  const float mean = (float)group_mean<1>(d, x, 0.0f);
   const float factor = (float)(1.0 / __builtin_sqrt(group_mean<2>(d, x, mean) + (double)d.epsilon));
   for (int64_t r = 0; r < d.rows; r++)
     write_row(x + r * d.x_row, y + r * d.y_row, set1(mean), set1(factor), scale, shift, d.width);

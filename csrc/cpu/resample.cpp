@@ -1,6 +1,6 @@
 // y[o,p,r,c] = sum over t of weight[p,t] x[o, index[p,t], r, c]: one axis is gathered or resized. Vectors along c,
-// which takes in r where rows touch. Chunks are ranges of (o, p). Where the axis is the innermost one (rows = C = 1)
-// the same loop runs on single elements.
+// which takes in r where rows touch. Chunks are ranges of (o, p). Where the axis is the innermost one (rows = C = 1) a
+// loop runs on single elements; the layout of images avoids that.
 #include "cpu/math.h"
 
 namespace fastconv {
@@ -34,6 +34,19 @@ void combine(const float* x, int64_t step, const float* index, const float* weig
   }
 }
 
+// Elements [p, stop) of one line.
+void pick_elements(const Resample& d, const float* x, const float* index, const float* weight, float* y, int64_t p,
+                   int64_t stop) {
+  for (; p < stop; p++) {
+    float total = 0;
+    if (!weight)
+      total = x[clamped(index[p], d.n) * d.x_n];
+    else
+      for (int64_t t = p * d.taps; t < (p + 1) * d.taps; t++) total += weight[t] * x[clamped(index[t], d.n) * d.x_n];
+    y[p * d.y_p] = total;
+  }
+}
+
 }  // namespace
 
 void resample(const Resample& d, const Buffers& b, int64_t begin, int64_t end) {
@@ -42,15 +55,18 @@ void resample(const Resample& d, const Buffers& b, int64_t begin, int64_t end) {
   const int64_t items = d.outer * d.P, last = chunk_begin(items, d.chunks, end);
   for (int64_t item = chunk_begin(items, d.chunks, begin); item < last; item++) {
     const int64_t o = item / d.P, p = item % d.P;
+    if (rows == 1 && width == 1) {
+      const int64_t stop = min_i(d.P, p + last - item);
+      pick_elements(d, b.in[0] + o * d.x_outer, b.in[1], b.in[2], b.out + o * d.y_outer, p, stop);
+      item += stop - p - 1;
+      continue;
+    }
     const float* x = b.in[0] + o * d.x_outer;
     float* y = b.out + o * d.y_outer + p * d.y_p;
     const float* index = b.in[1] + p * d.taps;
     if (!b.in[2]) {
       const float* from = x + clamped(*index, d.n) * d.x_n;
-      if (width == 1 && rows == 1)
-        *y = *from;
-      else
-        for (int64_t r = 0; r < rows; r++) copy_row(from + r * d.x_row, y + r * d.y_row, width);
+      for (int64_t r = 0; r < rows; r++) copy_row(from + r * d.x_row, y + r * d.y_row, width);
       continue;
     }
     const float* weight = b.in[2] + p * d.taps;

@@ -193,6 +193,8 @@ class _Layout:
     def _on_Resample(self, node: Node) -> None:
         x = node.input(0)
         perm = self.primary(x)
+        if perm[-1] == node.attrs["axis"] and x.rank >= 3:  # single elements: many times as slow as whole pixels
+            perm = channels_last(x.rank)
         tables = [None if v is None else self.get(v, identity(v.rank)) for v in node.inputs[1:]]
         self.place(node, [self.get(x, perm), *tables], perm, axis=perm.index(node.attrs["axis"]))
 
