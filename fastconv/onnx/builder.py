@@ -272,6 +272,10 @@ class Builder:
         self._bounds[y] = bounds
         return y
 
+    def bound(self, v: Value, bounds: Bounds) -> None:
+        """Note what the numbers of an integer value lie within."""
+        self._bounds[v] = bounds
+
     def bounds(self, v: Value) -> Bounds:
         """What the numbers of an integer value lie within. Inputs beyond 2^24 are refused when they come."""
         if v.is_const:

@@ -95,6 +95,24 @@ def _not(b: Builder, x: Value) -> Value:
 
 
 @operator
+def IsNaN_9(b: Builder, x: Value) -> Value:
+    if x.is_const:
+        return b.fold(("isnan",), [x], x.shape, np.bool_, np.isnan)
+    x = b.f32(x)
+    return _not(b, b.emit("Equal", [x, x], x.shape, dtype=np.bool_))
+
+
+@operator
+def IsInf_10(b: Builder, x: Value, *, detect_negative: int = 1, detect_positive: int = 1) -> Value:
+    x = b.f32(b.runtime(x))
+    if detect_negative and detect_positive:
+        x = b.emit("Abs", [x], x.shape)
+    bound = math.inf if detect_positive else -math.inf
+    found = b.emit("Equal", [x, b.const(np.array(bound, np.float32))], x.shape, dtype=np.bool_)
+    return found if detect_negative or detect_positive else b.expand(b.const(np.array(False)), x.shape)
+
+
+@operator
 def Where_9(b: Builder, condition: Value, x: Value, y: Value) -> Value:
     if condition.dtype != np.bool_:
         b.fail(f"the condition is {condition.dtype}, expected bool")
@@ -176,6 +194,48 @@ def TopK_10(b: Builder, x: Value, k: Value, *, axis: int = -1) -> list[Value]:
 @operator
 def TopK_11(b: Builder, x: Value, k: Value, *, axis: int = -1, largest: int = 1, sorted: int = 1) -> list[Value]:
     return _top_k(b, x, int(b.number(k, "K")), axis, largest)
+
+
+@operator
+def GatherElements_11(b: Builder, x: Value, indices: Value, *, axis: int = 0) -> Value:
+    axis = b.axis(axis, x.rank)
+    if indices.dtype.kind not in "iu" or indices.rank != x.rank:
+        b.fail(f"indices ({indices.name!r}) are {indices.dtype} {indices.shape}, input {x.name!r} has shape {x.shape}")
+    if any(i != axis and d != e for i, (d, e) in enumerate(zip(indices.shape, x.shape, strict=True))):
+        b.unsupported(f"indices of shape {indices.shape} into only a part of {x.shape}")
+    low, high = b.bounds(indices)
+    length = x.shape[axis]
+    if not -length <= low <= high < length:
+        problem = f"indices ({indices.name!r}) may reach {low} to {high}, axis {axis} has {length} elements"
+        b.fail(problem) if indices.is_const else b.unsupported(problem)
+    if low < 0:
+        if not indices.is_const:
+            b.unsupported(f"indices ({indices.name!r}) may be negative")
+        indices = b.fold(("wrap", length), [indices], indices.shape, np.int64, lambda a: a % length)
+    if x.is_const and indices.is_const:
+        return b.fold(("take", axis), [x, indices], indices.shape, x.dtype, lambda a, i: np.take_along_axis(a, i, axis))
+    return b.emit("Take", [x, indices], indices.shape, axis=axis)
+
+
+@operator
+def OneHot_9(b: Builder, indices: Value, depth: Value, values: Value, *, axis: int = -1) -> Value:
+    b.runtime(indices)
+    count = int(b.number(depth, "depth"))
+    if not 1 <= count <= MAX_EXACT:
+        b.fail(f"depth is {count}, expected 1 to 2^24")
+    if values.shape != (2,):
+        b.fail(f"values ({values.name!r}) have shape {values.shape}, expected two")
+    axis = b.axis(axis, indices.rank + 1)
+    x = b.reshape(indices, (*indices.shape[:axis], 1, *indices.shape[axis:]))
+    shape = (*indices.shape[:axis], count, *indices.shape[axis:])
+    along = [count if i == axis else 1 for i in range(len(shape))]
+    numbers = np.arange(count).astype(indices.dtype)
+    hot = b.emit("Equal", [x, b.const(numbers.reshape(along))], shape, dtype=np.bool_)
+    if b.bounds(indices)[0] < 0:  # -1 is the last one
+        wrapped = b.const((numbers - count).reshape(along))
+        hot = b.emit("Max", [hot, b.emit("Equal", [x, wrapped], shape, dtype=np.bool_)], shape, dtype=np.bool_)
+    off, on = (b.reshape(b.slice(values, [i], [1], [1]), ()) for i in (0, 1))
+    return Where_9(b, hot, on, off)  # type: ignore[return-value]
 
 
 @operator

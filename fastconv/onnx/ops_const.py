@@ -85,7 +85,9 @@ def _cast(b: Builder, x: Value, dtype: np.dtype[Any], half: bool) -> Value:
         return _not(b, b.emit("Equal", [x, zero], x.shape, dtype=np.bool_))
     if dtype not in (np.int32, np.int64) and x.dtype.kind != "b" and not (x.dtype.kind == "f" and dtype == np.uint8):
         b.unsupported(f"a cast of computed {x.name!r} from {x.dtype} to {dtype}")
-    return b.emit("Trunc" if x.dtype.kind == "f" else "Copy", [x], x.shape, dtype=dtype)
+    if x.dtype.kind == "f":
+        return b.emit("Trunc", [x], x.shape, dtype=dtype)
+    return b.integer("Copy", [x], x.shape, dtype, b.bounds(x))
 
 
 def _not(b: Builder, x: Value) -> Value:

@@ -59,6 +59,32 @@ def Elu(b: Builder, x: Value, *, alpha: float = 1.0) -> Value:
 
 
 @operator
+def Celu_12(b: Builder, x: Value, *, alpha: float = 1.0) -> Value:
+    """alpha * Elu(x / alpha)"""
+    if alpha == 0.0 or not math.isfinite(alpha):
+        b.fail(f"alpha {alpha}: expected a number other than 0")
+    if alpha == 1.0:
+        return _unary(b, "Elu", x, alpha=1.0)
+    if alpha < 0:
+        b.unsupported(f"alpha {alpha} is negative")
+    y = b.emit("Div", [x, b.const(np.array(alpha, np.float32))], x.shape)
+    y = b.emit("Elu", [y], x.shape, alpha=1.0)
+    return b.emit("Mul", [y, b.const(np.array(alpha, np.float32))], x.shape)
+
+
+@operator
+def ThresholdedRelu_10(b: Builder, x: Value, *, alpha: float = 1.0) -> Value:
+    above = b.emit("Less", [b.const(np.array(alpha, np.float32)), x], x.shape, dtype=np.bool_)
+    return b.emit("Where", [above, x, b.const(np.zeros((), np.float32))], x.shape)
+
+
+@operator
+def Softsign(b: Builder, x: Value) -> Value:
+    size = b.emit("Add", [b.emit("Abs", [x], x.shape), b.const(np.ones((), np.float32))], x.shape)
+    return b.emit("Div", [x, size], x.shape)
+
+
+@operator
 def Selu(
     b: Builder, x: Value, *, alpha: float = 1.67326319217681884765625, gamma: float = 1.05070102214813232421875
 ) -> Value:

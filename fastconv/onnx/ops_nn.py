@@ -141,6 +141,7 @@ def MaxPool(
         b.unsupported(f"indices into the {x.size} elements of input {x.name!r}")
     index = _pool(b, "MaxPoolIndex", x, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode,
                   columns_first=bool(storage_order))  # fmt: skip
+    b.bound(index, (0, x.size - 1))
     return [y, index]
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from fastconv.graph import Value
-from fastconv.onnx.builder import Builder
+from fastconv.onnx.builder import MAX_EXACT, Builder
 from fastconv.onnx.registry import Ints, operator
 
 _REDUCE: Final[dict[str, Callable[..., Any]]] = {
@@ -40,6 +40,12 @@ def _reduce(b: Builder, op: str, x: Value, axes: Ints | None, keepdims: int, noo
         b.unsupported("this reduction works on constants only")
     if not axes:
         return x
+    if op == "ReduceSum" and x.dtype in (np.int32, np.int64):
+        count = math.prod(x.shape[a] for a in axes)
+        low, high = (bound * count for bound in b.bounds(x))
+        if max(-low, high) > MAX_EXACT:
+            b.unsupported(f"{x.dtype} sums that may reach {low} to {high}: beyond 2^24 they are not exact")
+        return b.integer(op, [x], shape, x.dtype, (low, high), axes=axes, keepdims=bool(keepdims))
     chosen = op in ("ReduceMax", "ReduceMin") and x.dtype.kind in "iub"
     return b.emit(op, [x], shape, dtype=x.dtype if chosen else None, axes=axes, keepdims=bool(keepdims))
 

@@ -244,6 +244,26 @@ def Gather(b: Builder, x: Value, indices: Value, *, axis: int = 0) -> Value:
 
 
 @operator
+def GatherND_11(b: Builder, x: Value, indices: Value, *, batch_dims: int = 0) -> Value:
+    """Tuples of constant indices into the leading axes, which are joined into one."""
+    b.constant(indices, "indices")
+    if batch_dims:
+        b.unsupported(f"batch_dims {batch_dims}")
+    depth = indices.shape[-1] if indices.rank else 0
+    if indices.dtype.kind not in "iu" or not 1 <= depth <= x.rank or indices.size > 1 << 20:
+        b.fail(f"indices ({indices.name!r}) are {indices.dtype} {indices.shape}, input {x.name!r} has shape {x.shape}")
+    lead, rest = x.shape[:depth], x.shape[depth:]
+    index = b.array(indices).reshape(-1, depth).astype(np.int64)
+    bounds = np.array(lead, np.int64)
+    if index.size and ((index < -bounds) | (index >= bounds)).any():
+        b.fail(f"indices ({indices.name!r}) are out of range for the axes {lead} of {x.name!r}")
+    index %= np.maximum(bounds, 1)
+    flat = np.ravel_multi_index(tuple(index.T), lead) if index.size else np.zeros(0, np.int64)
+    joined = b.reshape(x, (math.prod(lead), *rest))
+    return b.reshape(Gather(b, joined, b.const(flat)), (*indices.shape[:-1], *rest))  # type: ignore[arg-type]
+
+
+@operator
 def Concat(b: Builder, *xs: Value, axis: int) -> Value:
     axis = b.axis(axis, xs[0].rank)
     shape = list(xs[0].shape)

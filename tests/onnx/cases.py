@@ -110,6 +110,16 @@ CASES: list[tuple[str, list[Any], int, dict[str, Any]]] = [
     *[(op, [X], v, a) for op in ("Softmax", "LogSoftmax") for v, a in
       [(13, {}), (13, {"axis": 1}), (11, {}), (11, {"axis": 2}), (11, {"axis": -1}), (11, {"axis": 0})]],
     ("Softmax", [array(2, 6, 1, 1)], 11, {}),
+    *[("Celu", [X], 12, a) for a in ({}, {"alpha": 0.6})],
+    *[("ThresholdedRelu", [X], 10, a) for a in ({}, {"alpha": -0.3})],
+    ("Softsign", [X], 1 + 6, {}),
+    ("IsNaN", [np.array([1, np.nan, np.inf, -np.inf, 0], np.float32)], 13, {}),
+    *[("IsInf", [np.array([1, np.nan, np.inf, -np.inf, 0], np.float32)], 10, a)
+      for a in ({}, {"detect_negative": 0}, {"detect_positive": 0})],
+    ("GatherElements", [X, K(np.arange(2 * 4 * 7 * 8).reshape(2, 4, 7, 8) % 11 - 6)], 13, {"axis": 1}),
+    *[("OneHot", [np.arange(6).reshape(2, 3) - 2, K(4), K(np.array([0.5, 2], np.float32))], 11, {"axis": a})
+      for a in (-1, 0, 1)],
+    ("Cast", [np.arange(5, dtype=np.int32), ], 13, {"to": 7}),
     ("Reshape", [X, K([2, -1])], 13, {}),
     ("Reshape", [X, K([0, 3, 2, -1])], 14, {}),
     ("Reshape", [array(2, 0, 3), K([0, 0, 5])], 14, {"allowzero": 1}),
@@ -161,6 +171,8 @@ CASES: list[tuple[str, list[Any], int, dict[str, Any]]] = [
     ("Gather", [X, K([[3, 0], [5, 2]])], 13, {"axis": 3}),
     ("Gather", [X, K([1, 1, 0])], 13, {"axis": 0}),
     ("Gather", [np.arange(12).reshape(3, 4), K([2, 0, 1])], 13, {"axis": 0}),
+    ("GatherND", [X, K([[1], [0], [-1]])], 13, {}),
+    ("GatherND", [X, K([[[1, 3], [0, -1]], [[0, 0], [1, 2]]])], 13, {}),
     ("Tile", [V, K([2, 3])], 13, {}),
     ("Tile", [X, K([1, 2, 1, 2])], 13, {}),
     ("Pad", [X, K([0, 1, 1, 2, 0, 2, 3, 0])], 19, {"mode": "wrap"}),
