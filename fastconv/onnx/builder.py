@@ -29,6 +29,7 @@ _CONST_FIRST: Final = frozenset(
 _MOVES: Final = frozenset(
     ("Reshape", "Transpose", "Slice", "Concat", "Expand", "Pad", "Resample", "Take", "Where", "MaxPool")
 )
+MAX_TABLE: Final = 1 << 21  # positions that a table names
 MAX_EXACT: Final = 1 << 24  # plans hold integers and bools as float32, which is exact up to here
 
 
@@ -420,7 +421,7 @@ class Builder:
     def pick(self, x: Value, axis: int, indices: Sequence[int]) -> Value:
         """x[..., indices, ...] along one axis, for non-negative indices in range."""
         shape = (*x.shape[:axis], len(indices), *x.shape[axis + 1 :])
-        if x.shape[axis] > MAX_EXACT:
-            self.unsupported(f"picking from {x.shape[axis]} elements")
+        if x.shape[axis] > MAX_EXACT or len(indices) > MAX_TABLE:
+            self.unsupported(f"picking {len(indices)} of {x.shape[axis]} elements")
         table = self.const(np.array(indices, np.float32))
         return self.emit("Resample", [x, table, None], shape, axis=axis, taps=1)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastconv.graph import Array, Value
-from fastconv.onnx.builder import MAX_EXACT, Builder
+from fastconv.onnx.builder import MAX_EXACT, MAX_TABLE, Builder
 from fastconv.onnx.registry import OnnxBranch, operator
 
 
@@ -221,8 +221,8 @@ def GatherElements_11(b: Builder, x: Value, indices: Value, *, axis: int = 0) ->
 def OneHot_9(b: Builder, indices: Value, depth: Value, values: Value, *, axis: int = -1) -> Value:
     b.runtime(indices)
     count = int(b.number(depth, "depth"))
-    if not 1 <= count <= MAX_EXACT:
-        b.fail(f"depth is {count}, expected 1 to 2^24")
+    if not 1 <= count <= MAX_TABLE:
+        b.unsupported(f"depth is {count}, expected 1 to {MAX_TABLE}")
     if values.shape != (2,):
         b.fail(f"values ({values.name!r}) have shape {values.shape}, expected two")
     axis = b.axis(axis, indices.rank + 1)

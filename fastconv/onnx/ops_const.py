@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from fastconv.graph import Array, Value
-from fastconv.onnx.builder import Builder
+from fastconv.onnx.builder import MAX_RANK, Builder
 from fastconv.onnx.integers import modulo
 from fastconv.onnx.registry import Floats, Ints, operator
 from fastconv.onnx.weights import BFLOAT16, DTYPES, FLOAT16
@@ -164,12 +164,20 @@ def Tile_6(b: Builder, x: Value, repeats: Value) -> Value:
         return x
     shape = [d * t for d, t in zip(x.shape, times, strict=True)]
     if not x.is_const:
+        b.shape(shape)
         for a, t in enumerate(times):
             if t != 1:
-                b.shape([*x.shape[:a], shape[a], *x.shape[a + 1 :]])
-                x = b.pick(x, a, list(range(x.shape[a])) * t)
+                x = _repeat(b, x, a, t)
         return x
     return b.fold(("tile", times), [x], shape, x.dtype, lambda a: np.tile(a, times))
+
+
+def _repeat(b: Builder, x: Value, a: int, t: int) -> Value:
+    """x, t times along axis a."""
+    before, d, after = x.shape[:a], x.shape[a], x.shape[a + 1 :]
+    if x.rank == MAX_RANK:
+        b.unsupported(f"repeats of a tensor of rank {x.rank}")
+    return b.reshape(b.expand(b.reshape(x, (*before, 1, d, *after)), (*before, t, d, *after)), (*before, t * d, *after))
 
 
 @operator

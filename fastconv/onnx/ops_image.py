@@ -8,12 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from fastconv.graph import Array, Value
-from fastconv.onnx.builder import MAX_EXACT, MAX_INT, MAX_WINDOW, Builder
+from fastconv.onnx.builder import MAX_EXACT, MAX_INT, MAX_TABLE, MAX_WINDOW, Builder
 from fastconv.onnx.ops_nn import as_4d, channel_vector, spatial
 from fastconv.onnx.registry import Floats, Ints, operator
 from fastconv.onnx.resize import COORDINATES, NEAREST, Axis, table
 
-_MAX_TABLE = 1 << 22  # elements of a table of Resize
 _MAX_PHASES = 4096  # strides of ConvTranspose, multiplied
 
 
@@ -48,13 +47,13 @@ def _resize(
     # Those that shrink come first: the others then have less to do.
     for i, axis in sorted(axes.items(), key=lambda item: item[1].output / max(item[1].size, 1)):
         where = f"axis {i} of input {x.name!r}"
-        if not (math.isfinite(axis.scale) and axis.scale > 0) or axis.size < 1:
-            b.fail(f"{where}: scale {axis.scale} of {axis.size} elements")
+        if not (math.isfinite(axis.scale) and axis.scale > 0) or axis.size < 1 or axis.output < 1:
+            b.fail(f"{where}: {axis.size} elements to {axis.output}, scale {axis.scale}")
         b.shape([*x.shape[:i], axis.output, *x.shape[i + 1 :]])
         if axis.output == axis.size and axis.scale == 1.0 and coordinates != "tf_crop_and_resize":
             continue
         taps = 4 / min(axis.scale, 1.0) if antialias else 4
-        if axis.output * taps > _MAX_TABLE or max(axis.size, axis.output) > MAX_EXACT:
+        if axis.output * taps > MAX_TABLE or max(axis.size, axis.output) > MAX_EXACT:
             b.unsupported(f"{where}: {axis.size} elements to {axis.output}")
         t = table(axis, mode, coordinates, nearest_mode, a, antialias=antialias, exclude_outside=exclude_outside)
         shape = (*x.shape[:i], axis.output, *x.shape[i + 1 :])
@@ -81,7 +80,9 @@ def _axis(b: Builder, size: int, scale: float, start: float = 0.0, end: float = 
     part = end - start if crop else 1.0
     if not math.isfinite(part) or abs(part) > MAX_INT:
         b.fail(f"roi from {start} to {end}: expected numbers")
-    return Axis(size, math.floor(size * part * scale), scale, start, end)
+    # In float32, as other runtimes do: 10 by 0.7 is 7, though 0.7 in float32 is a little less.
+    output = math.floor(np.float32(size) * np.float32(part) * np.float32(scale))
+    return Axis(size, output, scale, start, end)
 
 
 @operator
@@ -159,9 +160,7 @@ def _sized(
         scales = [one] * len(axes)
         sizes = tuple(math.floor(one * x.shape[a] + 0.5) for a in axes)
     n = len(axes)
-    return {
-        a: Axis(x.shape[a], sizes[k], scales[k] or 1.0, parts[k], parts[k + n]) for k, a in enumerate(axes)
-    }  # a size of 0 has no scale and needs none
+    return {a: Axis(x.shape[a], sizes[k], scales[k], parts[k], parts[k + n]) for k, a in enumerate(axes)}
 
 
 # -- space and depth ------------------------------------------------------------------------------------------------

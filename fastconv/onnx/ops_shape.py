@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastconv.graph import Value
-from fastconv.onnx.builder import MAX_INT, MAX_RANK, Builder
+from fastconv.onnx.builder import MAX_INT, MAX_RANK, MAX_TABLE, Builder
 from fastconv.onnx.registry import Ints, operator
 
 _MAX_SPLITS = 4096
@@ -316,6 +316,8 @@ def _pad(b: Builder, x: Value, pads: Sequence[int], mode: str, value: float) -> 
         )  # fmt: skip
     if mode == "wrap":
         for a, (lo, hi) in enumerate(pairs):
+            if lo + x.shape[a] + hi > MAX_TABLE:
+                b.unsupported(f"pads {tuple(pads)} with mode 'wrap'")
             if lo or hi:
                 x = b.pick(x, a, [i % x.shape[a] for i in range(-lo, x.shape[a] + hi)])
         return x

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, helper
 
-from tests.onnx import broken_nodes
+from tests.onnx import broken_nodes, broken_shapes
 from tests.onnx.corpus import (
     CASES,
     MUTANTS,
@@ -34,7 +34,7 @@ from tests.onnx.corpus import (
 )
 from tests.onnx.helpers import make_model
 
-assert broken_nodes  # importing it registers its cases
+assert broken_nodes and broken_shapes  # importing them registers their cases
 
 # -- the wire format ------------------------------------------------------------------------------------------------
 add("empty_file", b"")

@@ -361,3 +361,16 @@ def test_speed() -> None:
 def test_onnx_is_not_imported() -> None:
     code = "import sys, fastconv.onnx; assert not {'onnx', 'onnxruntime', 'google.protobuf'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ})
+
+
+def test_bound_inputs_are_constants_and_survive_a_pickle() -> None:
+    model = make_model([helper.make_node("Reshape", ["x", "s"], ["y"])], {"x": [2, 3], "s": [2]}, ["y"])
+    model.graph.input[1].type.tensor_type.elem_type = TensorProto.INT64
+    bound = read(model).bind({"s": np.array([3, 2])})
+    for m in (bound, pickle.loads(pickle.dumps(bound))):
+        assert [i.name for i in m.inputs] == ["x"]
+        assert m.build({}).outputs[0].shape == (3, 2)
+    with pytest.raises(ShapeError, match="'z'"):
+        read(model).bind({"z": np.array([3, 2])})
+    with pytest.raises(ShapeError, match="int64"):
+        read(model).bind({"s": np.array([3.0, 2.0])})
