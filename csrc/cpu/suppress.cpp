@@ -38,7 +38,7 @@ void suppress(const Suppress& d, const Buffers& b, int64_t begin, int64_t end) {
       const float* order = b.in[2] + (image * d.classes + c) * d.boxes;
       const float* kept = y + 2;  // the box of each row of this class
       for (int64_t i = 0, chosen = 0; i < d.boxes && chosen < d.most; i++) {
-        const int64_t at = order[i] > 0 ? min_i((int64_t)order[i], d.boxes - 1) : 0;
+        const int64_t at = order[i] >= (float)d.boxes ? d.boxes - 1 : order[i] > 0 ? (int64_t)order[i] : 0;
         if (score[at] != score[at]) continue;
         if (d.has_score && !(score[at] > d.score)) break;
         const Corners candidate = corners(boxes + at * 4, d.center != 0);
