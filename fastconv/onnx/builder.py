@@ -151,9 +151,9 @@ class Builder:
 
     # -- operands ---------------------------------------------------------------------------------------------
     def runtime(self, v: Value, what: str = "input 0") -> Value:
-        """A value that the network computes. Constants that only few models fold are refused."""
-        if v.is_const:
-            self.unsupported(f"{what} ({v.name!r}) is constant")
+        """A value that the network computes, or a float32 constant: the network then computes with it at each run."""
+        if v.is_const and v.dtype != np.float32:
+            self.unsupported(f"{what} ({v.name!r}) is a constant of {v.dtype}")
         return v
 
     def closed(self, v: Value | None) -> None:

@@ -181,6 +181,22 @@ def _repeat(b: Builder, x: Value, a: int, t: int) -> Value:
 
 
 @operator
+def CumSum_11(b: Builder, x: Value, axis: Value, *, exclusive: int = 0, reverse: int = 0) -> Value:
+    b.constant(x, "input 0")
+    a = b.axis(int(b.number(axis, "axis")), x.rank)
+    if x.dtype.kind not in "fiu" or x.rank == 0:
+        b.fail(f"input {x.name!r} is {x.dtype} {x.shape}, expected numbers along an axis")
+
+    def total(v: Array) -> Any:
+        v = np.flip(v, a) if reverse else v
+        y = np.cumsum(v, axis=a, dtype=v.dtype)
+        y = y - v if exclusive else y
+        return np.flip(y, a) if reverse else y
+
+    return b.fold(("cumsum", a, bool(exclusive), bool(reverse)), [x], x.shape, x.dtype, total)
+
+
+@operator
 def NonZero_9(b: Builder, x: Value) -> Value:
     b.constant(x, "input 0")
     if x.size > 1 << 16:

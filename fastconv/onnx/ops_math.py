@@ -181,6 +181,21 @@ def Ceil(b: Builder, x: Value) -> Value:
     return _unary(b, "Ceil", x)
 
 
+def _folded(b: Builder, op: str, x: Value) -> Value:
+    """Of constants only: position tables that exporters leave in the graph."""
+    return _unary(b, op, b.constant(x, "input 0"))
+
+
+@operator
+def Sin_7(b: Builder, x: Value) -> Value:
+    return _folded(b, "Sin", x)
+
+
+@operator
+def Cos_7(b: Builder, x: Value) -> Value:
+    return _folded(b, "Cos", x)
+
+
 @operator
 def Round_11(b: Builder, x: Value) -> Value:
     return _unary(b, "Round", x)

@@ -229,6 +229,26 @@ CASES: list[tuple[str, list[Any], int, dict[str, Any]]] = [
 ]  # fmt: skip
 
 
+# A constant where the data comes: the network computes with it at each run.
+CX = K(X)
+CASES += [
+    ("Conv", [CX, K(array(4, 6, 3, 3)), K(array(4))], 17, {"pads": [1, 1, 1, 1]}),
+    ("Conv", [CX, K(array(6, 1, 3, 3))], 17, {"group": 6, "strides": [2, 1]}),
+    ("ConvTranspose", [CX, K(array(6, 4, 2, 2))], 11, {"strides": [2, 2], "pads": [1, 0, 0, 0]}),
+    ("MaxPool", [CX], 12, {"kernel_shape": [3, 2]}),
+    ("AveragePool", [CX], 12, {"kernel_shape": [3, 2]}),
+    ("GlobalAveragePool", [CX], 12, {}),
+    ("LRN", [CX], 13, {"size": 3}),
+    ("Softmax", [CX], 13, {"axis": 1}),
+    ("Elu", [CX], 13, {}),
+    ("ArgMax", [CX], 13, {"axis": 1}),
+    ("ReduceL2", [CX], 13, {"axes": [0, 2]}),
+    ("LayerNormalization", [CX, K(array(8))], 17, {}),
+    ("InstanceNormalization", [CX, K(array(6)), K(array(6, seed=1))], 13, {}),
+    ("Resize", [CX, None, K(np.array([1, 1, 2, 0.6], np.float32))], 13, {"mode": "linear"}),
+    ("Greater", [CX, array(8)], 13, {}),
+    ("Gemm", [K(V), array(6, 5), K(array(5))], 13, {}),
+]
 CASES = [c for c in CASES if c[2] <= OPSET]
 
 # The whole model folds to constants.
@@ -264,6 +284,10 @@ CONSTANT: list[tuple[str, list[Any], int, dict[str, Any]]] = [
     ("Tile", [K([[1, 2]]), K([2, 3])], 13, {}),
     ("Expand", [K([[1], [2]]), K([2, 3])], 13, {}),
     ("NonZero", [I6], 13, {}),
+    *[("CumSum", [K([[1, 2, 3], [4, 5, 6]]), K(1)], 14, {"exclusive": e, "reverse": r})
+      for e in (0, 1) for r in (0, 1)],
+    ("Sin", [K(array(5))], 13, {}),
+    ("Cos", [K(array(5))], 13, {}),
     ("Pad", [I6, K([1, 2]), K(9)], 13, {}),
     ("Clip", [I6, K(-1), K(2)], 13, {}),
     ("Neg", [I6], 13, {}),

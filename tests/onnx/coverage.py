@@ -221,7 +221,8 @@ RESTRICTIONS = {
     "Resize": "roi, scales and sizes constant", "Upsample": "scales constant", "Range": "constant",
     "ConstantOfShape": "shape constant", "Dropout": "inference", "ReduceProd": "constants",
     "Mod": "integers; the divisor constant",
-    "NonZero": "constants", "If": "the condition constant; the branch taken is inlined",
+    "NonZero": "constants", "CumSum": "constants", "Sin": "constants", "Cos": "constants",
+    "If": "the condition constant; the branch taken is inlined",
     "NonMaxSuppression": "only as an output of the model; thresholds constant",
     "Swish": "", "Identity": "",
 }  # fmt: skip
