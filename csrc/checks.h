@@ -24,6 +24,12 @@ Extent extent(const Softmax& d);
 Extent extent(const Lrn& d);
 Extent extent(const Copy& d);
 Extent extent(const Pad& d);
+Extent extent(const Resample& d);
+Extent extent(const Where& d);
+Extent extent(const Normalize& d);
+Extent extent(const TopK& d);
+Extent extent(const Take& d);
+Extent extent(const Suppress& d);
 
 // Sets d.chunks from the shape alone: about 32 KB of data or a few microseconds each, 1 for a small operation. The
 // kernels accept any number from 1 on. Call `extent` first.
@@ -37,6 +43,12 @@ void prepare(Softmax& d);
 void prepare(Lrn& d);
 void prepare(Copy& d);
 void prepare(Pad& d);
+void prepare(Resample& d);
+void prepare(Where& d);
+void prepare(Normalize& d);
+void prepare(TopK& d);
+void prepare(Take& d);
+void prepare(Suppress& d);
 
 // Throws std::invalid_argument unless the function is one of Func.
 void check_activation(const Activation& act, const char* op);

@@ -177,8 +177,9 @@ class Scanner : ValueInfoReader {
           seen = 4;
           continue;
         case 6:
+          a.graph = subgraph(sub(t, end, "attribute g"));
           seen = 5;
-          break;
+          continue;
         case 7:
           reals(t, end, a.floats, "attribute floats");
           seen = 6;
@@ -216,8 +217,37 @@ class Scanner : ValueInfoReader {
     if (seen && a.type != seen && a.type <= 11)
       fail("attribute '" + a.name + "' says type " + std::to_string(a.type) + " but holds type " +
            std::to_string(seen));
+    if (a.type == 5 && !a.graph && a.ref.empty()) fail("attribute '" + a.name + "' has no graph");
     if (a.type == 4 && !a.tensor && a.ref.empty()) fail("attribute '" + a.name + "' has no tensor");
     return a;
+  }
+
+  std::shared_ptr<Subgraph> subgraph(uint64_t end) {
+    if (++depth_ > kMaxGraphDepth) fail("graphs in attributes are nested too deep");
+    auto g = std::make_shared<Subgraph>();
+    while (pos_ < end) {
+      const Tag t = tag(end, "graph");
+      switch (t.field) {
+        case 1:
+          g->nodes.push_back(node(sub(t, end, "node")));
+          break;
+        case 5:
+          g->initializers.push_back(tensor(sub(t, end, "initializer")));
+          break;
+        case 11:
+          g->inputs.push_back(value_info(sub(t, end, "graph input")).name);
+          break;
+        case 12:
+          g->outputs.push_back(value_info(sub(t, end, "graph output")).name);
+          break;
+        case 15:
+          fail("sparse initializers are not supported");
+        default:
+          skip(t, end);
+      }
+    }
+    depth_--;
+    return g;
   }
 
   std::shared_ptr<Tensor> tensor(uint64_t end) {
@@ -355,6 +385,7 @@ class Scanner : ValueInfoReader {
   }
 
   uint64_t nodes_ = 0;
+  int depth_ = 0;
 };
 
 }  // namespace

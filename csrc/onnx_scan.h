@@ -69,6 +69,7 @@ inline constexpr uint64_t kMaxItems = 1u << 20;      // nodes, attributes, names
 inline constexpr uint64_t kMaxNodes = 20000;         // of the graph and of all functions
 inline constexpr uint64_t kMaxTensorBytes = 1ull << 40;
 inline constexpr size_t kMaxRank = 32;
+inline constexpr int kMaxGraphDepth = 16;  // of graphs in attributes
 
 // TensorProto.DataType, the ones that have numpy's layout (bfloat16 is widened to float32 while it is read).
 enum DataType : int32_t {
@@ -111,6 +112,8 @@ struct Tensor {
   uint64_t payload_bytes() const;
 };
 
+struct Subgraph;
+
 struct Attribute {
   std::string name, ref;
   int32_t type = 0;  // AttributeProto.AttributeType
@@ -120,13 +123,21 @@ struct Attribute {
   std::vector<float> floats;
   std::vector<int64_t> ints;
   std::vector<std::string> strings;
-  std::shared_ptr<Tensor> tensor;  // graphs, sparse tensors, types and lists of tensors: only `type` tells
+  std::shared_ptr<Tensor> tensor;
+  std::shared_ptr<Subgraph> graph;  // lists of graphs or tensors, sparse tensors and types: only `type` tells
 };
 
 struct Node {
   std::string name, op_type, domain, overload;
   std::vector<std::string> inputs, outputs;
   std::vector<Attribute> attributes;
+};
+
+// A branch of an If.
+struct Subgraph {
+  std::vector<Node> nodes;
+  std::vector<std::shared_ptr<Tensor>> initializers;
+  std::vector<std::string> inputs, outputs;
 };
 
 struct Dim {

@@ -44,11 +44,17 @@ enum class Func : int32_t {
   abs,
   floor,
   ceil,
+  trunc,       // towards zero
+  round,       // to the nearest integer, halves to the even one
+  sign,        // -1, 0 or 1
+  round_half,  // to the nearest number that float16 has; beyond its range infinite
 };
 
-enum class BinaryFunc : int32_t { add, sub, mul, div, max, min, pow, prelu /* x < 0 ? x y : x */ };
+// Comparisons give 1 or 0; where an operand is NaN, 0. prelu: x < 0 ? x y : x
+enum class BinaryFunc : int32_t { add, sub, mul, div, max, min, pow, prelu, less, less_equal, equal };
 
-enum class ReduceFunc : int32_t { mean, sum, max };
+// arg_max and arg_min give the index of the first extreme, last_arg_max and last_arg_min of the last one.
+enum class ReduceFunc : int32_t { mean, sum, max, min, arg_max, arg_min, last_arg_max, last_arg_min };
 
 struct Activation {
   Func func;
@@ -137,13 +143,14 @@ struct MatMul {
 
 // Windows may start in the padding and reach beyond it (ceil_mode). in: x
 // Max: padding never wins; a window without any pixel gives -inf. Average: count_include_pad counts the padded cells,
-// up to H + pad_b and W + pad_r; otherwise only pixels of the image.
+// up to H + pad_b and W + pad_r; otherwise only pixels of the image. max_pool2d_index gives the place of each maximum
+// among the elements of x in the order N C H W, or N C W H where columns_first.
 struct Pool2d {
   int64_t chunks;
   int64_t N, H, W, C, P, Q, R, S;
   int64_t stride_h, stride_w, dilation_h, dilation_w, pad_t, pad_l, pad_b, pad_r;
   int64_t x_image, x_row, x_ld, y_ld;
-  int32_t count_include_pad;
+  int32_t count_include_pad, columns_first;
 };
 
 // y = f(x) on `rows` rows of `n` contiguous elements. in: x
@@ -207,6 +214,55 @@ struct Pad {
   int64_t rank, dims[MAX_RANK], x_dims[MAX_RANK], before[MAX_RANK], x_stride[MAX_RANK], y_stride[MAX_RANK];
   PadMode mode;
   float value;
+};
+
+// y[o,p,r,c] = sum over t of weight[p,t] x[o, index[p,t], r, c]: picks, reverses, repeats and resizes along one axis.
+// in: x, index (P * taps whole numbers, clamped to [0, n)), weight (P * taps, or null for taps = 1: x as it is)
+struct Resample {
+  int64_t chunks;
+  int64_t outer, n, P, taps, rows, C;
+  int64_t x_outer, x_n, x_row, y_outer, y_p, y_row;  // strides
+};
+
+// y = condition != 0 ? a : b over dims[rank]; strides are zero along broadcast axes. in: condition, a, b
+struct Where {
+  int64_t chunks;
+  int64_t rank, dims[MAX_RANK], c_stride[MAX_RANK], a_stride[MAX_RANK], b_stride[MAX_RANK], y_stride[MAX_RANK];
+};
+
+// y = (x - mean) / sqrt(variance + epsilon) * scale + shift, statistics over rows and width of x[o, r, g, w].
+// Layer normalisation: rows = groups = 1; group: width = C / groups; instance: width = 1. scale, shift: [groups *
+// width]. in: x, scale or null, shift or null
+struct Normalize {
+  int64_t chunks;
+  int64_t outer, rows, groups, width;
+  int64_t x_outer, x_row, y_outer, y_row;
+  float epsilon;
+};
+
+// topk: y[o,j,i] = the index along n of the j-th largest (or smallest) of x[o,:,i]; of equal ones the lower index
+// first. NaN counts as larger than all numbers. in: x, dense [outer, n, inner]; y is dense [outer, k, inner].
+struct TopK {
+  int64_t chunks;
+  int64_t outer, n, inner, k;
+  int32_t largest;
+};
+
+// y[o,j,i] = x[o, index[o,j,i], i], indices clamped to [0, n); all dense. in: x, index
+struct Take {
+  int64_t chunks;
+  int64_t outer, n, inner, k;
+};
+
+// Greedy suppression for each image and class: boxes in the order given, dropped where they overlap a chosen one by
+// more than iou of their union. y: rows (image, class, box), at most `most` for each class, -1 behind the last one.
+// Boxes are two corners (y, x, y, x) in any order, or center (x, y, width, height).
+// in: boxes [images, boxes, 4], scores [images, classes, boxes], their order from topk; dense
+struct Suppress {
+  int64_t chunks;
+  int64_t images, boxes, classes, most;
+  float iou, score;
+  int32_t center, has_score;
 };
 
 }  // namespace fastconv

@@ -26,6 +26,7 @@ __all__: list[str] = [
     "Lrn",
     "MatMul",
     "ModelFile",
+    "Normalize",
     "OnnxTensor",
     "Op",
     "PackedWeight",
@@ -35,9 +36,14 @@ __all__: list[str] = [
     "Pool2d",
     "Reduce",
     "ReduceFunc",
+    "Resample",
     "Softmax",
+    "Suppress",
+    "Take",
+    "TopK",
     "Unary",
     "WeightStore",
+    "Where",
     "Winograd",
     "choose_conv2d",
     "extent",
@@ -122,10 +128,17 @@ class Op:
     lrn: typing.ClassVar[Op]
     matmul: typing.ClassVar[Op]
     max_pool2d: typing.ClassVar[Op]
+    max_pool2d_index: typing.ClassVar[Op]
+    normalize: typing.ClassVar[Op]
     pad: typing.ClassVar[Op]
     reduce: typing.ClassVar[Op]
+    resample: typing.ClassVar[Op]
     softmax: typing.ClassVar[Op]
+    suppress: typing.ClassVar[Op]
+    take: typing.ClassVar[Op]
+    topk: typing.ClassVar[Op]
     unary: typing.ClassVar[Op]
+    where: typing.ClassVar[Op]
     winograd_conv2d: typing.ClassVar[Op]
     winograd_input: typing.ClassVar[Op]
     winograd_product: typing.ClassVar[Op]
@@ -157,12 +170,16 @@ class Func:
     mish: typing.ClassVar[Func]
     neg: typing.ClassVar[Func]
     reciprocal: typing.ClassVar[Func]
+    round: typing.ClassVar[Func]
+    round_half: typing.ClassVar[Func]
     selu: typing.ClassVar[Func]
     sigmoid: typing.ClassVar[Func]
+    sign: typing.ClassVar[Func]
     softplus: typing.ClassVar[Func]
     sqrt: typing.ClassVar[Func]
     swish: typing.ClassVar[Func]
     tanh: typing.ClassVar[Func]
+    trunc: typing.ClassVar[Func]
 
     def __index__(self) -> int: ...
     def __init__(self, value: int) -> None: ...
@@ -176,6 +193,9 @@ class BinaryFunc:
     __members__: typing.ClassVar[dict[str, BinaryFunc]]
     add: typing.ClassVar[BinaryFunc]
     div: typing.ClassVar[BinaryFunc]
+    equal: typing.ClassVar[BinaryFunc]
+    less: typing.ClassVar[BinaryFunc]
+    less_equal: typing.ClassVar[BinaryFunc]
     max: typing.ClassVar[BinaryFunc]
     min: typing.ClassVar[BinaryFunc]
     mul: typing.ClassVar[BinaryFunc]
@@ -193,8 +213,13 @@ class BinaryFunc:
 
 class ReduceFunc:
     __members__: typing.ClassVar[dict[str, ReduceFunc]]
+    arg_max: typing.ClassVar[ReduceFunc]
+    arg_min: typing.ClassVar[ReduceFunc]
+    last_arg_max: typing.ClassVar[ReduceFunc]
+    last_arg_min: typing.ClassVar[ReduceFunc]
     max: typing.ClassVar[ReduceFunc]
     mean: typing.ClassVar[ReduceFunc]
+    min: typing.ClassVar[ReduceFunc]
     sum: typing.ClassVar[ReduceFunc]
 
     def __index__(self) -> int: ...
@@ -293,6 +318,7 @@ class Winograd:
     m: int
     pad_l: int
     pad_t: int
+    pool: int
     r: int
     res_ld: int
     tiles_h: int
@@ -379,6 +405,7 @@ class Pool2d:
     S: int
     W: int
     chunks: int
+    columns_first: int
     count_include_pad: int
     dilation_h: int
     dilation_w: int
@@ -503,6 +530,92 @@ class Pad:
 
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
+class Resample:
+    """in: x, index, weight"""
+
+    C: int
+    P: int
+    chunks: int
+    n: int
+    outer: int
+    rows: int
+    taps: int
+    x_n: int
+    x_outer: int
+    x_row: int
+    y_outer: int
+    y_p: int
+    y_row: int
+
+    def __init__(self, **kwargs: typing.Any) -> None: ...
+
+class Where:
+    """in: condition, a, b"""
+
+    a_stride: collections.abc.Sequence[int]
+    b_stride: collections.abc.Sequence[int]
+    c_stride: collections.abc.Sequence[int]
+    chunks: int
+    dims: collections.abc.Sequence[int]
+    rank: int
+    y_stride: collections.abc.Sequence[int]
+
+    def __init__(self, **kwargs: typing.Any) -> None: ...
+
+class Normalize:
+    """in: x, scale, shift"""
+
+    chunks: int
+    epsilon: float
+    groups: int
+    outer: int
+    rows: int
+    width: int
+    x_outer: int
+    x_row: int
+    y_outer: int
+    y_row: int
+
+    def __init__(self, **kwargs: typing.Any) -> None: ...
+
+class TopK:
+    """in: x"""
+
+    chunks: int
+    inner: int
+    k: int
+    largest: int
+    n: int
+    outer: int
+
+    def __init__(self, **kwargs: typing.Any) -> None: ...
+
+class Take:
+    """in: x, index"""
+
+    chunks: int
+    inner: int
+    k: int
+    n: int
+    outer: int
+
+    def __init__(self, **kwargs: typing.Any) -> None: ...
+
+class Suppress:
+    """in: boxes, scores, order"""
+
+    boxes: int
+    center: int
+    chunks: int
+    classes: int
+    has_score: int
+    images: int
+    iou: float
+    most: int
+    score: float
+
+    def __init__(self, **kwargs: typing.Any) -> None: ...
+
 class PackedWeight:
     """Constant floats in the order in which a kernel reads them."""
 
@@ -563,11 +676,18 @@ class Plan:
     def lrn(self, desc: Lrn, inputs: collections.abc.Sequence[int], out: int) -> None: ...
     def matmul(self, desc: MatMul, inputs: collections.abc.Sequence[int], out: int) -> None: ...
     def max_pool2d(self, desc: Pool2d, inputs: collections.abc.Sequence[int], out: int) -> None: ...
+    def max_pool2d_index(self, desc: Pool2d, inputs: collections.abc.Sequence[int], out: int) -> None: ...
+    def normalize(self, desc: Normalize, inputs: collections.abc.Sequence[int], out: int) -> None: ...
     def pad(self, desc: Pad, inputs: collections.abc.Sequence[int], out: int) -> None: ...
     def reduce(self, desc: Reduce, inputs: collections.abc.Sequence[int], out: int) -> None: ...
+    def resample(self, desc: Resample, inputs: collections.abc.Sequence[int], out: int) -> None: ...
     def softmax(self, desc: Softmax, inputs: collections.abc.Sequence[int], out: int) -> None: ...
+    def suppress(self, desc: Suppress, inputs: collections.abc.Sequence[int], out: int) -> None: ...
+    def take(self, desc: Take, inputs: collections.abc.Sequence[int], out: int) -> None: ...
+    def topk(self, desc: TopK, inputs: collections.abc.Sequence[int], out: int) -> None: ...
     def unary(self, desc: Unary, inputs: collections.abc.Sequence[int], out: int) -> None: ...
     def weight(self, weight: PackedWeight) -> int: ...
+    def where(self, desc: Where, inputs: collections.abc.Sequence[int], out: int) -> None: ...
     def winograd_conv2d(self, desc: Winograd, inputs: collections.abc.Sequence[int], out: int) -> None: ...
     def winograd_input(self, desc: Winograd, inputs: collections.abc.Sequence[int], out: int) -> None: ...
     def winograd_product(self, desc: Winograd, inputs: collections.abc.Sequence[int], out: int) -> None: ...
@@ -641,6 +761,18 @@ def extent(desc: Lrn, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, i
 def extent(desc: Copy, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
 @typing.overload
 def extent(desc: Pad, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
+@typing.overload
+def extent(desc: Resample, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
+@typing.overload
+def extent(desc: Where, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
+@typing.overload
+def extent(desc: Normalize, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
+@typing.overload
+def extent(desc: TopK, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
+@typing.overload
+def extent(desc: Take, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
+@typing.overload
+def extent(desc: Suppress, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
 def huge_pages() -> str:
     """What the system says of transparent huge pages."""
 
@@ -680,6 +812,18 @@ def prepare(desc: Lrn, isa: Isa, op: Op | None = None) -> None: ...
 def prepare(desc: Copy, isa: Isa, op: Op | None = None) -> None: ...
 @typing.overload
 def prepare(desc: Pad, isa: Isa, op: Op | None = None) -> None: ...
+@typing.overload
+def prepare(desc: Resample, isa: Isa, op: Op | None = None) -> None: ...
+@typing.overload
+def prepare(desc: Where, isa: Isa, op: Op | None = None) -> None: ...
+@typing.overload
+def prepare(desc: Normalize, isa: Isa, op: Op | None = None) -> None: ...
+@typing.overload
+def prepare(desc: TopK, isa: Isa, op: Op | None = None) -> None: ...
+@typing.overload
+def prepare(desc: Take, isa: Isa, op: Op | None = None) -> None: ...
+@typing.overload
+def prepare(desc: Suppress, isa: Isa, op: Op | None = None) -> None: ...
 def run_kernel(
     isa: Isa,
     desc: typing.Any,

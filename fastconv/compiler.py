@@ -10,12 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from . import _core
+from . import _core, lowering_tensors
 from .errors import FastconvError, ModelError, UnsupportedOpError
 from .graph import Array, Graph, Node, Shape, Value, Weight
 from .lowering import LOWERINGS
 from .passes import optimize, plan_memory
 from .views import View, reach, row_strides
+
+_REGISTERED = (lowering_tensors,)  # importing it fills LOWERINGS
+MAX_EXACT = 1 << 24  # whole numbers that float32 holds exactly
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,15 @@ class Compiled:
     ops: tuple[OpInfo, ...]
     graph: Graph  # physical
     arena_bytes: int
+    ragged: tuple[int, ...]  # outputs that are lists of unknown length: rows from the first negative one on are empty
+
+
+def _is_ragged(graph: Graph, output: Value) -> bool:
+    producers = graph.producers()
+    node = producers.get(output)
+    while node is not None and node.op == "Copy":
+        node = producers.get(node.input(0))
+    return node is not None and node.op == "Suppress"
 
 
 @dataclass(frozen=True)
@@ -115,6 +127,7 @@ class Compiler:
             tuple(self.ops),
             g,
             max(self.memory.arena_bytes, self.plan.arena_bytes),
+            tuple(i for i, v in enumerate(g.outputs) if _is_ragged(g, v)),
         )
 
     # -- where things are ---------------------------------------------------------------------------------------
@@ -257,7 +270,7 @@ def _prepare(graph: Graph, isa: _core.Isa, strict: bool) -> Graph:
             spec = conv_spec(node, isa, strict)
             if spec.choice == "winograd":
                 N, P, Q, K = node.output.shape
-                after = users[node.output]
+                after = users.get(node.output, [])
                 if spec.m % 2 == 0 and len(after) == 1 and node.output not in outputs and _pools_by_two(node, after[0]):
                     pools.add(after[0])
                     node.attrs["pooled"] = (P, Q)
@@ -273,11 +286,18 @@ def _prepare(graph: Graph, isa: _core.Isa, strict: bool) -> Graph:
                     node.attrs["x_perm"] = border.attrs["perm"]
                     node.inputs[0] = border.input(0)
                     nodes.remove(border)
-        elif node.op.startswith("Reduce"):
+        elif node.op == "MatMul":
+            a, b = node.input(0), node.input(1)
+            node.inputs = [_batches(g, a, b, nodes), _batches(g, b, a, nodes)]
+        elif node.op.startswith(("Reduce", "Arg")):
             nodes.extend(_reductions(g, node))
             continue
-        elif node.op in ("Softmax", "LogSoftmax") and node.attrs["axis"] < node.input(0).rank - 2:
-            node.inputs[0] = _dense(g, node.input(0), nodes)
+        elif (
+            node.op in ("TopK", "Take", "Suppress")
+            or (node.op == "Resample" and node.attrs["axis"] == node.input(0).rank - 1)
+            or (node.op in ("Softmax", "LogSoftmax") and node.attrs["axis"] < node.input(0).rank - 2)
+        ):
+            node.inputs = [v if v is None else _dense(g, v, nodes) for v in node.inputs]
             _copied(g, node.output, nodes, node)
             continue
         nodes.append(node)
@@ -304,14 +324,24 @@ def _dense(g: Graph, x: Value, nodes: list[Node]) -> Value:
     """x, or a dense copy where x may be the slice of a concatenation."""
     if x in g.inputs or x.is_const:
         return x
-    node = g.make("Copy", [x], x.shape, name=f"{x.name}//dense")
+    node = g.make("Copy", [x], x.shape, dtype=x.dtype, name=f"{x.name}//dense")
+    nodes.append(node)
+    return node.output
+
+
+def _batches(g: Graph, v: Value, other: Value, nodes: list[Node]) -> Value:
+    """v, or a copy in the arena where a constant would be read in parts, batch by batch: only the arena has parts."""
+    batch, against = v.shape[:-2], other.shape[:-2]
+    if not v.is_const or math.prod(batch) == 1 or math.prod(against) == 1 or batch == against:
+        return v
+    node = g.make("Copy", [v], v.shape, dtype=v.dtype, name=f"{v.name}//arena")
     nodes.append(node)
     return node.output
 
 
 def _copied(g: Graph, y: Value, nodes: list[Node], node: Node) -> None:
     """Append `node`, whose output must be dense, and a copy of it to y, which may be the slice of a concatenation."""
-    node.outputs = [Value(g.fresh(node.name), y.shape)]
+    node.outputs = [Value(g.fresh(node.name), y.shape, y.dtype)]
     nodes.append(node)
     nodes.append(Node("Copy", list(node.outputs), [y], {}, f"{y.name}//copy"))
 
@@ -352,7 +382,12 @@ def _reductions(g: Graph, node: Node) -> list[Node]:
 
 
 def as_float32(weight: Weight) -> np.ndarray[Any, np.dtype[np.float32]]:
-    return np.ascontiguousarray(weight.numpy(), dtype=np.float32)
+    """The array in the only type that plans hold; UnsupportedOpError for whole numbers that do not fit exactly."""
+    array = weight.numpy()
+    held = np.ascontiguousarray(array, dtype=np.float32)
+    if array.dtype.kind in "iu" and array.size and float(np.abs(held).max()) > MAX_EXACT:
+        raise UnsupportedOpError(f"a constant of {array.dtype} reaches {array.min()} to {array.max()}, beyond 2^24")
+    return held
 
 
 def _physical_memory() -> int:

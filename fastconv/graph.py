@@ -13,22 +13,36 @@ Vocabulary: ONNX operator names, normalised so that passes and compiler meet one
     MatMul              a[..., M, K], b[..., K, N] where b is no constant matrix
     MaxPool             x                        kernel_shape, strides, dilations, pads  (ceil_mode: see output shape)
     AveragePool         x                        the same, count_include_pad
-    ReduceMean/Max/Sum  x                        axes (sorted, non-negative), keepdims (global pooling is axes=(2, 3))
+    MaxPoolIndex        x                        as MaxPool, columns_first: where each maximum lies in x, flattened
+    ReduceMean/Max/     x                        axes (sorted, non-negative), keepdims (global pooling is axes=(2, 3))
+      Min/Sum
+    ArgMax ArgMin       x                        axes=(axis,), keepdims, last: of equal ones the last
     unary               Relu Clip(min, max) LeakyRelu(alpha) Elu(alpha) Selu(alpha, gamma) Sigmoid
                         HardSigmoid(alpha, beta) HardSwish Swish Tanh Gelu(approximate) Softplus Mish Exp Log Sqrt
-                        Reciprocal Erf Neg Abs Floor Ceil
-    binary              Add Sub Mul Div Max Min Pow PRelu: exactly two inputs, numpy broadcasting
+                        Reciprocal Erf Neg Abs Floor Ceil Trunc Round Sign RoundHalf (to float16's precision)
+    binary              Add Sub Mul Div Max Min Pow PRelu Less LessOrEqual Equal: two inputs, numpy broadcasting
+    Where               condition, a, b          numpy broadcasting
     BatchNormalization  x, scale, bias, mean, var     epsilon
+    LayerNormalization  x, scale[D]?, shift[D]?  axis (of size D), epsilon
+    GroupNormalization  x, scale[C]?, shift[C]?  groups, epsilon
     LRN                 x                        size, alpha, beta, bias
     Softmax LogSoftmax  x                        axis (one axis, non-negative)
     Concat              x...                     axis
     Pad                 x                        pads=((before, after), ...) per axis, value, mode="constant"|...
-    Slice               x                        starts, steps per axis (the ends follow from the output shape)
+    Slice               x                        starts, steps >= 1 per axis (the ends follow from the output shape)
+    Resample            x, index[P * T], weight[P * T]?   axis, taps=T: the sum over t of weight[p, t] x[index[p, t]]
+                                                 along the axis (Gather, Resize; T = 1 without weight)
+    TopK                x                        axis, k, largest: the indices of the k largest, in order
+    Take                x, index                 axis: elements by index, as TopK gives them
+    Suppress            boxes, scores, order     most, iou, score (or None), center: rows (image, class, box), -1 behind
     Transpose           x                        perm
     Reshape             x                        (Flatten, Squeeze, Unsqueeze too; the output shape says it all)
     Expand              x                        (broadcast to the output shape)
     Affine              x, scale[C], shift[C]    axis: x * scale + shift along it (made by passes)
     Copy                x                        (the same, dense; made by passes)
+
+Values are float32 in memory. Those of an integer or bool dtype hold whole numbers, exact up to 2^24 (comparisons give
+bool, indices int64; other operations on them only move or choose).
 
 Fused attributes, added by passes: `activation` (a tuple: operator name, alpha, beta) on Conv, Gemm and the binaries;
 `scale` (float32[K]: multiplies the output channels of w while it is packed) on Conv and Gemm.

@@ -6,6 +6,7 @@ N H W C, a tensor is rows of its last axis with row stride `ld` (see passes/memo
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -25,10 +26,11 @@ UNARY = {
     "Relu": "clip", "Clip": "clip", "LeakyRelu": "leaky_relu", "Elu": "elu", "Selu": "selu", "Sigmoid": "sigmoid",
     "HardSigmoid": "hard_sigmoid", "HardSwish": "hard_swish", "Swish": "swish", "Tanh": "tanh", "Softplus": "softplus",
     "Mish": "mish", "Exp": "exp", "Log": "log", "Sqrt": "sqrt", "Reciprocal": "reciprocal", "Erf": "erf",
-    "Neg": "neg", "Abs": "abs", "Floor": "floor", "Ceil": "ceil",
+    "Neg": "neg", "Abs": "abs", "Floor": "floor", "Ceil": "ceil", "Trunc": "trunc", "Round": "round", "Sign": "sign",
+    "RoundHalf": "round_half",
 }  # fmt: skip
 BINARY = {"Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div", "Max": "max", "Min": "min", "Pow": "pow",
-          "PRelu": "prelu"}  # fmt: skip
+          "PRelu": "prelu", "Less": "less", "LessOrEqual": "less_equal", "Equal": "equal"}  # fmt: skip
 
 
 def lowers(*names: str) -> Callable[[Lowering], Lowering]:
@@ -153,6 +155,9 @@ def gemm(c: Compiler, node: Node) -> None:
     c.emit("linear", desc, inputs, c.tensor(y), node, "stream" if M <= 3 else "gemm", 2 * M * x.width * K, moved)
 
 
+MAX_PRODUCTS = 4096  # calls that one MatMul may become
+
+
 @lowers("MatMul")
 def matmul(c: Compiler, node: Node) -> None:
     a, b, y = c.view(node.input(0)), c.view(node.input(1)), c.view(node.output)
@@ -160,12 +165,20 @@ def matmul(c: Compiler, node: Node) -> None:
     lead = y.shape[:-2]
     a_lead, b_lead = broadcast_strides(_batch(a), lead), broadcast_strides(_batch(b), lead)
     dims, (sa, sb, sy) = collapse(lead or (1,), a_lead or (0,), b_lead or (0,), y.strides[:-2] or (0,))
-    if len(dims) > 1:
+    if math.prod(dims[:-1]) > MAX_PRODUCTS:
         raise UnsupportedOpError(f"node {node.name!r} (MatMul): batches of {list(a.shape)} x {list(b.shape)}")
     desc = _core.MatMul(
-        batch=dims[0], M=M, N=N, K=K, a_batch=sa[0], a_ld=a.ld, b_batch=sb[0], b_ld=b.ld, y_batch=sy[0], y_ld=y.ld
+        batch=dims[-1], M=M, N=N, K=K, a_batch=sa[-1], a_ld=a.ld, b_batch=sb[-1], b_ld=b.ld, y_batch=sy[-1], y_ld=y.ld
     )
-    c.emit("matmul", desc, [c.tensor(a), c.tensor(b)], c.tensor(y), node, "matmul", 2 * dims[0] * M * N * K)
+    # Batch axes that neither join nor broadcast alike: one call for each index of all but the last.
+    for index in itertools.product(*map(range, dims[:-1])):
+        parts = [
+            View(v.kind, v.base, v.first + sum(i * s for i, s in zip(index, strides, strict=False)),
+                 (dims[-1], *v.shape[-2:]), (strides[-1], *v.strides[-2:]))
+            for v, strides in ((a, sa), (b, sb), (y, sy))
+        ]  # fmt: skip
+        ta, tb, ty = map(c.tensor, parts)
+        c.emit("matmul", desc, [ta, tb], ty, node, "matmul", 2 * dims[-1] * M * N * K)
 
 
 def _batch(v: View) -> View:
@@ -173,7 +186,7 @@ def _batch(v: View) -> View:
 
 
 # -- pooling and reductions ---------------------------------------------------------------------------------------
-@lowers("MaxPool", "AveragePool")
+@lowers("MaxPool", "AveragePool", "MaxPoolIndex")
 def pool(c: Compiler, node: Node) -> None:
     x, y, a = c.view(node.input(0)), c.view(node.output), node.attrs
     (N, H, W, C), (_, P, Q, _) = x.shape, y.shape
@@ -183,9 +196,9 @@ def pool(c: Compiler, node: Node) -> None:
         N=N, H=H, W=W, C=C, P=P, Q=Q, R=R, S=S, stride_h=a["strides"][0], stride_w=a["strides"][1],
         dilation_h=a["dilations"][0], dilation_w=a["dilations"][1], pad_t=top, pad_l=left, pad_b=bottom, pad_r=right,
         x_image=H * W * x.ld, x_row=W * x.ld, x_ld=x.ld, y_ld=y.ld,
-        count_include_pad=int(a.get("count_include_pad", 0)),
+        count_include_pad=int(a.get("count_include_pad", 0)), columns_first=int(a.get("columns_first", 0)),
     )  # fmt: skip
-    name = "max_pool2d" if node.op == "MaxPool" else "avg_pool2d"
+    name = {"MaxPool": "max_pool2d", "AveragePool": "avg_pool2d", "MaxPoolIndex": "max_pool2d_index"}[node.op]
     c.emit(name, desc, [c.tensor(x)], c.tensor(y), node, "pool", N * P * Q * C * R * S)
 
 
@@ -198,13 +211,20 @@ def _fold_axes(x: View, axes: Sequence[int]) -> tuple[int, int, int, int, int]:
     return outer, n, inner, stride_outer, stride_n
 
 
-@lowers("ReduceMean", "ReduceMax", "ReduceSum")
+REDUCE = {"ReduceMean": "mean", "ReduceMax": "max", "ReduceMin": "min", "ReduceSum": "sum", "ArgMax": "arg_max",
+          "ArgMin": "arg_min"}  # fmt: skip
+
+
+@lowers(*REDUCE)
 def reduce(c: Compiler, node: Node) -> None:
     x, y, axes = c.view(node.input(0)), c.view(node.output), node.attrs["axes"]
     outer, n, inner, stride_outer, stride_n = _fold_axes(x, axes)
     y_outer = inner if y.dense else y.ld  # not dense: the slice of a concatenation, one row for each outer index
-    func = getattr(_core.ReduceFunc, node.op.removeprefix("Reduce").lower())
-    desc = _core.Reduce(outer=outer, n=n, inner=inner, x_outer=stride_outer, x_n=stride_n, y_outer=y_outer, func=func)
+    func = ("last_" if node.attrs.get("last") else "") + REDUCE[node.op]
+    desc = _core.Reduce(
+        outer=outer, n=n, inner=inner, x_outer=stride_outer, x_n=stride_n, y_outer=y_outer,
+        func=getattr(_core.ReduceFunc, func),
+    )  # fmt: skip
     c.emit("reduce", desc, [c.tensor(x)], c.tensor(y), node, "reduce", outer * n * inner)
 
 

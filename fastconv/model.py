@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core
-from .compiler import Compiled, OpInfo, WeightCache, compile_graph
+from .compiler import MAX_EXACT, Compiled, OpInfo, WeightCache, compile_graph
 from .errors import DeviceError, ModelError, ShapeError
 from .graph import Graph, Shape
 from .isa import resolve_isa
@@ -81,7 +81,8 @@ def load(
 class Model:
     """A network ready to run. Safe to use from several threads and after fork; pickles as its source.
 
-    `model(x)` takes and returns numpy arrays: float32, in the order of the ONNX file (N C H W).
+    `model(x)` takes and returns numpy arrays in the order of the ONNX file (N C H W), of the types that it declares:
+    float32, float16 (computed as float32), or integers and bools, which must lie within 2^24 and else are a ShapeError.
     """
 
     def __init__(
@@ -121,6 +122,8 @@ class Model:
             TensorInfo(o.name, self._output_shape(i) if o.shape is None else o.shape, str(o.dtype))
             for i, o in enumerate(self._onnx.outputs)
         )
+        self._one_float32 = [i.dtype for i in self.inputs] == ["float32"]
+        self._converted = [(i, o.dtype) for i, o in enumerate(self.outputs) if o.dtype != "float32"]
 
     def _output_shape(self, index: int) -> tuple[int | str | None, ...]:
         if self._graph is None:
@@ -132,15 +135,14 @@ class Model:
     # -- running ------------------------------------------------------------------------------------------------
     def __call__(self, *args: npt.ArrayLike) -> Any:
         """Outputs for the inputs given in order; one output comes as an array, several as a list."""
-        x = args[0] if len(args) == 1 else None
-        if type(x) is np.ndarray and x.dtype == np.float32 and x.flags.carray and x.size:  # the usual case, in a hurry
-            compiled = self._plans.get((x.shape,))
-            outputs = self._execute(compiled, [x]) if compiled is not None else self._run(self._check_all(args))
-        else:
-            outputs = self._run(self._check_all(args))
+        x: Any = args[0] if len(args) == 1 and type(args[0]) is np.ndarray else None
+        compiled = None
+        if x is not None and self._one_float32 and x.dtype == np.float32 and x.flags.carray and x.size:
+            compiled = self._plans.get((x.shape,))  # the usual case, in a hurry
+        outputs = self._execute(compiled, [x]) if compiled is not None else self._run(self._check_all(args))
         return outputs[0] if len(outputs) == 1 else outputs
 
-    def run(self, output_names: Sequence[str] | None, feed: Mapping[str, npt.ArrayLike]) -> list[FloatArray]:
+    def run(self, output_names: Sequence[str] | None, feed: Mapping[str, npt.ArrayLike]) -> list[npt.NDArray[Any]]:
         """The named outputs (None: all) for inputs given by name."""
         if not isinstance(feed, Mapping):
             raise ShapeError(f"feed: expected a mapping from input names to arrays, got {type(feed).__name__}")
@@ -173,9 +175,11 @@ class Model:
         info = self.inputs[index]
         where = f"input {index} ({info.name!r})"
         x = np.asarray(value)
-        if x.dtype != np.float32:
-            raise ShapeError(f"{where}: expected dtype float32, got {x.dtype}")
+        if x.dtype != info.dtype:
+            raise ShapeError(f"{where}: expected dtype {info.dtype}, got {x.dtype}")
         self._check_shape(index, x.shape)
+        if x.dtype != np.float32:
+            x = _as_float32(x, where)
         return np.require(x, requirements=["C", "A"])  # an array on a buffer may start between two floats
 
     def _check_shape(self, index: int, shape: Shape) -> None:
@@ -189,20 +193,26 @@ class Model:
                 expected = f"{want} at axis {axis} of {_show(info.shape)}"
                 raise ShapeError(f"{where}: expected {expected}, got {got} in {_show(shape)}")
 
-    def _run(self, inputs: list[FloatArray]) -> list[FloatArray]:
+    def _run(self, inputs: list[FloatArray]) -> list[npt.NDArray[Any]]:
         if any(x.size == 0 for x in inputs):
             graph = self._onnx.build(self._feed_shapes([x.shape for x in inputs]))
             if all(v.size == 0 for v in graph.outputs):
-                return [np.empty(v.shape, np.float32) for v in graph.outputs]
+                return [np.empty(v.shape, o.dtype) for v, o in zip(graph.outputs, self.outputs, strict=True)]
         return self._execute(self._compiled(tuple(x.shape for x in inputs)), inputs)
 
-    def _execute(self, compiled: Compiled, inputs: list[FloatArray]) -> list[FloatArray]:
+    def _execute(self, compiled: Compiled, inputs: list[FloatArray]) -> list[npt.NDArray[Any]]:
         try:
             outputs = [np.empty(shape, np.float32) for _, shape in compiled.outputs]
             self._executor.run(compiled.plan, [*inputs, *outputs])
         except MemoryError:
             raise ModelError(f"model {self.name!r}: no memory for {compiled.arena_bytes:,} bytes of tensors") from None
-        return outputs
+        # What the plan wrote, without the empty rows of a list of unknown length, in the types that the file declares.
+        results: list[npt.NDArray[Any]] = list(outputs)
+        for i in compiled.ragged:
+            results[i] = results[i][results[i][:, 0] >= 0]
+        for i, dtype in self._converted:
+            results[i] = results[i].astype(dtype)
+        return results
 
     # -- compiling ----------------------------------------------------------------------------------------------
     def _feed_shapes(self, shapes: Sequence[Shape]) -> dict[str, Shape]:
@@ -304,6 +314,13 @@ class Model:
     def __repr__(self) -> str:
         ins = ", ".join(f"{i.name}{_show(i.shape)}" for i in self.inputs)
         return f"<fastconv.Model {self.name!r} ({ins}), {self.threads} threads, {self.isa}>"
+
+
+def _as_float32(x: npt.NDArray[Any], where: str) -> FloatArray:
+    """Plans hold whole numbers and bools as float32, which is exact up to 2^24."""
+    if x.dtype.kind in "iu" and x.size and max(abs(int(x.min())), abs(int(x.max()))) > MAX_EXACT:
+        raise ShapeError(f"{where}: expected numbers from -2^24 to 2^24, got {x.min()} to {x.max()}")
+    return x.astype(np.float32)
 
 
 # A fork waits until no model compiles, so that the child finds every lock free and every weight store whole.

@@ -8,6 +8,7 @@ entries are checked against the bytes that are there before any memory is taken.
 
 from __future__ import annotations
 
+import abc
 import io
 import os
 import zipfile
@@ -83,7 +84,7 @@ def _leaves(root: Any, name: str) -> Iterator[tuple[str, Tensor]]:
     raise ModelError(f"{name}: nested more than 32 deep, or more than {_MAX_LEAVES} entries")
 
 
-class _Reader:
+class _Reader(abc.ABC):
     """What both formats share: turn a tensor's description into an array."""
 
     root: Any
@@ -95,8 +96,9 @@ class _Reader:
         # Strided views are copied: bounded, or a small file could ask for the same storage a thousand times.
         self._copies_left = 4 * self.stream.size + (64 << 20)
 
+    @abc.abstractmethod
     def storage(self, storage: Storage) -> bytes:
-        raise NotImplementedError
+        """The bytes of a storage."""
 
     def array(self, t: Tensor, label: str) -> Array:
         """The tensor's elements, checked against its storage."""

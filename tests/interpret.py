@@ -56,6 +56,10 @@ def activate(x: Array, activation: tuple[str, float, float]) -> Array:
         "Abs": lambda: np.abs(x),
         "Floor": lambda: np.floor(x),
         "Ceil": lambda: np.ceil(x),
+        "Trunc": lambda: np.trunc(x),
+        "Round": lambda: np.rint(x),
+        "Sign": lambda: np.sign(x),
+        "RoundHalf": lambda: x.astype(np.float16).astype(np.float64),
     }
     return table[op]()
 
@@ -84,6 +88,10 @@ UNARY = frozenset(
         "Abs",
         "Floor",
         "Ceil",
+        "Trunc",
+        "Round",
+        "Sign",
+        "RoundHalf",
     )
 )
 
@@ -96,6 +104,9 @@ BINARY: dict[str, Callable[[Array, Array], Array]] = {
     "Min": np.minimum,
     "Pow": np.power,
     "PRelu": lambda x, slope: np.where(x < 0, slope * x, x),
+    "Less": np.less,
+    "LessOrEqual": np.less_equal,
+    "Equal": np.equal,
 }
 
 
@@ -191,9 +202,51 @@ def _spatial(node: Node, x: list[Array | None], physical: bool) -> Array:
         if len(x) > 2 and x[2] is not None:
             y = y + x[2][:, None, None]
     else:
-        y = lrn(first, node) if node.op == "LRN" else pool(first, node, out)
+        y = _image_operation(node, first, x, out)
     y = np.moveaxis(y, 1, -1) if physical else y
     return y + x[3] if len(x) > 3 and x[3] is not None else y
+
+
+def _image_operation(node: Node, first: Array, x: list[Array | None], out: tuple[int, ...]) -> Array:
+    if node.op == "LRN":
+        return lrn(first, node)
+    if node.op == "GroupNormalization":
+        n, c = first.shape[:2]
+        z = first.reshape(n, node.attrs["groups"], -1)
+        z = (z - z.mean(axis=2, keepdims=True)) / np.sqrt(z.var(axis=2, keepdims=True) + node.attrs["epsilon"])
+        y = z.reshape(first.shape)
+        scale, shift = (None if v is None else v[:, None, None] for v in x[1:3])
+        assert c == first.shape[1]
+        return y * (1.0 if scale is None else scale) + (0.0 if shift is None else shift)
+    return pool(first, node, out)
+
+
+def _layer_norm(node: Node, x: list[Array | None]) -> Array:
+    first, axis = x[0], node.attrs["axis"]
+    assert first is not None
+    z = first - first.mean(axis=axis, keepdims=True)
+    y = z / np.sqrt((z**2).mean(axis=axis, keepdims=True) + node.attrs["epsilon"])
+    scale, shift = (None if v is None else _along(v, first.ndim, axis) for v in x[1:3])
+    return y * (1.0 if scale is None else scale) + (0.0 if shift is None else shift)
+
+
+def _resample(node: Node, x: list[Array | None]) -> Array:
+    first, index, weight = x
+    assert first is not None and index is not None
+    axis, taps = node.attrs["axis"], node.attrs["taps"]
+    z = np.moveaxis(first, axis, 0)[index.astype(int).reshape(-1, taps)]  # [P, taps, ...]
+    if weight is not None:
+        z = z * weight.reshape(-1, taps, *[1] * (first.ndim - 1))
+    return np.moveaxis(z.sum(axis=1), 0, axis)
+
+
+def _arg(node: Node, x: Array) -> Array:
+    """The first of equal extremes, or the last."""
+    (axis,), last = node.attrs["axes"], bool(node.attrs["last"])
+    z = np.flip(x, axis) if last else x
+    y = np.expand_dims((np.argmax if node.op == "ArgMax" else np.argmin)(z, axis=axis), axis)
+    y = x.shape[axis] - 1 - y if last else y
+    return (y if node.attrs["keepdims"] else y.squeeze(axis)).astype(np.float64)
 
 
 def _gemm(node: Node, x: list[Array | None]) -> Array:
@@ -234,7 +287,7 @@ def evaluate(node: Node, x: list[Array | None], physical: bool = False) -> Array
     op, at, first = node.op, node.attrs, x[0]
     assert first is not None
     rank = first.ndim
-    if op in ("Conv", "MaxPool", "AveragePool", "LRN"):
+    if op in ("Conv", "MaxPool", "AveragePool", "LRN", "GroupNormalization"):
         y = _spatial(node, x, physical)
     elif op in UNARY:
         y = unary(node, first)
@@ -245,8 +298,22 @@ def evaluate(node: Node, x: list[Array | None], physical: bool = False) -> Array
         y = _gemm(node, x)
     elif op == "MatMul":
         y = np.matmul(first, x[1])
-    elif op in ("ReduceMean", "ReduceMax", "ReduceSum"):
-        reduce = {"ReduceMean": np.mean, "ReduceMax": np.max, "ReduceSum": np.sum}[op]
+    elif op == "Where":
+        y = np.where(first != 0, x[1], x[2])  # type: ignore[arg-type]
+    elif op == "LayerNormalization":
+        y = _layer_norm(node, x)
+    elif op == "Resample":
+        y = _resample(node, x)
+    elif op in ("ArgMax", "ArgMin"):
+        y = _arg(node, first)
+    elif op == "TopK":
+        order = np.argsort(-first if at["largest"] else first, axis=at["axis"], kind="stable")
+        y = np.take(order, range(at["k"]), axis=at["axis"]).astype(np.float64)
+    elif op == "Take":
+        assert x[1] is not None
+        y = np.take_along_axis(first, x[1].astype(int), axis=at["axis"])
+    elif op in ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum"):
+        reduce = {"ReduceMean": np.mean, "ReduceMax": np.max, "ReduceMin": np.min, "ReduceSum": np.sum}[op]
         y = np.asarray(reduce(first, axis=tuple(at["axes"]), keepdims=bool(at.get("keepdims", 1))))
     elif op == "BatchNormalization":
         axis = at.get("axis", 1)

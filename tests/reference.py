@@ -69,6 +69,10 @@ UNARY: dict[str, Callable[[Array, float, float], Array]] = {
     "abs": lambda x, a, b: np.abs(x),
     "floor": lambda x, a, b: np.floor(x),
     "ceil": lambda x, a, b: np.ceil(x),
+    "trunc": lambda x, a, b: np.trunc(x),
+    "round": lambda x, a, b: np.rint(x),
+    "sign": lambda x, a, b: np.sign(x),
+    "round_half": lambda x, a, b: x.astype(np.float16).astype(np.float64),
 }
 
 BINARY: dict[str, Callable[[Array, Array], Array]] = {
@@ -80,6 +84,9 @@ BINARY: dict[str, Callable[[Array, Array], Array]] = {
     "min": np.minimum,
     "pow": lambda a, b: a**b,
     "prelu": lambda a, b: np.where(a < 0, a * b, a),
+    "less": np.less,
+    "less_equal": np.less_equal,
+    "equal": np.equal,
 }
 
 
@@ -98,7 +105,7 @@ IDENTITY = activation()
 
 def binary(a: AnyArray, b: AnyArray, func: str, act: Function = IDENTITY) -> Array:
     with np.errstate(all="ignore"):
-        return act(BINARY[func](np.asarray(a, np.float64), np.asarray(b, np.float64)))
+        return act(np.asarray(BINARY[func](np.asarray(a, np.float64), np.asarray(b, np.float64)), np.float64))
 
 
 def affine(x: AnyArray, scale: AnyArray, shift: AnyArray, act: Function = IDENTITY) -> Array:
@@ -216,8 +223,30 @@ def avg_pool2d(x: AnyArray, kernel: Pair, out: Pair, *, strides: Pair = (1, 1), 
 
 
 def reduce(x: AnyArray, axes: Sequence[int], func: str) -> Array:
-    fn: dict[str, Callable[..., Array]] = {"mean": np.mean, "sum": np.sum, "max": np.max}
+    fn: dict[str, Callable[..., Array]] = {"mean": np.mean, "sum": np.sum, "max": np.max, "min": np.min}
     y: Array = fn[func](np.asarray(x, np.float64), axis=tuple(axes))
+    return y
+
+
+def arg(x: AnyArray, func: str) -> Array:
+    """[outer, n, inner] to [outer, inner]: the index of an extreme; func as the kernels call it."""
+    last, fn = func.startswith("last_"), np.argmax if func.endswith("max") else np.argmin
+    return fn(x[:, ::-1] if last else x, axis=1) * (-1 if last else 1) + (x.shape[1] - 1 if last else 0)
+
+
+def normalize(
+    x: AnyArray, scale: AnyArray | None, shift: AnyArray | None, epsilon: float
+) -> Array:  # fmt: skip
+    """x [outer, rows, groups, width]; scale and shift [groups, width]."""
+    z = np.asarray(x, np.float64)
+    y = (z - z.mean(axis=(1, 3), keepdims=True)) / np.sqrt(z.var(axis=(1, 3), keepdims=True) + epsilon)
+    return y * (1.0 if scale is None else scale) + (0.0 if shift is None else shift)
+
+
+def resample(x: AnyArray, index: AnyArray, weight: AnyArray | None) -> Array:
+    """x [outer, n, rows, C], index and weight [P, taps]."""
+    taps = np.asarray(x, np.float64)[:, np.asarray(index, np.int64)]  # [outer, P, taps, rows, C]
+    y: Array = (taps * (1.0 if weight is None else np.asarray(weight)[:, :, None, None])).sum(axis=2)
     return y
 
 

@@ -186,9 +186,64 @@ def softmax(net: Net, x: Tensor) -> None:
     net.add("Softmax", [x.name], x.shape, axis=net.upto(0, len(x.shape) - 1))
 
 
-IMAGES = (conv, conv, conv, pool, norm)
+def hidden(net: Net, op: str, inputs: list[str], **attrs: Any) -> str:
+    """A value that no other operation and no output reads."""
+    name = f"h{len(net.nodes)}"
+    net.nodes.append(helper.make_node(op, inputs, [name], **attrs))
+    return name
+
+
+def where(net: Net, x: Tensor) -> None:
+    """Continuous, so that rounding of the condition does not show."""
+    zero = net.const(np.zeros(1, np.float32))
+    condition = hidden(net, net.pick("Less", "LessOrEqual"), [x.name, zero])
+    small = hidden(net, "Mul", [x.name, net.const(np.float32([0.25]))])
+    net.add("Where", [condition, small, x.name], x.shape)
+
+
+def gather(net: Net, x: Tensor) -> None:
+    axis = net.upto(0, len(x.shape) - 1)
+    index = [net.upto(0, x.shape[axis] - 1) for _ in range(net.upto(1, 5))]
+    net.add("Gather", [x.name, net.ints(*index)], (*x.shape[:axis], len(index), *x.shape[axis + 1 :]), axis=axis)
+
+
+def top_k(net: Net, x: Tensor) -> None:
+    axis = net.upto(0, len(x.shape) - 1)
+    k = net.upto(1, x.shape[axis])
+    name = f"v{len(net.values)}"
+    inputs, largest = [x.name, net.ints(k)], net.upto(0, 1)
+    net.nodes.append(helper.make_node("TopK", inputs, [name, f"{name}i"], axis=axis, largest=largest))
+    net.values.append(Tensor(name, (*x.shape[:axis], k, *x.shape[axis + 1 :])))
+
+
+def layer_norm(net: Net, x: Tensor) -> None:
+    axis = net.pick(-1, len(x.shape) - 1, net.upto(1, len(x.shape) - 1))
+    part = x.shape[axis:]
+    net.add("LayerNormalization", [x.name, net.positive(*part), net.normal(*part)], x.shape, axis=axis, epsilon=0.1)
+
+
+def instance_norm(net: Net, x: Tensor) -> None:
+    c = x.shape[1]
+    net.add("InstanceNormalization", [x.name, net.positive(c), net.normal(c)], x.shape, epsilon=0.1)
+
+
+def resize(net: Net, x: Tensor) -> None:
+    sizes = (*x.shape[:2], x.shape[2] * net.pick(1, 2), x.shape[3] * net.pick(1, 2, 3))
+    attrs = {"mode": net.pick("nearest", "linear"), "coordinate_transformation_mode": "asymmetric"}
+    net.add("Resize", [x.name, "", "", net.ints(*sizes)], sizes, nearest_mode="floor", **attrs)
+
+
+def deconv(net: Net, x: Tensor) -> None:
+    n, c, h, w = x.shape
+    k, r, stride = net.pick(1, 4, 7), net.pick(1, 2, 3), net.pick(1, 2)
+    weight = net.const(net.rng.standard_normal((c, k, r, r), np.float32) / np.float32(np.sqrt(c * r * r)))
+    shape = (n, k, (h - 1) * stride + r, (w - 1) * stride + r)
+    net.add("ConvTranspose", [x.name, weight, net.normal(k)], shape, strides=[stride, stride])
+
+
+IMAGES = (conv, conv, conv, pool, norm, instance_norm, resize, deconv)
 ANY = (unary, unary, binary, broadcast, concat, concat, concat, slices, slices, split, transpose, reshape, reshape, pad,
-       reduce, softmax)  # fmt: skip
+       reduce, softmax, where, gather, top_k, layer_norm)  # fmt: skip
 
 
 def finished(net: Net, outputs: list[Tensor]) -> onnx.ModelProto:
@@ -319,6 +374,7 @@ def test_the_graphs_are_varied() -> None:
 
     examples(150)(given(graphs())(note))()
     wanted = {"Conv", "MaxPool", "AveragePool", "BatchNormalization", "Relu", "Sigmoid", "Add", "Mul", "Div", "Concat",
-              "Slice", "Split", "Transpose", "Reshape", "Pad", "ReduceMean", "ReduceMax", "Softmax"}  # fmt: skip
+              "Slice", "Split", "Transpose", "Reshape", "Pad", "ReduceMean", "ReduceMax", "Softmax", "Where", "Gather",
+              "TopK", "LayerNormalization", "InstanceNormalization", "Resize", "ConvTranspose"}  # fmt: skip
     assert wanted <= set(seen), wanted - set(seen)
     assert np.median(lengths) >= 5 and min(seen["Concat"], seen["Slice"], seen["Reshape"]) >= 30

@@ -23,6 +23,14 @@ inline Vec nan_of(Vec a) {
   return sub(t, t);
 }
 
+// 1 unless NaN: every number is below infinity or above its negative.
+inline Vec is_number(Vec a) {
+  const Vec inf = set1(__builtin_inff()), one = set1(1.0f);
+  return if_less(a, inf, one, if_less(sub(zero(), inf), a, one, zero()));
+}
+
+inline Vec equal(Vec a, Vec b) { return if_less(a, b, zero(), if_less(b, a, zero(), mul(is_number(a), is_number(b)))); }
+
 template <class Visitor>
 inline void with_binary(BinaryFunc func, const Visitor& visit) {
   switch (func) {
@@ -40,6 +48,12 @@ inline void with_binary(BinaryFunc func, const Visitor& visit) {
       return visit([](Vec a, Vec b) { return add(min(a, b), nan_of(a)); });
     case BinaryFunc::prelu:
       return visit([](Vec a, Vec b) { return if_less(a, zero(), mul(a, b), a); });
+    case BinaryFunc::less:
+      return visit([](Vec a, Vec b) { return if_less(a, b, set1(1.0f), zero()); });
+    case BinaryFunc::less_equal:
+      return visit([](Vec a, Vec b) { return if_less(a, b, set1(1.0f), equal(a, b)); });
+    case BinaryFunc::equal:
+      return visit([](Vec a, Vec b) { return equal(a, b); });
     case BinaryFunc::pow:
       return;  // pow_row
   }

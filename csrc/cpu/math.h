@@ -126,6 +126,25 @@ inline Vec gelu(Vec x) {
   return mul(x, if_less(x, zero(), tail, sub(set1(1.0f), tail)));
 }
 
+// Halves go to the even neighbour; from 2^22 on every float is whole or half, and the larger ones are whole.
+inline Vec round(Vec x) {
+  const Vec a = abs(x), magic = set1(8388608.0f);  // 2^23
+  Vec y = if_less(a, magic, sub(add(a, magic), magic), a);
+  y = if_less(x, zero(), sub(zero(), y), y);
+  return if_less(zero(), a, y, x);  // -0 and NaN stay
+}
+
+// Adding and subtracting 1.5 * 2^13 times the power of two below |x| leaves 11 bits, fewer for float16's denormals.
+inline Vec round_half(Vec x) {
+  const Vec a = min(set1(131072.0f), abs(x));
+  const Vec e = max(set1(-14.0f), exponent(max(set1(6.10351562e-05f), a)));
+  const Vec m = mul(set1(1.5f), pow2(add(e, set1(13.0f))));
+  Vec y = sub(add(a, m), m);
+  y = if_less(set1(65504.0f), y, set1(__builtin_inff()), y);
+  y = if_less(x, zero(), sub(zero(), y), y);
+  return if_less(zero(), abs(x), y, x);
+}
+
 struct Identity {
   Vec operator()(Vec x) const { return x; }
 };
@@ -191,6 +210,14 @@ inline void with_function(const Activation& act, const Visitor& visit) {
       return visit([](Vec x) { return floor(x); });
     case Func::ceil:
       return visit([](Vec x) { return sub(zero(), floor(sub(zero(), x))); });
+    case Func::trunc:
+      return visit([](Vec x) { return if_less(x, zero(), sub(zero(), floor(sub(zero(), x))), floor(x)); });
+    case Func::round:
+      return visit([](Vec x) { return round(x); });
+    case Func::sign:
+      return visit([=](Vec x) { return if_less(zero(), x, one, if_less(x, zero(), set1(-1.0f), x)); });
+    case Func::round_half:
+      return visit([](Vec x) { return round_half(x); });
   }
 }
 

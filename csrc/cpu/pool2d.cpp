@@ -136,7 +136,36 @@ void pool(const Pool2d& d, const Buffers& b, int64_t begin, int64_t end) {
     output_row<F>(d, b.in[0] + i / d.P * d.x_image, i % d.P, b.out + i * d.Q * d.y_ld);
 }
 
+// The place of each maximum among x's elements in the order N C H W, or N C W H; the first of equal ones, row by row.
+void index_row(const Pool2d& d, const float* image, int64_t n, int64_t p, float* y) {
+  const Taps tr = taps(p * d.stride_h - d.pad_t, d.H, d.R, d.dilation_h, d.pad_b, false);
+  for (int64_t q = 0; q < d.Q; q++) {
+    const Taps ts = taps(q * d.stride_w - d.pad_l, d.W, d.S, d.dilation_w, d.pad_r, false);
+    for (int64_t c = 0; c < d.C; c++) {
+      float best = -__builtin_inff();
+      int64_t at = -1;
+      for (int64_t r = tr.first; r < tr.last; r++)
+        for (int64_t s = ts.first; s < ts.last; s++) {
+          const int64_t h = p * d.stride_h - d.pad_t + r * d.dilation_h;
+          const int64_t w = q * d.stride_w - d.pad_l + s * d.dilation_w;
+          const float v = image[h * d.x_row + w * d.x_ld + c];
+          if (v > best || at < 0) {
+            best = v;
+            at = d.columns_first ? w * d.H + h : h * d.W + w;
+          }
+        }
+      y[q * d.y_ld + c] = (float)((n * d.C + c) * d.H * d.W + max_i(at, 0));
+    }
+  }
+}
+
 }  // namespace
+
+void max_pool2d_index(const Pool2d& d, const Buffers& b, int64_t begin, int64_t end) {
+  const int64_t items = d.N * d.P, last = chunk_begin(items, d.chunks, end);
+  for (int64_t i = chunk_begin(items, d.chunks, begin); i < last; i++)
+    index_row(d, b.in[0] + i / d.P * d.x_image, i / d.P, i % d.P, b.out + i * d.Q * d.y_ld);
+}
 
 void max_pool2d(const Pool2d& d, const Buffers& b, int64_t begin, int64_t end) { pool<MaxOf>(d, b, begin, end); }
 void avg_pool2d(const Pool2d& d, const Buffers& b, int64_t begin, int64_t end) { pool<MeanOf>(d, b, begin, end); }

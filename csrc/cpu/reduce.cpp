@@ -31,6 +31,15 @@ struct MaxOf {
   static Vec join_block(Vec total, Vec x, Vec*) { return nan_max(total, x); }
 };
 
+struct MinOf {
+  static Vec first() { return set1(__builtin_inff()); }
+  static Vec join(Vec total, Vec x) {
+    Vec t = min(set1(1.0f), abs(total));
+    return add(min(total, x), sub(t, t));
+  }
+  static Vec join_block(Vec total, Vec x, Vec*) { return join(total, x); }
+};
+
 // NV vectors of neighbouring i.
 template <int NV, bool tail, class F>
 inline void columns(const float* x, int64_t n, int64_t step, float* y, Vec scale, int width) {
@@ -85,17 +94,53 @@ inline Vec contiguous(const float* x, int64_t n) {
 }
 
 float reduce_row(const float* x, int64_t n, ReduceFunc func) {
-  if (func == ReduceFunc::max) {
+  if (func == ReduceFunc::max || func == ReduceFunc::min) {
+    const bool largest = func == ReduceFunc::max;
     float lanes[Vec::N];
-    store(lanes, contiguous<MaxOf>(x, n));
+    store(lanes, largest ? contiguous<MaxOf>(x, n) : contiguous<MinOf>(x, n));
     float m = lanes[0];
-    for (int i = 1; i < Vec::N; i++) m = lanes[i] > m || lanes[i] != lanes[i] ? lanes[i] : m;
+    for (int i = 1; i < Vec::N; i++) m = (largest ? lanes[i] > m : lanes[i] < m) || lanes[i] != lanes[i] ? lanes[i] : m;
     return m;
   }
   double total = 0;
   for (int64_t j = 0; j < n; j += BLOCK * Vec::N)
     total += (double)sum(contiguous<SumOf>(x + j, min_i(n - j, BLOCK * Vec::N)));
   return (float)(func == ReduceFunc::mean ? total / (double)n : total);
+}
+
+// Which j has the extreme x[j]: the first of equal ones, or the last. NaN never wins against a number.
+float arg_row(const float* x, int64_t n, int64_t step, ReduceFunc func) {
+  const bool largest = func == ReduceFunc::arg_max || func == ReduceFunc::last_arg_max;
+  const bool last = func == ReduceFunc::last_arg_max || func == ReduceFunc::last_arg_min;
+  int64_t at = 0;
+  float best = largest ? -__builtin_inff() : __builtin_inff();
+  for (int64_t j = 0; j < n; j++) {
+    const float v = x[j * step];
+    if ((largest ? v > best : v < best) || (last && v == best)) {
+      best = v;
+      at = j;
+    }
+  }
+  return (float)at;
+}
+
+// The same for neighbouring i, vectors at a time.
+void arg_columns(const float* x, int64_t n, int64_t step, float* y, ReduceFunc func, int64_t width) {
+  const bool largest = func == ReduceFunc::arg_max || func == ReduceFunc::last_arg_max;
+  const bool last = func == ReduceFunc::last_arg_max || func == ReduceFunc::last_arg_min;
+  const Vec inf = set1(__builtin_inff()), sign = set1(largest ? 1.0f : -1.0f);
+  for (int64_t i = 0; i < width; i += Vec::N) {
+    const int w = (int)min_i(Vec::N, width - i);
+    Vec best = sub(zero(), inf), at = zero();
+    for (int64_t j = 0; j < n; j++) {
+      Vec v = mul(sign, load_n(x + j * step + i, w));
+      const Vec here = set1((float)j);
+      at = last ? if_less(v, best, at, if_less(v, inf, here, if_less(sub(zero(), inf), v, here, at)))
+                : if_less(best, v, here, at);
+      best = if_less(best, v, v, best);
+    }
+    store_n(y + i, at, w);
+  }
 }
 
 }  // namespace
@@ -109,10 +154,17 @@ void reduce(const Reduce& d, const Buffers& b, int64_t begin, int64_t end) {
     const int64_t stop = min_i(last, (o + 1) * blocks), i1 = min_i(d.inner, (stop - o * blocks) * 16);
     const float* x = b.in[0] + o * d.x_outer + i0;
     float* y = b.out + o * d.y_outer + i0;
-    if (d.inner == 1 && (d.x_n == 1 || d.n == 1))
+    if (d.func >= ReduceFunc::arg_max) {
+      if (d.inner == 1)
+        *y = arg_row(x, d.n, d.x_n, d.func);
+      else
+        arg_columns(x, d.n, d.x_n, y, d.func, i1 - i0);
+    } else if (d.inner == 1 && (d.x_n == 1 || d.n == 1))
       *y = reduce_row(x, d.n, d.func);
     else if (d.func == ReduceFunc::max)
       reduce_columns<MaxOf>(x, d.n, d.x_n, y, 1.0f, i1 - i0);
+    else if (d.func == ReduceFunc::min)
+      reduce_columns<MinOf>(x, d.n, d.x_n, y, 1.0f, i1 - i0);
     else
       reduce_columns<SumOf>(x, d.n, d.x_n, y, scale, i1 - i0);
     at = stop;

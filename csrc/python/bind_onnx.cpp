@@ -106,6 +106,8 @@ py::tuple strings(const std::vector<std::string>& items) {
   return to_tuple(items, [](const std::string& s) { return py::str(s); });
 }
 
+py::dict subgraph(const Subgraph& g);
+
 // {name: (type, value, ref_attr_name)}
 py::dict attributes(const std::vector<Attribute>& items, const std::string& where) {
   py::dict out;
@@ -123,6 +125,9 @@ py::dict attributes(const std::vector<Attribute>& items, const std::string& wher
         break;
       case 4:
         value = py::cast(a.tensor);
+        break;
+      case 5:
+        if (a.graph) value = subgraph(*a.graph);
         break;
       case 6:
         value = to_tuple(a.floats, [](float f) { return py::float_(f); });
@@ -147,6 +152,14 @@ py::dict attributes(const std::vector<Attribute>& items, const std::string& wher
 py::tuple node(const Node& n) {
   return py::make_tuple(n.op_type, n.domain, n.overload, n.name, strings(n.inputs), strings(n.outputs),
                         attributes(n.attributes, "node '" + n.name + "' (" + n.op_type + ")"));
+}
+
+py::dict subgraph(const Subgraph& g) {
+  using namespace py::literals;
+  return py::dict(
+      "nodes"_a = to_tuple(g.nodes, node),
+      "initializers"_a = to_tuple(g.initializers, [](const std::shared_ptr<Tensor>& t) { return py::cast(t); }),
+      "inputs"_a = strings(g.inputs), "outputs"_a = strings(g.outputs));
 }
 
 // (name, elem_type, None | (int | str | None, ...))

@@ -118,15 +118,16 @@ void init_enums(py::module_& m) {
     using Enum = Func;
     py::enum_<Enum>(m, "Func") V(identity) V(clip) V(leaky_relu) V(elu) V(selu) V(sigmoid) V(hard_sigmoid) V(hard_swish)
         V(swish) V(tanh) V(gelu) V(gelu_tanh) V(softplus) V(mish) V(exp) V(log) V(sqrt) V(reciprocal) V(erf) V(neg)
-            V(abs) V(floor) V(ceil);
+            V(abs) V(floor) V(ceil) V(trunc) V(round) V(sign) V(round_half);
   }
   {
     using Enum = BinaryFunc;
-    py::enum_<Enum>(m, "BinaryFunc") V(add) V(sub) V(mul) V(div) V(max) V(min) V(pow) V(prelu);
+    py::enum_<Enum>(m, "BinaryFunc") V(add) V(sub) V(mul) V(div) V(max) V(min) V(pow) V(prelu) V(less) V(less_equal)
+        V(equal);
   }
   {
     using Enum = ReduceFunc;
-    py::enum_<Enum>(m, "ReduceFunc") V(mean) V(sum) V(max);
+    py::enum_<Enum>(m, "ReduceFunc") V(mean) V(sum) V(max) V(min) V(arg_max) V(arg_min) V(last_arg_max) V(last_arg_min);
   }
   {
     using Enum = PadMode;
@@ -178,7 +179,7 @@ void init_descriptors(py::module_& m) {
     using D = Pool2d;
     Binder<D>(m, "Pool2d", "in: x") F(chunks) F(N) F(H) F(W) F(C) F(P) F(Q) F(R) F(S) F(stride_h) F(stride_w)
         F(dilation_h) F(dilation_w) F(pad_t) F(pad_l) F(pad_b) F(pad_r) F(x_image) F(x_row) F(x_ld) F(y_ld)
-            F(count_include_pad);
+            F(count_include_pad) F(columns_first);
   }
   {
     using D = Unary;
@@ -211,6 +212,34 @@ void init_descriptors(py::module_& m) {
   {
     using D = Pad;
     Binder<D>(m, "Pad", "in: x") F(chunks) F(rank) F(dims) F(x_dims) F(before) F(x_stride) F(y_stride) F(mode) F(value);
+  }
+  {
+    using D = Resample;
+    Binder<D>(m, "Resample", "in: x, index, weight") F(chunks) F(outer) F(n) F(P) F(taps) F(rows) F(C) F(x_outer) F(x_n)
+        F(x_row) F(y_outer) F(y_p) F(y_row);
+  }
+  {
+    using D = Where;
+    Binder<D>(m, "Where", "in: condition, a, b") F(chunks) F(rank) F(dims) F(c_stride) F(a_stride) F(b_stride)
+        F(y_stride);
+  }
+  {
+    using D = Normalize;
+    Binder<D>(m, "Normalize", "in: x, scale, shift") F(chunks) F(outer) F(rows) F(groups) F(width) F(x_outer) F(x_row)
+        F(y_outer) F(y_row) F(epsilon);
+  }
+  {
+    using D = TopK;
+    Binder<D>(m, "TopK", "in: x") F(chunks) F(outer) F(n) F(inner) F(k) F(largest);
+  }
+  {
+    using D = Take;
+    Binder<D>(m, "Take", "in: x, index") F(chunks) F(outer) F(n) F(inner) F(k);
+  }
+  {
+    using D = Suppress;
+    Binder<D>(m, "Suppress", "in: boxes, scores, order") F(chunks) F(images) F(boxes) F(classes) F(most) F(iou) F(score)
+        F(center) F(has_score);
   }
 #undef F
 }
@@ -320,6 +349,12 @@ void init_ops(py::module_& m) {
   define_checks<Lrn>(m, Op::lrn);
   define_checks<Copy>(m, Op::copy);
   define_checks<Pad>(m, Op::pad);
+  define_checks<Resample>(m, Op::resample);
+  define_checks<Where>(m, Op::where);
+  define_checks<Normalize>(m, Op::normalize);
+  define_checks<TopK>(m, Op::topk);
+  define_checks<Take>(m, Op::take);
+  define_checks<Suppress>(m, Op::suppress);
   m.def(
       "run_kernel", &run_kernel, py::arg("isa"), py::arg("desc"), py::arg("inputs"), py::arg("out"),
       py::arg("chunks") = py::none(), py::arg("op") = py::none(),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from fastconv.errors import ModelError
+from fastconv.errors import ModelError, UnsupportedOpError
+from fastconv.onnx.branches import GRAPH
 from fastconv.onnx.scan import Attr, FunctionProto, NodeProto, ScannedModel, with_opset
 
 MAX_DEPTH: Final = 16
@@ -82,6 +83,8 @@ def _body(call: NodeProto, f: FunctionProto, serial: int) -> list[NodeProto]:
     for n in f.nodes:
         attributes: dict[str, Attr] = {}
         for name, (kind, value, ref) in n.attributes.items():
+            if kind == GRAPH:
+                raise UnsupportedOpError(f"{call.label}: function {f.name!r} has a node with a graph, {n.label}")
             if not ref:
                 attributes[name] = (kind, value, ref)
             elif ref in values:

@@ -1,18 +1,18 @@
-"""ONNX operators that exporters use for shape arithmetic. Shapes are known, so all of these are folded; a value that is
-computed at run time is refused (Shape and Size of it are fine, they read no elements)."""
+"""ONNX operators that exporters use for shape arithmetic. Shapes are known, so all of these are folded; most refuse a
+value that is computed at run time (Shape and Size of it are fine, they read no elements)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from fastconv.graph import Array, Value
-from fastconv.onnx.builder import Builder
+from fastconv.onnx.builder import MAX_RANK, Builder
+from fastconv.onnx.integers import modulo
 from fastconv.onnx.registry import Floats, Ints, operator
-from fastconv.onnx.weights import DTYPES
+from fastconv.onnx.weights import BFLOAT16, DTYPES, FLOAT16
 
 if TYPE_CHECKING:
     from fastconv._core import OnnxTensor
@@ -42,16 +42,19 @@ def Constant(
 
 @operator
 def Shape(b: Builder, x: Value) -> Value:
+    b.closed(x)
     return b.const(np.array(x.shape, np.int64))
 
 
 @operator
 def Shape_15(b: Builder, x: Value, *, start: int = 0, end: int | None = None) -> Value:
+    b.closed(x)
     return b.const(np.array(x.shape[start:end], np.int64))
 
 
 @operator
 def Size(b: Builder, x: Value) -> Value:
+    b.closed(x)
     return b.const(np.array(x.size, np.int64))
 
 
@@ -62,30 +65,45 @@ def _target(b: Builder, to: int) -> np.dtype[Any]:
     return np.dtype(name)
 
 
-def _cast(b: Builder, x: Value, to: int) -> Value:
-    dtype = _target(b, to)
-    if not x.is_const:
-        if dtype.kind != "f":
-            b.unsupported(f"a cast of computed {x.name!r} from {x.dtype} to {dtype}")
-        return x  # computed tensors stay float32, also where the file asks for float16 or float64
-    if x.dtype == dtype:
+def _cast(b: Builder, x: Value, dtype: np.dtype[Any], half: bool) -> Value:
+    if x.is_const:
+        if x.dtype == dtype:
+            return x
+        return b.fold(("cast", dtype.str), [x], x.shape, dtype, lambda a: a.astype(dtype))
+    if half:  # the values of float16, held as float32
+        if x.dtype.kind == "f":
+            return b.emit("RoundHalf", [x], x.shape)
+        dtype = np.dtype(np.float32)
+    if dtype.kind == "f":
+        if x.dtype.kind == "f":
+            return x  # also where the file asks for float64
+        return b.emit("Copy", [x], x.shape, dtype=np.float32)
+    if dtype == x.dtype:
         return x
-    return b.fold(("cast", dtype.str), [x], x.shape, dtype, lambda a: a.astype(dtype))
+    if dtype.kind == "b":
+        zero = b.const(np.zeros((), x.dtype))
+        return _not(b, b.emit("Equal", [x, zero], x.shape, dtype=np.bool_))
+    if dtype not in (np.int32, np.int64) and x.dtype.kind != "b" and not (x.dtype.kind == "f" and dtype == np.uint8):
+        b.unsupported(f"a cast of computed {x.name!r} from {x.dtype} to {dtype}")
+    if x.dtype.kind == "f":
+        return b.emit("Trunc", [x], x.shape, dtype=dtype)
+    return b.integer("Copy", [x], x.shape, dtype, b.bounds(x))
+
+
+def _not(b: Builder, x: Value) -> Value:
+    return b.emit("Equal", [x, b.const(np.zeros((), np.bool_))], x.shape, dtype=np.bool_)
 
 
 @operator
-def Cast(b: Builder, x: Value, *, to: int, saturate: int = 1, round_mode: str = "up") -> Value:
-    return _cast(b, x, to)
+def Cast_6(b: Builder, x: Value, *, to: int, saturate: int = 1, round_mode: str = "up") -> Value:
+    if to == BFLOAT16 and not x.is_const:
+        b.unsupported(f"a cast of computed {x.name!r} to bfloat16")
+    return _cast(b, x, _target(b, to), to == FLOAT16)
 
 
 @operator
 def CastLike_15(b: Builder, x: Value, like: Value, *, saturate: int = 1, round_mode: str = "up") -> Value:
-    if x.is_const and x.dtype != like.dtype:
-        dtype = like.dtype
-        return b.fold(("cast", dtype.str), [x], x.shape, dtype, lambda a: a.astype(dtype))
-    if not x.is_const and like.dtype.kind != "f":
-        b.unsupported(f"a cast of computed {x.name!r} from {x.dtype} to {like.dtype}")
-    return x
+    return _cast(b, x, like.dtype, like.dtype == np.float16)
 
 
 @operator
@@ -120,77 +138,10 @@ def ConstantOfShape_9(b: Builder, shape: Value, *, value: OnnxTensor | None = No
     return b.expand(out, target) if target else out
 
 
-# -- comparisons and choices ----------------------------------------------------------------------------------------
-def _two(b: Builder, op: str, x: Value, y: Value, fn: Callable[[Array, Array], Any], *, logical: bool = False) -> Value:
-    b.constant(x, "input 0")
-    b.constant(y, "input 1")
-    if x.dtype != y.dtype or (logical and x.dtype != np.bool_):
-        b.fail(f"inputs {x.name!r} and {y.name!r} are {x.dtype} and {y.dtype}")
-    return b.fold((op,), [x, y], b.broadcast(x.shape, y.shape), np.bool_, fn)
-
-
-@operator
-def Equal(b: Builder, x: Value, y: Value) -> Value:
-    return _two(b, "Equal", x, y, np.equal)
-
-
-@operator
-def Less(b: Builder, x: Value, y: Value) -> Value:
-    return _two(b, "Less", x, y, np.less)
-
-
-@operator
-def Greater(b: Builder, x: Value, y: Value) -> Value:
-    return _two(b, "Greater", x, y, np.greater)
-
-
-@operator
-def LessOrEqual_12(b: Builder, x: Value, y: Value) -> Value:
-    return _two(b, "LessOrEqual", x, y, np.less_equal)
-
-
-@operator
-def GreaterOrEqual_12(b: Builder, x: Value, y: Value) -> Value:
-    return _two(b, "GreaterOrEqual", x, y, np.greater_equal)
-
-
-@operator
-def And(b: Builder, x: Value, y: Value) -> Value:
-    return _two(b, "And", x, y, np.logical_and, logical=True)
-
-
-@operator
-def Or(b: Builder, x: Value, y: Value) -> Value:
-    return _two(b, "Or", x, y, np.logical_or, logical=True)
-
-
-@operator
-def Not(b: Builder, x: Value) -> Value:
-    b.constant(x, "input 0")
-    if x.dtype != np.bool_:
-        b.fail(f"input {x.name!r} is {x.dtype}, expected bool")
-    return b.fold(("Not",), [x], x.shape, np.bool_, np.logical_not)
-
-
-@operator
-def Where_9(b: Builder, condition: Value, x: Value, y: Value) -> Value:
-    b.constant(condition, "the condition")
-    if condition.dtype != np.bool_:
-        b.fail(f"the condition is {condition.dtype}, expected bool")
-    shape = b.broadcast(condition.shape, x.shape, y.shape)
-    if x.is_const and y.is_const:
-        if x.dtype != y.dtype:
-            b.fail(f"inputs {x.name!r} and {y.name!r} are {x.dtype} and {y.dtype}")
-        return b.fold(("where",), [condition, x, y], shape, x.dtype, np.where)
-    if condition.size and condition.size <= 1 << 16:
-        picked = b.array(condition)
-        if picked.all() or not picked.any():
-            return b.expand(x if picked.all() else y, shape)
-    b.unsupported("a choice between computed tensors by element")
-
-
 @operator
 def Mod_10(b: Builder, x: Value, y: Value, *, fmod: int = 0) -> Value:
+    if not x.is_const and y.is_const and y.size == 1 and x.dtype == y.dtype and x.dtype.kind in "iu" and not fmod:
+        return modulo(b, x, int(b.number(y, "the divisor")))
     b.constant(x, "input 0")
     b.constant(y, "input 1")
     if x.dtype != y.dtype or x.dtype.kind not in "iu" or fmod:
@@ -205,15 +156,44 @@ def _mod(a: Array, c: Array) -> Any:
 
 
 @operator
-def Tile(b: Builder, x: Value, repeats: Value) -> Value:
+def Tile_6(b: Builder, x: Value, repeats: Value) -> Value:
     times = b.ints(repeats, "repeats")
     if len(times) != x.rank or any(t < 0 for t in times):
         b.fail(f"repeats {times} do not fit input {x.name!r} of shape {x.shape}")
     if all(t == 1 for t in times):
         return x
-    b.constant(x, "input 0")
     shape = [d * t for d, t in zip(x.shape, times, strict=True)]
+    if not x.is_const:
+        b.shape(shape)
+        for a, t in enumerate(times):
+            if t != 1:
+                x = _repeat(b, x, a, t)
+        return x
     return b.fold(("tile", times), [x], shape, x.dtype, lambda a: np.tile(a, times))
+
+
+def _repeat(b: Builder, x: Value, a: int, t: int) -> Value:
+    """x, t times along axis a."""
+    before, d, after = x.shape[:a], x.shape[a], x.shape[a + 1 :]
+    if x.rank == MAX_RANK:
+        b.unsupported(f"repeats of a tensor of rank {x.rank}")
+    return b.reshape(b.expand(b.reshape(x, (*before, 1, d, *after)), (*before, t, d, *after)), (*before, t * d, *after))
+
+
+@operator
+def CumSum_11(b: Builder, x: Value, axis: Value, *, exclusive: int = 0, reverse: int = 0) -> Value:
+    b.constant(x, "input 0")
+    a = b.axis(int(b.number(axis, "axis")), x.rank)
+    if x.dtype.kind not in "fiu" or x.rank == 0:
+        b.fail(f"input {x.name!r} is {x.dtype} {x.shape}, expected numbers along an axis")
+
+    def total(v: Array) -> Any:
+        v = np.flip(v, a) if reverse else v
+        y = np.cumsum(v, axis=a, dtype=v.dtype)
+        y = y - v if exclusive else y
+        return np.flip(y, a) if reverse else y
+
+    return b.fold(("cumsum", a, bool(exclusive), bool(reverse)), [x], x.shape, x.dtype, total)
 
 
 @operator

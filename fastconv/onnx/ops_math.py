@@ -1,4 +1,4 @@
-"""ONNX operators that work element by element or reduce: unary, binary, reductions, softmax."""
+"""ONNX operators that work element by element: unary, binary."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import numpy as np
 
 from fastconv.graph import Array, Value
 from fastconv.onnx.builder import Builder
-from fastconv.onnx.registry import Ints, operator
+from fastconv.onnx.integers import arithmetic
+from fastconv.onnx.registry import operator
 
 
 # -- unary ----------------------------------------------------------------------------------------------------------
@@ -37,6 +38,8 @@ def _unary(b: Builder, op: str, x: Value, **attrs: Any) -> Value:
         if x.dtype.kind not in ("fiu" if op in _ANY_NUMBER else "f"):
             b.fail(f"input {x.name!r} is {x.dtype}, which {op} does not take")
         return b.fold((op,), [x], x.shape, x.dtype, _UNARY[op])
+    if op in _ANY_NUMBER and x.dtype.kind == "i":
+        return b.emit(op, [x], x.shape, dtype=x.dtype, **attrs)
     return b.emit(op, [x], x.shape, **attrs)
 
 
@@ -53,6 +56,32 @@ def LeakyRelu(b: Builder, x: Value, *, alpha: float = 0.01) -> Value:
 @operator
 def Elu(b: Builder, x: Value, *, alpha: float = 1.0) -> Value:
     return _unary(b, "Elu", x, alpha=alpha)
+
+
+@operator
+def Celu_12(b: Builder, x: Value, *, alpha: float = 1.0) -> Value:
+    """alpha * Elu(x / alpha)"""
+    if alpha == 0.0 or not math.isfinite(alpha):
+        b.fail(f"alpha {alpha}: expected a number other than 0")
+    if alpha == 1.0:
+        return _unary(b, "Elu", x, alpha=1.0)
+    if alpha < 0:
+        b.unsupported(f"alpha {alpha} is negative")
+    y = b.emit("Div", [x, b.const(np.array(alpha, np.float32))], x.shape)
+    y = b.emit("Elu", [y], x.shape, alpha=1.0)
+    return b.emit("Mul", [y, b.const(np.array(alpha, np.float32))], x.shape)
+
+
+@operator
+def ThresholdedRelu_10(b: Builder, x: Value, *, alpha: float = 1.0) -> Value:
+    above = b.emit("Less", [b.const(np.array(alpha, np.float32)), x], x.shape, dtype=np.bool_)
+    return b.emit("Where", [above, x, b.const(np.zeros((), np.float32))], x.shape)
+
+
+@operator
+def Softsign(b: Builder, x: Value) -> Value:
+    size = b.emit("Add", [b.emit("Abs", [x], x.shape), b.const(np.ones((), np.float32))], x.shape)
+    return b.emit("Div", [x, size], x.shape)
 
 
 @operator
@@ -152,6 +181,31 @@ def Ceil(b: Builder, x: Value) -> Value:
     return _unary(b, "Ceil", x)
 
 
+def _folded(b: Builder, op: str, x: Value) -> Value:
+    """Of constants only: position tables that exporters leave in the graph."""
+    return _unary(b, op, b.constant(x, "input 0"))
+
+
+@operator
+def Sin_7(b: Builder, x: Value) -> Value:
+    return _folded(b, "Sin", x)
+
+
+@operator
+def Cos_7(b: Builder, x: Value) -> Value:
+    return _folded(b, "Cos", x)
+
+
+@operator
+def Round_11(b: Builder, x: Value) -> Value:
+    return _unary(b, "Round", x)
+
+
+@operator
+def Sign_9(b: Builder, x: Value) -> Value:
+    return _unary(b, "Sign", x)
+
+
 def _clip(b: Builder, x: Value, low: float, high: float) -> Value:
     if math.isnan(low) or math.isnan(high):
         b.fail(f"bounds {low} and {high}: expected numbers")
@@ -159,7 +213,7 @@ def _clip(b: Builder, x: Value, low: float, high: float) -> Value:
         if x.dtype.kind not in "fiu":
             b.fail(f"input {x.name!r} is {x.dtype}, expected numbers")
         return b.fold(("clip", low, high), [x], x.shape, x.dtype, lambda a: np.minimum(np.maximum(a, low), high))
-    return b.emit("Clip", [x], x.shape, min=low, max=high)
+    return b.emit("Clip", [x], x.shape, dtype=x.dtype if x.dtype.kind in "iu" else None, min=low, max=high)
 
 
 @operator
@@ -179,8 +233,8 @@ def Clip_11(b: Builder, x: Value, low: Value | None = None, high: Value | None =
             math.inf if high is None else b.number(high, "max", x),
         )  # fmt: skip
     if low is not None:
-        x = _binary(b, "Max", x, b.reshape(low, ()))
-    return x if high is None else _binary(b, "Min", x, b.reshape(high, ()))
+        x = binary(b, "Max", x, b.reshape(low, ()))
+    return x if high is None else binary(b, "Min", x, b.reshape(high, ()))
 
 
 # -- binary ---------------------------------------------------------------------------------------------------------
@@ -200,54 +254,66 @@ _BINARY: Final[dict[str, Callable[[Array, Array], Any]]] = {
 }  # fmt: skip
 
 
-def _binary(b: Builder, op: str, x: Value, y: Value) -> Value:
+def binary(b: Builder, op: str, x: Value, y: Value) -> Value:
+    """Folded where both are constant."""
     shape = b.broadcast(x.shape, y.shape)
     if x.is_const and y.is_const and op in _BINARY:
         if (x.dtype != y.dtype and op != "Pow") or x.dtype.kind not in "fiu" or y.dtype.kind not in "fiu":
             b.fail(f"inputs {x.name!r} and {y.name!r} are {x.dtype} and {y.dtype}")
         return b.fold((op,), [x, y], shape, x.dtype, _BINARY[op])
-    if op == "Pow" and y.is_const and y.dtype.kind in "iu":
+    if op == "Pow" and x.dtype.kind == "f" and y.dtype.kind in "iu":
+        if not y.is_const:
+            return b.emit(op, [b.f32(x, "input 0"), y], shape, dtype=np.float32)
         y = b.fold(("cast", "f4"), [y], y.shape, np.float32, lambda a: a.astype(np.float32))
+    if x.dtype == y.dtype and x.dtype.kind in "iub":
+        if op in ("Add", "Sub", "Mul", "Div", "Max", "Min") and x.dtype.kind != "b":
+            return arithmetic(b, op, x, y, shape)
+        b.unsupported(f"{x.dtype} numbers that are computed at run time")
     return b.emit(op, [b.f32(x, "input 0"), b.f32(y, "input 1")], shape)
 
 
 @operator
-def Add(b: Builder, x: Value, y: Value) -> Value:
-    return _binary(b, "Add", x, y)
+def Add_7(b: Builder, x: Value, y: Value) -> Value:
+    return binary(b, "Add", x, y)
 
 
 @operator
-def Sub(b: Builder, x: Value, y: Value) -> Value:
-    return _binary(b, "Sub", x, y)
+def Sub_7(b: Builder, x: Value, y: Value) -> Value:
+    return binary(b, "Sub", x, y)
 
 
 @operator
-def Mul(b: Builder, x: Value, y: Value) -> Value:
-    return _binary(b, "Mul", x, y)
+def Mul_7(b: Builder, x: Value, y: Value) -> Value:
+    return binary(b, "Mul", x, y)
 
 
 @operator
-def Div(b: Builder, x: Value, y: Value) -> Value:
-    return _binary(b, "Div", x, y)
+def Div_7(b: Builder, x: Value, y: Value) -> Value:
+    return binary(b, "Div", x, y)
 
 
 @operator
-def Pow(b: Builder, x: Value, y: Value) -> Value:
-    return _binary(b, "Pow", x, y)
+def Pow_7(b: Builder, x: Value, y: Value) -> Value:
+    return binary(b, "Pow", x, y)
 
 
 @operator
-def PRelu(b: Builder, x: Value, slope: Value) -> Value:
+def PRelu_7(b: Builder, x: Value, slope: Value) -> Value:
+    return prelu(b, x, slope)
+
+
+def prelu(b: Builder, x: Value, slope: Value) -> Value:
+    """A slope that numpy broadcasts to x."""
     b.runtime(x)
     if b.broadcast(x.shape, slope.shape) != x.shape:
         b.fail(f"slope of shape {slope.shape} does not broadcast to {x.shape}")
-    return _binary(b, "PRelu", x, slope)
+    return binary(b, "PRelu", x, slope)
 
 
 def _chain(b: Builder, op: str, xs: tuple[Value, ...]) -> Value:
     out = xs[0]
     for x in xs[1:]:
-        out = _binary(b, op, out, x)
+        out = binary(b, op, out, x)
     return out
 
 
@@ -269,130 +335,4 @@ def Min(b: Builder, *xs: Value) -> Value:
 @operator
 def Mean(b: Builder, *xs: Value) -> Value:
     total = _chain(b, "Add", xs)
-    return total if len(xs) == 1 else _binary(b, "Mul", total, b.const(np.array(1 / len(xs), total.dtype)))
-
-
-# -- reductions -----------------------------------------------------------------------------------------------------
-_REDUCE: Final[dict[str, Callable[..., Any]]] = {
-    "ReduceMean": np.mean, "ReduceSum": np.sum, "ReduceMax": np.max, "ReduceMin": np.min, "ReduceProd": np.prod,
-}  # fmt: skip
-
-
-def _reduce(b: Builder, op: str, x: Value, axes: Ints | None, keepdims: int, noop: int = 0) -> Value:
-    if not axes:
-        if noop:
-            return x
-        axes = tuple(range(x.rank))
-    axes = b.axes(axes, x.rank)
-    shape = tuple(1 if i in axes else d for i, d in enumerate(x.shape) if keepdims or i not in axes)
-    if op in ("ReduceMean", "ReduceMax", "ReduceMin") and math.prod(x.shape[a] for a in axes) == 0 != math.prod(shape):
-        b.fail(f"input {x.name!r} of shape {x.shape} is empty on axes {axes}")
-    if x.is_const:
-        if x.dtype.kind not in "fiu":
-            b.fail(f"input {x.name!r} is {x.dtype}, expected numbers")
-        fn, keep = _REDUCE[op], bool(keepdims)
-        return b.fold((op, axes, keep), [x], shape, x.dtype, lambda a: fn(a, axis=axes, keepdims=keep))
-    if op in ("ReduceMin", "ReduceProd"):
-        b.unsupported("this reduction works on constants only")
-    if not axes:
-        return x
-    return b.emit(op, [x], shape, axes=axes, keepdims=bool(keepdims))
-
-
-def _axes_input(b: Builder, axes: Value | None) -> Ints | None:
-    return None if axes is None else b.ints(axes, "axes")
-
-
-@operator
-def ReduceMean(b: Builder, x: Value, *, axes: Ints | None = None, keepdims: int = 1) -> Value:
-    return _reduce(b, "ReduceMean", x, axes, keepdims)
-
-
-@operator
-def ReduceMean_18(
-    b: Builder, x: Value, axes: Value | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
-) -> Value:
-    return _reduce(b, "ReduceMean", x, _axes_input(b, axes), keepdims, noop_with_empty_axes)
-
-
-@operator
-def ReduceSum(b: Builder, x: Value, *, axes: Ints | None = None, keepdims: int = 1) -> Value:
-    return _reduce(b, "ReduceSum", x, axes, keepdims)
-
-
-@operator
-def ReduceSum_13(
-    b: Builder, x: Value, axes: Value | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
-) -> Value:
-    return _reduce(b, "ReduceSum", x, _axes_input(b, axes), keepdims, noop_with_empty_axes)
-
-
-@operator
-def ReduceMax(b: Builder, x: Value, *, axes: Ints | None = None, keepdims: int = 1) -> Value:
-    return _reduce(b, "ReduceMax", x, axes, keepdims)
-
-
-@operator
-def ReduceMax_18(
-    b: Builder, x: Value, axes: Value | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
-) -> Value:
-    return _reduce(b, "ReduceMax", x, _axes_input(b, axes), keepdims, noop_with_empty_axes)
-
-
-@operator
-def ReduceMin(b: Builder, x: Value, *, axes: Ints | None = None, keepdims: int = 1) -> Value:
-    return _reduce(b, "ReduceMin", x, axes, keepdims)
-
-
-@operator
-def ReduceMin_18(
-    b: Builder, x: Value, axes: Value | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
-) -> Value:
-    return _reduce(b, "ReduceMin", x, _axes_input(b, axes), keepdims, noop_with_empty_axes)
-
-
-@operator
-def ReduceProd(b: Builder, x: Value, *, axes: Ints | None = None, keepdims: int = 1) -> Value:
-    return _reduce(b, "ReduceProd", x, axes, keepdims)
-
-
-@operator
-def ReduceProd_18(
-    b: Builder, x: Value, axes: Value | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
-) -> Value:
-    return _reduce(b, "ReduceProd", x, _axes_input(b, axes), keepdims, noop_with_empty_axes)
-
-
-# -- softmax --------------------------------------------------------------------------------------------------------
-def _softmax(b: Builder, op: str, x: Value, axis: int) -> Value:
-    return b.emit(op, [x], x.shape, axis=b.axis(axis, x.rank))
-
-
-def _softmax_flat(b: Builder, op: str, x: Value, axis: int) -> Value:
-    """Before opset 13: over all axes from `axis` on, together."""
-    axis = b.axis(axis, x.rank)
-    wide = [i for i in range(axis, x.rank) if x.shape[i] != 1]
-    if len(wide) <= 1:
-        return _softmax(b, op, x, wide[0] if wide else axis)
-    flat = b.reshape(x, (math.prod(x.shape[:axis]), math.prod(x.shape[axis:])))
-    return b.reshape(_softmax(b, op, flat, 1), x.shape)
-
-
-@operator
-def Softmax(b: Builder, x: Value, *, axis: int = 1) -> Value:
-    return _softmax_flat(b, "Softmax", x, axis)
-
-
-@operator
-def Softmax_13(b: Builder, x: Value, *, axis: int = -1) -> Value:
-    return _softmax(b, "Softmax", x, axis)
-
-
-@operator
-def LogSoftmax(b: Builder, x: Value, *, axis: int = 1) -> Value:
-    return _softmax_flat(b, "LogSoftmax", x, axis)
-
-
-@operator
-def LogSoftmax_13(b: Builder, x: Value, *, axis: int = -1) -> Value:
-    return _softmax(b, "LogSoftmax", x, axis)
+    return total if len(xs) == 1 else binary(b, "Mul", total, b.const(np.array(1 / len(xs), total.dtype)))

@@ -1,14 +1,15 @@
-"""ONNX operators with weights or windows: convolution, pooling, matrix products, normalisation."""
+"""ONNX operators with weights or windows: convolution, pooling, matrix products, LRN."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
 from fastconv.graph import Value
-from fastconv.onnx.builder import MAX_INT, MAX_WINDOW, Builder
-from fastconv.onnx.geometry import windows
+from fastconv.onnx.builder import MAX_EXACT, MAX_INT, MAX_WINDOW, Builder
+from fastconv.onnx.geometry import Windows, windows
 from fastconv.onnx.registry import Ints, operator
 
 
@@ -88,17 +89,36 @@ def _pool(
     pads: Ints | None,
     auto_pad: str,
     ceil_mode: int,
-    **extra: bool,
+    **extra: Any,
 ) -> Value:
-    spatial(b, x)
+    spatial(b, x, (3, 4, 5))
     n, c, *size = x.shape
     g = windows(b, size, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode=bool(ceil_mode), pool=True)
+    if x.rank == 5:
+        return _pool_depth(b, op, x, g, **extra)
     h = g.as_2d()
     y = b.emit(
         op, [as_4d(b, x)], (n, c, *h.output),
+        dtype=np.int64 if op == "MaxPoolIndex" else None,
         kernel_shape=h.kernel, strides=h.strides, dilations=h.dilations, pads=h.pads, **extra,
     )  # fmt: skip
     return b.reshape(y, (n, c, *g.output))
+
+
+def _pool_depth(b: Builder, op: str, x: Value, g: Windows, **extra: Any) -> Value:
+    """Windows of k x 1 x 1 pool along one axis: across the channels of an image, as PyTorch exports LRN."""
+    n, c, depth, rows, columns = x.shape
+    flat = g.kernel[1:] == g.strides[1:] == (1, 1) and not any(g.pads[i] for i in (1, 2, 4, 5))
+    if not flat or op == "MaxPoolIndex":
+        b.unsupported(f"input {x.name!r} has 3 spatial dims")
+    count, pixels = g.output[0], rows * columns
+    lines = b.transpose(b.reshape(x, (n, c, depth, pixels)), (0, 1, 3, 2))  # the pixels are the channels of the pool
+    y = b.emit(
+        op, [b.reshape(lines, (n, c * pixels, depth, 1))], (n, c * pixels, count, 1), kernel_shape=(g.kernel[0], 1),
+        strides=(g.strides[0], 1), dilations=(g.dilations[0], 1), pads=(g.pads[0], 0, g.pads[3], 0), **extra,
+    )  # fmt: skip
+    y = b.transpose(b.reshape(y, (n, c, pixels, count)), (0, 1, 3, 2))
+    return b.reshape(y, (n, c, count, rows, columns))
 
 
 @operator
@@ -113,9 +133,16 @@ def MaxPool(
     pads: Ints | None = None,
     storage_order: int = 0,
     strides: Ints | None = None,
-) -> Value:
-    # storage_order concerns the Indices output only, which is not made: a reader of it gets an error.
-    return _pool(b, "MaxPool", x, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
+) -> Value | list[Value]:
+    y = _pool(b, "MaxPool", x, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
+    if len([o for o in b.node.outputs if o]) < 2:
+        return y
+    if x.size > MAX_EXACT:
+        b.unsupported(f"indices into the {x.size} elements of input {x.name!r}")
+    index = _pool(b, "MaxPoolIndex", x, kernel_shape, strides, dilations, pads, auto_pad, ceil_mode,
+                  columns_first=bool(storage_order))  # fmt: skip
+    b.bound(index, (0, x.size - 1))
+    return [y, index]
 
 
 @operator
@@ -157,7 +184,7 @@ def GlobalMaxPool(b: Builder, x: Value) -> Value:
 
 # -- matrix products ------------------------------------------------------------------------------------------------
 @operator
-def Gemm(
+def Gemm_7(
     b: Builder,
     x: Value,
     w: Value,
@@ -168,6 +195,11 @@ def Gemm(
     transA: int = 0,
     transB: int = 0,
 ) -> Value:
+    return gemm(b, x, w, c, alpha, beta, transA, transB)
+
+
+def gemm(b: Builder, x: Value, w: Value, c: Value | None, alpha: float, beta: float, transA: int, transB: int) -> Value:
+    """alpha A' B' + beta C"""
     x, w = b.f32(x, "A"), b.f32(w, "B")
     if x.rank != 2 or w.rank != 2:
         b.fail(f"A has shape {x.shape} and B {w.shape}, expected matrices")
@@ -239,39 +271,7 @@ def _fold_matmul(b: Builder, x: Value, w: Value) -> Value:
     return b.fold(("matmul",), [x, w], (x.shape[0], w.shape[1]), x.dtype, np.matmul, work)
 
 
-# -- normalisation --------------------------------------------------------------------------------------------------
-def _batch_norm(b: Builder, x: Value, params: list[Value], epsilon: float) -> Value:
-    b.runtime(x)
-    if x.rank < 2:
-        b.fail(f"input {x.name!r} has shape {x.shape}, expected N and C at least")
-    if not math.isfinite(epsilon) or epsilon < 0:
-        b.fail(f"epsilon {epsilon} is not a non-negative number")
-    names = ("scale", "B", "mean", "var")
-    checked = [channel_vector(b, p, x.shape[1], name) for p, name in zip(params, names, strict=True)]
-    y = as_4d(b, x)
-    return b.reshape(b.emit("BatchNormalization", [y, *checked], y.shape, epsilon=epsilon), x.shape)
-
-
-@operator
-def BatchNormalization(
-    b: Builder, x: Value, scale: Value, bias: Value, mean: Value, var: Value,
-    *, epsilon: float = 1e-5, momentum: float = 0.9, spatial: int = 1,
-) -> Value:  # fmt: skip
-    if not spatial:
-        b.unsupported("statistics per position (spatial=0)")
-    return _batch_norm(b, x, [scale, bias, mean, var], epsilon)
-
-
-@operator
-def BatchNormalization_9(
-    b: Builder, x: Value, scale: Value, bias: Value, mean: Value, var: Value,
-    *, epsilon: float = 1e-5, momentum: float = 0.9, training_mode: int = 0,
-) -> Value:  # fmt: skip
-    if training_mode:
-        b.unsupported("training_mode")
-    return _batch_norm(b, x, [scale, bias, mean, var], epsilon)
-
-
+# -- across channels ------------------------------------------------------------------------------------------------
 @operator
 def LRN(b: Builder, x: Value, *, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0) -> Value:
     b.runtime(x)

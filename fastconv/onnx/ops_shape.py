@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from fastconv.graph import Value
-from fastconv.onnx.builder import MAX_INT, MAX_RANK, Builder
+from fastconv.onnx.builder import MAX_INT, MAX_RANK, MAX_TABLE, Builder
 from fastconv.onnx.registry import Ints, operator
 
 _MAX_SPLITS = 4096
@@ -89,17 +90,22 @@ def Identity(b: Builder, x: Value) -> Value:
 
 
 @operator
-def Dropout(b: Builder, x: Value, *, ratio: float = 0.5) -> Value:
-    return x
+def Dropout_7(b: Builder, x: Value, *, ratio: float = 0.5) -> list[Value]:
+    return [x, _mask(b, x, x.dtype if b.node.opset < 10 else np.dtype(np.bool_))] if len(b.node.outputs) > 1 else [x]
+
+
+def _mask(b: Builder, x: Value, dtype: np.dtype[Any]) -> Value:
+    """Nothing is dropped."""
+    return b.expand(b.const(np.ones((), dtype)), x.shape)
 
 
 @operator
 def Dropout_12(
     b: Builder, x: Value, ratio: Value | None = None, training_mode: Value | None = None, *, seed: int = 0
-) -> Value:
+) -> list[Value]:
     if training_mode is not None and b.number(training_mode, "training_mode"):
         b.unsupported("training_mode")
-    return x
+    return [x, _mask(b, x, np.dtype(np.bool_))] if len(b.node.outputs) > 1 else [x]
 
 
 @operator
@@ -231,10 +237,30 @@ def Gather(b: Builder, x: Value, indices: Value, *, axis: int = 0) -> Value:
     flat = [int(i) % length for i in index.reshape(-1)]
     step = flat[1] - flat[0] if len(flat) > 1 else 1
     if not flat or step == 0 or flat != list(range(flat[0], flat[0] + step * len(flat), step)):
-        b.unsupported(f"indices {flat[:8]} on a computed tensor: only evenly spaced ones are supported")
+        return b.reshape(b.pick(x, axis, flat), shape)
     starts, steps, part = [0] * x.rank, [1] * x.rank, list(x.shape)
     starts[axis], steps[axis], part[axis] = flat[0], step, len(flat)
     return b.reshape(b.slice(x, starts, steps, part), shape)
+
+
+@operator
+def GatherND_11(b: Builder, x: Value, indices: Value, *, batch_dims: int = 0) -> Value:
+    """Tuples of constant indices into the leading axes, which are joined into one."""
+    b.constant(indices, "indices")
+    if batch_dims:
+        b.unsupported(f"batch_dims {batch_dims}")
+    depth = indices.shape[-1] if indices.rank else 0
+    if indices.dtype.kind not in "iu" or not 1 <= depth <= x.rank or indices.size > 1 << 20:
+        b.fail(f"indices ({indices.name!r}) are {indices.dtype} {indices.shape}, input {x.name!r} has shape {x.shape}")
+    lead, rest = x.shape[:depth], x.shape[depth:]
+    index = b.array(indices).reshape(-1, depth).astype(np.int64)
+    bounds = np.array(lead, np.int64)
+    if index.size and ((index < -bounds) | (index >= bounds)).any():
+        b.fail(f"indices ({indices.name!r}) are out of range for the axes {lead} of {x.name!r}")
+    index %= np.maximum(bounds, 1)
+    flat = np.ravel_multi_index(tuple(index.T), lead) if index.size else np.zeros(0, np.int64)
+    joined = b.reshape(x, (math.prod(lead), *rest))
+    return b.reshape(Gather(b, joined, b.const(flat)), (*indices.shape[:-1], *rest))  # type: ignore[arg-type]
 
 
 @operator
@@ -261,8 +287,6 @@ def Concat(b: Builder, *xs: Value, axis: int) -> Value:
 def _pad(b: Builder, x: Value, pads: Sequence[int], mode: str, value: float) -> Value:
     if mode not in ("constant", "edge", "reflect", "wrap"):
         b.fail(f"mode {mode!r} is unknown")
-    if mode == "wrap":
-        b.unsupported("mode 'wrap'")
     if len(pads) != 2 * x.rank:
         b.fail(f"pads {tuple(pads)} has {len(pads)} numbers, expected {2 * x.rank}")
     if any(abs(p) > MAX_INT for p in pads):
@@ -277,7 +301,7 @@ def _pad(b: Builder, x: Value, pads: Sequence[int], mode: str, value: float) -> 
         x = b.slice(x, [max(-lo, 0) for lo, _ in pairs], [1] * x.rank, cut)
         pairs = [(max(lo, 0), max(hi, 0)) for lo, hi in pairs]
     for d, (lo, hi) in zip(x.shape, pairs, strict=True):
-        if (mode == "reflect" and max(lo, hi) >= max(d, 1)) or (mode == "edge" and max(lo, hi) and not d):
+        if (mode == "reflect" and max(lo, hi) >= max(d, 1)) or (mode != "constant" and max(lo, hi) and not d):
             b.fail(f"pads {tuple(pads)} with mode {mode!r} are too large for input {x.name!r} of shape {x.shape}")
     shape = b.shape([d + lo + hi for d, (lo, hi) in zip(x.shape, pairs, strict=True)], x.dtype.itemsize)
     if shape == x.shape:
@@ -290,6 +314,13 @@ def _pad(b: Builder, x: Value, pads: Sequence[int], mode: str, value: float) -> 
             ("pad", tuple(pairs), mode, value), [x], shape, x.dtype,
             lambda a: np.pad(a, pairs, mode=mode, **extra),  # type: ignore[call-overload]
         )  # fmt: skip
+    if mode == "wrap":
+        for a, (lo, hi) in enumerate(pairs):
+            if lo + x.shape[a] + hi > MAX_TABLE:
+                b.unsupported(f"pads {tuple(pads)} with mode 'wrap'")
+            if lo or hi:
+                x = b.pick(x, a, [i % x.shape[a] for i in range(-lo, x.shape[a] + hi)])
+        return x
     return b.emit("Pad", [x], shape, pads=tuple(pairs), value=value, mode=mode)
 
 

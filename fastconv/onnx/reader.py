@@ -4,24 +4,40 @@
 handles each node, attribute types. `OnnxModel.build` then makes the Graph for concrete input shapes; it infers and
 checks every shape and folds what is constant. Large weights are only referred to, never read.
 
-Computed tensors are float32. Constants of type float16, bfloat16 and float64 become float32 where they meet one; a cast
-of a computed tensor to another float type changes nothing. Constants may be of any numeric type. Quantised operators,
-control flow, sequences and sparse tensors are UnsupportedOpErrors.
+Computed tensors are float32. Constants of type float16, bfloat16 and float64 become float32 where they meet one. A cast
+of a computed tensor to float16 rounds it so; what is computed from it then is float32 again, more exact than the file
+asks. A cast to float64 changes nothing. Integers and bools are moved, compared and chosen (see graph.py), not added or
+multiplied. Constants may be of any numeric type. Quantised operators, loops, sequences and sparse tensors are
+UnsupportedOpErrors; an If whose condition is constant becomes the branch it takes.
 """
 
 from __future__ import annotations
 
+import copy
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from fastconv.errors import ModelError, ShapeError, UnsupportedOpError
 from fastconv.graph import Graph, Shape, Value
-from fastconv.onnx import ops_const, ops_math, ops_nn, ops_shape, topology
+from fastconv.onnx import (
+    ops_choose,
+    ops_const,
+    ops_image,
+    ops_math,
+    ops_nn,
+    ops_norm,
+    ops_old,
+    ops_reduce,
+    ops_shape,
+    topology,
+)
+from fastconv.onnx.branches import Branch, settle
 from fastconv.onnx.builder import Builder
 from fastconv.onnx.functions import inline
 from fastconv.onnx.registry import MAX_OPSET, MIN_OPSET, Operator, bind_attributes, bind_inputs, lookup
@@ -32,9 +48,11 @@ __all__ = ["InputInfo", "OnnxModel", "OutputInfo", "read"]
 
 MAX_INPUTS_AND_OUTPUTS = 4096  # of the graph, together; initializers do not count
 
-_REGISTERED = (ops_const, ops_math, ops_nn, ops_shape)  # importing them fills the registry
+# Importing them fills the registry.
+_REGISTERED = (ops_choose, ops_const, ops_image, ops_math, ops_nn, ops_norm, ops_old, ops_reduce, ops_shape)
 
 DType: TypeAlias = "np.dtype[Any]"
+_Env: TypeAlias = "dict[str, Value | None]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +89,7 @@ class OnnxModel:
         self._source: str | bytes = (
             os.path.abspath(os.fspath(source)) if isinstance(source, (str, os.PathLike)) else _as_bytes(source)
         )
+        self._bound: dict[str, npt.NDArray[Any]] = {}
         self.name = scanned.name
         self.producer = scanned.producer
         self.ir_version = scanned.ir_version
@@ -92,8 +111,6 @@ class OnnxModel:
         self.outputs = tuple(_output(*o) for o in scanned.outputs)
         if not self.outputs:
             raise ModelError("the graph has no output")
-        if len({o.name for o in self.outputs}) < len(self.outputs):
-            raise ModelError(f"graph output {_repeated([o.name for o in self.outputs])!r} exists twice")
         if len(self.inputs) + len(self.outputs) > MAX_INPUTS_AND_OUTPUTS:
             raise UnsupportedOpError(
                 f"the graph has {len(self.inputs)} inputs and {len(self.outputs)} outputs, expected at most "
@@ -101,7 +118,7 @@ class OnnxModel:
             )
 
         known = {*names, *self._initializers}
-        nodes = topology.sort(inline(scanned, self.opset), known)
+        nodes = topology.sort(settle(inline(scanned, self.opset)), known)
         made = known.union(*(n.outputs for n in nodes)) - {""}
         for o in self.outputs:
             if o.name not in made:
@@ -110,41 +127,70 @@ class OnnxModel:
         self._node_count = len(nodes)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return OnnxModel, (self._source,)
+        return (_rebuild, (self._source, self._bound)) if self._bound else (OnnxModel, (self._source,))
 
     def __repr__(self) -> str:
         return f"<OnnxModel {self.name!r}, opset {self.opset}, {self._node_count} nodes>"
 
+    def bind(self, constants: Mapping[str, npt.NDArray[Any]]) -> OnnxModel:
+        """This model with some inputs bound to values: they count as constants, and are no inputs any more.
+
+        Raises ShapeError for a name that is no input, and for a value that does not fit its declaration.
+        """
+        bound = copy.copy(self)
+        bound._bound = {**self._bound, **constants}
+        for name, array in constants.items():
+            info = next((i for i in self.inputs if i.name == name), None)
+            if info is None:
+                raise ShapeError(f"the model has no input {name!r}; its inputs are {[i.name for i in self.inputs]}")
+            if array.dtype != info.dtype or len(array.shape) != len(info.shape):
+                raise ShapeError(f"input {name!r}: expected {info.dtype} {info.shape}, got {array.dtype} {array.shape}")
+        bound.inputs = tuple(i for i in self.inputs if i.name not in constants)
+        return bound
+
     def build(self, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
         """The Graph for these input shapes, which may be left out where the file fixes them.
-
         Raises ShapeError for an input that is missing, unknown or does not fit its declaration; ModelError or
         UnsupportedOpError, naming the node, for a model that cannot work at these shapes.
         """
         graph = Graph(self.name)
-        b = Builder(graph, self._store)
         env: dict[str, Value | None] = {"": None}
         named: set[int] = set()  # ids of the values in env, which keeps them alive
-        for info, shape in zip(self.inputs, self._input_shapes(shapes), strict=True):
-            if info.dtype != np.float32:
-                raise UnsupportedOpError(f"input {info.name!r} is {info.dtype}, only float32 is supported")
-            env[info.name] = x = graph.add_input(info.name, shape)
+        b = Builder(graph, self._store, lambda branch: self._run_branch(b, env, named, branch))
+        for name, array in self._bound.items():
+            env[name] = x = b.const(np.ascontiguousarray(array).reshape(array.shape))
             named.add(id(x))
-        for step in self._steps:
-            b.enter(step.node)
-            args = [self._operand(b, env, name) for name in step.node.inputs]
-            named.update(map(id, args))
-            made = step.operator.fn(b, *args, **step.attributes)
-            self._bind(env, named, step.node, made if isinstance(made, list) else [made])
+        for info, shape in zip(self.inputs, self._input_shapes(shapes), strict=True):
+            env[info.name] = x = graph.add_input(info.name, shape, _held(info))
+            named.add(id(x))
+        self._run(b, env, named, self._steps)
         for o in self.outputs:
             v = self._operand(b, env, o.name)
             assert v is not None
-            if o.dtype != v.dtype:
+            if o.dtype != v.dtype and not (o.dtype == np.float16 and v.dtype == np.float32):
                 raise UnsupportedOpError(f"output {o.name!r} is declared {o.dtype}, but is computed as {v.dtype}")
             b.need(v)
             graph.outputs.append(v)
         _drop_dead(graph)
         return graph
+
+    def _run(self, b: Builder, env: _Env, named: set[int], steps: Sequence[_Step]) -> None:
+        for step in steps:
+            b.enter(step.node)
+            args = [self._operand(b, env, name) for name in step.node.inputs]
+            named.update(map(id, args))
+            made = step.operator.fn(b, *args, **step.attributes)
+            self._bind(env, named, step.node, made if isinstance(made, list) else [made])
+
+    def _run_branch(self, b: Builder, env: _Env, named: set[int], branch: Branch) -> list[Value]:
+        """The branch's nodes as part of the graph. An operator that only the other branch needs is never looked up."""
+        for name, tensor in branch.initializers.items():
+            env[name] = v = b.weight(self._store.tensor(tensor, ("branch", name)), name)
+            named.add(id(v))
+        nodes = topology.sort(branch.nodes, {*branch.captured, *branch.initializers})
+        self._run(b, env, named, [_step(n) for n in topology.reachable(nodes, branch.outputs)])
+        outputs = [self._operand(b, env, name) for name in branch.outputs]
+        return [v for v in outputs if v is not None]
 
     # -- parts of build -----------------------------------------------------------------------------------------
     def _input_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> list[Shape]:
@@ -197,6 +243,19 @@ class OnnxModel:
             if v is not None and id(v) not in named:
                 v.name = name
                 named.add(id(v))
+
+
+def _rebuild(source: str | bytes, bound: Mapping[str, npt.NDArray[Any]]) -> OnnxModel:
+    return OnnxModel(source).bind(bound)
+
+
+def _held(info: InputInfo) -> DType:
+    """The dtype of the graph's value for an input."""
+    if info.dtype == np.float16:
+        return np.dtype(np.float32)
+    if info.dtype != np.float32 and info.dtype.kind not in "iub":
+        raise UnsupportedOpError(f"input {info.name!r} is {info.dtype}, which is not supported")
+    return info.dtype
 
 
 def _as_bytes(source: object) -> bytes:

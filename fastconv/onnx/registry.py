@@ -13,19 +13,29 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from fastconv.errors import ModelError, UnsupportedOpError
 from fastconv.graph import Value
+from fastconv.onnx.branches import Branch
 
 if TYPE_CHECKING:
     from fastconv.onnx.scan import NodeProto
 
-MIN_OPSET: Final = 7
+MIN_OPSET: Final = 1
+OLD_OPSET: Final = 6  # below it only the operators in OLD
+OLD: Final = frozenset(
+    ("Not", "Constant", "Shape", "Size", "Transpose", "Identity", "Flatten", "Squeeze", "Unsqueeze", "Softmax",
+     "LogSoftmax", "Softplus", "Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool",
+     "LRN", "MatMul", "ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin")
+)  # fmt: skip
 MAX_OPSET: Final = 28
+
+_QUANTISED: Final = ("Quantize", "Dequantize", "DynamicQuantize", "QLinear", "QAttention", "QGemm")
 
 Ints: TypeAlias = tuple[int, ...]
 Floats: TypeAlias = tuple[float, ...]
+OnnxBranch: TypeAlias = Branch
 Handler: TypeAlias = "Callable[..., Value | list[Value]]"
 
 # Annotation -> AttributeProto.type
-_TYPES: Final = {"float": 1, "int": 2, "str": 3, "OnnxTensor": 4, "Floats": 6, "Ints": 7}
+_TYPES: Final = {"float": 1, "int": 2, "str": 3, "OnnxTensor": 4, "OnnxBranch": 5, "Floats": 6, "Ints": 7}
 _TYPE_NAMES: Final = {
     0: "nothing", 1: "float", 2: "int", 3: "string", 4: "tensor", 5: "graph", 6: "floats", 7: "ints", 8: "strings",
 }  # fmt: skip
@@ -70,11 +80,18 @@ def operator(fn: Handler) -> Handler:
 def lookup(node: NodeProto) -> Operator:
     """The newest registered form that the node's operator set has; UnsupportedOpError if there is none."""
     if node.domain in ("", "ai.onnx"):
+        if node.opset < OLD_OPSET and node.op_type not in OLD:
+            raise UnsupportedOpError(f"{node.label}: this operator of opset {node.opset} is not supported")
         forms = [op for op in _OPERATORS.get(node.op_type, ()) if op.since <= node.opset]
         if forms:
             return max(forms, key=lambda op: op.since)
         if node.op_type in _OPERATORS:
             raise UnsupportedOpError(f"{node.label}: this operator is not in opset {node.opset}")
+    if node.op_type.startswith(_QUANTISED) or node.op_type.endswith("Integer"):
+        raise UnsupportedOpError(
+            f"{node.label}: this operator is not supported. The model is quantised; fastconv computes in float32 and "
+            "needs the model from before its quantisation"
+        )
     raise UnsupportedOpError(f"{node.label}: this operator is not supported")
 
 

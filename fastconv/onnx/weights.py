@@ -24,11 +24,12 @@ if TYPE_CHECKING:
 SMALL: Final = 1024  # elements
 # The file does not bound what is computed from it. Bytes of one computed constant, and bytes that computing all
 # constants of one `build` may move; or the multiple of the stored bytes (model and external files) if that is more.
-MAX_FOLDED: Final = 256 << 20
+MAX_FOLDED: Final = 512 << 20  # vgg19 whose weights are ConstantOfShape has 411 MB in one
 MAX_FOLDED_PER_STORED: Final = 2  # float16 to float32
 MAX_WORK: Final = 2 << 30
 MAX_WORK_PER_STORED: Final = 16
 STEP_WORK: Final = 16 << 10  # what a computation costs however small it is
+FLOAT16: Final = 10
 BFLOAT16: Final = 16  # read as float32
 DTYPES: Final[dict[int, str]] = {
     1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64",

@@ -7,6 +7,7 @@ from .dead import remove_dead
 from .fuse import fuse
 from .layout import to_channels_last
 from .memory import MemoryPlan, Place, plan_memory
+from .norms import restore_norms
 from .patterns import restore_activations
 from .simplify import simplify
 
@@ -19,6 +20,7 @@ __all__ = [
     "plan_memory",
     "remove_dead",
     "restore_activations",
+    "restore_norms",
     "simplify",
     "to_channels_last",
 ]
@@ -26,7 +28,7 @@ __all__ = [
 
 def optimize_logical(graph: Graph) -> Graph:
     """The passes that keep ONNX axis order: clean-up, activations, fusion. `graph` is not changed."""
-    return fuse(restore_activations(simplify(remove_dead(graph))))
+    return fuse(restore_norms(restore_activations(simplify(remove_dead(graph)))))
 
 
 def optimize(graph: Graph) -> Graph:

@@ -22,80 +22,13 @@ from typing import Any
 import numpy as np
 
 from ..graph import Array, Graph, Node, Shape, Value
+from .orders import Perm, blocks, channels_last, complete, identity, long_axes, split_order
 from .rewrite import BINARY, UNARY
-
-Perm = tuple[int, ...]
-Block = tuple[Perm, Perm]
 
 
 def to_channels_last(graph: Graph) -> Graph:
     """The physical graph of a logical one; `graph` is not changed."""
     return _Layout(graph).run()
-
-
-# -- permutations -----------------------------------------------------------------------------------------------
-def identity(rank: int) -> Perm:
-    return tuple(range(rank))
-
-
-def channels_last(rank: int) -> Perm:
-    """(0, 2, 3, 1) for images; (0, 3, 4, 1, 2) for channels split in two; (0, 2, 1) for sequences."""
-    if rank < 3:
-        return identity(rank)
-    spatial = 1 if rank == 3 else 2
-    return (0, *range(rank - spatial, rank), *range(1, rank - spatial))
-
-
-def _long(axes: Sequence[int], shape: Shape) -> Perm:
-    return tuple(a for a in axes if shape[a] != 1)
-
-
-def complete(order: Perm, shape: Shape) -> Perm:
-    """A perm of all axes whose axes longer than 1 come in the given order; a usual perm where one fits."""
-    rank = len(shape)
-    usual = [channels_last(rank), identity(rank)] if rank >= 4 else [identity(rank), channels_last(rank)]
-    for perm in usual:
-        if _long(perm, shape) == order:
-            return perm
-    perm_list = list(order)
-    for a in range(rank):
-        if shape[a] == 1:
-            perm_list.insert(perm_list.index(a - 1) + 1 if a else 0, a)
-    return tuple(perm_list)
-
-
-def blocks(before: Shape, after: Shape) -> list[Block]:
-    """The finest groups of axes longer than 1, in order, that a Reshape turns into one another."""
-    a, b = _long(identity(len(before)), before), _long(identity(len(after)), after)
-    if 0 in before or 0 in after:
-        return [(a, b)]
-    found: list[Block] = []
-    i = j = i0 = j0 = 0
-    left = right = 1
-    while i < len(a) or j < len(b):
-        if left <= right and i < len(a):
-            left *= before[a[i]]
-            i += 1
-        else:
-            right *= after[b[j]]
-            j += 1
-        if left == right:
-            found.append((a[i0:i], b[j0:j]))
-            i0, j0, left, right = i, j, 1, 1
-    return found
-
-
-def _split_order(order: Perm, groups: Sequence[Perm]) -> list[int] | None:
-    """The sequence of group numbers if `order` is those groups one after the other, each in its own order."""
-    first = {g[0]: k for k, g in enumerate(groups) if g}
-    sequence, i = [], 0
-    while i < len(order):
-        k = first.get(order[i])
-        if k is None or order[i : i + len(groups[k])] != groups[k]:
-            return None
-        sequence.append(k)
-        i += len(groups[k])
-    return sequence
 
 
 # -- the pass ---------------------------------------------------------------------------------------------------
@@ -159,8 +92,8 @@ class _Layout:
         """Elements that a Transpose would move to bring v into `perm`."""
         if v.is_const or v in self.waiting:
             return 0
-        order = _long(perm, v.shape)
-        return 0 if any(_long(p, v.shape) == order for p in self._table(v)) else v.size
+        order = long_axes(perm, v.shape)
+        return 0 if any(long_axes(p, v.shape) == order for p in self._table(v)) else v.size
 
     def get(self, v: Value, perm: Perm) -> Value:
         """The physical value of v in the order `perm`."""
@@ -178,10 +111,10 @@ class _Layout:
         return Value(self.out.fresh(v.name), shape, v.dtype, w)
 
     def _permuted(self, v: Value, perm: Perm) -> Value:
-        table, order = self._table(v), _long(perm, v.shape)
+        table, order = self._table(v), long_axes(perm, v.shape)
         shape = tuple(v.shape[a] for a in perm)
         for have, physical in table.items():
-            if _long(have, v.shape) == order:
+            if long_axes(have, v.shape) == order:
                 return self._emit("Reshape", [physical], shape, self.out.fresh(v.name), dtype=v.dtype)
         have, physical = next(iter(table.items()))
         moves = tuple(have.index(a) for a in perm)
@@ -232,7 +165,7 @@ class _Layout:
             inputs.append(None if v is None else self.get(v, perm if image else identity(v.rank)))
         self.place(node, inputs, perm)
 
-    _on_Conv = _on_MaxPool = _on_AveragePool = _on_LRN = _image
+    _on_Conv = _on_MaxPool = _on_AveragePool = _on_LRN = _on_GroupNormalization = _on_MaxPoolIndex = _image
 
     def _unary(self, node: Node) -> None:
         x = node.input(0)
@@ -251,6 +184,27 @@ class _Layout:
         operands = [self.extend(node.input(i), node.output.rank) for i in (0, 1)]
         perm = self._vote(operands)
         self.place(node, [self.get(v, perm) for v in operands], perm)
+
+    def _on_Where(self, node: Node) -> None:
+        operands = [self.extend(node.input(i), node.output.rank) for i in (0, 1, 2)]
+        perm = self._vote(operands)
+        self.place(node, [self.get(v, perm) for v in operands], perm)
+
+    def _on_Resample(self, node: Node) -> None:
+        x = node.input(0)
+        perm = self.primary(x)
+        if perm[-1] == node.attrs["axis"] and x.rank >= 3:  # single elements: many times as slow as whole pixels
+            perm = channels_last(x.rank)
+        tables = [None if v is None else self.get(v, identity(v.rank)) for v in node.inputs[1:]]
+        self.place(node, [self.get(x, perm), *tables], perm, axis=perm.index(node.attrs["axis"]))
+
+    def _on_LayerNormalization(self, node: Node) -> None:
+        x, axis = node.input(0), node.attrs["axis"]
+        perm = self.primary(x)
+        if perm[-1] != axis:
+            perm = (*(a for a in range(x.rank) if a != axis), axis)
+        vectors = [None if v is None else self.get(v, identity(v.rank)) for v in node.inputs[1:]]
+        self.place(node, [self.get(x, perm), *vectors], perm, axis=x.rank - 1)
 
     def _on_Concat(self, node: Node) -> None:
         values = [v for v in node.inputs if v is not None]
@@ -273,7 +227,7 @@ class _Layout:
             out = tuple(kept.index(a) for a in perm if a not in axes)
         self.place(node, [self.get(x, perm)], out, axes=tuple(sorted(perm.index(a) for a in axes)))
 
-    _on_ReduceMean = _on_ReduceMax = _on_ReduceSum = _reduce
+    _on_ReduceMean = _on_ReduceMax = _on_ReduceMin = _on_ReduceSum = _on_ArgMax = _on_ArgMin = _reduce
 
     def _on_Slice(self, node: Node) -> None:
         x = node.input(0)
@@ -327,7 +281,7 @@ class _Layout:
         groups = blocks(x.shape, y.shape)
         sources, targets = [g[0] for g in groups], [g[1] for g in groups]
         for have, physical in self._table(x).items():
-            sequence = _split_order(_long(have, x.shape), sources)
+            sequence = split_order(long_axes(have, x.shape), sources)
             if sequence is not None and 0 not in x.shape:
                 order = tuple(a for k in sequence for a in targets[k])
                 self._plain_reshape(y, physical, complete(order, y.shape))
@@ -343,7 +297,7 @@ class _Layout:
         x = self.waiting.pop(y)
         groups = blocks(x.shape, y.shape)
         sources, targets = [g[0] for g in groups], [g[1] for g in groups]
-        sequence = None if wanted is None else _split_order(_long(wanted, y.shape), targets)
+        sequence = None if wanted is None else split_order(long_axes(wanted, y.shape), targets)
         if sequence is None:
             have = self.primary(x)
             sequence = sorted(range(len(groups)), key=lambda k: min((have.index(a) for a in sources[k]), default=-1))
@@ -359,7 +313,7 @@ class _Layout:
             return None
         x = self.waiting[y]
         have = self.primary(x)
-        order = _long(have, x.shape)
+        order = long_axes(have, x.shape)
         rows: list[int] = []
         for source, target in blocks(x.shape, y.shape):
             if target == (0,):
@@ -368,7 +322,7 @@ class _Layout:
                 return None  # one group feeds both axes
         if order[: len(rows)] != tuple(rows) or y.size == 0:
             return None
-        columns = [a for a in _long(identity(x.rank), x.shape) if a not in rows]
+        columns = [a for a in long_axes(identity(x.rank), x.shape) if a not in rows]
         dims = tuple(x.shape[a] for a in columns)
         key = self.extended.get((y, -1))  # the flat value, made once for several readers
         if key is None:

@@ -1,6 +1,6 @@
 """The memory plan: where each value of a physical graph lies, decided once, so that a run allocates nothing.
 
-A tensor in memory is rows of its last axis: element (row, column) lies at `offset + itemsize * (row * ld + column)`,
+A tensor in memory is rows of its last axis: element (row, column) lies at `offset + 4 * (row * ld + column)`,
 rows counting all other axes together; dense means ld = shape[-1]. A Place names the buffer: the arena (base None), or
 the caller's memory of a graph input or output (base is that Value). Graph outputs are dense in their own memory.
 
@@ -23,12 +23,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from ..graph import Graph, Node, Shape, Value
+from ..graph import Graph, Node, Value
 from .arena import Interval, assign_offsets, peak_bytes
+from .regions import FOREVER, Region, Slot, leads, overlap, row_count, row_width
 from .rewrite import BINARY, UNARY
 
 VIEWS = frozenset(("Concat", "Reshape", "Slice"))
-_FOREVER = 1 << 60
+ITEM = 4  # bytes of an element: whatever the dtype, memory holds float32
 
 
 @dataclass(frozen=True)
@@ -65,82 +66,11 @@ def plan_memory(graph: Graph) -> MemoryPlan:
     return _Planner(graph).plan()
 
 
-# -- shapes as rows ---------------------------------------------------------------------------------------------
-def _width(shape: Shape) -> int:
-    return shape[-1] if shape else 1
-
-
-def _rows(shape: Shape) -> int:
-    return math.prod(shape[:-1])
-
-
-def _leads(shape: Shape, axis: int) -> bool:
-    """True if only axes of size 1 come before `axis`: its parts are blocks of whole rows."""
-    return math.prod(shape[:axis]) == 1
-
-
-class _Slot:
-    """A place in a region, and all values of one row count and width that lie exactly there."""
-
-    __slots__ = ("at", "born", "dies", "ld", "merged", "region", "reshapes", "rows", "width")
-
-    def __init__(self, v: Value, region: _Region) -> None:
-        self.at, self.ld = 0, _width(v.shape)  # in elements
-        self.rows, self.width = _rows(v.shape), _width(v.shape)
-        self.born, self.dies = _FOREVER, -1
-        self.reshapes: list[Node] = []  # that read or write a value here
-        self.region = region
-        self.merged: _Slot | None = None  # the slot that took over
-
-    @property
-    def key(self) -> tuple[int, int, int, int]:
-        return self.at, self.ld, self.rows, self.width
-
-    @property
-    def end(self) -> int:
-        return self.at + (self.rows - 1) * self.ld + self.width
-
-    def lives(self, born: int, dies: int) -> None:
-        for owner in (self, self.region):
-            owner.born, owner.dies = min(owner.born, born), max(owner.dies, dies)
-
-
-class _Region:
-    """Memory that values share. While `supple`, every slot has ld = width and all move together to another ld."""
-
-    __slots__ = ("base", "born", "dies", "itemsize", "rows", "slots", "supple", "width")
-
-    def __init__(self, v: Value) -> None:
-        self.base: Value | None = None
-        self.width, self.rows = _width(v.shape), _rows(v.shape)
-        self.itemsize = v.dtype.itemsize
-        self.supple = True
-        self.born, self.dies = _FOREVER, -1
-        slot = _Slot(v, self)
-        self.slots: dict[tuple[int, int, int, int], _Slot] = {slot.key: slot}
-
-    def lives_with(self, other: _Region) -> None:
-        self.born, self.dies = min(self.born, other.born), max(self.dies, other.dies)
-        self.itemsize = max(self.itemsize, other.itemsize)
-
-    def take(self, slot: _Slot, at: int, ld: int) -> None:
-        """Let `slot` of another region lie here."""
-        slot.at, slot.ld, slot.region = at, ld, self
-        here = self.slots.setdefault(slot.key, slot)
-        if here is slot:
-            return
-        slot.merged = here
-        here.born, here.dies = min(here.born, slot.born), max(here.dies, slot.dies)
-        if len(here.reshapes) < len(slot.reshapes):
-            here.reshapes, slot.reshapes = slot.reshapes, here.reshapes
-        here.reshapes += slot.reshapes
-
-
 class _Planner:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.copies: dict[Node, tuple[int, ...]] = {}
-        self.slots: dict[Value, _Slot] = {}
+        self.slots: dict[Value, Slot] = {}
         self.producer: dict[Value, Node] = {}
         for v in graph.inputs:
             self._found(v).lives(-1, -1)
@@ -159,10 +89,10 @@ class _Planner:
             if v not in self.producer or self.region(v).base is not None:
                 raise ValueError(f"output {v.name!r} must be made by a node and be listed once")
             self.region(v).base = v
-            self.slot(v).lives(_FOREVER, _FOREVER)
+            self.slot(v).lives(FOREVER, FOREVER)
 
-    def _found(self, v: Value) -> _Slot:
-        (slot,) = _Region(v).slots.values()
+    def _found(self, v: Value) -> Slot:
+        (slot,) = Region(v).slots.values()
         self.slots[v] = slot
         return slot
 
@@ -179,7 +109,7 @@ class _Planner:
         return self._assign()
 
     # -- regions ------------------------------------------------------------------------------------------------
-    def slot(self, v: Value) -> _Slot:
+    def slot(self, v: Value) -> Slot:
         slot = self.slots[v]
         while slot.merged is not None:
             if slot.merged.merged is not None:
@@ -188,7 +118,7 @@ class _Planner:
         self.slots[v] = slot
         return slot
 
-    def region(self, v: Value) -> _Region:
+    def region(self, v: Value) -> Region:
         return self.slot(v).region
 
     def spot(self, v: Value) -> tuple[int, int]:
@@ -208,7 +138,7 @@ class _Planner:
     def _movable(self, v: Value) -> bool:
         return self.region(v).base is None and self._fills(v)
 
-    def _move(self, v: Value, into: _Region, offset: int, ld: int) -> bool:
+    def _move(self, v: Value, into: Region, offset: int, ld: int) -> bool:
         """Let v, which fills its region, and all that shares it, lie in `into` from `offset`, v's rows `ld` apart.
 
         False, and nothing has changed, where a value of the region cannot follow.
@@ -241,14 +171,14 @@ class _Planner:
             into.take(s, at, own)
         return True
 
-    def _absorb(self, large: _Region, small: _Region, supple: bool) -> None:
+    def _absorb(self, large: Region, small: Region, supple: bool) -> None:
         """Move the values of `large`, where they are, into `small`: the fewer slots change their region object."""
         large.base, large.width, large.rows, large.supple = small.base, small.width, small.rows, supple
         large.lives_with(small)
         for s in small.slots.values():
             large.take(s, s.at, s.ld)
 
-    def _reshapes_stay_dense(self, spots: list[tuple[_Slot, int, int]], into: _Region) -> bool:
+    def _reshapes_stay_dense(self, spots: list[tuple[Slot, int, int]], into: Region) -> bool:
         """Whether each Reshape at these new spots still has a dense side, or two sides at one spot."""
         moved = {s: (at, ld) for s, at, ld in spots}
         for s, at, ld in spots:
@@ -269,7 +199,7 @@ class _Planner:
         y, axis = node.output, node.attrs["axis"]
         inputs = [v for v in node.inputs if v is not None]
         last = axis == y.rank - 1
-        if not last and not _leads(y.shape, axis):
+        if not last and not leads(y.shape, axis):
             self.copies[node] = tuple(range(len(inputs)))
             return
         inner = 1 if last else math.prod(y.shape[axis + 1 : -1])  # elements, or rows, per step of the axis
@@ -297,20 +227,20 @@ class _Planner:
             at += v.shape[axis]
         self._move(y, region, start, ld)
 
-    def _put(self, v: Value, region: _Region, offset: int, ld: int) -> bool:
+    def _put(self, v: Value, region: Region, offset: int, ld: int) -> bool:
         """Have v written at `offset` of `region`: True if it is or will be there."""
         if v.is_const:
             return False
         if self.region(v) is region:
             at, own = self.spot(v)
-            return at == offset and (own == ld or _rows(v.shape) == 1)
+            return at == offset and (own == ld or row_count(v.shape) == 1)
         return v in self.producer and self._movable(v) and self._move(v, region, offset, ld)
 
     def _share_reshape(self, node: Node) -> bool:
         x, y = node.input(0), node.output
         if x.is_const:
             return False
-        same_rows = _width(x.shape) == _width(y.shape)
+        same_rows = row_width(x.shape) == row_width(y.shape)
         if self.region(x) is self.region(y):
             return False
         if self._movable(y) and (same_rows or self.dense(x)):
@@ -322,7 +252,7 @@ class _Planner:
     def _alias(self, moved: Value, fixed: Value, same_rows: bool) -> bool:
         """Put `moved`, which fills its region, where `fixed` lies."""
         offset, ld = self.spot(fixed)
-        return self._move(moved, self.region(fixed), offset, ld if same_rows else _width(moved.shape))
+        return self._move(moved, self.region(fixed), offset, ld if same_rows else row_width(moved.shape))
 
     def _sliceable(self, node: Node) -> bool:
         """True if the slice is a block of rows and columns."""
@@ -331,7 +261,7 @@ class _Planner:
         if any(t != 1 for t, d in zip(node.attrs["steps"], y.shape, strict=True) if d > 1):
             return False
         outer = [a for a in cut if a != x.rank - 1]
-        return len(outer) == 0 or (len(outer) == 1 and _leads(x.shape, outer[0]))
+        return len(outer) == 0 or (len(outer) == 1 and leads(x.shape, outer[0]))
 
     def _share_slice(self, node: Node) -> bool:
         x, y, starts = node.input(0), node.output, node.attrs["starts"]
@@ -376,11 +306,11 @@ class _Planner:
         if rx.base is not None and rx.base not in self.producer:
             return False  # the caller's input
         for v in others:
-            if not v.is_const and self.region(v) is rx and _overlap(self.slot(v), sx):
+            if not v.is_const and self.region(v) is rx and overlap(self.slot(v), sx):
                 return False
-        if rx.dies > i and any(s.dies > i and _overlap(s, sx) for s in rx.slots.values()):
+        if rx.dies > i and any(s.dies > i and overlap(s, sx) for s in rx.slots.values()):
             return False
-        return ry.born >= i or not any(s.born < i and (s is sy or _overlap(s, sy)) for s in ry.slots.values())
+        return ry.born >= i or not any(s.born < i and (s is sy or overlap(s, sy)) for s in ry.slots.values())
 
     # -- offsets ------------------------------------------------------------------------------------------------
     def _assign(self) -> MemoryPlan:
@@ -390,7 +320,7 @@ class _Planner:
         for key, r in regions.items():
             if r.base is None:
                 where[key] = len(intervals)
-                intervals.append(Interval(r.born, r.dies, r.rows * r.width * r.itemsize))
+                intervals.append(Interval(r.born, r.dies, ITEM * r.rows * r.width))
         spaces: dict[Node, int] = {}
         for i, node in enumerate(self.graph.nodes):
             size = int(node.attrs.get("workspace_bytes", 0))
@@ -402,22 +332,9 @@ class _Planner:
         for v in self.producer:
             r, (at, ld) = self.region(v), self.spot(v)
             start = offsets[where[id(r)]] if r.base is None else 0
-            plan.places[v] = Place(start + at * v.dtype.itemsize, ld, r.base)
+            plan.places[v] = Place(start + ITEM * at, ld, r.base)
         plan.workspaces = {node: offsets[k] for node, k in spaces.items()}
         return plan
-
-
-def _overlap(a: _Slot, b: _Slot) -> bool:
-    """Whether two slots of one region may share bytes; exact for equal ld, by their extents otherwise."""
-    if a.end <= b.at or b.end <= a.at:
-        return False
-    ld = a.ld
-    if ld != b.ld or ld <= 0:
-        return True
-    ca, cb = a.at % ld, b.at % ld
-    if ca + a.width > ld or cb + b.width > ld:
-        return True
-    return ca < cb + b.width and cb < ca + a.width
 
 
 def _overwritable(node: Node) -> tuple[int, ...]:

@@ -37,9 +37,13 @@ UNARY = frozenset(
         "Abs",
         "Floor",
         "Ceil",
+        "Trunc",
+        "Round",
+        "Sign",
+        "RoundHalf",
     )
 )
-BINARY = frozenset(("Add", "Sub", "Mul", "Div", "Max", "Min", "Pow", "PRelu"))
+BINARY = frozenset(("Add", "Sub", "Mul", "Div", "Max", "Min", "Pow", "PRelu", "Less", "LessOrEqual", "Equal"))
 
 
 class Draft:

@@ -59,7 +59,7 @@ def _is_identity(node: Node) -> bool:
         return scalar(node.inputs[1]) == 1.0
     if node.op in ("Add", "Sub"):
         return scalar(node.inputs[1]) == 0.0
-    if node.op in ("ReduceMean", "ReduceMax", "ReduceSum"):
+    if node.op in ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum"):
         return all(x.shape[a] == 1 for a in at["axes"])
     return False
 
@@ -164,6 +164,7 @@ def _reduce_nothing(draft: Draft, node: Node) -> bool:
 _RULES = {
     "ReduceMean": _reduce_nothing,
     "ReduceMax": _reduce_nothing,
+    "ReduceMin": _reduce_nothing,
     "ReduceSum": _reduce_nothing,
     "Reshape": _merge_reshape,
     "Transpose": _merge_transpose,

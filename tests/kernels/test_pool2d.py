@@ -52,6 +52,19 @@ def test_pool(isa: Any, gap: int) -> None:
 
 
 @pytest.mark.parametrize("isa", LEVELS, ids=lambda i: i.name)
+def test_indices(isa: Any) -> None:
+    """The element that an index names is the maximum."""
+    rng = np.random.default_rng(16)
+    for case in cases.small_pools(_core.vector_length(isa)):
+        x = random(rng, case.N, case.H, case.W, case.C)
+        index = pool(isa, x, case, "max_pool2d_index", gap=2).astype(np.int64)
+        flat = x.transpose(0, 3, 1, 2).reshape(-1)
+        want = pool(isa, x, case, "max_pool2d")  # -inf where a window has no pixel
+        np.testing.assert_array_equal(np.where(np.isinf(want), want, flat[index]), want, str(case))
+        np.testing.assert_array_equal(index // (case.H * case.W) % case.C, np.broadcast_to(range(case.C), index.shape))
+
+
+@pytest.mark.parametrize("isa", LEVELS, ids=lambda i: i.name)
 def test_outputs_beyond_the_image(isa: Any) -> None:
     """More outputs than any mode gives: windows without a pixel are -inf and 0."""
     x = np.ones((1, 2, 2, 3), np.float32)

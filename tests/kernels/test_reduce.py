@@ -23,7 +23,7 @@ def apply(isa: Any, x: F32, func: str, *, gap: int = 0) -> F32:
     return run(isa, desc, [(x, strides)], (outer, inner), (inner + gap, 1))
 
 
-@pytest.mark.parametrize("func", ("mean", "sum", "max"))
+@pytest.mark.parametrize("func", ("mean", "sum", "max", "min"))
 @pytest.mark.parametrize("isa", LEVELS, ids=lambda i: i.name)
 def test_reduce(isa: Any, func: str) -> None:
     rng = np.random.default_rng(9)
@@ -36,6 +36,29 @@ def test_reduce(isa: Any, func: str) -> None:
                     want = reference.reduce(x, (1,), func)
                     scale = 1.0 if func == "mean" else float(n) if func == "sum" else 0.0
                     close(apply(isa, x, func, gap=gap), want, scale=scale, note=(outer, n, inner, gap))
+
+
+@pytest.mark.parametrize("func", ("arg_max", "arg_min", "last_arg_max", "last_arg_min"))
+@pytest.mark.parametrize("isa", LEVELS, ids=lambda i: i.name)
+def test_arg(isa: Any, func: str) -> None:
+    rng = np.random.default_rng(12)
+    V = _core.vector_length(isa)
+    for n in (1, 2, 7, 40):
+        for inner in cases.channels(V):
+            for gap in (0, 2):
+                x = np.round(2 * random(rng, 3, n, inner))  # with equal ones
+                np.testing.assert_array_equal(apply(isa, x, func, gap=gap), reference.arg(x, func), f"{n} {inner}")
+
+
+@pytest.mark.parametrize("inner", (1, 5))
+@pytest.mark.parametrize("isa", LEVELS, ids=lambda i: i.name)
+def test_nan_is_no_extreme(isa: Any, inner: int) -> None:
+    x = np.full((1, 4, inner), np.nan, np.float32)
+    assert not apply(isa, x, "arg_max").any()
+    x[0, 2] = -np.inf
+    x[0, 3] = -1.0
+    np.testing.assert_array_equal(apply(isa, x, "arg_max"), np.full((1, inner), 3.0))
+    np.testing.assert_array_equal(apply(isa, x, "arg_min"), np.full((1, inner), 2.0))
 
 
 @pytest.mark.parametrize("isa", LEVELS, ids=lambda i: i.name)

@@ -83,7 +83,9 @@ def test_limits(isa: Any) -> None:
         got = apply(isa, np.array([300.0, inf, -1000.0], np.float32), func, *PARAMETERS.get(func, (0.0, 0.0)))
         assert got[1] == inf, func
         assert got[0] == (np.float32(300 * 1.050701) if func == "selu" else 300), func
-        np.testing.assert_allclose(got[2], -1.6732632 * 1.0507010 if func == "selu" else 0, rtol=1e-6, atol=2e-36, err_msg=func)
+        np.testing.assert_allclose(
+            got[2], -1.6732632 * 1.0507010 if func == "selu" else 0, rtol=1e-6, atol=2e-36, err_msg=func
+        )
     np.testing.assert_allclose(apply(isa, x, "sigmoid"), (0, 1), rtol=0, atol=1.3e-38)
     np.testing.assert_array_equal(apply(isa, np.array([0.0, -0.0], np.float32), "log"), [-inf, -inf])
     np.testing.assert_array_equal(apply(isa, np.array([0.0, -200.0, 200.0], np.float32), "exp"), [1, 0, inf])

@@ -1,4 +1,4 @@
-"""Winograd's F(m x m, r x r): as one operation and as two, its packing, and its rounding error beside direct summation."""
+"""Winograd's F(m x m, r x r): as one operation and as two, its packing, and its rounding error."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from onnx import numpy_helper
 import fastconv
 from fastconv import _core
 
-from . import nets_formats  # noqa: F401  (adds to NETS)
+from . import nets_exports, nets_formats  # noqa: F401  (they add to NETS)
 from .builder import Array
 from .nets import NETS, inputs, serialized
 

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, helper
 
-from tests.onnx import broken_nodes
+from tests.onnx import broken_nodes, broken_shapes
 from tests.onnx.corpus import (
     CASES,
     MUTANTS,
@@ -34,7 +34,7 @@ from tests.onnx.corpus import (
 )
 from tests.onnx.helpers import make_model
 
-assert broken_nodes  # importing it registers its cases
+assert broken_nodes and broken_shapes  # importing them registers their cases
 
 # -- the wire format ------------------------------------------------------------------------------------------------
 add("empty_file", b"")
@@ -127,7 +127,6 @@ def output_shadows_input() -> ModelProto:
 add("duplicate_initializer", changed(lambda m: m.graph.initializer.append(m.graph.initializer[0])))
 add("initializer_without_name", changed(lambda m: setattr(m.graph.initializer[0], "name", "")))
 add("duplicate_graph_input", changed(lambda m: m.graph.input.append(m.graph.input[0])))
-add("duplicate_graph_output", changed(lambda m: m.graph.output.append(m.graph.output[0])))
 add("graph_output_missing", changed(lambda m: setattr(m.graph.output[0], "name", "nowhere")))
 add("graph_output_without_name", changed(lambda m: setattr(m.graph.output[0], "name", "")))
 add("no_graph_output", changed(lambda m: m.graph.ClearField("output")))

@@ -17,6 +17,27 @@ F32 = TensorProto.FLOAT
 INT64_MIN = -(2**63)
 
 
+def _newest_opset() -> int:
+    """The newest operator set that this onnxruntime runs (1.23, the last one for Python 3.10, knows 23)."""
+    for opset in range(26, 21, -1):
+        graph = helper.make_graph(
+            [helper.make_node("Identity", ["x"], ["y"])],
+            "g",
+            [helper.make_tensor_value_info("x", F32, [1])],
+            [helper.make_tensor_value_info("y", F32, [1])],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+        try:
+            ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        except Exception:  # onnxruntime's errors have no common base
+            continue
+        return opset
+    raise AssertionError("onnxruntime refuses opset 22")
+
+
+OPSET = _newest_opset()
+
+
 def make_model(
     nodes: Sequence[onnx.NodeProto],
     inputs: Mapping[str, Sequence[int | str | None]],
@@ -48,7 +69,7 @@ def run_ort(model: onnx.ModelProto | bytes, feeds: Mapping[str, np.ndarray]) -> 
 
 
 def graph_to_onnx(graph: Graph) -> onnx.ModelProto:
-    """A Graph of the normalised vocabulary as an ONNX model of opset 24, so that onnxruntime can say what it means."""
+    """A Graph of the normalised vocabulary as an ONNX model, so that onnxruntime can say what it means."""
     names: dict[int, str] = {}
     inits: dict[str, np.ndarray] = {}
     nodes: list[onnx.NodeProto] = []
@@ -70,20 +91,91 @@ def graph_to_onnx(graph: Graph) -> onnx.ModelProto:
         return key
 
     inputs = {name(v): v.shape for v in graph.inputs}
+    types = {name(v): helper.np_dtype_to_tensor_dtype(v.dtype) for v in graph.inputs}
     for n in graph.nodes:
         assert len(n.outputs) == 1
         ins = [name(v) for v in n.inputs]
+        if n.op in LONGER:
+            nodes.extend(LONGER[n.op](n, ins, name(n.output), const))
+            continue
         op, extra, attrs = _spell(n, const)
         nodes.append(helper.make_node(op, ins + extra, [name(n.output)], **attrs))
     outputs = []
     for i, v in enumerate(graph.outputs):
         nodes.append(helper.make_node("Identity", [name(v)], [f"out{i}"]))
         outputs.append(f"out{i}")
-    model = make_model(nodes, inputs, outputs, inits, opset=24)
+    model = make_model(nodes, inputs, outputs, inits, opset=OPSET)
+    for info in model.graph.input:
+        info.type.tensor_type.elem_type = types[info.name]
     for v, info in zip(graph.outputs, model.graph.output, strict=True):
         info.type.tensor_type.elem_type = helper.np_dtype_to_tensor_dtype(v.dtype)
     model.ir_version = 10
     return model
+
+
+def _swish(n: Node, ins: list[str], out: str, const: Any) -> list[onnx.NodeProto]:
+    gate = helper.make_node("Sigmoid", ins, [f"{out}_gate"])
+    return [gate, helper.make_node("Mul", [*ins, f"{out}_gate"], [out])]
+
+
+def _cast(n: Node, ins: list[str], out: str, const: Any) -> list[onnx.NodeProto]:
+    return [helper.make_node("Cast", ins, [out], to=helper.np_dtype_to_tensor_dtype(n.output.dtype))]
+
+
+def _round_half(n: Node, ins: list[str], out: str, const: Any) -> list[onnx.NodeProto]:
+    half = helper.make_node("Cast", ins, [f"{out}_half"], to=TensorProto.FLOAT16)
+    return [half, helper.make_node("Cast", [f"{out}_half"], [out], to=F32)]
+
+
+def _resample(n: Node, ins: list[str], out: str, const: Any) -> list[onnx.NodeProto]:
+    """Gather all taps, multiply, sum."""
+    axis, taps = n.attrs["axis"], n.attrs["taps"]
+    index, weight = n.input(1).numpy().astype(np.int64).reshape(-1, taps), n.optional(2)
+    if weight is None:
+        return [helper.make_node("Gather", [ins[0], const(index[:, 0])], [out], axis=axis)]
+    shape = [-1, taps] + [1] * (n.output.rank - axis - 1)
+    return [
+        helper.make_node("Gather", [ins[0], const(index)], [f"{out}_taps"], axis=axis),
+        helper.make_node("Mul", [f"{out}_taps", const(weight.numpy().reshape(shape), np.float32)], [f"{out}_weighted"]),
+        helper.make_node("ReduceSum", [f"{out}_weighted", const([axis + 1])], [out], keepdims=0),
+    ]
+
+
+def _top_k(n: Node, ins: list[str], out: str, const: Any) -> list[onnx.NodeProto]:
+    a = n.attrs
+    return [
+        helper.make_node(
+            "TopK", [*ins, const([a["k"]])], [f"{out}_values", out], axis=a["axis"], largest=int(a["largest"])
+        )
+    ]
+
+
+def _max_pool_index(n: Node, ins: list[str], out: str, const: Any) -> list[onnx.NodeProto]:
+    a = {k: v for k, v in n.attrs.items() if k != "columns_first"}
+    order = int(n.attrs["columns_first"])
+    return [helper.make_node("MaxPool", ins, [f"{out}_max", out], storage_order=order, **a)]
+
+
+def _arg(n: Node, ins: list[str], out: str, const: Any) -> list[onnx.NodeProto]:
+    (axis,) = n.attrs["axes"]
+    last = {"select_last_index": int(n.attrs["last"])}
+    return [helper.make_node(n.op, ins, [out], axis=axis, keepdims=int(n.attrs["keepdims"]), **last)]
+
+
+def _take(n: Node, ins: list[str], out: str, const: Any) -> list[onnx.NodeProto]:
+    return [helper.make_node("GatherElements", ins, [out], axis=n.attrs["axis"])]
+
+
+def _group_norm(n: Node, ins: list[str], out: str, const: Any) -> list[onnx.NodeProto]:
+    a = n.attrs
+    return [helper.make_node("GroupNormalization", ins, [out], num_groups=a["groups"], epsilon=a["epsilon"])]
+
+
+# Vocabulary that ONNX spells with other operators.
+LONGER = {
+    "Swish": _swish, "Trunc": _cast, "Copy": _cast, "RoundHalf": _round_half, "Resample": _resample, "TopK": _top_k,
+    "MaxPoolIndex": _max_pool_index, "ArgMax": _arg, "ArgMin": _arg, "Take": _take, "GroupNormalization": _group_norm,
+}  # fmt: skip
 
 
 def _spell(n: Node, const: Any) -> tuple[str, list[str], dict[str, Any]]:
@@ -100,6 +192,8 @@ def _spell(n: Node, const: Any) -> tuple[str, list[str], dict[str, Any]]:
         if "count_include_pad" in a:
             a["count_include_pad"] = int(a["count_include_pad"])
         return n.op, [], a
+    if n.op in ("Max", "Min") and n.output.dtype == np.bool_:
+        return {"Max": "Or", "Min": "And"}[n.op], [], {}
     if n.op.startswith("Reduce"):
         return n.op, [const(a["axes"])], {"keepdims": int(a["keepdims"])}
     if n.op == "Clip":

@@ -17,6 +17,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import fastconv
 from fastconv.errors import ModelError, ShapeError, UnsupportedOpError
 from fastconv.onnx import MAX_OPSET, read
 from tests.onnx.broken import GOOD, external
@@ -281,15 +282,37 @@ def test_reshape_keeps_an_empty_batch() -> None:
     assert model.build({"x": (0, 4, 2, 2)}).outputs[0].shape == (0, 16)
 
 
-def test_cast_between_float_types_changes_nothing_at_run_time() -> None:
+def test_the_same_value_may_be_listed_twice_as_output() -> None:
+    model = make_model([helper.make_node("Relu", ["x"], ["y"])], {"x": [3]}, ["y", "y"])
+    x = array(3)
+    got = fastconv.load(model)(x)
+    assert len(got) == len(run_ort(model, {"x": x})) == 2
+    for g in got:
+        np.testing.assert_array_equal(g, np.maximum(x, 0))
+
+
+def test_cast_to_half_rounds_and_later_operations_are_float32() -> None:
     nodes = [
         helper.make_node("Cast", ["x"], ["h"], to=TensorProto.FLOAT16),
         helper.make_node("Add", ["h", "w"], ["a"]),
         helper.make_node("Cast", ["a"], ["y"], to=TensorProto.FLOAT),
     ]
-    model = make_model(nodes, {"x": [3]}, ["y"], {"w": array(3).astype(np.float16)})
-    (add,) = read(model).build({}).nodes
-    assert add.input(0).name == "x" and add.input(1).dtype == np.float32
+    model = make_model(nodes, {"x": [5]}, ["y"], {"w": np.zeros(5, np.float16)})
+    cast, add = read(model).build({}).nodes
+    assert cast.op == "RoundHalf" and add.input(1).dtype == np.float32
+    x = np.array([1.0001, 70000.0, -1e-7, 65519.9, np.nan], np.float32)
+    with np.errstate(over="ignore"):
+        want = x.astype(np.float16).astype(np.float32)
+    np.testing.assert_array_equal(fastconv.load(model)(x), want)
+
+
+def test_half_inputs_and_outputs_are_converted_at_the_border() -> None:
+    model = make_model([helper.make_node("Relu", ["x"], ["y"])], {"x": [3]}, ["y"], output_type=TensorProto.FLOAT16)
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT16
+    x = array(3).astype(np.float16)
+    got = fastconv.load(model)(x)
+    assert got.dtype == np.float16
+    np.testing.assert_array_equal(got, np.maximum(x, 0))
 
 
 def test_integer_division_rounds_towards_zero() -> None:
@@ -338,3 +361,16 @@ def test_speed() -> None:
 def test_onnx_is_not_imported() -> None:
     code = "import sys, fastconv.onnx; assert not {'onnx', 'onnxruntime', 'google.protobuf'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ})
+
+
+def test_bound_inputs_are_constants_and_survive_a_pickle() -> None:
+    model = make_model([helper.make_node("Reshape", ["x", "s"], ["y"])], {"x": [2, 3], "s": [2]}, ["y"])
+    model.graph.input[1].type.tensor_type.elem_type = TensorProto.INT64
+    bound = read(model).bind({"s": np.array([3, 2])})
+    for m in (bound, pickle.loads(pickle.dumps(bound))):
+        assert [i.name for i in m.inputs] == ["x"]
+        assert m.build({}).outputs[0].shape == (3, 2)
+    with pytest.raises(ShapeError, match="'z'"):
+        read(model).bind({"z": np.array([3, 2])})
+    with pytest.raises(ShapeError, match="int64"):
+        read(model).bind({"s": np.array([3.0, 2.0])})

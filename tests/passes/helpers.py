@@ -267,6 +267,7 @@ UNARIES: list[tuple[str, dict[str, Any]]] = [
 
 
 KINDS = (
+    *("where", "resample", "layernorm", "groupnorm", "rank"),
     *("conv", "bn", "un", "un", "arith", "add", "add", "concat", "concat", "slice", "slice", "pool", "mean", "affine"),
     *("transpose", "reshape", "reshape", "shuffle", "softmax", "pad", "gemm", "gate", "lrn"),
 )
@@ -313,6 +314,8 @@ def _random_node(b: Build, rng: np.random.Generator, pick: Any, pool: list[Value
         same = [v for v in pool if v.rank == value.rank and _matches(v, value, axis)]
         parts = [same[int(i)] for i in rng.integers(len(same), size=int(rng.integers(1, 4)))]
         return b.concat(axis, *parts, value)
+    if kind in ("where", "resample", "layernorm", "groupnorm", "rank"):
+        return _random_choice(b, rng, kind, value, image, pick)
     if kind == "slice":
         axis = int(rng.choice([min(1, value.rank - 1), int(rng.integers(value.rank))]))
         d = value.shape[axis]
@@ -331,6 +334,37 @@ def _random_node(b: Build, rng: np.random.Generator, pick: Any, pool: list[Value
     n = value.shape[0]
     flat = value if value.rank == 2 else b.reshape(value, n, value.size // n)
     return b.gemm(flat, int(rng.choice([3, 4])), trans_b=bool(rng.integers(2)))
+
+
+def _random_choice(
+    b: Build, rng: np.random.Generator, kind: str, value: Value, image: Value | None, pick: Any
+) -> Value | None:
+    """What chooses, resizes and normalises."""
+    if kind == "where":
+        low = b.g.add("Less", [value, b.number(0.3333)], value.shape, dtype=np.bool_)
+        return b.g.add("Where", [low, value, pick(shape=value.shape)], value.shape)
+    if kind == "groupnorm":
+        if image is None:
+            return None
+        c = image.shape[1]
+        vectors = [b.const(c), b.const(c) if rng.random() < 0.5 else None]
+        groups = int(rng.choice([g for g in range(1, c + 1) if c % g == 0]))
+        return b.g.add("GroupNormalization", [image, *vectors], image.shape, groups=groups, epsilon=0.1)
+    axis = int(rng.integers(value.rank))
+    d = value.shape[axis]
+    if kind == "layernorm":
+        vectors = [b.const(d), b.const(d) if rng.random() < 0.5 else None]
+        return b.g.add("LayerNormalization", [value, *vectors], value.shape, axis=axis, epsilon=0.1)
+    shape = list(value.shape)
+    shape[axis] = int(rng.integers(1, 6))
+    if kind == "rank":
+        k = shape[axis] = min(shape[axis], d)
+        index = b.g.add("TopK", [value], shape, dtype=np.int64, axis=axis, k=k, largest=bool(rng.integers(2)))
+        return b.g.add("Take", [value, index], shape, axis=axis)
+    taps = int(rng.integers(1, 4))
+    index = b.g.constant(rng.integers(0, d, shape[axis] * taps).astype(np.float32))
+    weight = b.const(shape[axis] * taps) if taps > 1 else None
+    return b.g.add("Resample", [value, index, weight], shape, axis=axis, taps=taps)
 
 
 def _matches(a: Value, b: Value, axis: int) -> bool:
