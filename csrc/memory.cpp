@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <new>
@@ -13,9 +14,9 @@ namespace fastconv {
 static constexpr size_t HUGE_PAGE = size_t(2) << 20;
 static constexpr size_t REGION = size_t(64) << 20;
 
-Block::Block(size_t bytes) {
+Block::Block(size_t bytes, bool may_be_huge) {
   if (bytes == 0) return;
-  const bool huge = bytes >= HUGE_PAGE / 2;
+  const bool huge = may_be_huge && bytes >= HUGE_PAGE / 2;
   const size_t unit = huge ? HUGE_PAGE : 4096;
   size_t rounded;
   if (__builtin_add_overflow(bytes, unit - 1, &rounded)) throw std::bad_alloc();
@@ -45,6 +46,29 @@ Block& Block::operator=(Block&& other) noexcept {
   return *this;
 }
 
+static int64_t now() {
+  timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+// One byte of each huge page up to `end` of the last region; gives them up when they take too long.
+void WeightStore::touch(size_t end) {
+  constexpr int64_t PATIENCE = 20000000, SLOW = 1000000;  // in all, and on average
+  Block& region = regions_.back();
+  for (; huge_ && touched_ < end; touched_ += HUGE_PAGE) {
+    const int64_t start = now();
+    *(volatile char*)(region.data() + touched_) = 0;
+    nanoseconds_ += now() - start;
+    pages_++;
+    if (nanoseconds_ > PATIENCE && nanoseconds_ > pages_ * SLOW) {
+      huge_ = false;
+      const size_t done = touched_ + HUGE_PAGE, size = (region.size() + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+      if (done < size) madvise(region.data() + done, size - done, MADV_NOHUGEPAGE);
+    }
+  }
+}
+
 float* WeightStore::allocate(int64_t floats) {
   size_t bytes;
   if (floats < 0 || __builtin_mul_overflow((size_t)floats, sizeof(float), &bytes) || bytes > (size_t)1 << 46) {
@@ -53,14 +77,16 @@ float* WeightStore::allocate(int64_t floats) {
   bytes = (bytes + 63) / 64 * 64;
   std::lock_guard<std::mutex> lock(mutex_);
   if (regions_.empty() || bytes > free_) {
-    Block region(bytes > REGION ? bytes : REGION);
+    Block region(bytes > REGION ? bytes : REGION, huge_);
     free_ = region.size();
+    touched_ = 0;
     regions_.push_back(std::move(region));
   }
   Block& region = regions_.back();
   char* p = region.data() + (region.size() - free_);
   free_ -= bytes;
   used_ += (int64_t)bytes;
+  touch(region.size() - free_);
   return (float*)p;
 }
 

@@ -293,6 +293,27 @@ void read_payload(const Source& source, const Tensor& t, void* dst) {
   source.check_unchanged();
 }
 
+void read_floats(const Source& source, const Tensor& t, uint64_t first, uint64_t count, float* dst) {
+  source.check_unchanged();
+  auto* to = reinterpret_cast<unsigned char*>(dst);
+  uint64_t from = first * 4, left = count * 4;
+  for (const Segment& s : t.segments) {
+    if (from < s.length && left > 0) {
+      const uint64_t n = std::min(left, s.length - from);
+      if (s.in_file)
+        source.read(s.offset + from, n, to);
+      else
+        std::memcpy(to, t.small.data() + s.offset + from, n);
+      to += n;
+      left -= n;
+    }
+    from -= std::min(from, s.length);
+  }
+  if (left > 0) throw ScanError(label(t) + ": a read past its end");
+  finish_raw(t.data_type, count, dst);
+  source.check_unchanged();
+}
+
 void read_raw(const Source& source, uint64_t offset, int32_t data_type, uint64_t count, void* dst) {
   source.check_unchanged();
   source.read(offset, count * raw_item_bytes(data_type), dst);

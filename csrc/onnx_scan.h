@@ -187,6 +187,8 @@ uint64_t element_count(const std::vector<int64_t>& dims, size_t item_bytes, cons
 void check_payload(const Tensor& tensor);
 // Fills dst (element_count * array_item_bytes bytes). Call check_payload first: then the file bounds dst's size.
 void read_payload(const Source& source, const Tensor& tensor, void* dst);
+// Elements [first, first + count) of a float32 payload that is not varints; check_payload first.
+void read_floats(const Source& source, const Tensor& tensor, uint64_t first, uint64_t count, float* dst);
 // The same for little-endian elements that lie at `offset` (external data).
 void read_raw(const Source& source, uint64_t offset, int32_t data_type, uint64_t count, void* dst);
 // Bytes of one element as it lies in raw data.

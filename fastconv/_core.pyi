@@ -50,6 +50,7 @@ __all__: list[str] = [
     "huge_pages",
     "isa_levels",
     "measure_peak",
+    "pack_linear_rows",
     "prepare",
     "run_kernel",
     "usable_cpus",
@@ -90,10 +91,16 @@ class ModelFile:
     def read(self, tensor: OnnxTensor) -> numpy.typing.NDArray[typing.Any]:
         """A tensor's payload as a fresh array."""
 
+    def read_part(self, tensor: OnnxTensor, first: int, out: numpy.typing.NDArray[numpy.float32]) -> None:
+        """Elements of a float32 tensor from the first-th on into an array."""
+
     def read_raw(
         self, offset: int, data_type: int, dims: collections.abc.Sequence[int]
     ) -> numpy.typing.NDArray[typing.Any]:
         """Little-endian elements that lie at `offset`, as a fresh array."""
+
+    def read_raw_part(self, offset: int, out: numpy.typing.NDArray[numpy.float32]) -> None:
+        """Little-endian float32 elements that lie at `offset` into an array."""
 
     def scan(self) -> dict[str, typing.Any]:
         """The structure of the ModelProto, without its large payloads."""
@@ -652,6 +659,9 @@ class WeightStore:
         isa: Isa,
     ) -> PackedWeight: ...
     def put(self, array: numpy.typing.NDArray[numpy.float32]) -> PackedWeight: ...
+    def reserve_linear(self, K: int, C: int, isa: Isa) -> PackedWeight:
+        """Room for a [K, C] matrix, to be filled by pack_linear_rows."""
+
     @property
     def bytes(self) -> int: ...
 
@@ -781,6 +791,16 @@ def isa_levels() -> list[str]:
 
 def measure_peak(isa: Isa, seconds: float = 0.05) -> float:
     """The FMA rate of one core in GFLOP/s: independent chains in registers, best of many short runs."""
+
+def pack_linear_rows(
+    packed: PackedWeight,
+    first: int,
+    w: numpy.typing.NDArray[numpy.float32],
+    scale: numpy.typing.NDArray[numpy.float32] | None,
+    isa: Isa,
+    taps: int = 1,
+) -> None:
+    """Fill in rows from the first-th on, a multiple of the panel."""
 
 @typing.overload
 def prepare(desc: Conv2d, isa: Isa, op: Op | None = None) -> None:

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from .passes import optimize, plan_memory
 from .views import View, reach, row_strides
 
 _REGISTERED = (lowering_tensors,)  # importing it fills LOWERINGS
+PART_BYTES = 8 << 20  # of a dense weight that is read at a time
+ROWS_PER_PART = 128  # a multiple of every level's dense panel
 MAX_EXACT = 1 << 24  # whole numbers that float32 holds exactly
 
 
@@ -175,7 +178,12 @@ class Compiler:
         return -1 if value is None else self.tensor(self.view(value))
 
     def _pack(
-        self, node: Node, how: object, pack: Callable[[Array, Array | None], Any], source: Weight | None = None
+        self,
+        node: Node,
+        how: object,
+        pack: Callable[[Array, Array | None], Any],
+        source: Weight | None = None,
+        pack_by_parts: Callable[[Weight, Array | None], Any] | None = None,
     ) -> int:
         """The tensor of input 1, packed; `source` is what `pack` gets instead of it."""
         w = node.input(1).weight
@@ -185,7 +193,12 @@ class Compiler:
         key = (w.key, how, None if scale is None else scale.tobytes())
         packed = self.cache.packed.get(key)
         if packed is None:
-            packed = self.cache.packed[key] = pack(as_float32(source or w), scale)
+            x = source or w
+            if pack_by_parts is not None and x.read_part is not None and x.nbytes > PART_BYTES and not x.in_memory:
+                packed = pack_by_parts(x, scale)
+            else:
+                packed = pack(as_float32(x), scale)
+            self.cache.packed[key] = packed
         number = self._tensors.get(key)
         if number is None:
             number = self._tensors[key] = self.plan.weight(packed)
@@ -211,7 +224,8 @@ class Compiler:
             if tuple(order) == (*range(1, len(dims)), 0):
                 taps, source = math.prod(dims[1:]), w.origin[0]
         how = ("linear", trans_b)
-        return self._pack(node, how, lambda x, s: store.pack_linear(x, s, trans_b, isa, taps), source)
+        pack = partial(_pack_by_parts, store, isa, taps) if trans_b else None
+        return self._pack(node, how, lambda x, s: store.pack_linear(x, s, trans_b, isa, taps), source, pack)
 
     # -- operations ---------------------------------------------------------------------------------------------
     def conv_spec(self, node: Node) -> ConvSpec:
@@ -379,6 +393,22 @@ def _reductions(g: Graph, node: Node) -> list[Node]:
         else:
             _copied(g, node.output, nodes, last)
     return nodes
+
+
+def _pack_by_parts(
+    store: _core.WeightStore, isa: _core.Isa, taps: int, weight: Weight, scale: Array | None
+) -> _core.PackedWeight:
+    """The dense weight [K, C], read from its file and packed some rows at a time: it is never held whole."""
+    K, C = weight.shape
+    assert weight.read_part is not None
+    packed = store.reserve_linear(K, C, isa)
+    step = max(1, PART_BYTES // (4 * C * ROWS_PER_PART)) * ROWS_PER_PART
+    buffer = np.empty((min(step, K), C), np.float32)
+    for first in range(0, K, step):
+        rows = buffer[: min(step, K - first)]
+        weight.read_part(first * C, rows)
+        _core.pack_linear_rows(packed, first, rows, None if scale is None else scale[first : first + step], isa, taps)
+    return packed
 
 
 def as_float32(weight: Weight) -> np.ndarray[Any, np.dtype[np.float32]]:

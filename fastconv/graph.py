@@ -66,10 +66,11 @@ class Weight:
 
     `load` is a function of the arrays of `parents` (of nothing where there are none). `key` identifies the contents:
     two Weights with equal keys hold the same array, and packed copies are shared by it. `origin` is (weight, tag) where
-    `derive` made this one: who packs it may fold the function into the packing.
+    `derive` made this one: who packs it may fold the function into the packing. `read_part(first, out)`, where there is
+    one, fills an array with the float32 elements from the first-th on, so that a large tensor need not be held whole.
     """
 
-    __slots__ = ("_array", "_load", "dtype", "key", "origin", "parents", "shape")
+    __slots__ = ("_array", "_load", "dtype", "key", "origin", "parents", "read_part", "shape")
 
     def __init__(
         self,
@@ -78,6 +79,7 @@ class Weight:
         load: Callable[..., Array],
         key: object = None,
         parents: Sequence[Weight] = (),
+        read_part: Callable[[int, Array], None] | None = None,
     ) -> None:
         self.shape: Shape = tuple(int(d) for d in shape)
         self.dtype = np.dtype(dtype)
@@ -85,6 +87,7 @@ class Weight:
         self.origin: tuple[Weight, Any] | None = None
         self.parents = tuple(parents)
         self._load = load
+        self.read_part = read_part
         self._array: Array | None = None
 
     @classmethod

@@ -2,9 +2,10 @@
 //
 // 3x3 and 5x5 with stride 1 and 2 compute QT neighbouring outputs at a time: each input vector is loaded once per
 // filter row and used for every output that it touches. Taps outside the image are skipped by branches whose pattern
-// repeats from row to row (loads under an empty mask instead: half the speed at 7x7 on Zen 5). Everything else (other
-// filters, dilation, a channel multiplier) takes one output at a time. One cache line of channels runs through all rows
-// before the next: its pixels stay in L1 for all R filter rows. Weights are [R*S][K rounded up to whole vectors].
+// repeats from row to row (loads under an empty mask instead: half the speed at 7x7 on Zen 5). Other filters do the
+// same with each weight loaded once for QT outputs; a channel multiplier takes one output at a time. One cache line of
+// channels runs through all rows before the next: its pixels stay in L1 for all R filter rows. Weights are [R*S][K
+// rounded up to whole vectors].
 #include "cpu/kernels.h"
 
 namespace fastconv {
@@ -89,8 +90,50 @@ static void row_blocks(const DepthwiseConv2d& d, const Lane& lane, int64_t p, in
   }
 }
 
-// Any filter, dilation and multiplier; input channel of output channel k is k / multiplier.
-static void row_any(const DepthwiseConv2d& d, const Lane& lane, int64_t p, int64_t k, int64_t w_ld) {
+// Any filter and dilation: QT outputs at a time, each weight loaded once for all of them.
+template <int QT, bool INSIDE>
+static inline void block_any(const DepthwiseConv2d& d, const Lane& lane, int64_t p, int64_t q0, int64_t w_ld) {
+  const int64_t iw = q0 * d.stride_w - d.pad_l;
+  const int64_t count = INSIDE ? QT : min_i(QT, d.Q - q0);
+  Vec acc[QT];
+#pragma GCC unroll 8
+  for (int t = 0; t < QT; t++) acc[t] = lane.bias;
+  for (int64_t r = 0; r < d.R; r++) {
+    const int64_t ih = p * d.stride_h - d.pad_t + r * d.dilation_h;
+    if ((uint64_t)ih >= (uint64_t)d.H) continue;
+    for (int64_t s = 0; s < d.S; s++) {
+      const Vec w = load(lane.w + (r * d.S + s) * w_ld);
+      const int64_t first = iw + s * d.dilation_w;
+      const float* x = lane.x + ih * d.x_row + first * d.x_ld;
+#pragma GCC unroll 8
+      for (int t = 0; t < QT; t++) {
+        if (!INSIDE && (t >= count || (uint64_t)(first + t * d.stride_w) >= (uint64_t)d.W)) continue;
+        const float* at = x + t * d.stride_w * d.x_ld;
+        acc[t] = fma(INSIDE ? load(at) : get(at, lane.n), w, acc[t]);
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int t = 0; t < QT; t++) {
+    if (INSIDE || t < count) put(d, lane, q0 + t, acc[t]);
+  }
+}
+
+static void row_any(const DepthwiseConv2d& d, const Lane& lane, int64_t p, int64_t w_ld) {
+  constexpr int QT = 7;
+  const int64_t reach = (QT - 1) * d.stride_w + (d.S - 1) * d.dilation_w;
+  for (int64_t q = 0; q < d.Q; q += QT) {
+    const int64_t iw = q * d.stride_w - d.pad_l;
+    if (lane.n == V && iw >= 0 && iw + reach < d.W && q + QT <= d.Q) {
+      block_any<QT, true>(d, lane, p, q, w_ld);
+    } else {
+      block_any<QT, false>(d, lane, p, q, w_ld);
+    }
+  }
+}
+
+// With a channel multiplier: input channel of output channel k is k / multiplier.
+static void row_multiplied(const DepthwiseConv2d& d, const Lane& lane, int64_t p, int64_t k, int64_t w_ld) {
   for (int64_t q = 0; q < d.Q; q++) {
     Vec acc = lane.bias;
     for (int64_t r = 0; r < d.R; r++) {
@@ -100,14 +143,9 @@ static void row_any(const DepthwiseConv2d& d, const Lane& lane, int64_t p, int64
         const int64_t iw = q * d.stride_w - d.pad_l + s * d.dilation_w;
         if ((uint64_t)iw >= (uint64_t)d.W) continue;
         const float* x = lane.x + ih * d.x_row + iw * d.x_ld;
-        Vec v;
-        if (d.multiplier == 1) {
-          v = get(x + k, lane.n);
-        } else {
-          float spread[V];
-          for (int i = 0; i < V; i++) spread[i] = i < lane.n ? x[(k + i) / d.multiplier] : 0.0f;
-          v = load(spread);
-        }
+        float spread[V];
+        for (int i = 0; i < V; i++) spread[i] = i < lane.n ? x[(k + i) / d.multiplier] : 0.0f;
+        const Vec v = load(spread);
         acc = fma(v, load(lane.w + (r * d.S + s) * w_ld), acc);
       }
     }
@@ -121,7 +159,8 @@ void depthwise_conv2d(const DepthwiseConv2d& d, const Buffers& b, int64_t begin,
   const int64_t w_ld = (d.K + V - 1) / V * V, rows = d.N * d.P;
   const bool plain = d.multiplier == 1 && d.dilation_h == 1 && d.dilation_w == 1 && d.stride_h == d.stride_w &&
                      d.R == d.S && (d.R == 3 || d.R == 5) && (d.stride_h == 1 || d.stride_h == 2);
-  void (*fast)(const DepthwiseConv2d&, const Lane&, int64_t, int64_t) = !plain ? nullptr
+  void (*fast)(const DepthwiseConv2d&, const Lane&, int64_t, int64_t) = d.multiplier != 1 ? nullptr
+                                                                        : !plain          ? row_any
                                                                         : d.R == 3 && d.stride_h == 1
                                                                             ? row_blocks<3, 3, 1>
                                                                         : d.R == 3        ? row_blocks<3, 3, 2>
@@ -148,7 +187,7 @@ void depthwise_conv2d(const DepthwiseConv2d& d, const Buffers& b, int64_t begin,
         if (fast) {
           fast(d, lane, p, w_ld);
         } else {
-          row_any(d, lane, p, k, w_ld);
+          row_multiplied(d, lane, p, k, w_ld);
         }
       }
       if (!clip && (row + 1 - waiting == batch || row + 1 == row_end)) {

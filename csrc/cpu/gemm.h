@@ -25,7 +25,7 @@ struct Tile {
   float* y;
   int64_t y_ld;
   bool cold;  // y and residual are not in L2
-  int tail;  // lanes in use in the last vector
+  int tail;   // lanes in use in the last vector
   const Activation* act;
   const char* next;   // what to prefetch into L2 meanwhile
   int64_t next_step;  // bytes a step, see fetch_step(); 0 for nothing

@@ -1,7 +1,7 @@
 // Elementary functions on Vec and the activations made of them. Relative errors stay below 4 units of float32 (5e-7;
-// gelu_tanh, and gelu without FMA, lose more where they vanish, sigmoid and swish beyond -35). NaN propagates, limits are
-// exact but for the lower ones of sigmoid (1e-38) and swish (-1e-36), and results below 1.7e-38 may flush to zero. The
-// polynomials are minimax fits on the stated ranges.
+// gelu_tanh, and gelu without FMA, lose more where they vanish, sigmoid and swish beyond -35). NaN propagates, limits
+// are exact but for the lower ones of sigmoid (1e-38) and swish (-1e-36), and results below 1.7e-38 may flush to zero.
+// The polynomials are minimax fits on the stated ranges.
 #pragma once
 #include "cpu/kernels.h"
 
@@ -81,8 +81,8 @@ inline Vec tanh(Vec x) {
 
 constexpr float LOGISTIC_LEAST = -87.3f;  // 1 / (1 + exp(87.3)) is the least normal number, nearly
 
-// 1 + e^-x for x >= LOGISTIC_LEAST. e^-x = 2^n 2^f with n = floor(-x log2(e)), and 2^f by a polynomial whose terms do not
-// wait for each other. f carries the rounding of log2(e): beyond x = -35 relative errors grow to 1.3e-6.
+// 1 + e^-x for x >= LOGISTIC_LEAST. e^-x = 2^n 2^f with n = floor(-x log2(e)), and 2^f by a polynomial whose terms do
+// not wait for each other. f carries the rounding of log2(e): beyond x = -35 relative errors grow to 1.3e-6.
 inline Vec one_plus_exp_minus(Vec x) {
   const Vec z = min(set1(87.0f), x), log2e = set1(-LOG2E), n = floor(mul(z, log2e));
   const Vec f = fma(z, log2e, sub(zero(), n)), f2 = mul(f, f);

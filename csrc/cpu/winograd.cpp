@@ -3,12 +3,11 @@
 //   Y = A^T [ (G g G^T) . (B^T d B) ] A      (Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks", 2016)
 //
 // F(2x2,3x3) with the points 0, +-1 saves 2.25 times, F(3x3,3x3) with 0, +-3/4, 7/4 saves 3.24 times, F(4x4,3x3) saves
-// 4 times and F(2x2,5x5), which reads the same tiles, 2.8 times, with the points 0, +-5/8, +-3/2; the rms error is up to
-// twice that of direct summation. A block of tiles
-// is transformed into T^2 planes of [tiles][C] (T = m + r - 1), multiplied panel by panel into T^2 planes of
-// [tiles][columns] and transformed back, all within L2. Weights are [panel][T^2][C][columns], transformed in double
-// precision while they are packed (cpu/pack.cpp). Planes are padded by PLANE_PAD floats: strides of 4096 bytes would
-// put all of them into one cache set.
+// 4 times and F(2x2,5x5), which reads the same tiles, 2.8 times, with the points 0, +-5/8, +-3/2; the rms error is up
+// to twice that of direct summation. A block of tiles is transformed into T^2 planes of [tiles][C] (T = m + r - 1),
+// multiplied panel by panel into T^2 planes of [tiles][columns] and transformed back, all within L2. Weights are
+// [panel][T^2][C][columns], transformed in double precision while they are packed (cpu/pack.cpp). Planes are padded by
+// PLANE_PAD floats: strides of 4096 bytes would put all of them into one cache set.
 #include "cpu/winograd.h"
 
 #include "cpu/gemm.h"
@@ -155,7 +154,9 @@ void transform_tiles(const Winograd& d, const float* x, int64_t first, int64_t l
 }
 
 void transform_tiles(const Winograd& d, const float* x, int64_t first, int64_t last, float* planes, int64_t plane) {
-  (edge(d) == 4 ? transform_tiles<4> : edge(d) == 5 ? transform_tiles<5> : transform_tiles<6>)(d, x, first, last, planes, plane);
+  (edge(d) == 4   ? transform_tiles<4>
+   : edge(d) == 5 ? transform_tiles<5>
+                  : transform_tiles<6>)(d, x, first, last, planes, plane);
 }
 
 struct Epilogue {

@@ -70,6 +70,23 @@ class ModelFile {
     return out;
   }
 
+  void read_part(const Tensor& t, uint64_t first, py::array_t<float, py::array::c_style> out) const {
+    if (t.external) throw ScanError("tensor '" + t.name + "' is stored in an external file");
+    if (t.data_type != kFloat) throw ScanError("tensor '" + t.name + "' is not read in parts");
+    check_payload(t);
+    float* dst = out.mutable_data();
+    const auto count = static_cast<uint64_t>(out.size());
+    ReleaseGil release;
+    read_floats(*source_, t, first, count, dst);
+  }
+
+  void read_raw_part(uint64_t offset, py::array_t<float, py::array::c_style> out) const {
+    float* dst = out.mutable_data();
+    const auto count = static_cast<uint64_t>(out.size());
+    ReleaseGil release;
+    onnx::read_raw(*source_, offset, kFloat, count, dst);
+  }
+
   py::array read_raw(uint64_t offset, int32_t data_type, const std::vector<int64_t>& dims) const {
     const size_t item = raw_item_bytes(data_type);
     const uint64_t n = element_count(dims, item, "external data");
@@ -247,6 +264,10 @@ void init_onnx(py::module_& m) {
       .def_property_readonly("size", [](const ModelFile& f) { return f.source().size(); })
       .def("scan", &scan_to_python, "The structure of the ModelProto, without its large payloads.")
       .def("read", &ModelFile::read, py::arg("tensor"), "A tensor's payload as a fresh array.")
+      .def("read_part", &ModelFile::read_part, py::arg("tensor"), py::arg("first"), py::arg("out").noconvert(),
+           "Elements of a float32 tensor from the first-th on into an array.")
+      .def("read_raw_part", &ModelFile::read_raw_part, py::arg("offset"), py::arg("out").noconvert(),
+           "Little-endian float32 elements that lie at `offset` into an array.")
       .def("read_raw", &ModelFile::read_raw, py::arg("offset"), py::arg("data_type"), py::arg("dims"),
            "Little-endian elements that lie at `offset`, as a fresh array.");
 }

@@ -96,6 +96,26 @@ PackedWeight pack_dense(const std::shared_ptr<WeightStore>& store, const Array& 
   return {store, out, n};
 }
 
+// The same part by part, from the rows [first, first + rows) of w: [K, C]. `first` counts whole panels.
+PackedWeight reserve_dense(const std::shared_ptr<WeightStore>& store, int64_t K, int64_t C, Isa isa) {
+  if (K < 0 || C < 0) throw std::invalid_argument("w must be a matrix");
+  const int64_t n = packed_linear_size(K, C, isa);
+  return {store, store->allocate(n), n};
+}
+
+void pack_dense_rows(const PackedWeight& packed, int64_t first, const Array& w, const std::optional<Array>& scale,
+                     Isa isa, int64_t taps) {
+  if (w.ndim() != 2) throw std::invalid_argument("w must be a matrix");
+  const int64_t rows = w.shape(0), C = w.shape(1), panel = kernels(isa).dense_panel * kernels(isa).vector_length;
+  if (taps < 1 || C % taps) throw std::invalid_argument("taps must divide the rows of w");
+  if (first < 0 || first % panel || first > packed.size || C > packed.size ||
+      packed_linear_size(rows, C, isa) > packed.size - first * C)
+    throw std::invalid_argument("the rows do not lie in the packed weight");
+  const float *x = w.data(), *s = scale_of(scale, rows);
+  ReleaseGil release;
+  pack_linear(const_cast<float*>(packed.address) + first * C, x, s, rows, C, taps, true, isa);
+}
+
 // The addresses of the caller's arrays, checked against what the plan touches.
 std::vector<float*> bind(const Plan& plan, const std::vector<py::array>& arrays) {
   const std::vector<int64_t>& sizes = plan.external_sizes();
@@ -224,8 +244,13 @@ void init_plan(py::module_& m) {
       .def("pack_conv2d", &pack_conv, py::arg("w"), py::arg("scale"), py::arg("groups"), py::arg("isa"))
       .def("pack_winograd", &pack_wino, py::arg("w"), py::arg("scale"), py::arg("m"), py::arg("isa"))
       .def("pack_depthwise_conv2d", &pack_depth, py::arg("w"), py::arg("scale"), py::arg("isa"))
+      .def("reserve_linear", &reserve_dense, py::arg("K"), py::arg("C"), py::arg("isa"),
+           "Room for a [K, C] matrix, to be filled by pack_linear_rows.")
       .def("pack_linear", &pack_dense, py::arg("w"), py::arg("scale"), py::arg("trans_b"), py::arg("isa"),
            py::arg("taps") = 1);
+
+  m.def("pack_linear_rows", &pack_dense_rows, py::arg("packed"), py::arg("first"), py::arg("w"), py::arg("scale"),
+        py::arg("isa"), py::arg("taps") = 1, "Fill in rows from the first-th on, a multiple of the panel.");
 
   py::class_<Plan, std::shared_ptr<Plan>> plan(m, "Plan", "A flat list of operations on fixed buffers.");
   plan.def(py::init<Isa, std::shared_ptr<WeightStore>>(), py::arg("isa"), py::arg("weights"))

@@ -30,6 +30,7 @@ MAX_WORK: Final = 2 << 30
 MAX_WORK_PER_STORED: Final = 16
 STEP_WORK: Final = 16 << 10  # what a computation costs however small it is
 FLOAT16: Final = 10
+FLOAT: Final = 1
 BFLOAT16: Final = 16  # read as float32
 DTYPES: Final[dict[int, str]] = {
     1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64",
@@ -74,8 +75,12 @@ class WeightStore:
             weight = Weight(
                 dims, dtype, lambda: data.read_raw(offset, tensor.data_type, dims), key=("onnx", self._model, *key)
             )
+            if tensor.data_type == FLOAT:
+                weight.read_part = lambda first, out: data.read_raw_part(offset + 4 * first, out)
         else:
             weight = Weight(dims, dtype, lambda: file.read(tensor), key=("onnx", self._model, *key))
+            if tensor.data_type == FLOAT:
+                weight.read_part = lambda first, out: file.read_part(tensor, first, out)
         return self._known.setdefault(key, weight)
 
     @staticmethod
