@@ -17,7 +17,8 @@ from .compiler import Compiled, OpInfo, WeightCache, compile_graph
 from .errors import DeviceError, ModelError, ShapeError
 from .graph import Graph, Shape
 from .isa import resolve_isa
-from .onnx.reader import OnnxModel, read
+from .onnx.reader import read
+from .source import Source
 
 FloatArray = npt.NDArray[np.float32]
 MAX_PLANS = 16  # compiled shapes that a model keeps
@@ -105,7 +106,8 @@ class Model:
         self.threads = int(threads) if threads else _core.usable_cpus()
         self._threads_arg = threads
         self._isa = resolve_isa(_isa)
-        self._onnx: OnnxModel = source if isinstance(source, OnnxModel) else read(source)
+        # an OnnxModel, or another source of Graphs such as a network of layers
+        self._onnx: Source = source if hasattr(source, "build") and hasattr(source, "inputs") else read(source)
         self.name = self._onnx.name
         self.inputs = tuple(TensorInfo(i.name, i.shape, str(i.dtype)) for i in self._onnx.inputs)
         self._cache = WeightCache()
@@ -318,7 +320,7 @@ def _after_fork() -> None:
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
 
 
-def _rebuild(source: OnnxModel, threads: int | None, device: str, precision: str, isa: str) -> Model:
+def _rebuild(source: Source, threads: int | None, device: str, precision: str, isa: str) -> Model:
     levels = _core.isa_levels()
     return Model(source, threads=threads, device=device, precision=precision, _isa=isa if isa in levels else None)
 

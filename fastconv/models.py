@@ -1,0 +1,438 @@
+"""Model and Sequential, with Keras' names and arguments: networks of layers that fastconv runs.
+
+Inputs and outputs are channels-last. A model is compiled for each input shape at the first call; weights that change
+(assigned, loaded, trained) make a new runtime at the next call.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastconv.errors import ShapeError
+from fastconv.graph import Graph, Value
+from fastconv.layers.base import Call, Dims, Input, InputLayer, Layer, Scope, Tensor, Variable, outer_shape
+from fastconv.layers.imported import Imported
+from fastconv.onnx.reader import InputInfo, OutputInfo
+
+if TYPE_CHECKING:
+    from fastconv.model import Model as Runtime
+
+FloatArray = npt.NDArray[np.float32]
+Preprocess = Callable[..., FloatArray]
+
+__all__ = ["Input", "Model", "Sequential"]
+
+
+class Model(Layer):
+    """A network from symbolic inputs to symbolic outputs: `Model(inputs=base.input, outputs=predictions)`.
+
+    It is a layer as well: called on a symbolic tensor it becomes a part of another model, and shares its weights.
+    `model(x)` and `model.predict(x)` run it on arrays. `threads` (None: all processors) may be set at any time.
+    Raises ValueError for outputs that do not follow from the inputs, and for two layers of one name.
+    """
+
+    def __init__(
+        self, inputs: Any = None, outputs: Any = None, name: str | None = None, *, trainable: bool = True
+    ) -> None:
+        super().__init__(name=name, trainable=trainable)
+        self.threads: int | None = None
+        self.preprocess_input: Preprocess | None = None
+        self._runtime: Runtime | None = None
+        self._runtime_key: object = None
+        if inputs is None or outputs is None:
+            raise ValueError("Model: expected inputs and outputs")
+        self._connect(_tensors(inputs, "inputs"), _tensors(outputs, "outputs"))
+
+    def _connect(self, inputs: list[Tensor], outputs: list[Tensor]) -> None:
+        self.inputs, self.outputs = inputs, outputs
+        self._calls = _sorted_calls(inputs, outputs)
+        self._layers = _layer_order(inputs, outputs, self._calls)
+        names: dict[str, Layer] = {}
+        for layer in self._layers:
+            if names.setdefault(layer.name, layer) is not layer:
+                raise ValueError(f"two layers are called {layer.name!r}: the names in a model must be different")
+        self.built = True
+        self._runtime = None
+
+    # -- as a layer -------------------------------------------------------------------------------------------
+    @property
+    def layers(self) -> list[Layer]:
+        """The layers from input to output, in Keras' order; a part made from a file shows the layers in it."""
+        found: list[Layer] = []
+        for layer in self._layers:
+            found.extend(layer.parts if isinstance(layer, Imported) else [layer])
+        return found
+
+    def sublayers(self) -> Sequence[Layer]:
+        return self._layers
+
+    def get_layer(self, name: str | None = None, index: int | None = None) -> Layer:
+        """The layer of that name, or at that position. Raises ValueError."""
+        layers = self.layers
+        if (name is None) == (index is None):
+            raise ValueError("get_layer: expected either a name or an index")
+        if index is not None:
+            if not -len(layers) <= index < len(layers):
+                raise ValueError(f"no layer {index}: the model has {len(layers)} layers")
+            return layers[index]
+        for layer in layers:
+            if layer.name == name:
+                return layer
+        raise ValueError(f"no layer named {name!r}; the layers are {', '.join(la.name for la in layers)}")
+
+    @property
+    def input(self) -> Any:
+        return self.inputs[0] if len(self.inputs) == 1 else list(self.inputs)
+
+    @property
+    def output(self) -> Any:
+        return self.outputs[0] if len(self.outputs) == 1 else list(self.outputs)
+
+    @property
+    def input_shape(self) -> Any:
+        return self.inputs[0].shape if len(self.inputs) == 1 else [t.shape for t in self.inputs]
+
+    @property
+    def output_shape(self) -> Any:
+        return self.outputs[0].shape if len(self.outputs) == 1 else [t.shape for t in self.outputs]
+
+    @property
+    def output_names(self) -> list[str]:
+        return _distinct(t.name for t in self.outputs)
+
+    def make_outputs(self, call: Call) -> tuple[Tensor, ...]:
+        if len(call.inputs) != len(self.inputs):
+            raise ValueError(f"model {self.name!r} takes {len(self.inputs)} inputs, got {len(call.inputs)}")
+        shapes: dict[Tensor, Dims] = {}
+        for want, got in zip(self.inputs, call.inputs, strict=True):
+            if len(want.shape) != len(got.shape) or any(
+                w not in (None, g) for w, g in zip(want.shape, got.shape, strict=True) if g is not None
+            ):
+                raise ValueError(f"model {self.name!r}: expected an input of shape {want.shape}, got {got.shape}")
+            shapes[want] = got.shape
+        for inner in self._calls:
+            if inner.outputs[0] in shapes:
+                continue
+            given = [Tensor(shapes[t], t.name) for t in inner.inputs]
+            probe = Call(inner.layer, given)
+            for tensor, made in zip(inner.outputs, inner.layer.make_outputs(probe), strict=True):
+                shapes[tensor] = made.shape
+        return tuple(Tensor(shapes[t], self.name, call) for t in self.outputs)
+
+    def emit(self, scope: Scope, *inputs: Value) -> list[Value]:
+        """Append the nodes of all layers for these inputs (images N C H W); the outputs likewise."""
+        values: dict[Tensor, Value] = dict(zip(self.inputs, inputs, strict=True))
+        for call in self._calls:
+            if isinstance(call.layer, InputLayer):
+                continue
+            scope.name = call.layer.name
+            made = call.layer.emit(scope, *(values[t] for t in call.inputs))
+            outs = made if isinstance(made, list) else [made]
+            if len(outs) == 1 and not isinstance(call.layer, Model) and outs[0].name.startswith(f"{scope.name}//"):
+                outs[0].name = scope.name if call is call.layer.calls[0] else outs[0].name
+            values.update(zip(call.outputs, outs, strict=True))
+        return [values[t] for t in self.outputs]
+
+    def __call__(self, inputs: Any, *, training: bool | None = None) -> Any:
+        """Symbolic tensors give symbolic tensors; arrays are run as one batch and give arrays."""
+        first = inputs[0] if isinstance(inputs, (list, tuple)) and inputs else inputs
+        if isinstance(first, Tensor):
+            return super().__call__(inputs, training=training)
+        return self.predict_on_batch(inputs)
+
+    # -- running ----------------------------------------------------------------------------------------------
+    def runtime(self) -> Runtime:
+        """The fastconv.Model that runs this network: inspect, profile and compile it there. Inputs are N H W C."""
+        from fastconv.model import Model as Runtime
+
+        key = (tuple((v.serial, v.version) for v in self.weights), self.threads)
+        if self._runtime is None or self._runtime_key != key:
+            self._runtime = Runtime(LayerSource(self), threads=self.threads)
+            self._runtime_key = key
+        return self._runtime
+
+    def predict(
+        self, x: Any, batch_size: int | None = None, verbose: str | int = "auto", steps: int | None = None
+    ) -> Any:
+        """Outputs for x, N images [N, H, W, C] of numbers (lists for several inputs), computed in batches.
+
+        Returns a float32 array, a list of them for several outputs. batch_size: 32 where None. x may also be an
+        iterable of batches; steps: how many of them. `verbose` is accepted; nothing is printed.
+        Raises ShapeError (a ValueError) for inputs that do not fit.
+        """
+        if batch_size is not None and (not isinstance(batch_size, (int, np.integer)) or batch_size < 1):
+            raise ValueError(f"batch_size={batch_size!r}: expected a positive int")
+        if not isinstance(x, (np.ndarray, list, tuple)) and hasattr(x, "__iter__") and not hasattr(x, "__array__"):
+            return _joined([self._batch(part[0] if isinstance(part, tuple) else part) for part in _some(x, steps)])
+        arrays = self._arrays(x)
+        n, size = len(arrays[0]), int(batch_size or 32)
+        if any(len(a) != n for a in arrays):
+            raise ShapeError(f"inputs of different lengths: {[len(a) for a in arrays]}")
+        stop = n if steps is None else min(n, steps * size)
+        starts = range(0, max(stop, 1), size)
+        return _joined([self._batch([a[i : min(i + size, stop)] for a in arrays]) for i in starts])
+
+    def predict_on_batch(self, x: Any) -> Any:
+        """Outputs for one batch, run at once."""
+        return _joined([self._batch(x)])
+
+    def _arrays(self, x: Any) -> list[Any]:
+        arrays = list(x) if isinstance(x, (list, tuple)) and len(self.inputs) > 1 else [x]
+        if len(arrays) != len(self.inputs):
+            raise ShapeError(f"model {self.name!r} takes {len(self.inputs)} inputs, got {len(arrays)}")
+        out = []
+        for tensor, value in zip(self.inputs, arrays, strict=True):
+            a = np.asarray(value)
+            if a.dtype.kind not in "fiub":
+                raise ShapeError(f"input {tensor.name!r}: expected an array of numbers, got {a.dtype}")
+            if a.ndim == 0:
+                raise ShapeError(f"input {tensor.name!r}: expected rank {tensor.rank}, got a number")
+            out.append(a)
+        return out
+
+    def _batch(self, x: Any) -> list[FloatArray]:
+        x = x[0] if isinstance(x, (list, tuple)) and len(self.inputs) == 1 and len(x) == 1 else x
+        arrays = [a.astype(np.float32, copy=False) for a in self._arrays(x)]
+        y = self.runtime()(*arrays)
+        return y if isinstance(y, list) else [y]
+
+    # -- looking ----------------------------------------------------------------------------------------------
+    def summary(
+        self, line_length: int | None = None, print_fn: Callable[[str], Any] | None = None, **_: Any
+    ) -> None:
+        """Print one line per layer: name and class, output shape, learnable numbers; then the sums."""
+        from fastconv.summary import model_summary
+
+        (print_fn or print)(model_summary(self, line_length))
+
+    def graph(self, *shapes: Sequence[int]) -> Graph:
+        """The Graph for input shapes as users see them (none: the model's own, a free batch taken as 1)."""
+        source = LayerSource(self)
+        if not shapes:
+            shapes = tuple(tuple(d or 1 for d in t.shape[:1]) + t.shape[1:] for t in self.inputs)  # type: ignore[misc]
+            if any(d is None for s in shapes for d in s):
+                raise ShapeError(f"model {self.name!r} has free sizes {[t.shape for t in self.inputs]}: give a shape")
+        return source.build({i.name: tuple(s) for i, s in zip(source.inputs, shapes, strict=True)})
+
+    # -- files ------------------------------------------------------------------------------------------------
+    def load_weights(self, path: str | os.PathLike[str], *, by_name: bool = False) -> None:
+        """Read weights of this architecture from .safetensors or a torch file. by_name: only layers that are there.
+
+        Raises ModelError naming the first layer that differs; nothing is changed then.
+        """
+        from fastconv.weights import load_into
+
+        load_into(self, path, by_name=by_name)
+
+    def save_weights(self, path: str | os.PathLike[str]) -> None:
+        """Write all weights to a .safetensors file."""
+        from fastconv.weights import save_safetensors
+
+        save_safetensors(self, path)
+
+    def save(self, path: str | os.PathLike[str], *, shape: Sequence[int] | None = None) -> None:
+        """Write x.onnx (the network; sizes that are free need `shape`, N H W C) or x.safetensors (its weights).
+
+        Files are written beside their place and moved there when they are whole.
+        """
+        from fastconv.weights import save_model
+
+        save_model(self, path, shape=shape)
+
+
+class Sequential(Model):
+    """Layers one after the other. Without an input shape it is built when it first sees an input."""
+
+    def __init__(self, layers: Sequence[Any] | None = None, name: str | None = None, *, trainable: bool = True) -> None:
+        Layer.__init__(self, name=name, trainable=trainable)
+        self.threads = None
+        self.preprocess_input = None
+        self._runtime, self._runtime_key = None, None
+        self.inputs, self.outputs, self._calls, self._layers = [], [], [], []
+        self._stack: list[Layer] = []
+        self._start: Tensor | None = None
+        for layer in layers or ():
+            self.add(layer)
+
+    def add(self, layer: Any) -> None:
+        """Append a layer."""
+        if isinstance(layer, Tensor) and layer.call is not None and isinstance(layer.call.layer, InputLayer):
+            layer = layer.call.layer
+        if not isinstance(layer, Layer):
+            raise ValueError(f"Sequential: expected a layer, got {type(layer).__name__}")
+        if isinstance(layer, InputLayer):
+            if self._stack or self._start is not None:
+                raise ValueError("Sequential: an input layer comes first")
+            self._start = layer.output
+            return
+        if layer.name in {la.name for la in self._stack}:
+            raise ValueError(f"two layers are called {layer.name!r}: the names in a model must be different")
+        if not self._stack and self._start is None:
+            if layer.asked_shape is not None:
+                self._start = Input(batch_shape=layer.asked_shape)
+            elif isinstance(layer, Model) and layer.inputs:
+                self._start = Input(batch_shape=layer.inputs[0].shape)
+        self._stack.append(layer)
+        if self._start is not None:
+            x = self.outputs[0] if self.outputs else self._start
+            self._connect([self._start], [layer(x)])
+
+    def pop(self) -> None:
+        """Remove the last layer."""
+        if not self._stack:
+            raise ValueError("Sequential: there is no layer to remove")
+        self._stack.pop()
+        self.outputs = []
+        if self._start is not None and self._stack:
+            self._connect([self._start], [self._stack[-1].calls[-1].outputs[0]])
+
+    def ensure_built(self, *shapes: Dims) -> None:
+        if not self.inputs:
+            if not self._stack:
+                raise ValueError(f"Sequential {self.name!r} has no layers")
+            self._start = x = Input(batch_shape=shapes[0])
+            for layer in self._stack:
+                x = layer(x)
+            self._connect([self._start], [x])
+
+    def build_for(self, shape: Dims) -> None:
+        """Build for inputs of this shape, with the batch first, where that has not happened yet."""
+        self.ensure_built((None, *shape[1:]))
+
+    @property
+    def layers(self) -> list[Layer]:
+        return list(self._stack)
+
+    def sublayers(self) -> Sequence[Layer]:
+        return self._stack
+
+    def _arrays(self, x: Any) -> list[Any]:
+        if not self.inputs:
+            self.build_for(np.shape(x[0] if isinstance(x, list) and len(x) == 1 else x))
+        return super()._arrays(x)
+
+
+class LayerSource:
+    """A network of layers as a source of Graphs, for the runtime. Shapes here are as users see them."""
+
+    def __init__(self, model: Model) -> None:
+        if not model.inputs:
+            raise ValueError(f"model {model.name!r} has no input shape yet: call it on an array, or begin with Input")
+        self.model, self.name = model, model.name
+        names = _distinct(t.name for t in model.inputs)
+        self.inputs = tuple(
+            InputInfo(name, t.shape, np.dtype(np.float32)) for name, t in zip(names, model.inputs, strict=True)
+        )
+        self.outputs = tuple(
+            OutputInfo(name, tuple(t.shape), np.dtype(np.float32))
+            for name, t in zip(model.output_names, model.outputs, strict=True)
+        )
+
+    def build(self, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
+        graph = Graph(self.name)
+        scope = Scope(graph)
+        values = [scope.channels_first(graph.add_input(i.name, shapes[i.name])) for i in self.inputs]
+        made = self.model.emit(scope, *values)
+        for info, value, tensor in zip(self.outputs, made, self.model.outputs, strict=True):
+            expected = tensor.shape
+            if any(e not in (None, d) for e, d in zip(expected[1:], outer_shape(value)[1:], strict=True)):
+                raise ShapeError(f"output {info.name!r}: expected shape {expected}, got {outer_shape(value)}")
+            scope.name = info.name
+            graph.outputs.append(scope.channels_last(value))
+        return graph
+
+
+# -- the order of layers ----------------------------------------------------------------------------------------
+def _tensors(value: Any, what: str) -> list[Tensor]:
+    values = list(value) if isinstance(value, (list, tuple)) else [value]
+    if not values or not all(isinstance(t, Tensor) for t in values):
+        raise ValueError(f"Model: {what}: expected symbolic tensors, got {value!r}")
+    return values
+
+
+def _sorted_calls(inputs: list[Tensor], outputs: list[Tensor]) -> list[Call]:
+    """The calls between inputs and outputs, in the order in which they were made."""
+    known = set(inputs)
+    found: dict[int, Call] = {}
+    todo = [t for t in outputs if t not in known]
+    while todo:
+        call = todo.pop().call
+        assert call is not None
+        if call.serial in found:
+            continue
+        found[call.serial] = call
+        if isinstance(call.layer, InputLayer):
+            raise ValueError(f"Model: the outputs need {call.layer.name!r}, which is not among the inputs")
+        todo.extend(t for t in call.inputs if t not in known)
+    used = {t for c in found.values() for t in c.inputs} | set(outputs)
+    for t in inputs:
+        if t not in used:
+            raise ValueError(f"Model: no output needs input {t.name!r}")
+        if t.call is not None and isinstance(t.call.layer, InputLayer):
+            found[t.call.serial] = t.call
+    return [found[s] for s in sorted(found)]
+
+
+def _layer_order(inputs: list[Tensor], outputs: list[Tensor], calls: list[Call]) -> list[Layer]:
+    """Keras' order of layers: by their distance from the outputs, then as they were made."""
+    depth: dict[Call, int] = {}
+    readers: dict[Tensor, list[Call]] = {}
+    for call in calls:
+        for t in call.inputs:
+            readers.setdefault(t, []).append(call)
+    layer_depth: dict[Layer, int] = {}
+    for call in reversed(calls):
+        after = [depth[c] + 1 for t in call.outputs for c in readers.get(t, ())]
+        depth[call] = max([layer_depth.get(call.layer, 0), *after])
+        layer_depth[call.layer] = depth[call]
+    made = {call.layer: i for i, call in reversed(list(enumerate(calls)))}
+    return sorted(layer_depth, key=lambda layer: (-layer_depth[layer], made[layer]))
+
+
+def _distinct(names: Iterable[str]) -> list[str]:
+    out: list[str] = []
+    for name in names:
+        candidate, n = name, 1
+        while candidate in out:
+            candidate, n = f"{name}_{n}", n + 1
+        out.append(candidate)
+    return out
+
+
+def _some(batches: Iterable[Any], steps: int | None) -> Iterable[Any]:
+    for i, batch in enumerate(batches):
+        if steps is not None and i >= steps:
+            return
+        yield batch
+
+
+def _joined(batches: list[list[FloatArray]]) -> Any:
+    """Batches of outputs one after the other; one output comes as an array."""
+    if not batches:
+        raise ShapeError("predict: there is no batch")
+    parts = [
+        column[0] if len(column) == 1 else np.concatenate(column) for column in map(list, zip(*batches, strict=True))
+    ]
+    return parts[0] if len(parts) == 1 else parts
+
+
+def all_variables(model: Model) -> list[tuple[Layer, Variable]]:
+    """Every Variable with the innermost layer that owns it, in the order of the layers."""
+    found: list[tuple[Layer, Variable]] = []
+    seen: set[Variable] = set()
+
+    def walk(layer: Layer) -> None:
+        for v in layer.variables:
+            if v not in seen:
+                seen.add(v)
+                found.append((layer, v))
+        for inner in layer.sublayers():
+            walk(inner)
+
+    walk(model)
+    return found
