@@ -202,9 +202,7 @@ class Model(Layer):
         return y if isinstance(y, list) else [y]
 
     # -- looking ----------------------------------------------------------------------------------------------
-    def summary(
-        self, line_length: int | None = None, print_fn: Callable[[str], Any] | None = None, **_: Any
-    ) -> None:
+    def summary(self, line_length: int | None = None, print_fn: Callable[[str], Any] | None = None, **_: Any) -> None:
         """Print one line per layer: name and class, output shape, learnable numbers; then the sums."""
         from fastconv.summary import model_summary
 

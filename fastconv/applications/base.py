@@ -80,8 +80,8 @@ _DOC = """{title}
     weights                 {weights}a path to a torch state dict (.pth), .safetensors or .onnx, or None (random, see
                             `seed`)
     input_tensor            what `Input(shape=(640, 480, 3))` gives, or a tensor of another model
-    input_shape             (H, W, {channels}), at least {minimum} pixels a side; {size} by {size} where it is not said; any
-                            size where include_top is False
+    input_shape             (H, W, {channels}), at least {minimum} pixels a side; without it {size} by {size}, or any size
+                            where include_top is False
     classes                 of the classifier
     classifier_activation   "softmax", or None for the logits
 
@@ -257,9 +257,7 @@ class Request:
         if shape[-1] != 3 and self.weights == "imagenet":
             raise ValueError(f"The input must have 3 channels; Received `input_shape={shape}`")
         if any(d is not None and d < a.minimum for d in shape[:2]):
-            raise ValueError(
-                f"Input size must be at least {a.minimum}x{a.minimum}; Received: input_shape={shape}"
-            )
+            raise ValueError(f"Input size must be at least {a.minimum}x{a.minimum}; Received: input_shape={shape}")
 
     def image(self) -> Tensor:
         """Where the network begins."""

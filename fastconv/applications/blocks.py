@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastconv.layers import Activation, BatchNormalization, Conv2D, Dense, DepthwiseConv2D, Layer, SeparableConv2D, Tensor
+from fastconv.layers import (
+    Activation,
+    BatchNormalization,
+    Conv2D,
+    Dense,
+    DepthwiseConv2D,
+    Layer,
+    SeparableConv2D,
+    Tensor,
+)
 from fastconv.layers.windows import Padding
 
 

@@ -1,5 +1,5 @@
-"""EfficientNet B0 to B7 (Tan and Le 2019, table 1): inverted bottlenecks with squeeze-and-excite, scaled in width, depth
-and image size. Block names are Keras'; padding and preprocessing are those of the published weights, trained in torch."""
+"""EfficientNet B0 to B7 (Tan and Le 2019, table 1): inverted bottlenecks with squeeze-and-excite, scaled in width,
+depth and image size. Block names are Keras'; padding and preprocessing are those of the weights, trained in torch."""
 
 from __future__ import annotations
 

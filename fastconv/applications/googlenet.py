@@ -24,9 +24,7 @@ INCEPTIONS = {
 
 def unit(x: Tensor, filters: int, size: int, name: str, strides: int = 1) -> Tensor:
     conv, bn = f"{name}.conv", f"{name}.bn"
-    return conv_bn(
-        x, filters, size, strides, names=(conv, bn, f"{name}.relu"), torch_names=(conv, bn), epsilon=1e-3
-    )
+    return conv_bn(x, filters, size, strides, names=(conv, bn, f"{name}.relu"), torch_names=(conv, bn), epsilon=1e-3)
 
 
 def inception(x: Tensor, name: str) -> Tensor:
@@ -56,9 +54,7 @@ def network(x: Tensor) -> Tensor:
 
 
 GoogLeNet = application(
-    Architecture(
-        "GoogLeNet", network, mode="tf", keras_mode="tf", published="googlenet", ignored=("aux1.", "aux2.")
-    ),
+    Architecture("GoogLeNet", network, mode="tf", keras_mode="tf", published="googlenet", ignored=("aux1.", "aux2.")),
     "GoogLeNet, nine inception blocks: 6,624,904 parameters.",
 )
 preprocess_input = Preprocess("tf")

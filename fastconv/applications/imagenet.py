@@ -67,7 +67,7 @@ def decode_predictions(preds: npt.ArrayLike, top: int = 5) -> list[list[Predicti
 
 
 class Preprocess:
-    """preprocess_input of one network: `f(x, mode=None)`, where None is what the network's weights were trained with."""
+    """preprocess_input of one network: `f(x, mode=None)`, None: the mode that its weights were trained with."""
 
     def __init__(self, mode: str) -> None:
         self.mode = mode

