@@ -112,7 +112,8 @@ class Model:
         self._threads_arg = threads
         self._isa = resolve_isa(_isa)
         # an OnnxModel, or another source of Graphs such as a network of layers
-        self._onnx: Source = source if hasattr(source, "build") and hasattr(source, "inputs") else read(source)
+        given: Any = source
+        self._onnx: Source = given if hasattr(source, "build") and hasattr(source, "inputs") else read(given)
         self.name = self._onnx.name
         self.inputs = tuple(TensorInfo(i.name, i.shape, str(i.dtype)) for i in self._onnx.inputs)
         self._cache = WeightCache()

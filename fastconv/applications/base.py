@@ -80,7 +80,7 @@ _DOC = """{title}
     weights                 {weights}a path to a torch state dict (.pth), .safetensors or .onnx, or None (random, see
                             `seed`)
     input_tensor            what `Input(shape=(640, 480, 3))` gives, or a tensor of another model
-    input_shape             (H, W, {channels}), at least {minimum} pixels a side; without it {size} by {size}, or any size
+    input_shape             (H, W, {channels}), at least {minimum} pixels a side; else {size} by {size}, or any size
                             where include_top is False
     classes                 of the classifier
     classifier_activation   "softmax", or None for the logits

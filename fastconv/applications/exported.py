@@ -109,7 +109,7 @@ def _check_convolutions(request: Request, graph: Graph) -> None:
     """The file's convolutions are those of the architecture, in any order, by the shapes of their weights."""
     from dataclasses import replace
 
-    from fastconv.layers.base import Variable
+    from fastconv.layers.variable import Variable
     from fastconv.models import all_variables
 
     top = replace(request, weights=None, input_tensor=None, input_shape=None, include_top=False, pooling=None)

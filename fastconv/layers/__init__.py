@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from fastconv.layers.base import Input, InputLayer, Layer, Tensor, Variable
+from fastconv.layers.base import Input, InputLayer, Layer, Tensor
 from fastconv.layers.conv import Conv2D, DepthwiseConv2D, SeparableConv2D
 from fastconv.layers.core import (
     Activation,
@@ -26,6 +26,7 @@ from fastconv.layers.initializers import set_random_seed
 from fastconv.layers.merge import Add, Average, Concatenate, Maximum, Minimum, Multiply, Subtract
 from fastconv.layers.norm import BatchNormalization, LocalResponseNormalization
 from fastconv.layers.pooling import AveragePooling2D, GlobalAveragePooling2D, GlobalMaxPooling2D, MaxPooling2D
+from fastconv.layers.variable import Variable
 
 MaxPool2D, AvgPool2D = MaxPooling2D, AveragePooling2D
 GlobalAvgPool2D, GlobalMaxPool2D = GlobalAveragePooling2D, GlobalMaxPooling2D

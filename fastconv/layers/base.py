@@ -18,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.errors import ShapeError
-from fastconv.graph import Array, Graph, Value, Weight
-from fastconv.layers.initializers import Initializer, next_seed
+from fastconv.graph import Array, Graph, Value
+from fastconv.layers.initializers import Initializer
+from fastconv.layers.variable import Variable
 
 Dims = tuple[int | None, ...]
 _serials = itertools.count(1)
@@ -33,95 +34,6 @@ def unique_name(stem: str) -> str:
         n = _names[stem]
         _names[stem] += 1
     return f"{stem}_{n}" if n else stem
-
-
-class Variable:
-    """A named float32 array of a layer. Random initial values are drawn when somebody first needs them.
-
-    `shape` and `array` have the Graph's layout: [K, C/group, R, S] for convolutions, [C, K] for dense layers.
-    `numpy` and `assign` speak Keras': [R, S, C, K], depthwise [R, S, C, multiplier], dense [C, K].
-    """
-
-    __slots__ = ("_array", "_seed", "initializer", "layout", "name", "path", "serial", "shape", "statistic", "version")
-
-    def __init__(
-        self, name: str, shape: Sequence[int], initializer: Initializer, layout: str = "plain", statistic: bool = False
-    ) -> None:
-        self.name = self.path = name
-        self.shape: tuple[int, ...] = tuple(int(d) for d in shape)
-        self.initializer = initializer
-        self.layout = layout  # "plain", "conv", or "depthwise N" with N output channels per input channel
-        self.statistic = statistic  # moved by training, learnt by no gradient
-        self.serial = next(_serials)
-        self.version = 0
-        self._seed = next_seed()
-        self._array: Array | None = None
-
-    @property
-    def size(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64))
-
-    @property
-    def array(self) -> Array:
-        """The values in the Graph's layout, read-only; kept from now on."""
-        if self._array is None:
-            self._array = self._initial()
-        return self._array
-
-    def _initial(self) -> Array:
-        array = self.initializer(self.shape, self._seed, self.layout)
-        array.flags.writeable = False
-        return array
-
-    def set(self, array: npt.ArrayLike) -> None:
-        """Replace the values, given in the Graph's layout. The array is not copied where it is float32."""
-        a = np.asarray(array, np.float32).view()
-        if a.shape != self.shape:
-            raise ShapeError(f"weight {self.path!r}: expected shape {self.shape}, got {a.shape}")
-        a.flags.writeable = False
-        self._array = a
-        self.version += 1
-
-    @property
-    def keras_shape(self) -> tuple[int, ...]:
-        if self.layout == "conv":
-            k, c, r, s = self.shape
-            return r, s, c, k
-        if self.layout.startswith("depthwise"):
-            multiplier = int(self.layout.split()[1])
-            k, _, r, s = self.shape
-            return r, s, k // multiplier, multiplier
-        return self.shape
-
-    def numpy(self) -> Array:
-        """The values in Keras' layout, read-only."""
-        if self.layout == "conv":
-            return self.array.transpose(2, 3, 1, 0)
-        if self.layout.startswith("depthwise"):
-            r, s, c, m = self.keras_shape
-            return self.array.reshape(c, m, r, s).transpose(2, 3, 0, 1)
-        return self.array
-
-    def assign(self, values: npt.ArrayLike) -> None:
-        """Replace the values, given in Keras' layout; they are copied. Raises ShapeError (a ValueError)."""
-        a = np.array(values, np.float32)
-        if a.shape != self.keras_shape:
-            raise ShapeError(f"weight {self.path!r}: expected shape {self.keras_shape}, got {a.shape}")
-        if self.layout == "conv":
-            a = np.ascontiguousarray(a.transpose(3, 2, 0, 1))
-        elif self.layout.startswith("depthwise"):
-            a = np.ascontiguousarray(a.transpose(2, 3, 0, 1)).reshape(self.shape)
-        self.set(a)
-
-    def weight(self) -> Weight:
-        """The Graph's view of it: random values that nobody asked for are drawn for packing and forgotten again."""
-        if self._array is not None:
-            array = self._array
-            return Weight(self.shape, np.float32, lambda: array, key=("variable", self.serial, self.version))
-        return Weight(self.shape, np.float32, self._initial, key=("variable", self.serial, self.version))
-
-    def __repr__(self) -> str:
-        return f"<Variable {self.path} {list(self.keras_shape)}>"
 
 
 class Tensor:
@@ -311,7 +223,7 @@ class Layer:
     # -- calling --------------------------------------------------------------------------------------------------
     def __call__(self, inputs: Tensor | Sequence[Tensor], *, training: bool | None = None) -> Any:
         """The symbolic output for symbolic inputs. `training` is accepted: fit and predict decide it."""
-        tensors = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+        tensors: list[Any] = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
         for t in tensors:
             if not isinstance(t, Tensor):
                 raise ValueError(f"layer {self.name!r}: expected symbolic tensors (see Input), got {type(t).__name__}")

@@ -7,8 +7,9 @@ from typing import Any
 
 from fastconv.graph import Value
 from fastconv.layers.activations import activation_name, emit_activation
-from fastconv.layers.base import Dims, Layer, Scope, Variable
+from fastconv.layers.base import Dims, Layer, Scope
 from fastconv.layers.initializers import Initializer, initializer
+from fastconv.layers.variable import Variable
 from fastconv.layers.windows import Padding, check_padding, output_size, pads_of, pair
 
 ActivationName = str | Callable[..., Any] | None

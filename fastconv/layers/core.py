@@ -11,9 +11,10 @@ import numpy.typing as npt
 
 from fastconv.graph import Value
 from fastconv.layers.activations import activation_name, emit_activation
-from fastconv.layers.base import Dims, Layer, Scope, Variable, inner_shape, outer_shape
+from fastconv.layers.base import Dims, Layer, Scope, inner_shape, outer_shape
 from fastconv.layers.conv import ActivationName, check_format, image_shape
 from fastconv.layers.initializers import Initializer, initializer
+from fastconv.layers.variable import Variable
 from fastconv.layers.windows import sides
 
 

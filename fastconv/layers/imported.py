@@ -10,7 +10,8 @@ import numpy as np
 from fastconv.cut import layer_names
 from fastconv.errors import ModelError
 from fastconv.graph import Array, Graph, Node, Value, Weight
-from fastconv.layers.base import Call, Dims, Layer, Scope, Tensor, Variable, inner_shape, outer_shape
+from fastconv.layers.base import Call, Dims, Layer, Scope, Tensor, inner_shape, outer_shape
+from fastconv.layers.variable import Variable
 
 if TYPE_CHECKING:
     from fastconv.source import Source
@@ -39,12 +40,9 @@ class NodeLayer(Layer):
         self.shape = node.output.shape
         for i, role in _PARAMETERS.get(node.op, {}).items():
             v = node.inputs[i] if i < len(node.inputs) else None
-            if (
-                v is None
-                or v.weight is None
-                or v.dtype != np.float32
-                or (v.size < 2 and node.op not in ("Conv", "Gemm"))
-            ):
+            if v is None or v.weight is None or v.dtype != np.float32:
+                continue
+            if v.size < 2 and node.op not in ("Conv", "Gemm"):  # a factor such as 1/6
                 continue
             key = v.weight.key
             if key not in known:
@@ -73,7 +71,8 @@ class _Stored:
         self.weight = weight
 
     def __call__(self, shape: tuple[int, ...], seed: int, layout: str) -> Array:
-        return self.weight.numpy().astype(np.float32, copy=False).view()
+        array: Array = self.weight.numpy().astype(np.float32, copy=False).view()
+        return array
 
 
 class Imported(Layer):

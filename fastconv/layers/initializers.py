@@ -104,7 +104,7 @@ def lecun_normal(shape: tuple[int, ...], seed: int, layout: str) -> Array:
 
 
 def random_normal(shape: tuple[int, ...], seed: int, layout: str) -> Array:
-    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32) * np.float32(0.05)
+    return _normal(shape, seed, 0.05)
 
 
 def random_uniform(shape: tuple[int, ...], seed: int, layout: str) -> Array:

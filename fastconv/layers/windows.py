@@ -1,7 +1,7 @@
 """Sizes and padding of sliding windows, for convolution and pooling.
 
 `padding` is Keras' "valid" or "same" (output ceil(size / stride), the odd pixel at the bottom and right), or an
-extension that networks trained in other frameworks need: a number for all four sides, or ((top, bottom), (left, right)).
+extension for networks trained in other frameworks: a number for all four sides, or ((top, bottom), (left, right)).
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def pads_of(size: int, kernel: int, stride: int, dilation: int, padding: str | S
         reach = (kernel - 1) * dilation + 1
         total = max((-(-size // stride) - 1) * stride + reach - size, 0)
         return total // 2, total - total // 2
-    before, after = padding[axis]
-    return int(before), int(after)
+    assert not isinstance(padding, str)
+    return padding[axis]
 
 
 def output_size(

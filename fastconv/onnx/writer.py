@@ -191,7 +191,7 @@ class _Writer:
         external_data_helper.set_external_data(tensor, self.location, self.data.tell(), array.nbytes)
         tensor.ClearField("raw_data")
         tensor.data_location = TensorProto.EXTERNAL
-        self.data.write(memoryview(array).cast("B"))
+        self.data.write(array.data.cast("B"))
         self.initializers.append(tensor)
         return name
 
@@ -226,7 +226,7 @@ def _dims(v: Value, w: Value) -> list[int | str]:
 def _plain(w: _Writer, node: Node, twin: Node) -> None:
     if {"activation", "scale"} & set(node.attrs):
         raise UnsupportedOpError(f"node {node.name!r}: fused operations are not written")
-    attrs = {k: list(v) if isinstance(v, tuple) else v for k, v in node.attrs.items()}
+    attrs: dict[str, Any] = {k: list(v) if isinstance(v, tuple) else v for k, v in node.attrs.items()}
     w.write(node, node.op, **attrs)
 
 
@@ -249,17 +249,13 @@ def _pool(w: _Writer, node: Node, twin: Node) -> None:
     a = node.attrs
     top, left, bottom, right = a["pads"]
     sizes = zip(node.input(0).shape[2:], (top + bottom, left + right), range(2), strict=True)
-    floors = tuple(
-        (size + pad - (a["kernel_shape"][i] - 1) * a["dilations"][i] - 1) // a["strides"][i] + 1
-        for size, pad, i in sizes
-    )
+    reach = [(k - 1) * d + 1 for k, d in zip(a["kernel_shape"], a["dilations"], strict=True)]
+    floors = tuple((size + pad - reach[i]) // a["strides"][i] + 1 for size, pad, i in sizes)
     attrs: dict[str, Any] = {"ceil_mode": int(floors != node.output.shape[2:])}
     if node.op == "AveragePool":
         attrs["count_include_pad"] = int(bool(a.get("count_include_pad")))
         if tuple(a["dilations"]) != (1, 1):
-            raise UnsupportedOpError(
-                f"node {node.name!r}: AveragePool with dilations {a['dilations']} in opset {OPSET}"
-            )
+            raise UnsupportedOpError(f"node {node.name!r}: AveragePool with dilations")
     else:
         attrs["dilations"] = list(a["dilations"])
     w.write(
@@ -283,8 +279,7 @@ def _clip(w: _Writer, node: Node, twin: Node) -> None:
     limits = []
     for key in ("min", "max"):
         value = node.attrs.get(key)
-        missing = value is None or math.isinf(value)
-        limits.append("" if missing else w.number(value, f"{node.name}/{key}"))
+        limits.append("" if value is None or math.isinf(value) else w.number(value, f"{node.name}/{key}"))
     w.write(node, "Clip", limits)
 
 

@@ -1,8 +1,8 @@
 """Published weights: where they are, how they get here, and how one knows that they are the right ones.
 
-A file is looked for in fastconv's cache and in torch's, and fetched otherwise: into NAME.part, which a later attempt goes
-on with, then checked against its hash, then moved into place. What is in place is therefore whole. Every file is checked
-whenever it is used: SHA-256 of 100 MB takes a tenth of a second.
+A file is looked for in fastconv's cache and in torch's, and fetched otherwise: into NAME.part, with which a later
+attempt goes on, then checked against its hash, then moved into place. What is in place is therefore whole. Every file
+is checked again when it is used: SHA-256 of 100 MB takes a tenth of a second.
 """
 
 from __future__ import annotations

@@ -44,7 +44,8 @@ def _read_safetensors(path: str | os.PathLike[str]) -> dict[str, Array]:
     arrays: dict[str, Array] = {}
     try:
         with safe_open(name, framework="numpy") as file:
-            for key in file.keys():  # noqa: SIM118: this is no dict
+            names = file.keys()
+            for key in names:
                 kind = file.get_slice(key).get_dtype()
                 if kind == "BF16":
                     raise UnsupportedOpError(f"{name}: tensor {key!r} is bfloat16, which numpy does not have")

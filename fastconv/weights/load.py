@@ -10,8 +10,9 @@ import numpy as np
 
 from fastconv.errors import ModelError
 from fastconv.graph import Array
-from fastconv.layers.base import Layer, Tensor, Variable
+from fastconv.layers.base import Layer, Tensor
 from fastconv.layers.core import Dense, Dropout, Flatten
+from fastconv.layers.variable import Variable
 from fastconv.weights.files import read_weights
 
 if TYPE_CHECKING:
@@ -71,10 +72,9 @@ def load_into(
         if array.dtype.kind != "f":
             raise ModelError(f"{where}: layer {layer.name!r}: {name!r}: expected floats, got {array.dtype}")
         ready.append((v, array if own else _from_torch(layer, v, array)))
-    rest = (
-        [] if by_name else sorted(n for n in unused if not n.endswith(_COUNTERS) and not n.startswith(tuple(ignored)))
-    )
-    if rest:
+    unused = {n for n in unused if not n.endswith(_COUNTERS) and not n.startswith(tuple(ignored))}
+    rest = [name for name in arrays if name in unused]
+    if rest and not by_name:
         raise ModelError(f"{where}: {rest[0]!r} of shape {arrays[rest[0]].shape} belongs to no layer of {model.name!r}")
     if not ready:
         raise ModelError(f"{where}: holds nothing for model {model.name!r}")

@@ -1,4 +1,4 @@
-"""Model and Sequential, with Keras' names and arguments: networks of layers that fastconv runs.
+"""Model: a network of layers that fastconv runs, with Keras' names and arguments.
 
 Inputs and outputs are channels-last. A model is compiled for each input shape at the first call; weights that change
 (assigned, loaded, trained) make a new runtime at the next call.
@@ -7,7 +7,7 @@ Inputs and outputs are channels-last. A model is compiled for each input shape a
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,17 +15,16 @@ import numpy.typing as npt
 
 from fastconv.errors import ShapeError
 from fastconv.graph import Graph, Value
-from fastconv.layers.base import Call, Dims, Input, InputLayer, Layer, Scope, Tensor, Variable, outer_shape
+from fastconv.layers.base import Call, Dims, InputLayer, Layer, Scope, Tensor
 from fastconv.layers.imported import Imported
-from fastconv.onnx.reader import InputInfo, OutputInfo
+from fastconv.models.order import distinct, layer_order, sorted_calls, tensors
+from fastconv.models.source import LayerSource
 
 if TYPE_CHECKING:
     from fastconv.model import Model as Runtime
 
 FloatArray = npt.NDArray[np.float32]
 Preprocess = Callable[..., FloatArray]
-
-__all__ = ["Input", "Model", "Sequential"]
 
 
 class Model(Layer):
@@ -46,12 +45,12 @@ class Model(Layer):
         self._runtime_key: object = None
         if inputs is None or outputs is None:
             raise ValueError("Model: expected inputs and outputs")
-        self._connect(_tensors(inputs, "inputs"), _tensors(outputs, "outputs"))
+        self._connect(tensors(inputs, "inputs"), tensors(outputs, "outputs"))
 
     def _connect(self, inputs: list[Tensor], outputs: list[Tensor]) -> None:
         self.inputs, self.outputs = inputs, outputs
-        self._calls = _sorted_calls(inputs, outputs)
-        self._layers = _layer_order(inputs, outputs, self._calls)
+        self._calls = sorted_calls(inputs, outputs)
+        self._layers = layer_order(inputs, outputs, self._calls)
         names: dict[str, Layer] = {}
         for layer in self._layers:
             if names.setdefault(layer.name, layer) is not layer:
@@ -103,7 +102,7 @@ class Model(Layer):
 
     @property
     def output_names(self) -> list[str]:
-        return _distinct(t.name for t in self.outputs)
+        return distinct(t.name for t in self.outputs)
 
     def make_outputs(self, call: Call) -> tuple[Tensor, ...]:
         if len(call.inputs) != len(self.inputs):
@@ -212,9 +211,9 @@ class Model(Layer):
         """The Graph for input shapes as users see them (none: the model's own, a free batch taken as 1)."""
         source = LayerSource(self)
         if not shapes:
-            shapes = tuple(tuple(d or 1 for d in t.shape[:1]) + t.shape[1:] for t in self.inputs)  # type: ignore[misc]
-            if any(d is None for s in shapes for d in s):
+            if any(d is None for t in self.inputs for d in t.shape[1:]):
                 raise ShapeError(f"model {self.name!r} has free sizes {[t.shape for t in self.inputs]}: give a shape")
+            shapes = tuple(tuple(d or 1 for d in t.shape) for t in self.inputs)
         return source.build({i.name: tuple(s) for i, s in zip(source.inputs, shapes, strict=True)})
 
     # -- files ------------------------------------------------------------------------------------------------
@@ -243,165 +242,6 @@ class Model(Layer):
         save_model(self, path, shape=shape)
 
 
-class Sequential(Model):
-    """Layers one after the other. Without an input shape it is built when it first sees an input."""
-
-    def __init__(self, layers: Sequence[Any] | None = None, name: str | None = None, *, trainable: bool = True) -> None:
-        Layer.__init__(self, name=name, trainable=trainable)
-        self.threads = None
-        self.preprocess_input = None
-        self._runtime, self._runtime_key = None, None
-        self.inputs, self.outputs, self._calls, self._layers = [], [], [], []
-        self._stack: list[Layer] = []
-        self._start: Tensor | None = None
-        for layer in layers or ():
-            self.add(layer)
-
-    def add(self, layer: Any) -> None:
-        """Append a layer."""
-        if isinstance(layer, Tensor) and layer.call is not None and isinstance(layer.call.layer, InputLayer):
-            layer = layer.call.layer
-        if not isinstance(layer, Layer):
-            raise ValueError(f"Sequential: expected a layer, got {type(layer).__name__}")
-        if isinstance(layer, InputLayer):
-            if self._stack or self._start is not None:
-                raise ValueError("Sequential: an input layer comes first")
-            self._start = layer.output
-            return
-        if layer.name in {la.name for la in self._stack}:
-            raise ValueError(f"two layers are called {layer.name!r}: the names in a model must be different")
-        if not self._stack and self._start is None:
-            if layer.asked_shape is not None:
-                self._start = Input(batch_shape=layer.asked_shape)
-            elif isinstance(layer, Model) and layer.inputs:
-                self._start = Input(batch_shape=layer.inputs[0].shape)
-        self._stack.append(layer)
-        if self._start is not None:
-            x = self.outputs[0] if self.outputs else self._start
-            self._connect([self._start], [layer(x)])
-
-    def pop(self) -> None:
-        """Remove the last layer."""
-        if not self._stack:
-            raise ValueError("Sequential: there is no layer to remove")
-        self._stack.pop()
-        self.outputs = []
-        if self._start is not None and self._stack:
-            self._connect([self._start], [self._stack[-1].calls[-1].outputs[0]])
-
-    def ensure_built(self, *shapes: Dims) -> None:
-        if not self.inputs:
-            if not self._stack:
-                raise ValueError(f"Sequential {self.name!r} has no layers")
-            self._start = x = Input(batch_shape=shapes[0])
-            for layer in self._stack:
-                x = layer(x)
-            self._connect([self._start], [x])
-
-    def build_for(self, shape: Dims) -> None:
-        """Build for inputs of this shape, with the batch first, where that has not happened yet."""
-        self.ensure_built((None, *shape[1:]))
-
-    @property
-    def layers(self) -> list[Layer]:
-        return list(self._stack)
-
-    def sublayers(self) -> Sequence[Layer]:
-        return self._stack
-
-    def _arrays(self, x: Any) -> list[Any]:
-        if not self.inputs:
-            self.build_for(np.shape(x[0] if isinstance(x, list) and len(x) == 1 else x))
-        return super()._arrays(x)
-
-
-class LayerSource:
-    """A network of layers as a source of Graphs, for the runtime. Shapes here are as users see them."""
-
-    def __init__(self, model: Model) -> None:
-        if not model.inputs:
-            raise ValueError(f"model {model.name!r} has no input shape yet: call it on an array, or begin with Input")
-        self.model, self.name = model, model.name
-        names = _distinct(t.name for t in model.inputs)
-        self.inputs = tuple(
-            InputInfo(name, t.shape, np.dtype(np.float32)) for name, t in zip(names, model.inputs, strict=True)
-        )
-        self.outputs = tuple(
-            OutputInfo(name, tuple(t.shape), np.dtype(np.float32))
-            for name, t in zip(model.output_names, model.outputs, strict=True)
-        )
-
-    def build(self, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
-        graph = Graph(self.name)
-        scope = Scope(graph)
-        values = [scope.channels_first(graph.add_input(i.name, shapes[i.name])) for i in self.inputs]
-        made = self.model.emit(scope, *values)
-        for info, value, tensor in zip(self.outputs, made, self.model.outputs, strict=True):
-            expected = tensor.shape
-            if any(e not in (None, d) for e, d in zip(expected[1:], outer_shape(value)[1:], strict=True)):
-                raise ShapeError(f"output {info.name!r}: expected shape {expected}, got {outer_shape(value)}")
-            scope.name = info.name
-            graph.outputs.append(scope.channels_last(value))
-        return graph
-
-
-# -- the order of layers ----------------------------------------------------------------------------------------
-def _tensors(value: Any, what: str) -> list[Tensor]:
-    values = list(value) if isinstance(value, (list, tuple)) else [value]
-    if not values or not all(isinstance(t, Tensor) for t in values):
-        raise ValueError(f"Model: {what}: expected symbolic tensors, got {value!r}")
-    return values
-
-
-def _sorted_calls(inputs: list[Tensor], outputs: list[Tensor]) -> list[Call]:
-    """The calls between inputs and outputs, in the order in which they were made."""
-    known = set(inputs)
-    found: dict[int, Call] = {}
-    todo = [t for t in outputs if t not in known]
-    while todo:
-        call = todo.pop().call
-        assert call is not None
-        if call.serial in found:
-            continue
-        found[call.serial] = call
-        if isinstance(call.layer, InputLayer):
-            raise ValueError(f"Model: the outputs need {call.layer.name!r}, which is not among the inputs")
-        todo.extend(t for t in call.inputs if t not in known)
-    used = {t for c in found.values() for t in c.inputs} | set(outputs)
-    for t in inputs:
-        if t not in used:
-            raise ValueError(f"Model: no output needs input {t.name!r}")
-        if t.call is not None and isinstance(t.call.layer, InputLayer):
-            found[t.call.serial] = t.call
-    return [found[s] for s in sorted(found)]
-
-
-def _layer_order(inputs: list[Tensor], outputs: list[Tensor], calls: list[Call]) -> list[Layer]:
-    """Keras' order of layers: by their distance from the outputs, then as they were made."""
-    depth: dict[Call, int] = {}
-    readers: dict[Tensor, list[Call]] = {}
-    for call in calls:
-        for t in call.inputs:
-            readers.setdefault(t, []).append(call)
-    layer_depth: dict[Layer, int] = {}
-    for call in reversed(calls):
-        after = [depth[c] + 1 for t in call.outputs for c in readers.get(t, ())]
-        depth[call] = max([layer_depth.get(call.layer, 0), *after])
-        layer_depth[call.layer] = depth[call]
-    made = {call.layer: i for i, call in reversed(list(enumerate(calls)))}
-    return sorted(layer_depth, key=lambda layer: (-layer_depth[layer], made[layer]))
-
-
-def _distinct(names: Iterable[str]) -> list[str]:
-    out: list[str] = []
-    for name in names:
-        candidate, n = name, 1
-        while candidate in out:
-            candidate, n = f"{name}_{n}", n + 1
-        out.append(candidate)
-    return out
-
-
 def _some(batches: Iterable[Any], steps: int | None) -> Iterable[Any]:
     for i, batch in enumerate(batches):
         if steps is not None and i >= steps:
@@ -417,20 +257,3 @@ def _joined(batches: list[list[FloatArray]]) -> Any:
         column[0] if len(column) == 1 else np.concatenate(column) for column in map(list, zip(*batches, strict=True))
     ]
     return parts[0] if len(parts) == 1 else parts
-
-
-def all_variables(model: Model) -> list[tuple[Layer, Variable]]:
-    """Every Variable with the innermost layer that owns it, in the order of the layers."""
-    found: list[tuple[Layer, Variable]] = []
-    seen: set[Variable] = set()
-
-    def walk(layer: Layer) -> None:
-        for v in layer.variables:
-            if v not in seen:
-                seen.add(v)
-                found.append((layer, v))
-        for inner in layer.sublayers():
-            walk(inner)
-
-    walk(model)
-    return found
