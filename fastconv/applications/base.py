@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ from fastconv.layers import Dense, Dropout, GlobalAveragePooling2D, GlobalMaxPoo
 from fastconv.layers.activations import activation_name
 from fastconv.layers.base import Dims
 from fastconv.layers.initializers import seeded
+from fastconv.layers.variable import mark
 from fastconv.models import Model
 
 
@@ -113,7 +115,7 @@ def application(arch: Architecture, title: str) -> Application:
         return request.model()
 
     build.__name__ = build.__qualname__ = arch.name
-    build.__module__ = f"fastconv.applications.{arch.name.lower()}"
+    build.__module__ = sys._getframe(1).f_globals["__name__"]
     known = '"imagenet" (published, loaded once and kept), ' if arch.published else ""
     build.__doc__ = _DOC.format(
         title=title, weights=known, channels=arch.channels, minimum=arch.minimum, size=arch.size
@@ -142,25 +144,30 @@ class Request:
             from fastconv.applications.exported import from_onnx
 
             return from_onnx(self)
+        since = mark()
         with seeded(self.seed):
             model = self.assemble()
-        if self.weights == "imagenet":
+        if self.weights is not None:
             from fastconv.weights import load_into, published
 
-            assert self.arch.published is not None
-            load_into(model, published(self.arch.published), ignored=self.ignored(), by_name=self.any_head())
-        elif self.weights is not None:
-            from fastconv.weights import load_into
-
-            load_into(model, self.weights, ignored=self.ignored())
+            path = self.weights
+            if path == "imagenet":
+                assert self.arch.published is not None
+                path = published(self.arch.published)
+            load_into(model, path, ignored=self.ignored(), since=since)
         return model
 
-    def any_head(self) -> bool:
-        return False
-
     def ignored(self) -> tuple[str, ...]:
-        """Parts of a file that this model has no layers for."""
-        return self.arch.ignored if self.include_top else (*self.arch.ignored, *_HEADS)
+        """What a file may hold beyond this model: the classifier that was not asked for."""
+        if self.include_top:
+            return self.arch.ignored
+        from fastconv.weights.load import names_of
+
+        shape = (self.arch.size, self.arch.size, self.arch.channels)
+        whole = replace(
+            self, include_top=True, weights=None, input_tensor=None, input_shape=shape, classes=1, pooling=None
+        )
+        return (*self.arch.ignored, *names_of(whole.assemble()))
 
     def assemble(self) -> Model:
         """The network with random weights."""
@@ -272,9 +279,6 @@ class Request:
             )
         tensor: Tensor = self.input_tensor
         return tensor
-
-
-_HEADS = ("fc.", "classifier.", "_fc.", "predictions/", "fc1/", "fc2/")
 
 
 def pooled(x: Tensor, pooling: str | None) -> Tensor:

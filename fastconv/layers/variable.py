@@ -15,6 +15,11 @@ from fastconv.layers.initializers import Initializer, next_seed
 _serials = itertools.count(1)
 
 
+def mark() -> int:
+    """A serial number: Variables made later have larger ones."""
+    return next(_serials)
+
+
 class Variable:
     """A named float32 array of a layer. Random initial values are drawn when somebody first needs them.
 

@@ -85,6 +85,14 @@ def load_into(
             v.set(array)
 
 
+def names_of(model: Model) -> list[str]:
+    """The names that files may use for the weights of a model, torch's and fastconv's."""
+    from fastconv.models import all_variables
+
+    pairs = all_variables(model)
+    return [name for layer, v in pairs for name in (torch_name(layer, v), f"{layer.name}/{v.name}")]
+
+
 def torch_name(layer: Layer, v: Variable) -> str:
     """The name of a weight in torch's state dicts."""
     return f"{layer.torch_name or layer.name}.{_TORCH.get(v.name, v.name)}"
