@@ -179,13 +179,16 @@ def _fetch(entry: Entry, target: Path) -> None:
         except (urllib.error.URLError, HTTPException, OSError) as e:
             if isinstance(e, FastconvError):
                 raise
-            if isinstance(e, urllib.error.HTTPError) and 400 <= e.code < 500 and e.code not in (408, 429):
+            if isinstance(e, urllib.error.HTTPError):
+                e.close()
+            if isinstance(e, urllib.error.HTTPError) and e.code < 500 and e.code not in (408, 425, 429):
                 raise _failed(entry, target, f"the server says {e.code} {e.reason}") from None
             if isinstance(e, OSError) and not isinstance(e, (urllib.error.URLError, ConnectionError, TimeoutError)):
                 raise  # a full disk, a folder without permission
             whole, reason = False, getattr(e, "reason", e)
         else:
             reason = "the connection broke off"
+            whole = whole or _matches(part, entry)  # more was promised than the file has
         if whole:
             if _matches(part, entry):
                 _settle(part, target)
@@ -213,6 +216,7 @@ def _receive(entry: Entry, part: Path) -> bool:
         response = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as e:
         if have and e.code == 416:  # nothing beyond what is here: whole, or another file
+            e.close()
             return True
         raise
     with response:
@@ -225,7 +229,7 @@ def _receive(entry: Entry, part: Path) -> bool:
             file.seek(have)
             file.truncate()
             with _Progress(entry.name, total) as progress:
-                while block := response.read(1 << 18):
+                while block := response.read1(1 << 18):
                     file.write(block)
                     have += len(block)
                     progress.show(have)
