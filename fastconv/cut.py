@@ -101,11 +101,11 @@ class Part:
 def features(graph: Graph) -> tuple[Value, bool]:
     """The last feature maps in front of the classifier, and whether their channels come last.
 
-    Walks back from the first output to where the image's axes vanish. Where no weights come after that (SqueezeNet),
+    Walks back from the scores to where the image's axes vanish. Where no weights come after that (SqueezeNet),
     the classifier is the last convolution before it. Raises ModelError where there is no such place.
     """
     producers = graph.producers()
-    v, weighted, last = graph.outputs[0], False, False
+    v, weighted, last = scores(graph), False, False
     if not _spatial(v):
         while True:
             node = producers.get(v)
@@ -129,10 +129,15 @@ def features(graph: Graph) -> tuple[Value, bool]:
     return v, last
 
 
+def scores(graph: Graph) -> Value:
+    """The first output that is no image, or the first."""
+    return next((v for v in graph.outputs if not _spatial(v)), graph.outputs[0])
+
+
 def last_dense(graph: Graph) -> Node:
     """The dense layer that makes the scores. Raises ModelError where there is none."""
     producers = graph.producers()
-    node = producers.get(graph.outputs[0])
+    node = producers.get(scores(graph))
     while node is not None and node.op not in _DENSE:
         node = producers.get(_main_input(node))
     if node is None or node.input(0).rank != 2:

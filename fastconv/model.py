@@ -280,10 +280,12 @@ class Model:
         layers = self.layers
         if (name is None) == (index is None):
             raise ValueError("get_layer: expected either a name or an index")
-        for i, layer in enumerate(layers):
-            if layer.name == name or (index is not None and i == index % len(layers) and -len(layers) <= index):
-                return layer
-        raise ValueError(f"no layer {name if index is None else index!r} in model {self.name!r}")
+        if index is not None and -len(layers) <= index < len(layers):
+            return layers[index]
+        found = next((layer for layer in layers if index is None and layer.name == name), None)
+        if found is None:
+            raise ValueError(f"no layer {name if index is None else index!r} in model {self.name!r}")
+        return found
 
     def count_params(self) -> int:
         """Learnable numbers, without moving statistics. Exporters may have folded batch normalisation away."""

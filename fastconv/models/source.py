@@ -24,13 +24,13 @@ class LayerSource:
         if not model.inputs:
             raise ValueError(f"model {model.name!r} has no input shape yet: call it on an array, or begin with Input")
         self.model, self.name = model, model.name
-        names = distinct(t.name for t in model.inputs)
+        names = distinct(t.name for t in [*model.inputs, *model.outputs])
+        ins, outs = names[: len(model.inputs)], names[len(model.inputs) :]
         self.inputs = tuple(
-            InputInfo(name, t.shape, np.dtype(np.float32)) for name, t in zip(names, model.inputs, strict=True)
+            InputInfo(name, t.shape, np.dtype(np.float32)) for name, t in zip(ins, model.inputs, strict=True)
         )
         self.outputs = tuple(
-            OutputInfo(name, tuple(t.shape), np.dtype(np.float32))
-            for name, t in zip(model.output_names, model.outputs, strict=True)
+            OutputInfo(name, tuple(t.shape), np.dtype(np.float32)) for name, t in zip(outs, model.outputs, strict=True)
         )
 
     def build(self, shapes: Mapping[str, tuple[int, ...]]) -> Graph:

@@ -133,7 +133,7 @@ class _Writer:
         for v, w in zip(g.inputs, self.other.inputs, strict=True):
             self.names[v] = self.unique(v.name)
             inputs.append(helper.make_tensor_value_info(self.names[v], TensorProto.FLOAT, _dims(v, w)))
-        self.taken.update(outputs)
+        self.taken.update(outputs)  # an output may be an input, under its name
         ends: dict[Value, str] = {}
         produced = g.producers()
         for v, name in zip(g.outputs, outputs, strict=True):
@@ -146,7 +146,7 @@ class _Writer:
             writer(self, node, twin)
         infos = []
         for v, w, name in zip(g.outputs, self.other.outputs, outputs, strict=True):
-            if ends.get(v) != name:
+            if ends.get(v) != name and self.names.get(v) != name:
                 self.nodes.append(helper.make_node("Identity", [self.name(v)], [name], name=self.unique(name)))
             infos.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, _dims(v, w)))
         proto = helper.make_graph(self.nodes, g.name or "network", inputs, infos, self.initializers)

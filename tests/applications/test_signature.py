@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fastconv import applications
-from fastconv.applications import LeNet5, ResNet18, ResNet50, VGG16, ZFNet, alexnet, inception_v3, lenet, vgg16
+from fastconv.applications import VGG16, LeNet5, ResNet18, ResNet50, ZFNet, alexnet, inception_v3, lenet, vgg16
 from fastconv.applications.imagenet import decode_predictions, preprocess
 from fastconv.layers import Dense, GlobalAveragePooling2D, Input, Rescaling
 from fastconv.models import Model

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastconv.applications import EfficientNetLite0, VGG16
+from fastconv.applications import VGG16, EfficientNetLite0
 from fastconv.errors import DownloadError, ModelError
 from fastconv.weights import cache_folder, download, published
 from tests.weights.server import Behaviour, serving

@@ -122,9 +122,7 @@ def test_safetensors_of_our_own(tmp_path: Path) -> None:
     x = np.random.default_rng(0).random((2, 32, 32, 1), np.float32)
     np.testing.assert_array_equal(LeNet5(weights=path).predict(x), model.predict(x))
     cut = LeNet5(weights=path, include_top=False)
-    np.testing.assert_array_equal(
-        cut.predict(x), Model(model.input, model.get_layer("s4").output).predict(x)
-    )
+    np.testing.assert_array_equal(cut.predict(x), Model(model.input, model.get_layer("s4").output).predict(x))
     with pytest.raises(ModelError, match="layer 'conv1'"):
         ZFNet(weights=path)
 
@@ -172,5 +170,3 @@ def test_missing_files(tmp_path: Path) -> None:
     for name in ("w.pth", "w.safetensors"):
         with pytest.raises(FileNotFoundError):
             model.load_weights(tmp_path / name)
-
-

@@ -1,0 +1,153 @@
+"""Graph -> ONNX file: valid, the same output in onnxruntime and here, the batch open, nothing half-written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import fastconv
+from fastconv.errors import ModelError, ShapeError, UnsupportedOpError
+from fastconv.graph import Graph
+from fastconv.layers import (
+    Activation,
+    AveragePooling2D,
+    Conv2D,
+    Cropping2D,
+    Dense,
+    Flatten,
+    Input,
+    MaxPooling2D,
+    ReLU,
+    Reshape,
+    ZeroPadding2D,
+)
+from fastconv.layers.activations import NAMES
+from fastconv.models import Model, Sequential
+from fastconv.onnx import writer
+from fastconv.onnx.reader import InputInfo, OutputInfo
+from tests.models import nets_formats  # noqa: F401  (adds to NETS)
+from tests.models.nets import NETS, inputs, serialized
+from tests.models.test_models import TOLERANCE, reference, relative_error
+
+
+def onnxruntime(path: Path, x: dict[str, Any]) -> list[np.ndarray]:
+    return reference(path, x)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_files_come_back_as_they_were(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "copy.onnx"
+    model = fastconv.load(serialized(name))
+    model.save(path)
+    onnx.checker.check_model(path, full_check=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["copy.onnx"]
+    original, copy = onnx.load_from_string(serialized(name)), fastconv.load(path)
+    assert [o.name for o in copy.outputs] == [o.name for o in model.outputs]
+    assert [i.name for i in copy.inputs] == [i.name for i in model.inputs]
+    for batch in (1, 3):
+        x = inputs(original, batch)
+        want = reference(serialized(name), x)
+        for got in (onnxruntime(path, x), copy.run(None, x)):
+            assert max(relative_error(g, w) for g, w in zip(got, want, strict=True)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("activation", NAMES)
+def test_layers_and_their_activations(activation: str, tmp_path: Path) -> None:
+    x = Input(shape=(11, 9, 3))
+    y = Conv2D(5, 3, padding="same", activation=activation)(x)
+    y = MaxPooling2D(3, 2, ceil_mode=True)(ZeroPadding2D(((1, 0), (2, 0)))(y))
+    y = AveragePooling2D(2, 1, padding="same")(Cropping2D(((1, 0), (0, 1)))(ReLU(max_value=4)(y)))
+    y = Reshape((-1, 5))(y)
+    y = Activation(activation)(Dense(4)(y))
+    model = Model(x, [Dense(3)(Flatten()(y)), y])
+    path = tmp_path / "net.onnx"
+    model.save(path)
+    image = np.random.default_rng(0).standard_normal((3, 11, 9, 3)).astype(np.float32)
+    want = model.predict(image)
+    name = fastconv.load(path).inputs[0].name
+    for got in (onnxruntime(path, {name: image}), fastconv.load(path)(image)):
+        assert max(relative_error(g, w) for g, w in zip(got, want, strict=True)) <= TOLERANCE
+
+
+def test_free_sizes_need_a_shape(tmp_path: Path) -> None:
+    x = Input(shape=(None, None, 3))
+    model = Model(x, Conv2D(4, 3)(x))
+    with pytest.raises(ShapeError, match="give a shape"):
+        model.save(tmp_path / "net.onnx")
+    with pytest.raises(ShapeError, match="does not fit"):
+        model.save(tmp_path / "net.onnx", shape=(8, 8, 4))
+    for shape in ((8, 9, 3), (None, 8, 9, 3)):
+        model.save(tmp_path / "net.onnx", shape=shape)
+        assert fastconv.load(tmp_path / "net.onnx").inputs[0].shape == ("N", 8, 9, 3)
+    assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
+
+
+def test_large_weights_lie_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "EMBEDDED", 1000)
+    model = Sequential([Input(shape=(8, 8, 3)), Conv2D(16, 3), Flatten(), Dense(5)])
+    path = tmp_path / "net.onnx"
+    model.save(path)
+    assert sorted(os.listdir(tmp_path)) == ["net.onnx", "net.onnx.data"]
+    onnx.checker.check_model(path, full_check=True)
+    x = np.random.default_rng(0).standard_normal((2, 8, 8, 3)).astype(np.float32)
+    got = onnxruntime(path, {fastconv.load(path).inputs[0].name: x})[0]
+    assert relative_error(got, model.predict(x)) <= TOLERANCE
+    np.testing.assert_allclose(fastconv.load(path)(x), got, rtol=1e-4, atol=1e-5)
+
+
+def test_shared_weights_are_written_once(tmp_path: Path) -> None:
+    x = Input(shape=(64,))
+    layer = Dense(64)
+    Model(x, layer(layer(layer(x)))).save(tmp_path / "net.onnx")
+    assert (tmp_path / "net.onnx").stat().st_size < 1.5 * 4 * 64 * 64
+
+
+@pytest.mark.parametrize("name", ["net", "net.pb", "net.h5"])
+def test_other_endings(name: str, tmp_path: Path) -> None:
+    model = Sequential([Input(shape=(4,)), Dense(2)])
+    for m in (model, fastconv.load(serialized("vgg"))):
+        with pytest.raises(ModelError, match=r"\.onnx or \.safetensors"):
+            m.save(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+class _Source:
+    """A source whose one node is an operation that ONNX files cannot hold."""
+
+    name = "odd"
+    inputs = (InputInfo("x", (2, 3), np.dtype(np.float32)),)
+    outputs = (OutputInfo("y", (2, 3), np.dtype(np.float32)),)
+
+    def build(self, shapes: Any) -> Graph:
+        g = Graph(self.name)
+        x = g.add_input("x", shapes["x"])
+        g.outputs.append(g.add("Unheard", [x], x.shape, name="first"))
+        return g
+
+
+def test_what_cannot_be_written_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    path.write_bytes(b"old")
+    with pytest.raises(UnsupportedOpError, match="node 'first': Unheard"):
+        writer.write_source(_Source(), path)
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["net.onnx"]
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        Sequential([Input(shape=(4,)), Dense(2)]).save(tmp_path / "nowhere" / "net.onnx")
+
+
+def test_an_output_that_is_an_input(tmp_path: Path) -> None:
+    x = Input(shape=(4,), name="x")
+    model = Model(x, [x, Dense(2, name="y")(x)])
+    model.save(tmp_path / "net.onnx")
+    a = np.ones((2, 4), np.float32)
+    first, second = onnxruntime(tmp_path / "net.onnx", {"x": a})
+    np.testing.assert_array_equal(first, a)
+    np.testing.assert_allclose(second, model.predict(a)[1], rtol=1e-5)
