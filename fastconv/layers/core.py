@@ -113,6 +113,24 @@ class Reshape(Layer):
         return scope.channels_first(scope.reshape(x, [d for d in shape if d is not None]))
 
 
+class Permute(Layer):
+    """The axes behind the batch in another order; they count from 1, as in Keras: (2, 3, 1) moves C H W to H W C."""
+
+    def __init__(self, dims: Sequence[int], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.dims = tuple(int(d) for d in dims)
+        if sorted(self.dims) != list(range(1, len(self.dims) + 1)):
+            raise ValueError(f"dims={tuple(dims)}: expected the numbers from 1 to {len(self.dims)}, each once")
+
+    def output_shape_of(self, *shapes: Dims) -> Dims:
+        if len(shapes[0]) != len(self.dims) + 1:
+            raise ValueError(f"layer {self.name!r}: expected rank {len(self.dims) + 1}, got shape {shapes[0]}")
+        return (shapes[0][0], *(shapes[0][d] for d in self.dims))
+
+    def emit(self, scope: Scope, *inputs: Value) -> Value:
+        return scope.channels_first(scope.transpose(scope.channels_last(inputs[0]), (0, *self.dims)))
+
+
 class Dropout(Layer):
     """Training sets a share `rate` of the numbers to zero; inference changes nothing (Srivastava et al. 2014)."""
 

@@ -60,7 +60,8 @@ def pads_of(padding: Any, kernel: tuple[int, int], strides: tuple[int, int], dil
 
 @pytest.mark.parametrize("padding", PADDINGS, ids=str)
 @pytest.mark.parametrize(("kernel", "strides", "dilation", "groups"), [
-    ((3, 3), (1, 1), 1, 1), ((1, 1), (1, 1), 1, 1), ((3, 2), (2, 3), 1, 1), ((2, 2), (1, 1), 2, 1), ((3, 3), (2, 2), 1, 3),
+    ((3, 3), (1, 1), 1, 1), ((1, 1), (1, 1), 1, 1), ((3, 2), (2, 3), 1, 1), ((2, 2), (1, 1), 2, 1),
+    ((3, 3), (2, 2), 1, 3),
 ])  # fmt: skip
 def test_conv2d(kernel: Any, strides: Any, dilation: int, groups: int, padding: Any) -> None:
     layer = L.Conv2D(12, kernel, strides, padding, dilation_rate=dilation, groups=groups, activation="relu")
@@ -151,6 +152,7 @@ def test_flatten_reads_height_width_channels() -> None:
     close(run(L.Reshape((7, 9, 6)), X), X.reshape(2, 7, 9, 6))
     close(run(L.Reshape((-1, 6)), X), X.reshape(2, 63, 6))
     close(run(L.Reshape((3, 2, 1)), X[:, 0, 0]), X[:, 0, 0].reshape(2, 3, 2, 1))
+    close(run(L.Permute((3, 1, 2)), X), X.transpose(0, 3, 1, 2))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -208,7 +210,7 @@ def test_axes_and_shapes() -> None:
         inner_axis(4, 4)
 
 
-# -- first values -------------------------------------------------------------------------------------------------------
+# -- first values -----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", ["glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "lecun_normal"])
 @pytest.mark.parametrize(
     ("layer", "fan_in", "fan_out"),

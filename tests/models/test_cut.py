@@ -119,7 +119,7 @@ def test_parts_save(tmp_path: Path) -> None:
 
 def test_errors() -> None:
     model = fastconv.load(serialized("vgg"))
-    with pytest.raises(ModelError, match="no layer named 'pool9'.* it has '"):
+    with pytest.raises(ModelError, match=r"no layer named 'pool9'.* it has '"):
         model.features("pool9")
     with pytest.raises(ValueError, match="at least one"):
         model.features()

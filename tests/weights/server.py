@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -16,8 +16,8 @@ class Behaviour:
     """How the server answers. Each connection sends at most `limit` bytes of the file.
 
     claim: what Content-Length says beyond the truth. ranges: whether it can go on in the middle. statuses: answers
-    before the first good one. chunked: no length at all. stall: seconds of silence in the middle. shift: a Content-Range
-    that begins elsewhere. target: where it redirects to.
+    before the first good one. unsized: no length at all. stall: seconds of silence in the middle. shift: a
+    Content-Range that begins elsewhere. target: where it redirects to.
     """
 
     content: bytes
@@ -72,10 +72,8 @@ def serving(behaviour: Behaviour) -> Iterator[str]:
             pass
 
         def handle(self) -> None:
-            try:
+            with suppress(ConnectionError):  # the client went away
                 super().handle()
-            except ConnectionError:
-                pass  # the client went away
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True

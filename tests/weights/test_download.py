@@ -178,7 +178,7 @@ def test_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with serving(Behaviour(b"")) as url:
         pass  # nobody listens there any more
     table(monkeypatch, tmp_path, url)
-    with pytest.raises(DownloadError, match="refused.*Without a network: put the file at") as error:
+    with pytest.raises(DownloadError, match=r"refused.*Without a network: put the file at") as error:
         published("net")
     assert isinstance(error.value, OSError) and visible(cache_folder()) == []
 
@@ -225,7 +225,7 @@ def test_a_kill_leaves_a_part_that_is_taken_up(monkeypatch: pytest.MonkeyPatch, 
     assert (behaviour.requests[-1] or "").startswith("bytes=")
 
 
-# -- where files are looked for -----------------------------------------------------------------------------------------
+# -- where files are looked for ---------------------------------------------------------------------------------------
 def test_torchs_own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     there = tmp_path / "torch" / "hub" / "checkpoints" / NAME
     there.parent.mkdir(parents=True)

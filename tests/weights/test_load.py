@@ -110,7 +110,7 @@ def test_a_dense_layer_on_a_flattened_image(tmp_path: Path) -> None:
     )
 
 
-# -- safetensors --------------------------------------------------------------------------------------------------------
+# -- safetensors ------------------------------------------------------------------------------------------------------
 def test_safetensors_of_our_own(tmp_path: Path) -> None:
     pytest.importorskip("safetensors")
     model = LeNet5(seed=1)
