@@ -125,7 +125,7 @@ def test_another_architecture(files: dict[str, Path], make: Any, text: str) -> N
 
 def test_convolutions_that_are_too_many(tmp_path: Path) -> None:
     ResNet34(weights=None, include_top=False, input_shape=(*SIZE, 3)).save(tmp_path / "r34.onnx")
-    with pytest.raises(ModelError, match="not ResNet18: node .* too many"):
+    with pytest.raises(ModelError, match=r"not ResNet18: node .* too many"):
         ResNet18(weights=tmp_path / "r34.onnx", include_top=False)
 
 
