@@ -13,6 +13,13 @@ from fastconv.graph import Array, Weight
 from fastconv.layers.initializers import Initializer, next_seed
 
 _serials = itertools.count(1)
+_changes = itertools.count(1)
+_last_change = 0
+
+
+def last_change() -> int:
+    """A number that grows whenever any Variable gets new values."""
+    return _last_change
 
 
 def mark() -> int:
@@ -66,6 +73,8 @@ class Variable:
         a.flags.writeable = False
         self._array = a
         self.version += 1
+        global _last_change
+        _last_change = next(_changes)
 
     @property
     def keras_shape(self) -> tuple[int, ...]:

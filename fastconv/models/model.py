@@ -17,6 +17,7 @@ from fastconv.errors import ShapeError
 from fastconv.graph import Graph, Value
 from fastconv.layers.base import Call, Dims, InputLayer, Layer, Scope, Tensor
 from fastconv.layers.imported import Imported
+from fastconv.layers.variable import last_change
 from fastconv.models.order import distinct, layer_order, sorted_calls, tensors
 from fastconv.models.source import LayerSource
 
@@ -43,6 +44,7 @@ class Model(Layer):
         self.preprocess_input: Preprocess | None = None
         self._runtime: Runtime | None = None
         self._runtime_key: object = None
+        self._checked: object = None  # when the key was last compared
         if inputs is None or outputs is None:
             raise ValueError("Model: expected inputs and outputs")
         self._connect(tensors(inputs, "inputs"), tensors(outputs, "outputs"))
@@ -149,10 +151,14 @@ class Model(Layer):
         """The fastconv.Model that runs this network: inspect, profile and compile it there. Inputs are N H W C."""
         from fastconv.model import Model as Runtime
 
+        now = (last_change(), self.threads)
+        if self._runtime is not None and self._checked == now:
+            return self._runtime
         key = (tuple((v.serial, v.version) for v in self.weights), self.threads)
         if self._runtime is None or self._runtime_key != key:
             self._runtime = Runtime(LayerSource(self), threads=self.threads)
             self._runtime_key = key
+        self._checked = now
         return self._runtime
 
     def predict(

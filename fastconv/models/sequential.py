@@ -18,7 +18,7 @@ class Sequential(Model):
         Layer.__init__(self, name=name, trainable=trainable)
         self.threads = None
         self.preprocess_input = None
-        self._runtime, self._runtime_key = None, None
+        self._runtime, self._runtime_key, self._checked = None, None, None
         self.inputs, self.outputs, self._calls, self._layers = [], [], [], []
         self._stack: list[Layer] = []
         self._start: Tensor | None = None

@@ -12,13 +12,13 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastconv._version import __version__
 from fastconv.errors import ModelError, ShapeError, UnsupportedOpError
-from fastconv.graph import Array, Graph, Node, Shape, Value
+from fastconv.graph import Array, Graph, Node, Shape, Value, Weight
 
 if TYPE_CHECKING:
     import onnx
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from fastconv.source import Source
 
 OPSET = 17
-EMBEDDED = 1 << 30  # a protobuf ends at 2 GiB
+EMBEDDED = 1 << 30  # bytes of weights; a protobuf ends at 2 GiB
+LARGE = 1 << 12  # bytes of a weight that protobuf never sees
 ALIGNMENT = 4096
 _SAME = {
     "Relu", "LeakyRelu", "Elu", "Selu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Softplus", "Exp", "Log", "Sqrt",
@@ -54,31 +55,84 @@ def write_source(
         first, second = (_build(source, shapes, free, batch) for batch in (2, 3))
     else:
         first = second = _build(source, shapes, free, 1)
+    writer = _Writer(first, second)
+    model = writer.model([o.name for o in source.outputs], metadata or {})
     target = Path(path)
+    _check(model, writer.large, target)
     folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
     try:
-        total = sum(v.weight.nbytes for v in first.values() if v.weight is not None)
-        with open(folder / f"{target.name}.data", "wb") as data:
-            writer = _Writer(first, second, data if total > EMBEDDED else None, f"{target.name}.data")
-            model = writer.model([o.name for o in source.outputs], metadata or {})
-        _finish(model, folder, target, total > EMBEDDED)
+        for part in _write(model, writer.large, folder, target.name):
+            os.replace(part, target.with_name(part.name))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _finish(model: onnx.ModelProto, folder: Path, target: Path, external: bool) -> None:
+def _check(model: onnx.ModelProto, large: list[tuple[str, Weight]], target: Path) -> None:
+    """Raises ModelError for what is not valid ONNX. Large weights stand in as inputs."""
     import onnx
-    from onnx import checker
+    from onnx import checker, helper
 
-    draft = folder / target.name
-    onnx.save(model, os.fspath(draft))
+    light = onnx.ModelProto()
+    light.CopyFrom(model)
+    for name, w in large:
+        kind = helper.np_dtype_to_tensor_dtype(w.dtype)
+        light.graph.input.append(helper.make_tensor_value_info(name, kind, w.shape))
     try:
-        checker.check_model(os.fspath(draft), full_check=True)
+        checker.check_model(light, full_check=True)
     except (checker.ValidationError, onnx.shape_inference.InferenceError) as e:
         raise ModelError(f"{target}: the file that was made is not valid ONNX: {e}") from e
-    for part in [folder / f"{target.name}.data"] if external else []:
-        os.replace(part, target.with_name(part.name))
-    os.replace(draft, target)
+
+
+def _write(model: onnx.ModelProto, large: list[tuple[str, Weight]], folder: Path, name: str) -> list[Path]:
+    """The files, in the order in which they may appear. Holds one weight in memory at a time."""
+    import onnx
+    from onnx import TensorProto, external_data_helper, helper
+
+    tensors = []
+    for label, w in large:
+        kind = helper.np_dtype_to_tensor_dtype(w.dtype)
+        tensors.append(TensorProto(name=label, dims=w.shape, data_type=kind))
+    file = folder / name
+    if sum(w.nbytes for _, w in large) > EMBEDDED:
+        data = folder / f"{name}.data"
+        with open(data, "wb") as out:
+            for tensor, (_, w) in zip(tensors, large, strict=True):
+                out.write(b"\0" * (-out.tell() % ALIGNMENT))
+                tensor.raw_data = b""  # what the next line asks for
+                external_data_helper.set_external_data(tensor, data.name, out.tell(), w.nbytes)
+                tensor.ClearField("raw_data")
+                tensor.data_location = TensorProto.EXTERNAL
+                out.write(_bytes(w))
+        model.graph.initializer.extend(tensors)
+        onnx.save(model, os.fspath(file))
+        return [data, file]
+    # By hand, as protobuf would copy every weight several times: the graph is the model's field 7, its initializers are
+    # the graph's field 5, their raw data are field 9; each is a tag, a length and as many bytes.
+    graph = model.graph.SerializeToString()
+    model.ClearField("graph")
+    heads = [t.SerializeToString() + b"\x4a" + _varint(w.nbytes) for t, (_, w) in zip(tensors, large, strict=True)]
+    heads = [b"\x2a" + _varint(len(h) + w.nbytes) + h for h, (_, w) in zip(heads, large, strict=True)]
+    size = len(graph) + sum(len(h) + w.nbytes for h, (_, w) in zip(heads, large, strict=True))
+    with open(file, "wb") as out:
+        out.write(model.SerializeToString() + b"\x3a" + _varint(size) + graph)
+        for head, (_, w) in zip(heads, large, strict=True):
+            out.write(head)
+            out.write(_bytes(w))
+    return [file]
+
+
+def _bytes(weight: Weight) -> memoryview:
+    array = np.ascontiguousarray(weight.numpy(), weight.dtype.newbyteorder("<"))
+    return array.data.cast("B")
+
+
+def _varint(n: int) -> bytes:
+    out = bytearray()
+    while n > 127:
+        out.append(n & 127 | 128)
+        n >>= 7
+    out.append(n)
+    return bytes(out)
 
 
 def _input_shapes(source: Source, shape: Sequence[int | None] | None) -> list[list[int | None]]:
@@ -115,12 +169,13 @@ def writes(*ops: str) -> Callable[[Write], Write]:
 class _Writer:
     """Collects the nodes of `graph`; `other` is the same network for another batch size."""
 
-    def __init__(self, graph: Graph, other: Graph, data: BinaryIO | None, location: str) -> None:
+    def __init__(self, graph: Graph, other: Graph) -> None:
         if [n.op for n in graph.nodes] != [n.op for n in other.nodes]:
             raise UnsupportedOpError(f"graph {graph.name!r}: its operations depend on the batch")
-        self.graph, self.other, self.data, self.location = graph, other, data, location
+        self.graph, self.other = graph, other
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
+        self.large: list[tuple[str, Weight]] = []  # initializers that are written last, one at a time
         self.names: dict[Value, str] = {}
         self.weights: dict[object, str] = {}
         self.taken: set[str] = set()
@@ -170,29 +225,22 @@ class _Writer:
         """The name of a value; constants are written when they are first needed."""
         if v.weight is not None:
             key = v.weight.key
-            if key not in self.weights:
+            if key not in self.weights and v.weight.nbytes < LARGE:
                 self.weights[key] = self.initializer(v.weight.numpy(), v.name)
+            elif key not in self.weights:
+                self.weights[key] = self.unique(v.name.replace("//", "_"))
+                self.large.append((self.weights[key], v.weight))
             return self.weights[key]
         if v not in self.names:
             self.names[v] = self.unique(v.name.replace("//", "_"))
         return self.names[v]
 
     def initializer(self, array: Array, stem: str) -> str:
-        from onnx import TensorProto, external_data_helper, numpy_helper
+        """A small constant."""
+        from onnx import numpy_helper
 
         name = self.unique(stem.replace("//", "_"))
-        array = np.ascontiguousarray(array)
-        if self.data is None or array.nbytes < 1024:
-            self.initializers.append(numpy_helper.from_array(array, name))
-            return name
-        self.data.write(b"\0" * (-self.data.tell() % ALIGNMENT))
-        tensor = numpy_helper.from_array(np.zeros((), array.dtype), name)
-        tensor.dims[:] = array.shape
-        external_data_helper.set_external_data(tensor, self.location, self.data.tell(), array.nbytes)
-        tensor.ClearField("raw_data")
-        tensor.data_location = TensorProto.EXTERNAL
-        self.data.write(array.data.cast("B"))
-        self.initializers.append(tensor)
+        self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
         return name
 
     def ints(self, values: Sequence[int], stem: str) -> str:

@@ -111,8 +111,8 @@ def _from_torch(layer: Layer, v: Variable, array: Array) -> Array:
     image = _flattened(layer)
     if image is not None and image[0] * image[1] > 1:
         h, w, c = image
-        turned = array.reshape(-1, c, h * w).transpose(0, 2, 1).reshape(array.shape)
-        return np.ascontiguousarray(turned.T, np.float32)
+        turned: Array = array.reshape(-1, c, h * w).transpose(2, 1, 0).reshape(array.shape[::-1])
+        return np.ascontiguousarray(turned, np.float32)
     return np.ascontiguousarray(array.T, np.float32)
 
 
