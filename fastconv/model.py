@@ -272,7 +272,10 @@ class Model:
 
     @property
     def layers(self) -> list[Layer]:
-        """The operations in order, each with its name, `weights`, `get_weights()`, `count_params()`, `output_shape`."""
+        """The operations in order, each with name, `weights`, `get_weights()`, `count_params()` and `output_shape`.
+
+        Weights keep the file's layout: [K, C / group, R, S] for convolutions.
+        """
         return list(self._imported().parts)
 
     def get_layer(self, name: str | None = None, index: int | None = None) -> Layer:

@@ -269,6 +269,13 @@ class Layer:
         shapes = [t.shape for t in self._call().outputs]
         return shapes[0] if len(shapes) == 1 else shapes
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "calls"}  # whoever holds the graph calls it anew
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.calls = []
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
 
@@ -292,9 +299,17 @@ class InputLayer(Layer):
             if d is not None and (isinstance(d, bool) or not isinstance(d, (int, np.integer)) or d < 1):
                 raise ValueError(f"Input: shape {dims}: expected positive sizes, or None where they are free")
         self.built = True
+        self.dims: Dims = tuple(None if d is None else int(d) for d in dims)
+        self._begin()
+
+    def _begin(self) -> None:
         call = Call(self, ())
-        call.outputs = (Tensor(tuple(None if d is None else int(d) for d in dims), self.name, call),)
-        self.calls.append(call)
+        call.outputs = (Tensor(self.dims, self.name, call),)
+        self.calls = [call]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._begin()
 
     def __call__(self, inputs: Any = None, *, training: bool | None = None) -> Any:
         raise ValueError(f"input layer {self.name!r} takes no inputs")

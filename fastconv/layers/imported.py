@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,7 +31,7 @@ _PARAMETERS = {
 
 
 class NodeLayer(Layer):
-    """One operation of a file, with its name and its weights; it belongs to an Imported network."""
+    """One operation of a file, with its name, and its weights in the file's layout; a part of an Imported network."""
 
     def __init__(self, node: Node, name: str, known: dict[object, Variable]) -> None:
         super().__init__(name=name)
@@ -67,6 +67,8 @@ class NodeLayer(Layer):
 class _Stored:
     """An initializer that reads a file's Weight."""
 
+    pickles = False
+
     def __init__(self, weight: Weight) -> None:
         self.weight = weight
 
@@ -90,8 +92,28 @@ class Imported(Layer):
         self.inputs_last, self.outputs_last = inputs_last, outputs_last
         self._known: dict[object, Variable] = {}
         self.parts: list[NodeLayer] = []
+        self.built_for: tuple[Dims, ...] = ()
+
+    def __getstate__(self) -> dict[str, Any]:
+        changed = {(i, j): v.array for i, la in enumerate(self.parts) for j, v in enumerate(la.variables) if v.version}
+        state = super().__getstate__()
+        for name in ("_known", "parts"):
+            del state[name]
+        return {**state, "changed": changed, "frozen": [not la.trainable for la in self.parts]}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        changed, frozen = state.pop("changed"), state.pop("frozen")
+        super().__setstate__(state)
+        self._known, self.parts = {}, []
+        if self.built:
+            self.build(*self.built_for)
+        for layer, still in zip(self.parts, frozen, strict=True):
+            layer.trainable = not still
+        for (i, j), array in changed.items():
+            self.parts[i].variables[j].set(array)
 
     def build(self, *shapes: Dims) -> None:
+        self.built_for = shapes
         graph = self._graph([_probe(s, PROBES[0]) for s in shapes])
         self.parts = [NodeLayer(node, name, self._known) for name, node in layer_names(graph).items()]
 

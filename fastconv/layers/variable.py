@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fastconv.errors import ShapeError
 from fastconv.graph import Array, Weight
-from fastconv.layers.initializers import Initializer, next_seed
+from fastconv.layers.initializers import Initializer, next_seed, zeros
 
 _serials = itertools.count(1)
 _changes = itertools.count(1)
@@ -115,6 +116,18 @@ class Variable:
             array = self._array
             return Weight(self.shape, np.float32, lambda: array, key=("variable", self.serial, self.version))
         return Weight(self.shape, np.float32, self._initial, key=("variable", self.serial, self.version))
+
+    def __getstate__(self) -> tuple[object, ...]:
+        keep = getattr(self.initializer, "pickles", True)  # else it reads from an open file
+        array = self._array if keep else self.array
+        initializer = self.initializer if keep else zeros
+        return self.name, self.path, self.shape, self.layout, self.statistic, initializer, self._seed, array
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.name, self.path, self.shape, self.layout, self.statistic, self.initializer, self._seed, self._array = state
+        self.serial, self.version = next(_serials), 0
+        if self._array is not None:
+            self._array.flags.writeable = False
 
     def __repr__(self) -> str:
         return f"<Variable {self.path} {list(self.keras_shape)}>"

@@ -7,6 +7,7 @@ Inputs and outputs are channels-last. A model is compiled for each input shape a
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -40,14 +41,33 @@ class Model(Layer):
         self, inputs: Any = None, outputs: Any = None, name: str | None = None, *, trainable: bool = True
     ) -> None:
         super().__init__(name=name, trainable=trainable)
-        self.threads: int | None = None
-        self.preprocess_input: Preprocess | None = None
-        self._runtime: Runtime | None = None
-        self._runtime_key: object = None
-        self._checked: object = None  # when the key was last compared
+        self._prepare()
         if inputs is None or outputs is None:
             raise ValueError("Model: expected inputs and outputs")
         self._connect(tensors(inputs, "inputs"), tensors(outputs, "outputs"))
+
+    def _prepare(self) -> None:
+        self.threads: int | None = None
+        self.preprocess_input: Preprocess | None = None
+        self._lock = threading.Lock()
+        self._runtime: Runtime | None = None
+        self._runtime_key: object = None
+        self._checked: object = None  # when the key was last compared
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        number: dict[Tensor, int] = {}
+        starts = []
+        for t in self.inputs:
+            number[t] = len(number)
+            first = t.call is not None and isinstance(t.call.layer, InputLayer)
+            starts.append(t.call.layer if first and t.call is not None else (t.shape, t.name))
+        steps = []
+        for call in self._calls:
+            if not isinstance(call.layer, InputLayer):
+                steps.append((call.layer, [number[t] for t in call.inputs]))
+                number.update((t, len(number) + i) for i, t in enumerate(call.outputs))
+        ends = [number[t] for t in self.outputs]
+        return _rebuild, (self.name, self._trainable, starts, steps, ends, self.threads, self.preprocess_input)
 
     def _connect(self, inputs: list[Tensor], outputs: list[Tensor]) -> None:
         self.inputs, self.outputs = inputs, outputs
@@ -152,14 +172,15 @@ class Model(Layer):
         from fastconv.model import Model as Runtime
 
         now = (last_change(), self.threads)
-        if self._runtime is not None and self._checked == now:
+        with self._lock:
+            if self._runtime is not None and self._checked == now:
+                return self._runtime
+            key = (tuple((v.serial, v.version) for v in self.weights), self.threads)
+            if self._runtime is None or self._runtime_key != key:
+                self._runtime = Runtime(LayerSource(self), threads=self.threads)
+                self._runtime_key = key
+            self._checked = now
             return self._runtime
-        key = (tuple((v.serial, v.version) for v in self.weights), self.threads)
-        if self._runtime is None or self._runtime_key != key:
-            self._runtime = Runtime(LayerSource(self), threads=self.threads)
-            self._runtime_key = key
-        self._checked = now
-        return self._runtime
 
     def predict(
         self, x: Any, batch_size: int | None = None, verbose: str | int = "auto", steps: int | None = None
@@ -246,6 +267,20 @@ class Model(Layer):
         from fastconv.weights import save_model
 
         save_model(self, path, shape=shape)
+
+
+def _rebuild(
+    name: str, trainable: bool, starts: Sequence[Any], steps: Sequence[tuple[Layer, list[int]]], ends: Sequence[int],
+    threads: int | None, preprocess_input: Preprocess | None,
+) -> Model:  # fmt: skip
+    """A model from its pickled parts: the layers are called anew, in the same order."""
+    found = [s.output if isinstance(s, InputLayer) else Tensor(*s) for s in starts]
+    for layer, inputs in steps:
+        made = layer([found[i] for i in inputs])
+        found.extend(made if isinstance(made, list) else [made])
+    model = Model(found[: len(starts)], [found[i] for i in ends], name, trainable=trainable)
+    model.threads, model.preprocess_input = threads, preprocess_input
+    return model
 
 
 def _some(batches: Iterable[Any], steps: int | None) -> Iterable[Any]:

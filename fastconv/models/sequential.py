@@ -16,14 +16,16 @@ class Sequential(Model):
 
     def __init__(self, layers: Sequence[Any] | None = None, name: str | None = None, *, trainable: bool = True) -> None:
         Layer.__init__(self, name=name, trainable=trainable)
-        self.threads = None
-        self.preprocess_input = None
-        self._runtime, self._runtime_key, self._checked = None, None, None
+        self._prepare()
         self.inputs, self.outputs, self._calls, self._layers = [], [], [], []
         self._stack: list[Layer] = []
         self._start: Tensor | None = None
         for layer in layers or ():
             self.add(layer)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        start = [] if self._start is None or self._start.call is None else [self._start.call.layer]
+        return _rebuild, ([*start, *self._stack], self.name, self._trainable, self.threads, self.preprocess_input)
 
     def add(self, layer: Any) -> None:
         """Append a layer."""
@@ -81,3 +83,9 @@ class Sequential(Model):
         if not self.inputs:
             self.build_for(np.shape(x[0] if isinstance(x, list) and len(x) == 1 else x))
         return super()._arrays(x)
+
+
+def _rebuild(layers: list[Layer], name: str, trainable: bool, threads: int | None, preprocess_input: Any) -> Sequential:
+    model = Sequential(layers, name, trainable=trainable)
+    model.threads, model.preprocess_input = threads, preprocess_input
+    return model

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import fastconv
 from fastconv import applications
 from fastconv.applications import VGG16, GoogLeNet, LeNet5, ResNet18, ResNet34
 from fastconv.applications.imagenet import preprocess
@@ -76,6 +79,17 @@ def test_layers_can_be_frozen_and_a_head_added(files: dict[str, Path]) -> None:
     before = model.predict(X)
     convolutions[-1].set_weights([np.zeros(w.shape) for w in convolutions[-1].get_weights()])
     assert not np.allclose(model.predict(X), before)
+
+
+def test_they_pickle(files: dict[str, Path]) -> None:
+    model = ResNet18(weights=files["torch"], classes=3, input_shape=(*SIZE, 3), seed=1)
+    part = model.layers[3]
+    part.trainable = False
+    next(la for la in model.layers if la.weights).set_weights([np.ones((64, 3, 7, 7))])
+    again = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(again.predict(X), model.predict(X))
+    assert not again.layers[3].trainable and again.layers[4].trainable
+    assert again.preprocess_input == model.preprocess_input
 
 
 def test_input_tensors_and_sizes(files: dict[str, Path]) -> None:
@@ -150,3 +164,26 @@ def test_every_architecture_knows_its_own_file(name: str, tmp_path: Path) -> Non
     close(again.predict(x), logits.predict(x))
     cut = make(weights=tmp_path / "x.onnx", include_top=False, pooling="avg")
     close(cut.predict(x), make(weights=None, include_top=False, pooling="avg", seed=2).predict(x))
+
+
+# -- what torch's exporters write (make test-full) --------------------------------------------------------------------
+FOLDER = os.environ.get("FASTCONV_TEST_MODELS")
+EXPORTED = {"alexnet": "AlexNet", "vgg16": "VGG16", "googlenet": "GoogLeNet", "inception_v3": "InceptionV3",
+            "resnet18": "ResNet18", "resnet50": "ResNet50", "efficientnet_b0": "EfficientNetB0"}  # fmt: skip
+
+
+@pytest.mark.full
+@pytest.mark.skipif(FOLDER is None, reason="FASTCONV_TEST_MODELS names no folder of exported models")
+@pytest.mark.parametrize("exporter", ["classic", "dynamo"])
+@pytest.mark.parametrize("name", EXPORTED)
+def test_real_exports(name: str, exporter: str) -> None:
+    assert FOLDER is not None
+    path, make = Path(FOLDER, exporter, f"{name}.onnx"), getattr(applications, EXPORTED[name])
+    file = fastconv.load(path)
+    side = file.inputs[0].shape[2]
+    x = image((side, side))
+    model = make(weights=path, classifier_activation=None)
+    close(model.predict(x), file(np.ascontiguousarray(x.transpose(0, 3, 1, 2))))
+    cut = make(weights=path, include_top=False, pooling="avg")
+    close(cut.predict(x), file.without_top(pooling="avg")(np.ascontiguousarray(x.transpose(0, 3, 1, 2))))
+    assert make(weights=path, classes=5).predict(x).shape == (1, 5)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fastconv import ShapeError
+from fastconv.applications import ResNet152
 from fastconv.layers import (
     Add,
     BatchNormalization,
@@ -226,6 +230,44 @@ def test_no_weights_are_drawn_before_they_are_needed() -> None:
     x = Input(shape=(1 << 19,))
     model = Model(x, Dense(1 << 19)(x))
     assert model.count_params() == (1 << 38) + (1 << 19)
+
+
+@pytest.mark.parametrize("copy_of", [lambda m: pickle.loads(pickle.dumps(m)), copy.deepcopy])
+def test_copies_and_pickles(copy_of: Callable[[Model], Model]) -> None:
+    x = Input(shape=(12, 10, 3))
+    base = branched()
+    base.get_layer("a").trainable = False
+    shared = Dense(2, name="shared")
+    model = Model(x, Add()([shared(base(x)), shared(Dense(2)(Flatten()(x)))]), name="outer")
+    model.threads = 1
+    other = copy_of(model)
+    assert [la.name for la in other.layers] == [la.name for la in model.layers] and other.threads == 1
+    assert len(other.weights) == len(model.weights)
+    assert len(other.trainable_weights) == len(model.trainable_weights)
+    np.testing.assert_array_equal(other.predict(X), model.predict(X))
+    before = model.predict(X)
+    other.get_layer("shared").set_weights([np.zeros((2, 2)), np.ones(2)])
+    np.testing.assert_array_equal(other.predict(X), np.full((5, 2), 2))
+    np.testing.assert_array_equal(model.predict(X), before)
+
+
+@pytest.mark.parametrize("shaped", [True, False])
+def test_sequential_copies(shaped: bool) -> None:
+    model = Sequential([*([Input(shape=(12, 10, 3))] if shaped else []), Conv2D(4, 3), Flatten(), Dense(2)])
+    other = pickle.loads(pickle.dumps(model))
+    assert isinstance(other, Sequential) and len(other.layers) == 3
+    want = model.predict(X)
+    if shaped:
+        np.testing.assert_array_equal(other.predict(X), want)
+    np.testing.assert_array_equal(copy.deepcopy(model).predict(X), want)
+
+
+def test_a_deep_network_pickles() -> None:
+    model = ResNet152(weights=None, include_top=False, pooling="avg", input_shape=(32, 32, 3), seed=1)
+    x = np.random.default_rng(0).standard_normal((1, 32, 32, 3)).astype(np.float32)
+    data = pickle.dumps(model)
+    assert len(data) < 1 << 20  # values that nobody has drawn are not in it
+    np.testing.assert_array_equal(pickle.loads(data).predict(x), model.predict(x))
 
 
 def test_weights_as_files(tmp_path: Path) -> None:
