@@ -61,6 +61,7 @@ class Part:
         self.base, self.pooling, self.head = base, pooling, head
         self.layers = None if layers is None else tuple(layers)
         self.name = base.name
+        self.metadata: dict[str, str] = dict(getattr(base, "metadata", {}))  # an ONNX file's, such as class names
         self.inputs: tuple[InputInfo, ...] = base.inputs
         graph = self.build(probe_shapes(base))
         names = self.layers or ("features",)

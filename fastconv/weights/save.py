@@ -54,7 +54,7 @@ def save_source(source: Source, path: str | os.PathLike[str], shape: Sequence[in
     else:
         from fastconv.onnx.writer import write_source
 
-        write_source(source, path, shape)
+        write_source(source, path, shape, getattr(source, "metadata", None))
 
 
 def _ending(path: str | os.PathLike[str]) -> str:

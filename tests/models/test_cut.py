@@ -117,6 +117,15 @@ def test_parts_save(tmp_path: Path) -> None:
             np.testing.assert_array_equal(array, stored[name])
 
 
+def test_metadata_stays(tmp_path: Path) -> None:
+    proto = onnx.load_from_string(serialized("vgg"))
+    onnx.helper.set_model_props(proto, {"labels": "cat,dog"})
+    model = fastconv.load(proto.SerializeToString())
+    for m in (model, model.without_top(), model.without_top().features(model.layers[2].name)):
+        m.save(tmp_path / "m.onnx")
+        assert {p.key: p.value for p in onnx.load(tmp_path / "m.onnx").metadata_props} == {"labels": "cat,dog"}
+
+
 def test_errors() -> None:
     model = fastconv.load(serialized("vgg"))
     with pytest.raises(ModelError, match=r"no layer named 'pool9'.* it has '"):
