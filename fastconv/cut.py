@@ -106,7 +106,7 @@ def features(graph: Graph) -> tuple[Value, bool]:
     the classifier is the last convolution before it. Raises ModelError where there is no such place.
     """
     producers = graph.producers()
-    v, weighted, last = scores(graph), False, False
+    v, weighted = scores(graph), False
     if not _spatial(v):
         while True:
             node = producers.get(v)
@@ -114,7 +114,6 @@ def features(graph: Graph) -> tuple[Value, bool]:
                 raise ModelError(f"network {graph.name!r}: no classifier behind feature maps: name a layer instead")
             x = _main_input(node)
             if _spatial(x) and not _spatial(node.output):
-                last = node.op.startswith("Reduce") and tuple(node.attrs["axes"]) == (1, 2)
                 v = x
                 break
             weighted = weighted or node.op in (*_DENSE, "Conv")
@@ -127,7 +126,19 @@ def features(graph: Graph) -> tuple[Value, bool]:
     node = producers.get(v)
     if node is not None and node.op == "Transpose" and tuple(node.attrs["perm"]) == (0, 2, 3, 1):
         return node.input(0), False
-    return v, last
+    return v, _channels_last(v, producers)
+
+
+def _channels_last(v: Value, producers: Mapping[Value, Node]) -> bool:
+    """Whether an image is N H W C: what made it, behind all that works element by element, was a Transpose to that."""
+    node = producers.get(v)
+    while node is not None:
+        if node.op == "Transpose":
+            return tuple(node.attrs["perm"]) == (0, 2, 3, 1)
+        if node.op in ("Conv", "MaxPool", "AveragePool", "BatchNormalization", "LRN"):
+            return False
+        node = producers.get(_main_input(node))
+    return False
 
 
 def scores(graph: Graph) -> Value:

@@ -373,8 +373,13 @@ class Model:
 
 
 # A fork waits until no model compiles, so that the child finds every lock free and every weight store whole.
-_models: weakref.WeakSet[Model] = weakref.WeakSet()
+_models: weakref.WeakSet[Any] = weakref.WeakSet()
 _held: list[threading.Lock] = []
+
+
+def hold_at_fork(owner: Any) -> None:
+    """A fork waits for `owner._lock`, too."""
+    _models.add(owner)
 
 
 def _before_fork() -> None:

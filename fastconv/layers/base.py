@@ -320,9 +320,12 @@ def Input(
     batch_size: int | None = None,
     name: str | None = None,
     *,
+    dtype: str | None = None,
     batch_shape: Sequence[int | None] | None = None,
 ) -> Tensor:
     """A symbolic input: `Input(shape=(640, 480, 3))`. None in the shape is a free size."""
+    if dtype not in (None, "float32"):
+        raise ValueError(f"Input: dtype={dtype!r}: expected float32; predict converts what it gets")
     if batch_shape is None and shape is None:
         raise ValueError("Input: a shape is missing, such as shape=(224, 224, 3)")
     tensor: Tensor = InputLayer(shape, batch_shape=batch_shape, batch_size=batch_size, name=name).output

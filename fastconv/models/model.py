@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +19,10 @@ from fastconv.graph import Graph, Value
 from fastconv.layers.base import Call, Dims, InputLayer, Layer, Scope, Tensor
 from fastconv.layers.imported import Imported
 from fastconv.layers.variable import last_change
+from fastconv.model import Model as Runtime
+from fastconv.model import hold_at_fork
 from fastconv.models.order import distinct, layer_order, sorted_calls, tensors
 from fastconv.models.source import LayerSource
-
-if TYPE_CHECKING:
-    from fastconv.model import Model as Runtime
 
 FloatArray = npt.NDArray[np.float32]
 Preprocess = Callable[..., FloatArray]
@@ -50,6 +49,7 @@ class Model(Layer):
         self.threads: int | None = None
         self.preprocess_input: Preprocess | None = None
         self._lock = threading.Lock()
+        hold_at_fork(self)
         self._runtime: Runtime | None = None
         self._runtime_key: object = None
         self._checked: object = None  # when the key was last compared
@@ -169,8 +169,6 @@ class Model(Layer):
     # -- running ----------------------------------------------------------------------------------------------
     def runtime(self) -> Runtime:
         """The fastconv.Model that runs this network: inspect, profile and compile it there. Inputs are N H W C."""
-        from fastconv.model import Model as Runtime
-
         now = (last_change(), self.threads)
         with self._lock:
             if self._runtime is not None and self._checked == now:

@@ -29,7 +29,7 @@ from fastconv.errors import DownloadError, FastconvError, ModelError
 TIMEOUT = 30.0  # seconds without a byte
 ATTEMPTS = 5  # connections that may break off without bringing anything new
 PAUSE = 0.5  # seconds before the second attempt, then twice as long each time
-MAX_BYTES = 8 << 30
+MAX_BYTES = 4 << 30
 _TORCH = "https://download.pytorch.org/models/"
 _FILES = {
     "alexnet": "alexnet-owt-7be5be79.pth",
@@ -234,6 +234,7 @@ def _receive(entry: Entry, part: Path) -> bool:
                     have += len(block)
                     progress.show(have)
                     if have > MAX_BYTES:
+                        part.unlink()
                         raise _failed(entry, part, f"more than {MAX_BYTES:,} bytes")
     return total is None or have >= total
 

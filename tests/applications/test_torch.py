@@ -19,7 +19,7 @@ from tests.applications.states import TORCH, image, listing, sample, sizes, torc
 TOLERANCE = 1e-4
 FLATTENED = ("AlexNet", "VGG16", "VGG19")
 EXPECTED = json.loads(Path(__file__).with_name("torch_outputs.json").read_text())
-LARGE = ("ResNet152", "EfficientNetB5", "EfficientNetB6", "EfficientNetB7", "VGG16", "VGG19")
+LARGE = ("ResNet152", "EfficientNetB5", "EfficientNetB6", "EfficientNetB7", "AlexNet", "VGG16", "VGG19")
 NAMES = [pytest.param(n, marks=pytest.mark.slow) if n in LARGE else n for n in TORCH]
 
 

@@ -263,6 +263,7 @@ def test_the_seed_decides_whenever_values_are_drawn() -> None:
         (lambda: L.BatchNormalization(epsilon=0), "epsilon"),
         (lambda: L.Input(), "a shape is missing"),
         (lambda: L.Input(shape=(0, 3)), "positive sizes"),
+        (lambda: L.Input(shape=(3,), dtype="int32"), "dtype='int32'"),
         (lambda: L.Dense(3, name=""), "name"),
     ],
 )

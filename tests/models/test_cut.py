@@ -117,6 +117,25 @@ def test_parts_save(tmp_path: Path) -> None:
             np.testing.assert_array_equal(array, stored[name])
 
 
+@pytest.mark.parametrize("after", ["Relu", "MaxPool"])
+@pytest.mark.parametrize("flat", [True, False])
+def test_images_with_channels_last_come_out_channels_first(after: str, flat: bool) -> None:
+    """A file of Keras', with the last activation behind the Transpose or in front of it."""
+    b = Builder(4, (3, 8, 8))
+    x = b.conv(b.x, 6, 3, bias=True)
+    x = b.pool("MaxPool", x, 2, 2) if after == "MaxPool" else x
+    maps = b.op("Transpose", x, perm=[0, 2, 3, 1])
+    maps = b.relu(maps) if after == "Relu" else maps
+    size = 16 if after == "MaxPool" else 64
+    flat_maps = b.op("Flatten", maps, axis=1) if flat else b.mean(maps, (1, 2), 0)
+    proto = b.model((b.dense(flat_maps, 6 * size if flat else 6, 5), [5]))
+    model, image = fastconv.load(proto.SerializeToString()), np.random.default_rng(0).random((2, 3, 8, 8), np.float32)
+    got = model.without_top()(image)
+    proto.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info(maps, onnx.TensorProto.FLOAT, None))
+    want = reference(proto.SerializeToString(), {"input": image})[0]
+    assert relative_error(got, np.ascontiguousarray(want.transpose(0, 3, 1, 2))) <= TOLERANCE
+
+
 def test_metadata_stays(tmp_path: Path) -> None:
     proto = onnx.load_from_string(serialized("vgg"))
     onnx.helper.set_model_props(proto, {"labels": "cat,dog"})

@@ -171,7 +171,7 @@ def test_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_more_than_is_allowed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(download, "MAX_BYTES", 1000)
-    refused(monkeypatch, tmp_path, "more than 1,000 bytes", [f"{NAME}.part"])
+    refused(monkeypatch, tmp_path, "more than 1,000 bytes", [])
 
 
 def test_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
