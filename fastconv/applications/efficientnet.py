@@ -34,8 +34,8 @@ def unit(
     x: Tensor, filters: int | None, size: int, strides: int, name: str, torch: str, epsilon: float,
     activation: str | None = "swish",
 ) -> Tensor:  # fmt: skip
-    stem = name.removesuffix("_conv").removesuffix("conv")
-    names = (name, f"{stem}_bn".replace("__", "_"), f"{stem}_activation".replace("__", "_"))
+    stem = name.removesuffix("_conv").removesuffix("_dwconv")
+    names = (name, f"{stem}_bn", f"{stem}_activation")
     return conv_bn(
         x, filters, size, strides, names=names, torch_names=(f"{torch}.0", f"{torch}.1"), activation=activation,
         epsilon=epsilon,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastconv._version import __version__
+from fastconv.cut import layer_names
 from fastconv.errors import ModelError, ShapeError, UnsupportedOpError
 from fastconv.graph import Array, Graph, Node, Shape, Value, Weight
 
@@ -178,7 +179,9 @@ class _Writer:
         self.large: list[tuple[str, Weight]] = []  # initializers that are written last, one at a time
         self.names: dict[Value, str] = {}
         self.weights: dict[object, str] = {}
-        self.taken: set[str] = set()
+        self.taken: set[str] = set()  # by values
+        self.taken_by_nodes: set[str] = set()
+        self.labels = {node: name for name, node in layer_names(graph).items()}
 
     def model(self, outputs: Sequence[str], metadata: Mapping[str, str]) -> onnx.ModelProto:
         from onnx import TensorProto, helper
@@ -202,7 +205,7 @@ class _Writer:
         infos = []
         for v, w, name in zip(g.outputs, self.other.outputs, outputs, strict=True):
             if ends.get(v) != name and self.names.get(v) != name:
-                self.nodes.append(helper.make_node("Identity", [self.name(v)], [name], name=self.unique(name)))
+                self.node("Identity", [self.name(v)], name, name)
             infos.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, _dims(v, w)))
         proto = helper.make_graph(self.nodes, g.name or "network", inputs, infos, self.initializers)
         made = helper.make_model(
@@ -214,12 +217,7 @@ class _Writer:
 
     # -- names and constants ------------------------------------------------------------------------------------
     def unique(self, stem: str) -> str:
-        name, n = stem or "value", 0
-        while name in self.taken:
-            n += 1
-            name = f"{stem}_{n}"
-        self.taken.add(name)
-        return name
+        return _unique(stem, self.taken)
 
     def name(self, v: Value) -> str:
         """The name of a value; constants are written when they are first needed."""
@@ -253,18 +251,28 @@ class _Writer:
     def node(self, op: str, inputs: Sequence[str], output: str, stem: str, **attrs: Any) -> None:
         from onnx import helper
 
-        self.nodes.append(helper.make_node(op, list(inputs), [output], name=self.unique(stem or op), **attrs))
+        name = _unique(stem or op, self.taken_by_nodes)
+        self.nodes.append(helper.make_node(op, list(inputs), [output], name=name, **attrs))
 
     def write(self, node: Node, op: str, more: Sequence[str] = (), count: int | None = None, **attrs: Any) -> None:
         """One node with the inputs of `node` (the first `count`) and `more`."""
         inputs = ["" if v is None else self.name(v) for v in node.inputs[:count]]
-        self.node(op, [*inputs, *more], self.name(node.output), f"{node.name}/{op}", **attrs)
+        self.node(op, [*inputs, *more], self.name(node.output), self.labels[node], **attrs)
 
     def between(self, node: Node, op: str, inputs: Sequence[str]) -> str:
         """A node on the way to what `node` computes."""
         name = self.unique(f"{node.name}/{op}_out")
-        self.node(op, inputs, name, f"{node.name}/{op}")
+        self.node(op, inputs, name, f"{self.labels[node]}/{op}")
         return name
+
+
+def _unique(stem: str, taken: set[str]) -> str:
+    name, n = stem or "value", 0
+    while name in taken:
+        n += 1
+        name = f"{stem}_{n}"
+    taken.add(name)
+    return name
 
 
 def _dims(v: Value, w: Value) -> list[int | str]:

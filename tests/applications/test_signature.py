@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import pickle
 from pathlib import Path
@@ -15,6 +16,7 @@ from fastconv.applications import VGG16, LeNet5, ResNet18, ResNet50, ZFNet, alex
 from fastconv.applications.imagenet import decode_predictions, preprocess
 from fastconv.layers import Dense, GlobalAveragePooling2D, Input, Rescaling
 from fastconv.models import Model
+from fastconv.weights.download import index
 
 # learnable numbers. LeNet-5: LeCun 1998 with plain pooling; ZFNet: by the sizes of its paper's figure 3 (two towers
 # joined); the others: torchvision and timm
@@ -55,6 +57,19 @@ def test_counts(name: str) -> None:
     model = getattr(applications, name)(weights=None)
     assert model.count_params() == COUNTS[name]
     assert sum(v.size for v in model.weights if not v.statistic) == COUNTS[name]
+
+
+def test_the_documents_table() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "applications.md").read_text(encoding="utf-8")
+    rows = [[c.strip() for c in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("| ")]
+    assert [r[0] for r in rows[1:]] == list(COUNTS)
+    for name, module, size, count, mode, key in rows[1:]:
+        make = getattr(importlib.import_module(f"fastconv.applications.{module}"), name)
+        model = make(weights=None)
+        assert (model.input_shape[1], model.count_params()) == (int(size), int(count.replace(",", "")))
+        assert model.preprocess_input.mode == mode
+        assert getattr(applications, module).preprocess_input.mode == mode
+        assert key == "-" or key in index() or key == "efficientnet_lite0"
 
 
 def test_auxiliary_classifier_of_inception() -> None:
@@ -98,7 +113,11 @@ def test_vgg16_layers_are_keras() -> None:
     assert len(base.trainable_weights) == 6
 
 
-def test_resnet50_has_keras_names() -> None:
+def test_layer_names_are_keras() -> None:
+    names = {la.name for la in applications.EfficientNetB0(weights=None).layers}
+    assert names >= {"stem_conv", "block1a_dwconv", "block1a_bn", "block2b_add", "block6d_se_excite", "top_activation"}
+    names = {la.name for la in applications.Xception(weights=None).layers}
+    assert names >= {"block1_conv1_bn", "block4_sepconv2_act", "block14_sepconv2_act", "avg_pool", "predictions"}
     names = {la.name for la in ResNet50(weights=None).layers}
     assert names >= {"conv1_conv", "conv2_block1_0_conv", "conv3_block4_2_bn", "conv5_block3_out", "avg_pool"}
 

@@ -11,6 +11,7 @@ import onnx
 import pytest
 
 import fastconv
+from fastconv.applications import ResNet18
 from fastconv.errors import ModelError, ShapeError, UnsupportedOpError
 from fastconv.graph import Graph
 from fastconv.layers import (
@@ -72,6 +73,21 @@ def test_layers_and_their_activations(activation: str, tmp_path: Path) -> None:
     name = fastconv.load(path).inputs[0].name
     for got in (onnxruntime(path, {name: image}), fastconv.load(path)(image)):
         assert max(relative_error(g, w) for g, w in zip(got, want, strict=True)) <= TOLERANCE
+
+
+def test_layers_keep_their_names(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    model = ResNet18(weights=None, input_shape=(40, 33, 3), seed=1)
+    model.save(path)
+    file = fastconv.load(path)
+    assert {la.name for la in model.layers[1:]} <= {la.name for la in file.layers}
+    x = np.random.default_rng(0).standard_normal((2, 40, 33, 3)).astype(np.float32)
+    want = Model(model.input, model.get_layer("conv3_block2_out").output).predict(x)
+    got = file.features("conv3_block2_out")(x)  # inside of the file N C H W
+    assert relative_error(np.ascontiguousarray(got.transpose(0, 2, 3, 1)), want) <= TOLERANCE
+    again = fastconv.load(serialized("mobilenet_v2"))
+    again.save(path)
+    assert [la.name for la in fastconv.load(path).layers] == [la.name for la in again.layers]
 
 
 def test_free_sizes_need_a_shape(tmp_path: Path) -> None:
