@@ -132,6 +132,73 @@ def test_other_endings(name: str, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+class _HandMade:
+    """A source of one operation, on x [3, 8, 4, 6]."""
+
+    name = "hand"
+    inputs = (InputInfo("x", ("N", 8, 4, 6), np.dtype(np.float32)),)
+
+    def __init__(self, op: str, constants: list[np.ndarray | None], shape: tuple[int, ...], **attrs: Any) -> None:
+        self.op, self.constants, self.shape, self.attrs = op, constants, shape, attrs
+        self.dtype = np.dtype(attrs.pop("dtype", np.float32))
+        self.outputs = (OutputInfo("y", None, self.dtype),)
+
+    def build(self, shapes: Any) -> Graph:
+        g = Graph(self.name)
+        x = g.add_input("x", shapes["x"])
+        inputs = [x, *(None if c is None else g.constant(c) for c in self.constants)]
+        g.outputs.append(g.add(self.op, inputs, (x.shape[0], *self.shape), name="one", dtype=self.dtype, **self.attrs))
+        return g
+
+
+def _normalised(x: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    return (x - x.mean(axes, keepdims=True)) / np.sqrt(x.var(axes, keepdims=True) + 0.01)
+
+
+I = np.array([0, 0, 3, 2, 1], np.int64)
+W = np.array([[0.5, 0.5], [0.25, 0.75], [1, -1]], np.float32)
+V8, V6 = np.arange(8, dtype=np.float32), np.arange(6, dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("source", "want"),
+    [
+        (_HandMade("ReduceMin", [], (8,), axes=(2, 3), keepdims=False), lambda x: x.min((2, 3))),
+        (_HandMade("ReduceSum", [], (8, 1, 6), axes=(2,), keepdims=True), lambda x: x.sum(2, keepdims=True)),
+        (
+            _HandMade("ArgMax", [], (4, 6), axes=(1,), keepdims=False, last=False, dtype=np.int64),
+            lambda x: x.argmax(1),
+        ),
+        (
+            _HandMade("LayerNormalization", [V6, None], (8, 4, 6), axis=-1, epsilon=0.01),
+            lambda x: _normalised(x, (3,)) * V6,
+        ),
+        (
+            _HandMade("GroupNormalization", [V8, V8 + 1], (8, 4, 6), groups=4, epsilon=0.01),
+            lambda x: (
+                _normalised(x.reshape(-1, 4, 2, 4, 6), (2, 3, 4)).reshape(x.shape) * V8[:, None, None]
+                + V8[:, None, None]
+                + 1
+            ),
+        ),
+        (_HandMade("Resample", [I], (8, 5, 6), axis=2, taps=1), lambda x: x[:, :, I]),
+        (
+            _HandMade("Resample", [np.array([0, 1, 2, 3, 5, 5]), W.reshape(-1)], (8, 4, 3), axis=3, taps=2),
+            lambda x: np.stack([x[..., [0, 1]] @ W[0], x[..., [2, 3]] @ W[1], x[..., [5, 5]] @ W[2]], -1),
+        ),
+        (_HandMade("Sign", [], (8, 4, 6)), np.sign),
+        (_HandMade("Less", [V6], (8, 4, 6), dtype=np.bool_), lambda x: x < V6),
+    ],
+    ids=lambda s: s.op if isinstance(s, _HandMade) else "",
+)
+def test_operations_one_by_one(source: Any, want: Any, tmp_path: Path) -> None:
+    path = tmp_path / "one.onnx"
+    writer.write_source(source, path)
+    x = np.random.default_rng(0).standard_normal((3, 8, 4, 6)).astype(np.float32)
+    (got,) = onnxruntime(path, {"x": x})
+    np.testing.assert_allclose(got, want(x), rtol=1e-4, atol=1e-5)
+
+
 class _Source:
     """A source whose one node is an operation that ONNX files cannot hold."""
 
