@@ -309,7 +309,7 @@ def _expand(w: NodeWriter, node: Node, twin: Node) -> None:
     w.write(node, "Expand", [w.ints(shape, f"{node.name}/shape")])
 
 
-# -- normalisation, choosing, resampling --------------------------------------------------------------------------------
+# -- normalisation, choosing, resampling -----------------------------------------------------------------------------
 @writes("ArgMax", "ArgMin")
 def _arg(w: NodeWriter, node: Node, twin: Node) -> None:
     a = node.attrs
@@ -332,7 +332,7 @@ def _layer_norm(w: NodeWriter, node: Node, twin: Node) -> None:
 def _group_norm(w: NodeWriter, node: Node, twin: Node) -> None:
     """Each group as one channel of an InstanceNormalization: opset 17 has no better word."""
     x, groups = node.input(0), node.attrs["groups"]
-    n, c, *rest = x.shape
+    c, *rest = x.shape[1:]
     stem = node.name
     split = w.between(node, "Reshape", [w.name(x), w.ints([0, groups, -1], f"{stem}/split")])
     ones, zeros = w.vector(None, groups, 1.0, node), w.vector(None, groups, 0.0, node)

@@ -13,8 +13,6 @@ from fastconv.errors import FastconvError, ModelError, UnsupportedOpError
 from fastconv.graph import Array
 from fastconv.torch_file import load_state_dict
 
-_WIDENED = {"float16", "float64", "bfloat16"}
-
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Array]:
     """Name -> float array, by the file's ending: .safetensors, else a torch file.
@@ -35,7 +33,7 @@ def _safetensors() -> Any:
 
 
 def _read_safetensors(path: str | os.PathLike[str]) -> dict[str, Array]:
-    library = _safetensors()
+    _safetensors()
     from safetensors import SafetensorError, safe_open
 
     name = os.fspath(path)
@@ -56,7 +54,6 @@ def _read_safetensors(path: str | os.PathLike[str]) -> dict[str, Array]:
         raise ModelError(f"{name}: not a readable safetensors file: {e}") from None
     if not arrays:
         raise ModelError(f"{name}: no tensors in it")
-    del library
     return arrays
 
 
