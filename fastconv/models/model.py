@@ -65,7 +65,7 @@ class Model(Layer):
         for call in self._calls:
             if not isinstance(call.layer, InputLayer):
                 steps.append((call.layer, [number[t] for t in call.inputs]))
-                number.update((t, len(number) + i) for i, t in enumerate(call.outputs))
+                number.update(zip(call.outputs, range(len(number), len(number) + len(call.outputs)), strict=True))
         ends = [number[t] for t in self.outputs]
         return _rebuild, (self.name, self._trainable, starts, steps, ends, self.threads, self.preprocess_input)
 

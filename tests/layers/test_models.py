@@ -251,6 +251,18 @@ def test_copies_and_pickles(copy_of: Callable[[Model], Model]) -> None:
     np.testing.assert_array_equal(model.predict(X), before)
 
 
+def test_inner_models_with_several_outputs() -> None:
+    base = branched()
+    both = Model(base.input, [base.get_layer("mean").output, base.output])
+    x = Input(shape=(12, 10, 3))
+    mean, scores = both(x)
+    model = Model(x, [Dense(3)(scores), Concatenate()([mean, scores])])
+    other = pickle.loads(pickle.dumps(model))
+    for got, want in zip(other.predict(X), model.predict(X), strict=True):
+        np.testing.assert_array_equal(got, want)
+    np.testing.assert_allclose(model.predict(X)[1][:, 8:], base.predict(X), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("shaped", [True, False])
 def test_sequential_copies(shaped: bool) -> None:
     model = Sequential([*([Input(shape=(12, 10, 3))] if shaped else []), Conv2D(4, 3), Flatten(), Dense(2)])
