@@ -124,11 +124,16 @@ class Layer:
     """Base of all layers: a name, Variables made by `build`, shapes by `output_shape_of`, nodes by `emit`.
 
     name: unique in a model; made from the class where it is None. trainable: whether training changes its weights.
-    input_shape: (H, W, C) without the batch, for the first layer of a Sequential.
+    input_shape: (H, W, C) without the batch, for the first layer of a Sequential; input_dim: the same for one axis.
     """
 
     def __init__(
-        self, *, name: str | None = None, trainable: bool = True, input_shape: Sequence[int | None] | None = None
+        self,
+        *,
+        name: str | None = None,
+        trainable: bool = True,
+        input_shape: Sequence[int | None] | None = None,
+        input_dim: int | None = None,
     ) -> None:
         if name is not None and (not isinstance(name, str) or not name):
             raise ValueError(f"name={name!r}: expected a string")
@@ -138,7 +143,8 @@ class Layer:
         self.torch_name: str | None = None  # in torch's state dicts; the layer's own name where it is None
         self.variables: list[Variable] = []
         self.calls: list[Call] = []
-        self.asked_shape: Dims | None = None if input_shape is None else (None, *input_shape)
+        asked = (input_dim,) if input_dim is not None else input_shape
+        self.asked_shape: Dims | None = None if asked is None else (None, *asked)
 
     # -- what subclasses write ------------------------------------------------------------------------------------
     def build(self, *shapes: Dims) -> None:

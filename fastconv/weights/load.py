@@ -29,6 +29,7 @@ _TORCH = {
     "pointwise_kernel": "pointwise.weight",
 }
 _COUNTERS = ".num_batches_tracked"
+_PARALLEL = "module."  # before every name where torch.nn.DataParallel was saved
 
 
 def load_into(
@@ -51,6 +52,8 @@ def load_into(
 
     where = "weights" if isinstance(source, Mapping) else os.fspath(source)
     arrays = dict(source) if isinstance(source, Mapping) else read_weights(source)
+    if arrays and all(name.startswith(_PARALLEL) for name in arrays):
+        arrays = {name.removeprefix(_PARALLEL): a for name, a in arrays.items()}
     pairs = [(layer, v) for layer, v in all_variables(model) if v.serial > since]
     own = any(f"{layer.name}/{v.name}" in arrays for layer, v in pairs)
     unused = set(arrays)

@@ -178,6 +178,7 @@ def test_sequential_that_waits_for_its_shape() -> None:
     assert model.input_shape == (None, 12, 10, 3)
     shaped = Sequential([Conv2D(4, 3, input_shape=(12, 10, 3)), Flatten()])
     assert shaped.output_shape == (None, 320)
+    assert Sequential([Dense(3, input_dim=7)]).input_shape == (None, 7)
     around = Sequential([branched(), Dense(2)])
     assert around.output_shape == (None, 2)
 

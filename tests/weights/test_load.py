@@ -165,6 +165,16 @@ def test_without_the_package_safetensors(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert not (tmp_path / "x.safetensors").exists()
 
 
+def test_a_data_parallel_state_dict() -> None:
+    a, b = ResNet18(weights=None), ResNet18(weights=None, include_top=False)
+    load_into(a, {f"module.{n}": x for n, x in state().items()})
+    load_into(b, state(), ignored=("fc.",))
+    np.testing.assert_array_equal(
+        Model(a.input, a.get_layer("conv1_bn").output).predict(np.ones((1, 224, 224, 3))),
+        Model(b.input, b.get_layer("conv1_bn").output).predict(np.ones((1, 224, 224, 3))),
+    )
+
+
 def test_missing_files(tmp_path: Path) -> None:
     model = LeNet5()
     for name in ("w.pth", "w.safetensors"):
