@@ -51,14 +51,21 @@ class Part:
 
     layers: names (see layer_names), each an output; None: the features in front of the classifier, as N C H W.
     pooling: "avg" or "max" appends the mean or the maximum over each image. head: what the last dense layer reads.
+    channels_first: named layers' images come as N C H W even where the file has them as N H W C.
     """
 
     def __init__(
-        self, base: Source, layers: Sequence[str] | None = None, pooling: str | None = None, *, head: bool = False
+        self,
+        base: Source,
+        layers: Sequence[str] | None = None,
+        pooling: str | None = None,
+        *,
+        head: bool = False,
+        channels_first: bool = False,
     ) -> None:
         if pooling not in (None, "avg", "max"):
             raise ValueError(f"pooling={pooling!r}: expected None, 'avg' or 'max'")
-        self.base, self.pooling, self.head = base, pooling, head
+        self.base, self.pooling, self.head, self.channels_first = base, pooling, head, channels_first
         self.layers = None if layers is None else tuple(layers)
         self.name = base.name
         self.metadata: dict[str, str] = dict(getattr(base, "metadata", {}))  # an ONNX file's, such as class names
@@ -83,20 +90,25 @@ class Part:
             for name in self.layers:
                 if name not in names:
                     raise ModelError(f"no layer named {name!r} in {self.name!r}; it has {_some(names)}")
-            return [names[name].output for name in self.layers]
+            outputs = [names[name].output for name in self.layers]
+            producers = graph.producers()
+            turn = [self.channels_first and v.rank == 4 and _channels_last(v, producers) for v in outputs]
+            return [_turned(graph, v) if t else v for v, t in zip(outputs, turn, strict=True)]
         if self.head:
             return [last_dense(graph).input(0)]
         value, channels_last = features(graph)
-        if channels_last:
-            perm = (0, 3, 1, 2)
-            value = graph.add("Transpose", [value], [value.shape[p] for p in perm], perm=perm, name="features")
-        return [value]
+        return [_turned(graph, value) if channels_last else value]
 
     def _pooled(self, graph: Graph, v: Value) -> Value:
         if v.rank != 4:
             raise ModelError(f"pooling: expected feature maps [N, C, H, W], but {v.name!r} has shape {v.shape}")
         op = "ReduceMean" if self.pooling == "avg" else "ReduceMax"
         return graph.add(op, [v], v.shape[:2], axes=(2, 3), keepdims=False, name=f"{self.pooling}_pool")
+
+
+def _turned(graph: Graph, v: Value) -> Value:
+    perm = (0, 3, 1, 2)
+    return graph.add("Transpose", [v], [v.shape[p] for p in perm], perm=perm, name=f"{v.name}//first")
 
 
 def features(graph: Graph) -> tuple[Value, bool]:

@@ -116,17 +116,17 @@ def _check_convolutions(request: Request, graph: Graph) -> None:
     shape = (request.arch.size, request.arch.size, request.arch.channels)
     model = replace(top, input_shape=shape).assemble()
     expected: list[tuple[str, Variable]] = [
-        (la.name, v) for la, v in all_variables(model) if v.layout != "plain" and len(v.shape) == 4
+        (la.name, v) for la, v in all_variables(model) if v.layout != "plain" and len(v.graph_shape) == 4
     ]
     have: list[Node] = [n for n in graph.nodes if n.op == "Conv"]
     left = Counter(_shape(n.input(1)) for n in have)
     for name, v in expected:
-        if not left[v.shape]:
+        if not left[v.graph_shape]:
             raise ModelError(
-                f"{request.weights}: not {request.arch.name}: layer {name!r} has a convolution of weights {v.shape}, "
-                f"which the file lacks (it has {len(have)} convolutions, expected {len(expected)})"
+                f"{request.weights}: not {request.arch.name}: layer {name!r} has a convolution of weights "
+                f"{v.graph_shape}, which the file lacks (it has {len(have)} convolutions, expected {len(expected)})"
             )
-        left[v.shape] -= 1
+        left[v.graph_shape] -= 1
     for node in have:
         if left[_shape(node.input(1))]:
             raise ModelError(

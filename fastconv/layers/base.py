@@ -80,7 +80,7 @@ class Scope:
     def weight(self, variable: Variable) -> Value:
         value = self.variables.get(variable)
         if value is None:
-            value = self.variables[variable] = Value(variable.path, variable.shape, np.float32, variable.weight())
+            value = self.variables[variable] = Value(variable.path, variable.graph_shape, np.float32, variable.weight())
         return value
 
     def constant(self, array: npt.ArrayLike) -> Value:
@@ -215,8 +215,8 @@ class Layer:
         if len(arrays) != len(weights):
             raise ValueError(f"layer {self.name!r} has {len(weights)} weights, got {len(arrays)}")
         for v, a in zip(weights, arrays, strict=True):
-            if np.shape(a) != v.keras_shape:
-                raise ShapeError(f"weight {v.path!r}: expected shape {v.keras_shape}, got {np.shape(a)}")
+            if np.shape(a) != v.shape:
+                raise ShapeError(f"weight {v.path!r}: expected shape {v.shape}, got {np.shape(a)}")
         for v, a in zip(weights, arrays, strict=True):
             v.assign(a)
 

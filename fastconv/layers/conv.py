@@ -75,7 +75,7 @@ class _Convolution(Layer):
     def _conv(self, scope: Scope, x: Value, kernel: Variable, bias: Variable | None, group: int, plain: bool) -> Value:
         """One Conv node; `plain` leaves the window out: 1x1, stride 1."""
         n, _, h, w = x.shape
-        k = kernel.shape[0]
+        k = kernel.graph_shape[0]
         inputs: list[Value | None] = [x, scope.weight(kernel)]
         if bias is not None:
             inputs.append(scope.weight(bias))
@@ -136,7 +136,7 @@ class Conv2D(_Convolution):
 
     def output_shape_of(self, *shapes: Dims) -> Dims:
         h, w, c = image_shape(self, shapes[0])
-        expected = self.variables[0].shape[1] * self.groups
+        expected = self.variables[0].graph_shape[1] * self.groups
         if c != expected:
             raise ValueError(f"layer {self.name!r}: expected {expected} input channels, got {c}")
         return (shapes[0][0], *self._windows(h, w), self.filters)
@@ -177,11 +177,9 @@ class DepthwiseConv2D(_Convolution):
 
     def output_shape_of(self, *shapes: Dims) -> Dims:
         h, w, c = image_shape(self, shapes[0])
-        if c * self.depth_multiplier != self.variables[0].shape[0]:
-            raise ValueError(
-                f"layer {self.name!r}: expected {self.variables[0].shape[0] // self.depth_multiplier} input channels, "
-                f"got {c}"
-            )
+        expected = self.variables[0].graph_shape[0] // self.depth_multiplier
+        if c != expected:
+            raise ValueError(f"layer {self.name!r}: expected {expected} input channels, got {c}")
         return (shapes[0][0], *self._windows(h, w), c * self.depth_multiplier)
 
     def emit(self, scope: Scope, *inputs: Value) -> Value:
@@ -229,7 +227,7 @@ class SeparableConv2D(_Convolution):
 
     def output_shape_of(self, *shapes: Dims) -> Dims:
         h, w, c = image_shape(self, shapes[0])
-        expected = self.variables[0].shape[0] // self.depth_multiplier
+        expected = self.variables[0].graph_shape[0] // self.depth_multiplier
         if c != expected:
             raise ValueError(f"layer {self.name!r}: expected {expected} input channels, got {c}")
         return (shapes[0][0], *self._windows(h, w), self.filters)

@@ -56,7 +56,7 @@ class Dense(Layer):
             self.add_weight("bias", (self.units,), self.bias_initializer)
 
     def output_shape_of(self, *shapes: Dims) -> Dims:
-        c = self.variables[0].shape[0]
+        c = self.variables[0].graph_shape[0]
         if shapes[0][-1] != c:
             raise ValueError(f"layer {self.name!r}: expected {c} numbers along the last axis, got shape {shapes[0]}")
         return (*shapes[0][:-1], self.units)

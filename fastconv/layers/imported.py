@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastconv.cut import layer_names
+from fastconv.cut import Part, layer_names
 from fastconv.errors import ModelError
 from fastconv.graph import Array, Graph, Node, Value, Weight
 from fastconv.layers.base import Call, Dims, Layer, Scope, Tensor, inner_shape, outer_shape
@@ -33,8 +33,9 @@ _PARAMETERS = {
 class NodeLayer(Layer):
     """One operation of a file, with its name, and its weights in the file's layout; a part of an Imported network."""
 
-    def __init__(self, node: Node, name: str, known: dict[object, Variable]) -> None:
+    def __init__(self, node: Node, name: str, owner: Imported) -> None:
         super().__init__(name=name)
+        self.owner, known = owner, owner._known
         self.op = node.op
         self.built = True
         self.shape = node.output.shape
@@ -52,9 +53,13 @@ class NodeLayer(Layer):
                 self.variables.append(known[key])
 
     @property
-    def output(self) -> Tensor:
-        """Not symbolic by itself: see `fastconv.Model.features`."""
-        raise AttributeError(f"layer {self.name!r} comes from a file: take features(...) of the loaded model instead")
+    def output(self) -> Any:
+        """The network up to here, applied to the same inputs; it shares the weights."""
+        inputs = list(self.owner._call().inputs)
+        part = Part(self.owner.source, [self.name], channels_first=True)
+        network = Imported(part, inputs_last=self.owner.inputs_last, name=f"{self.name}/features")
+        network._known = self.owner._known
+        return network(inputs)
 
     @property
     def output_shape(self) -> Dims:
@@ -115,7 +120,7 @@ class Imported(Layer):
     def build(self, *shapes: Dims) -> None:
         self.built_for = shapes
         graph = self._graph([_probe(s, PROBES[0]) for s in shapes])
-        self.parts = [NodeLayer(node, name, self._known) for name, node in layer_names(graph).items()]
+        self.parts = [NodeLayer(node, name, self) for name, node in layer_names(graph).items()]
 
     def sublayers(self) -> Sequence[Layer]:
         return self.parts

@@ -55,9 +55,9 @@ class BatchNormalization(Layer):
                 self.add_weight(name, (shape[-1],), self.initializers[name], statistic=statistic)
 
     def output_shape_of(self, *shapes: Dims) -> Dims:
-        if shapes[0][-1] != self.variables[0].shape[0]:
+        if shapes[0][-1] != self.variables[0].graph_shape[0]:
             raise ValueError(
-                f"layer {self.name!r}: expected {self.variables[0].shape[0]} channels, got shape {shapes[0]}"
+                f"layer {self.name!r}: expected {self.variables[0].graph_shape[0]} channels, got shape {shapes[0]}"
             )
         return shapes[0]
 

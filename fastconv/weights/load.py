@@ -103,8 +103,8 @@ def torch_name(layer: Layer, v: Variable) -> str:
 
 def _stored_shape(v: Variable, layer: Layer, own: bool) -> tuple[int, ...]:
     if own:
-        return v.keras_shape
-    return v.shape[::-1] if isinstance(layer, Dense) and v.name == "kernel" else v.shape
+        return v.shape
+    return v.graph_shape[::-1] if isinstance(layer, Dense) and v.name == "kernel" else v.graph_shape
 
 
 def _from_torch(layer: Layer, v: Variable, array: Array) -> Array:

@@ -71,7 +71,7 @@ def torch_shapes(model: Any) -> dict[str, tuple[int, ...]]:
     from fastconv.weights.load import torch_name
 
     return {
-        torch_name(layer, v): v.shape[::-1] if isinstance(layer, Dense) and v.name == "kernel" else v.shape
+        torch_name(layer, v): v.graph_shape[::-1] if isinstance(layer, Dense) and v.name == "kernel" else v.graph_shape
         for layer, v in all_variables(model)
     }
 

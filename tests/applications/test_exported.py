@@ -81,6 +81,21 @@ def test_layers_can_be_frozen_and_a_head_added(files: dict[str, Path]) -> None:
     assert not np.allclose(model.predict(X), before)
 
 
+@pytest.mark.parametrize("kind", ["keras", "torch"])
+def test_inner_outputs(files: dict[str, Path], kind: str) -> None:
+    """The idiom of feature maps and heat maps works with a file's layers too; files keep the names of layers."""
+    name = "conv3_block2_out"
+    plain, base = (ResNet18(weights=files[k], input_shape=(*SIZE, 3)) for k in ("pth", kind))
+    inner = Model(base.input, [base.get_layer(name).output, base.output])
+    maps, scores = inner.predict(X)
+    close(maps, Model(plain.input, plain.get_layer(name).output).predict(X))
+    close(scores, base.predict(X) if kind == "torch" else plain.predict(X))
+    assert len(inner.weights) == len(base.weights)
+    first = next(la for la in base.layers if la.weights)
+    first.set_weights([np.zeros(w.shape) for w in first.get_weights()])
+    assert not np.allclose(inner.predict(X)[0], maps)
+
+
 def test_they_pickle(files: dict[str, Path]) -> None:
     model = ResNet18(weights=files["torch"], classes=3, input_shape=(*SIZE, 3), seed=1)
     part = model.layers[3]

@@ -23,7 +23,7 @@ def run(layer: L.Layer, *arrays: np.ndarray, free: bool = False) -> np.ndarray:
     inputs = [L.Input(shape=(None, None, a.shape[-1]) if free and a.ndim == 4 else a.shape[1:]) for a in arrays]
     y = layer(inputs if len(inputs) > 1 else inputs[0])
     for v in layer.weights:
-        v.assign(RNG.uniform(0.5, 1.5, v.keras_shape) if v.statistic else RNG.standard_normal(v.keras_shape))
+        v.assign(RNG.uniform(0.5, 1.5, v.shape) if v.statistic else RNG.standard_normal(v.shape))
     out = Model(inputs, y).predict(list(arrays) if len(arrays) > 1 else arrays[0])
     assert all(d in (None, got) for d, got in zip(y.shape, out.shape, strict=True))
     if not free:

@@ -45,6 +45,7 @@ def test_names_order_and_counts() -> None:
     assert model.get_layer(index=-1).name == "scores"
     assert model.count_params() == 4 * 28 + 4 * 4 + 8 + 18
     assert [v.path for v in model.weights if v.statistic] == ["bn/moving_mean", "bn/moving_variance"]
+    assert [v.shape for v in model.weights[:2]] == [(1, 1, 3, 4), (4,)]
     assert model.input_shape == (None, 12, 10, 3) and model.output_shape == (None, 2)
     for kwargs, text in ((dict(name="c"), "no layer named 'c'"), (dict(index=8), "no layer 8"), ({}, "either a name")):
         with pytest.raises(ValueError, match=text):
