@@ -21,3 +21,7 @@ class ShapeError(FastconvError, ValueError):
 
 class DeviceError(FastconvError, RuntimeError):
     """A device, an instruction set or a precision that is not available here."""
+
+
+class DownloadError(FastconvError, OSError):
+    """Published weights that cannot be fetched; the message says what to do instead."""

@@ -7,17 +7,23 @@ import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from . import _core
 from .compiler import MAX_EXACT, Compiled, OpInfo, WeightCache, compile_graph
+from .cut import Part, probe_shapes
 from .errors import DeviceError, ModelError, ShapeError
 from .graph import Graph, Shape
 from .isa import resolve_isa
-from .onnx.reader import OnnxModel, read
+from .onnx.reader import read
+from .source import Source
+
+if TYPE_CHECKING:
+    from .layers.base import Layer
+    from .layers.imported import Imported
 
 FloatArray = npt.NDArray[np.float32]
 MAX_PLANS = 16  # compiled shapes that a model keeps
@@ -106,7 +112,9 @@ class Model:
         self.threads = int(threads) if threads else _core.usable_cpus()
         self._threads_arg = threads
         self._isa = resolve_isa(_isa)
-        self._onnx: OnnxModel = source if isinstance(source, OnnxModel) else read(source)
+        # an OnnxModel, or another source of Graphs such as a network of layers
+        given: Any = source
+        self._onnx: Source = given if hasattr(source, "build") and hasattr(source, "inputs") else read(given)
         self.name = self._onnx.name
         self.inputs = tuple(TensorInfo(i.name, i.shape, str(i.dtype)) for i in self._onnx.inputs)
         self._cache = WeightCache()
@@ -115,6 +123,7 @@ class Model:
         self._lock = threading.Lock()
         _models.add(self)
         self._graph: Graph | None = None
+        self._parts: Imported | None = None
         default = self._default_shapes()
         if default is not None:  # a contradiction in the file is found now, not at the first call
             self._graph = self._onnx.build(default)
@@ -268,22 +277,86 @@ class Model:
             self._graph = self._onnx.build(self._feed_shapes(self._key(())))
         return self._graph
 
+    # -- parts ------------------------------------------------------------------------------------------------
+    def _imported(self) -> Imported:
+        if self._parts is None:
+            from .layers.imported import Imported
+
+            network = Imported(self._onnx, inputs_last=True)
+            network.ensure_built(*probe_shapes(self._onnx).values())
+            self._parts = network
+        return self._parts
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The operations in order, each with name, `weights`, `get_weights()`, `count_params()` and `output_shape`.
+
+        Weights keep the file's layout: [K, C / group, R, S] for convolutions.
+        """
+        return list(self._imported().parts)
+
+    def get_layer(self, name: str | None = None, index: int | None = None) -> Layer:
+        """The layer of that name or at that position. Raises ValueError."""
+        layers = self.layers
+        if (name is None) == (index is None):
+            raise ValueError("get_layer: expected either a name or an index")
+        if index is not None and -len(layers) <= index < len(layers):
+            return layers[index]
+        found = next((layer for layer in layers if index is None and layer.name == name), None)
+        if found is None:
+            raise ValueError(f"no layer {name if index is None else index!r} in model {self.name!r}")
+        return found
+
+    def count_params(self) -> int:
+        """Learnable numbers, without moving statistics. Exporters may have folded batch normalisation away."""
+        return self._imported().count_params()
+
+    def without_top(self, pooling: str | None = None) -> Model:
+        """The network up to the last feature maps [N, C, H, W]; pooling "avg" or "max" gives [N, C] instead.
+
+        Raises ModelError where no classifier is found: name a layer in `features` then.
+        """
+        return self._part(Part(self._onnx, None, pooling))
+
+    def features(self, *layers: str | Layer, pooling: str | None = None) -> Model:
+        """The network that ends at the named layers, whose outputs it gives in this order, in the file's axis order.
+
+        pooling as for `without_top`, of each output. Raises ModelError for an unknown name.
+        """
+        if not layers:
+            raise ValueError("features: name at least one layer")
+        return self._part(Part(self._onnx, [la if isinstance(la, str) else la.name for la in layers], pooling))
+
+    def _part(self, part: Part) -> Model:
+        return Model(part, threads=self._threads_arg, device=self.device, precision=self.precision, _isa=self.isa)
+
+    def save(self, path: str | os.PathLike[str], *, shape: Sequence[int] | None = None) -> None:
+        """Write x.onnx (the network; sizes that are free need `shape`) or x.safetensors (its weights).
+
+        Files are written beside their place and moved there when they are whole.
+        """
+        from .weights.save import save_source
+
+        save_source(self._onnx, path, shape)
+
     def summary(self) -> str:
         """The graph as text: one line per node with its output shape, and the number of parameters."""
         g = self.graph
         width = max([len(n.name) for n in g.nodes] + [4])
         lines = [f"Model {self.name!r}", f"{'name':{width}}  {'operator':18}  {'output':20}  parameters"]
         seen: set[object] = set()
-        total = 0
+        total = statistics = 0
         for n in g.nodes:
             count = 0
-            for v in n.inputs:
+            for i, v in enumerate(n.inputs):
                 if v is not None and v.weight is not None and v.weight.key not in seen:
                     seen.add(v.weight.key)
                     count += v.size
+                    statistics += v.size if n.op == "BatchNormalization" and i > 2 else 0
             total += count
             lines.append(f"{n.name:{width}}  {n.op:18}  {'x'.join(map(str, n.output.shape)):20}  {count:,}")
-        lines.append(f"{len(g.nodes)} nodes, {total:,} parameters")
+        moving = f", of which {statistics:,} are moving statistics" if statistics else ""
+        lines.append(f"{len(g.nodes)} nodes, {total:,} parameters{moving}")
         return "\n".join(lines)
 
     def inspect(self, *shapes: Sequence[int]) -> list[OpInfo]:
@@ -324,8 +397,13 @@ def _as_float32(x: npt.NDArray[Any], where: str) -> FloatArray:
 
 
 # A fork waits until no model compiles, so that the child finds every lock free and every weight store whole.
-_models: weakref.WeakSet[Model] = weakref.WeakSet()
+_models: weakref.WeakSet[Any] = weakref.WeakSet()
 _held: list[threading.Lock] = []
+
+
+def hold_at_fork(owner: Any) -> None:
+    """A fork waits for `owner._lock`, too."""
+    _models.add(owner)
 
 
 def _before_fork() -> None:
@@ -342,7 +420,7 @@ def _after_fork() -> None:
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
 
 
-def _rebuild(source: OnnxModel, threads: int | None, device: str, precision: str, isa: str) -> Model:
+def _rebuild(source: Source, threads: int | None, device: str, precision: str, isa: str) -> Model:
     levels = _core.isa_levels()
     return Model(source, threads=threads, device=device, precision=precision, _isa=isa if isa in levels else None)
 

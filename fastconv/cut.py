@@ -1,0 +1,182 @@
+"""Parts of networks: the outputs of inner layers, and networks without their classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from fastconv.errors import ModelError
+from fastconv.graph import Graph, Node, Value
+from fastconv.onnx.reader import InputInfo, OutputInfo
+from fastconv.passes import remove_dead
+from fastconv.source import Source
+
+PROBE = 299  # pixels, for files that leave the size of the image open
+Choice = Callable[[Graph], list[Value]]
+_DENSE = ("Gemm", "MatMul")
+
+
+def layer_names(graph: Graph) -> dict[str, Node]:
+    """Name -> node, in order. Of several nodes that one layer became, the last has the layer's name."""
+    left: dict[str, int] = {}
+    for node in graph.nodes:
+        left[node.name or node.op] = left.get(node.name or node.op, 0) + 1
+    count = dict(left)
+    names: dict[str, Node] = {}
+    for node in graph.nodes:
+        stem = node.name or node.op
+        left[stem] -= 1
+        name, n = (stem if left[stem] == 0 else f"{stem}_{count[stem] - left[stem]}"), 0
+        while name in names:
+            n += 1
+            name = f"{stem}_{count[stem] + n}"
+        names[name] = node
+    return names
+
+
+def probe_shapes(source: Source) -> dict[str, tuple[int, ...]]:
+    """Input shapes for a look at a source: a batch of 1, PROBE pixels where a size is free."""
+    shapes = {}
+    for info in source.inputs:
+        dims = [d if isinstance(d, int) else PROBE for d in info.shape]
+        if dims and not isinstance(info.shape[0], int):
+            dims[0] = 1
+        shapes[info.name] = tuple(dims)
+    return shapes
+
+
+class Part:
+    """A source that ends earlier: at named layers, or where the classifier begins.
+
+    layers: names (see layer_names), each an output; None: the features in front of the classifier, as N C H W.
+    pooling: "avg" or "max" appends the mean or the maximum over each image. head: what the last dense layer reads.
+    channels_first: named layers' images come as N C H W even where the file has them as N H W C.
+    """
+
+    def __init__(
+        self,
+        base: Source,
+        layers: Sequence[str] | None = None,
+        pooling: str | None = None,
+        *,
+        head: bool = False,
+        channels_first: bool = False,
+    ) -> None:
+        if pooling not in (None, "avg", "max"):
+            raise ValueError(f"pooling={pooling!r}: expected None, 'avg' or 'max'")
+        self.base, self.pooling, self.head, self.channels_first = base, pooling, head, channels_first
+        self.layers = None if layers is None else tuple(layers)
+        self.name = base.name
+        self.metadata: dict[str, str] = dict(getattr(base, "metadata", {}))  # an ONNX file's, such as class names
+        self.inputs: tuple[InputInfo, ...] = base.inputs
+        graph = self.build(probe_shapes(base))
+        names = self.layers or ("features",)
+        self.outputs = tuple(
+            OutputInfo(name, None, np.dtype(np.float32)) for name, _ in zip(names, graph.outputs, strict=True)
+        )
+
+    def build(self, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
+        """The Graph of the part for these input shapes."""
+        graph = self.base.build(shapes)
+        graph.outputs = self._outputs(graph)
+        if self.pooling is not None:
+            graph.outputs = [self._pooled(graph, v) for v in graph.outputs]
+        return remove_dead(graph)
+
+    def _outputs(self, graph: Graph) -> list[Value]:
+        if self.layers is not None:
+            names = layer_names(graph)
+            for name in self.layers:
+                if name not in names:
+                    raise ModelError(f"no layer named {name!r} in {self.name!r}; it has {_some(names)}")
+            outputs = [names[name].output for name in self.layers]
+            producers = graph.producers()
+            turn = [self.channels_first and v.rank == 4 and _channels_last(v, producers) for v in outputs]
+            return [_turned(graph, v) if t else v for v, t in zip(outputs, turn, strict=True)]
+        if self.head:
+            return [last_dense(graph).input(0)]
+        value, channels_last = features(graph)
+        return [_turned(graph, value) if channels_last else value]
+
+    def _pooled(self, graph: Graph, v: Value) -> Value:
+        if v.rank != 4:
+            raise ModelError(f"pooling: expected feature maps [N, C, H, W], but {v.name!r} has shape {v.shape}")
+        op = "ReduceMean" if self.pooling == "avg" else "ReduceMax"
+        return graph.add(op, [v], v.shape[:2], axes=(2, 3), keepdims=False, name=f"{self.pooling}_pool")
+
+
+def _turned(graph: Graph, v: Value) -> Value:
+    perm = (0, 3, 1, 2)
+    return graph.add("Transpose", [v], [v.shape[p] for p in perm], perm=perm, name=f"{v.name}//first")
+
+
+def features(graph: Graph) -> tuple[Value, bool]:
+    """The last feature maps in front of the classifier, and whether their channels come last.
+
+    Walks back from the scores to where the image's axes vanish. Where no weights come after that (SqueezeNet),
+    the classifier is the last convolution before it. Raises ModelError where there is no such place.
+    """
+    producers = graph.producers()
+    v, weighted = scores(graph), False
+    if not _spatial(v):
+        while True:
+            node = producers.get(v)
+            if node is None:
+                raise ModelError(f"network {graph.name!r}: no classifier behind feature maps: name a layer instead")
+            x = _main_input(node)
+            if _spatial(x) and not _spatial(node.output):
+                v = x
+                break
+            weighted = weighted or node.op in (*_DENSE, "Conv")
+            v = x
+        while not weighted:
+            node = producers.get(v)
+            if node is None:
+                raise ModelError(f"network {graph.name!r}: nothing is learnt in it: name a layer instead")
+            weighted, v = node.op in (*_DENSE, "Conv"), _main_input(node)
+    node = producers.get(v)
+    if node is not None and node.op == "Transpose" and tuple(node.attrs["perm"]) == (0, 2, 3, 1):
+        return node.input(0), False
+    return v, _channels_last(v, producers)
+
+
+def _channels_last(v: Value, producers: Mapping[Value, Node]) -> bool:
+    """Whether an image is N H W C: what made it, behind all that works element by element, was a Transpose to that."""
+    node = producers.get(v)
+    while node is not None:
+        if node.op == "Transpose":
+            return tuple(node.attrs["perm"]) == (0, 2, 3, 1)
+        if node.op in ("Conv", "MaxPool", "AveragePool", "BatchNormalization", "LRN"):
+            return False
+        node = producers.get(_main_input(node))
+    return False
+
+
+def scores(graph: Graph) -> Value:
+    """The first output that is no image, or the first."""
+    return next((v for v in graph.outputs if not _spatial(v)), graph.outputs[0])
+
+
+def last_dense(graph: Graph) -> Node:
+    """The dense layer that makes the scores. Raises ModelError where there is none."""
+    producers = graph.producers()
+    node = producers.get(scores(graph))
+    while node is not None and node.op not in _DENSE:
+        node = producers.get(_main_input(node))
+    if node is None or node.input(0).rank != 2:
+        raise ModelError(f"network {graph.name!r}: it does not end with a dense layer")
+    return node
+
+
+def _main_input(node: Node) -> Value:
+    return next((v for v in node.inputs if v is not None and not v.is_const), node.input(0))
+
+
+def _spatial(v: Value) -> bool:
+    return v.rank == 4 and sum(d > 1 for d in v.shape[1:]) >= 2
+
+
+def _some(names: Mapping[str, Node]) -> str:
+    listed = list(names)
+    return ", ".join(map(repr, listed[:20])) + (f" and {len(listed) - 20} more" if len(listed) > 20 else "")

@@ -1,0 +1,92 @@
+"""Normalisation layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastconv.graph import Value
+from fastconv.layers.base import Dims, Layer, Scope
+from fastconv.layers.initializers import Initializer, initializer
+
+
+class BatchNormalization(Layer):
+    """(x - mean) / sqrt(variance + epsilon) * gamma + beta, per channel (Ioffe and Szegedy 2015).
+
+    Weights: gamma and beta (learnt, each may be left out), moving_mean and moving_variance (statistics), all [C].
+    """
+
+    def __init__(
+        self,
+        axis: int = -1,
+        momentum: float = 0.99,
+        epsilon: float = 1e-3,
+        center: bool = True,
+        scale: bool = True,
+        beta_initializer: str | Initializer = "zeros",
+        gamma_initializer: str | Initializer = "ones",
+        moving_mean_initializer: str | Initializer = "zeros",
+        moving_variance_initializer: str | Initializer = "ones",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.axis, self.momentum, self.epsilon = axis, float(momentum), float(epsilon)
+        if not 0 < self.epsilon < np.inf:
+            raise ValueError(f"epsilon={epsilon!r}: expected a positive number")
+        self.center, self.scale = bool(center), bool(scale)
+        self.initializers = {
+            "gamma": initializer(gamma_initializer),
+            "beta": initializer(beta_initializer),
+            "moving_mean": initializer(moving_mean_initializer),
+            "moving_variance": initializer(moving_variance_initializer),
+        }
+
+    def build(self, *shapes: Dims) -> None:
+        shape = shapes[0]
+        if len(shape) not in (2, 4) or self.axis not in (-1, len(shape) - 1):
+            raise ValueError(f"layer {self.name!r}: expected the last axis of [N, C] or [N, H, W, C], got {shape}")
+        if shape[-1] is None:
+            raise ValueError(f"layer {self.name!r}: the number of channels must be known, got shape {shape}")
+        wanted = {"gamma": self.scale, "beta": self.center, "moving_mean": True, "moving_variance": True}
+        for name, there in wanted.items():
+            if there:
+                statistic = name.startswith("moving")
+                self.add_weight(name, (shape[-1],), self.initializers[name], statistic=statistic)
+
+    def output_shape_of(self, *shapes: Dims) -> Dims:
+        if shapes[0][-1] != self.variables[0].graph_shape[0]:
+            raise ValueError(
+                f"layer {self.name!r}: expected {self.variables[0].graph_shape[0]} channels, got shape {shapes[0]}"
+            )
+        return shapes[0]
+
+    def emit(self, scope: Scope, *inputs: Value) -> Value:
+        x = inputs[0]
+        c = x.shape[1]
+        image = x if x.rank == 4 else scope.reshape(x, (*x.shape, 1, 1))
+        parameters = []
+        for name, default in (("gamma", 1.0), ("beta", 0.0), ("moving_mean", 0.0), ("moving_variance", 1.0)):
+            v = self.variable(name)
+            parameters.append(scope.constant(np.full(c, default)) if v is None else scope.weight(v))
+        y = scope.add("BatchNormalization", [image, *parameters], image.shape, epsilon=self.epsilon)
+        return scope.reshape(y, x.shape)
+
+
+class LocalResponseNormalization(Layer):
+    """x / (bias + alpha / size * sum of squares over `size` neighbouring channels) ** beta (Krizhevsky 2012, 3.3).
+
+    The defaults are the paper's, with its alpha of 1e-4 per channel written as torch and ONNX do: 5e-4 for size 5.
+    """
+
+    def __init__(
+        self, size: int = 5, alpha: float = 5e-4, beta: float = 0.75, bias: float = 2.0, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f"size={size!r}: expected a positive int")
+        self.size, self.alpha, self.beta, self.bias = size, float(alpha), float(beta), float(bias)
+
+    def emit(self, scope: Scope, *inputs: Value) -> Value:
+        x = inputs[0]
+        return scope.add("LRN", [x], x.shape, size=self.size, alpha=self.alpha, beta=self.beta, bias=self.bias)

@@ -1,0 +1,91 @@
+"""Sequential: layers one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fastconv.layers.base import Dims, Input, InputLayer, Layer, Tensor
+from fastconv.models.model import Model
+
+
+class Sequential(Model):
+    """Layers one after the other. Without an input shape it is built when it first sees an input."""
+
+    def __init__(self, layers: Sequence[Any] | None = None, name: str | None = None, *, trainable: bool = True) -> None:
+        Layer.__init__(self, name=name, trainable=trainable)
+        self._prepare()
+        self.inputs, self.outputs, self._calls, self._layers = [], [], [], []
+        self._stack: list[Layer] = []
+        self._start: Tensor | None = None
+        for layer in layers or ():
+            self.add(layer)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        start = [] if self._start is None or self._start.call is None else [self._start.call.layer]
+        return _rebuild, ([*start, *self._stack], self.name, self._trainable, self.threads, self.preprocess_input)
+
+    def add(self, layer: Any) -> None:
+        """Append a layer."""
+        if isinstance(layer, Tensor) and layer.call is not None and isinstance(layer.call.layer, InputLayer):
+            layer = layer.call.layer
+        if not isinstance(layer, Layer):
+            raise ValueError(f"Sequential: expected a layer, got {type(layer).__name__}")
+        if isinstance(layer, InputLayer):
+            if self._stack or self._start is not None:
+                raise ValueError("Sequential: an input layer comes first")
+            self._start = layer.output
+            return
+        if layer.name in {la.name for la in self._stack}:
+            raise ValueError(f"two layers are called {layer.name!r}: the names in a model must be different")
+        if not self._stack and self._start is None:
+            if layer.asked_shape is not None:
+                self._start = Input(batch_shape=layer.asked_shape)
+            elif isinstance(layer, Model) and layer.inputs:
+                self._start = Input(batch_shape=layer.inputs[0].shape)
+        self._stack.append(layer)
+        if self._start is not None:
+            x = self.outputs[0] if self.outputs else self._start
+            self._connect([self._start], [layer(x)])
+
+    def pop(self) -> None:
+        """Remove the last layer."""
+        if not self._stack:
+            raise ValueError("Sequential: there is no layer to remove")
+        self._stack.pop()
+        self.outputs = []
+        if self._start is not None and self._stack:
+            self._connect([self._start], [self._stack[-1].calls[-1].outputs[0]])
+
+    def ensure_built(self, *shapes: Dims) -> None:
+        if not self.inputs:
+            if not self._stack:
+                raise ValueError(f"Sequential {self.name!r} has no layers")
+            self._start = x = Input(batch_shape=shapes[0])
+            for layer in self._stack:
+                x = layer(x)
+            self._connect([self._start], [x])
+
+    def build_for(self, shape: Dims) -> None:
+        """Build for inputs of this shape, with the batch first, where that has not happened yet."""
+        self.ensure_built((None, *shape[1:]))
+
+    @property
+    def layers(self) -> list[Layer]:
+        return list(self._stack)
+
+    def sublayers(self) -> Sequence[Layer]:
+        return self._stack
+
+    def _arrays(self, x: Any) -> list[Any]:
+        if not self.inputs:
+            self.build_for(np.shape(x[0] if isinstance(x, list) and len(x) == 1 else x))
+        return super()._arrays(x)
+
+
+def _rebuild(layers: list[Layer], name: str, trainable: bool, threads: int | None, preprocess_input: Any) -> Sequential:
+    model = Sequential(layers, name, trainable=trainable)
+    model.threads, model.preprocess_input = threads, preprocess_input
+    return model

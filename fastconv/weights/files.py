@@ -1,0 +1,71 @@
+"""Named arrays in files: torch's state dicts, and safetensors (an optional package)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastconv.errors import FastconvError, ModelError, UnsupportedOpError
+from fastconv.graph import Array
+from fastconv.torch_file import load_state_dict
+
+
+def read_weights(path: str | os.PathLike[str]) -> dict[str, Array]:
+    """Name -> float array, by the file's ending: .safetensors, else a torch file.
+
+    Raises ModelError for a broken file, FastconvError where the package safetensors is missing, OSError.
+    """
+    if os.fspath(path).lower().endswith(".safetensors"):
+        return _read_safetensors(path)
+    return load_state_dict(path)
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.numpy as library
+    except ImportError:
+        raise FastconvError('.safetensors files need a package: pip install "fastconv[safetensors]"') from None
+    return library
+
+
+def _read_safetensors(path: str | os.PathLike[str]) -> dict[str, Array]:
+    _safetensors()
+    from safetensors import SafetensorError, safe_open
+
+    name = os.fspath(path)
+    if not Path(path).is_file():
+        raise FileNotFoundError(name)
+    arrays: dict[str, Array] = {}
+    try:
+        with safe_open(name, framework="numpy") as file:
+            names = file.keys()
+            for key in names:
+                kind = file.get_slice(key).get_dtype()
+                if kind == "BF16":
+                    raise UnsupportedOpError(f"{name}: tensor {key!r} is bfloat16, which numpy does not have")
+                arrays[key] = file.get_tensor(key)
+    except FastconvError:
+        raise
+    except (SafetensorError, ValueError, TypeError, KeyError, OverflowError, AttributeError) as e:
+        raise ModelError(f"{name}: not a readable safetensors file: {e}") from None
+    if not arrays:
+        raise ModelError(f"{name}: no tensors in it")
+    return arrays
+
+
+def write_safetensors(
+    path: str | os.PathLike[str], arrays: Mapping[str, Array], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write the arrays; the file appears when it is whole. Raises FastconvError where safetensors is missing."""
+    library = _safetensors()
+    target = Path(path)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        library.save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, partial, metadata=metadata)
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)

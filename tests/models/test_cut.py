@@ -1,0 +1,161 @@
+"""Parts of loaded models: without the classifier, up to named layers; layers, counts and saved parts."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import fastconv
+from fastconv.cut import last_dense
+from fastconv.errors import ModelError
+
+from . import nets_formats  # noqa: F401  (adds to NETS)
+from .builder import Builder
+from .nets import NETS, inputs, serialized
+from .test_models import TOLERANCE, reference, relative_error
+
+# networks that end with a mean over the image and one dense layer: its weights times the pooled features are the scores
+SIMPLE = [
+    n for n in NETS
+    if n not in ("vgg", "alexnet", "squeezenet", "nhwc", "old_ir", "unfused_activations", "two_inputs_two_outputs",
+                 "fully_convolutional")
+]  # fmt: skip
+SHAPES = {
+    "vgg": (48, 4, 4), "alexnet": (36, 5, 5), "squeezenet": (48, 6, 6), "nhwc": (32, 5, 5), "old_ir": (24, 7, 7),
+    "unfused_activations": (20, 6, 6), "two_inputs_two_outputs": (20, 12, 12), "fully_convolutional": (3, 20, 28),
+}  # fmt: skip
+
+
+def image(name: str, batch: int = 3) -> dict[str, np.ndarray]:
+    return inputs(onnx.load_from_string(serialized(name)), batch)
+
+
+@pytest.mark.parametrize("name", SIMPLE)
+def test_the_rest_is_the_classifier(name: str) -> None:
+    model, x = fastconv.load(serialized(name)), image(name)
+    pooled = model.without_top(pooling="avg")(*x.values())
+    dense = last_dense(model.graph)
+    w = dense.input(1).numpy()
+    w, bias = (w.T if dense.attrs.get("trans_b") else w), dense.optional(2)
+    scores = pooled @ w + (0 if bias is None else bias.numpy())
+    assert relative_error(scores.astype(np.float32), model(*x.values())) <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_feature_maps_and_pooling(name: str) -> None:
+    model, x = fastconv.load(serialized(name)), image(name)
+    maps = model.without_top()(*x.values())
+    assert maps.ndim == 4 and maps.shape[0] == 3 and maps.shape[2] > 1
+    assert name in SIMPLE or maps.shape[1:] == SHAPES[name]
+    for pooling, fn in (("avg", np.mean), ("max", np.max)):
+        part = model.without_top(pooling=pooling)
+        assert relative_error(part(*x.values()), fn(maps, axis=(2, 3))) <= TOLERANCE
+        assert part.outputs[0].shape[1:] == maps.shape[1:2]
+
+
+def test_features_of_any_layer() -> None:
+    """Each named layer, one by one and together, against onnxruntime with that value as its output."""
+    proto = onnx.load_from_string(serialized("resnet"))
+    model, x = fastconv.load(serialized("resnet")), image("resnet")
+    names = {n.output[0] for n in proto.graph.node if n.op_type in ("Relu", "Add", "Conv", "MaxPool", "Gemm")}
+    by_output = {n.output[0]: n.name for n in proto.graph.node}
+    together = model.features(*(by_output[o] for o in names))
+    assert len(together.outputs) == len(names) > 20
+    for output, got in zip(names, together(*x.values()), strict=True):
+        changed = onnx.ModelProto()
+        changed.CopyFrom(proto)
+        del changed.graph.output[:]
+        changed.graph.output.append(onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, None))
+        want = reference(changed.SerializeToString(), x)[0]
+        assert relative_error(got, want) <= TOLERANCE
+        assert relative_error(model.features(by_output[output])(*x.values()), want) <= TOLERANCE
+    maps = model.features(model.layers[3], pooling="avg")(*x.values())
+    assert maps.shape == (3, 16)
+
+
+def test_layers_and_counts() -> None:
+    b = Builder(1, (3, 16, 16))
+    x = b.bn(b.conv(b.x, 8, 3, bias=True))
+    model = fastconv.load(b.model((b.head(b.relu(x), 5), [5])).SerializeToString())
+    learnable = 8 * 27 + 8 + 16 + 8 * 5 + 5
+    assert model.count_params() == learnable
+    assert f"{learnable + 16:,} parameters, of which 16 are moving statistics" in model.summary()
+    conv, bn = model.layers[0], model.layers[1]
+    assert conv.count_params() == 8 * 27 + 8 and bn.count_params() == 16 and len(bn.weights) == 4
+    assert conv.output_shape == (None, 16, 16, 8) and model.get_layer(conv.name) is model.get_layer(index=0)
+    assert model.get_layer(index=-1) is model.layers[-1]
+    np.testing.assert_array_equal(conv.get_weights()[0], model.graph.nodes[0].input(1).numpy())
+    for kwargs in (dict(name="none"), dict(index=99), dict(index=-99), {}):
+        with pytest.raises(ValueError, match="layer"):
+            model.get_layer(**kwargs)  # type: ignore[arg-type]
+
+
+def test_settings_stay_and_parts_pickle() -> None:
+    model = fastconv.load(serialized("vgg"), threads=1, precision="strict")
+    part = model.without_top(pooling="max")
+    assert (part.threads, part.precision, part.isa) == (1, "strict", model.isa)
+    x = image("vgg")
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(part)).run(None, x)[0], part.run(None, x)[0])
+
+
+def test_parts_save(tmp_path: Path) -> None:
+    part, x = fastconv.load(serialized("mobilenet_v3")).without_top(pooling="avg"), image("mobilenet_v3")
+    part.save(tmp_path / "part.onnx")
+    assert relative_error(reference(tmp_path / "part.onnx", x)[0], part(*x.values())) <= TOLERANCE
+    library = pytest.importorskip("safetensors.numpy")
+    part.save(tmp_path / "part.safetensors")
+    arrays = library.load_file(tmp_path / "part.safetensors")
+    proto = onnx.load_from_string(serialized("mobilenet_v3"))
+    stored = {t.name: onnx.numpy_helper.to_array(t) for t in proto.graph.initializer}
+    assert len(arrays) > 10
+    for name, array in arrays.items():
+        if name in stored:
+            np.testing.assert_array_equal(array, stored[name])
+
+
+@pytest.mark.parametrize("after", ["Relu", "MaxPool"])
+@pytest.mark.parametrize("flat", [True, False])
+def test_images_with_channels_last_come_out_channels_first(after: str, flat: bool) -> None:
+    """A file of Keras', with the last activation behind the Transpose or in front of it."""
+    b = Builder(4, (3, 8, 8))
+    x = b.conv(b.x, 6, 3, bias=True)
+    x = b.pool("MaxPool", x, 2, 2) if after == "MaxPool" else x
+    maps = b.op("Transpose", x, perm=[0, 2, 3, 1])
+    maps = b.relu(maps) if after == "Relu" else maps
+    size = 16 if after == "MaxPool" else 64
+    flat_maps = b.op("Flatten", maps, axis=1) if flat else b.mean(maps, (1, 2), 0)
+    proto = b.model((b.dense(flat_maps, 6 * size if flat else 6, 5), [5]))
+    model, image = fastconv.load(proto.SerializeToString()), np.random.default_rng(0).random((2, 3, 8, 8), np.float32)
+    got = model.without_top()(image)
+    proto.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info(maps, onnx.TensorProto.FLOAT, None))
+    want = reference(proto.SerializeToString(), {"input": image})[0]
+    assert relative_error(got, np.ascontiguousarray(want.transpose(0, 3, 1, 2))) <= TOLERANCE
+
+
+def test_metadata_stays(tmp_path: Path) -> None:
+    proto = onnx.load_from_string(serialized("vgg"))
+    onnx.helper.set_model_props(proto, {"labels": "cat,dog"})
+    model = fastconv.load(proto.SerializeToString())
+    for m in (model, model.without_top(), model.without_top().features(model.layers[2].name)):
+        m.save(tmp_path / "m.onnx")
+        assert {p.key: p.value for p in onnx.load(tmp_path / "m.onnx").metadata_props} == {"labels": "cat,dog"}
+
+
+def test_errors() -> None:
+    model = fastconv.load(serialized("vgg"))
+    with pytest.raises(ModelError, match=r"no layer named 'pool9'.* it has '"):
+        model.features("pool9")
+    with pytest.raises(ValueError, match="at least one"):
+        model.features()
+    with pytest.raises(ValueError, match="pooling='sum'"):
+        model.without_top(pooling="sum")
+    with pytest.raises(ModelError, match="pooling: expected feature maps"):
+        model.features(model.layers[-1].name, pooling="avg")
+    b = Builder(1, (3, 16, 16))
+    flat = b.dense(b.op("Flatten", b.x, axis=1), 3 * 256, 5)
+    only_dense = fastconv.load(b.model((flat, [5])).SerializeToString())
+    assert only_dense.without_top()(np.ones((1, 3, 16, 16), np.float32)).shape == (1, 3, 16, 16)
