@@ -81,13 +81,13 @@ inline Vec tanh(Vec x) {
 
 constexpr float LOGISTIC_LEAST = -87.3f;  // 1 / (1 + exp(87.3)) is the least normal number, nearly
 
-// 1 + e^-x for x >= LOGISTIC_LEAST. e^-x = 2^n 2^f with n = floor(-x log2(e)), and 2^f by a polynomial whose terms do
+// 1 + e^-x for x >= LOGISTIC_LEAST. e^-x = 2^n 2^f with n = -x log2(e) rounded, and 2^f by a polynomial whose terms do
 // not wait for each other. f carries the rounding of log2(e): beyond x = -35 relative errors grow to 1.3e-6.
 inline Vec one_plus_exp_minus(Vec x) {
-  const Vec z = min(set1(87.0f), x), log2e = set1(-LOG2E), n = floor(mul(z, log2e));
+  const Vec z = min(set1(87.0f), x), log2e = set1(-LOG2E), n = sub(fma(z, log2e, set1(ROUND)), set1(ROUND));
   const Vec f = fma(z, log2e, sub(zero(), n)), f2 = mul(f, f);
-  const Vec p01 = fma(f, set1(0.693153083f), set1(0.99999994f)), p23 = fma(f, set1(0.0558263175f), set1(0.240153611f));
-  const Vec p45 = fma(f, set1(0.00187757669f), set1(0.00898933969f));
+  const Vec p01 = fma(f, set1(0.69314694f), set1(1.0000001f)), p23 = fma(f, set1(0.05550713f), set1(0.2402212f));
+  const Vec p45 = fma(f, set1(0.0013276472f), set1(0.009675541f));
   return add(scale_by_pow2(fma(f2, fma(f2, p45, p23), p01), n), set1(1.0f));
 }
 
