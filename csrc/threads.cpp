@@ -33,7 +33,8 @@ inline void relax() {
 #endif
 }
 
-constexpr int SPINS = 20000;  // about 300 microseconds: longer than the gap between two runs in a loop
+constexpr int YIELD_SPINS = 2000;  // of a caller that waits for the last chunks
+constexpr int SPINS = 20000;       // about 300 microseconds: longer than the gap between two runs in a loop
 
 }  // namespace
 
@@ -166,7 +167,7 @@ void ThreadPool::run(int64_t chunks, Job job, void* argument) {
   int spins = 0;
   while (s.done.load(std::memory_order_acquire) < chunks) {
     relax();
-    if (++spins > SPINS) {
+    if (++spins > YIELD_SPINS) {
       spins = 0;
       sched_yield();  // the worker may have lost its CPU
     }

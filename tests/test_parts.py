@@ -1,0 +1,88 @@
+"""Dense weights that are packed while they are read, some rows at a time: the same bits as when held whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import fastconv
+from fastconv import ModelError, _core, compiler
+
+from .kernels.guard import LEVELS
+
+K, C, SIDE = 300, 7, 6
+
+
+def model(scaled: bool) -> onnx.ModelProto:
+    """x [N, 7, 6, 6] -> Flatten -> Gemm to 300 (with a factor per column, or not) -> Gemm to 5."""
+    rng = np.random.default_rng(0)
+    w = [rng.standard_normal(s).astype(np.float32) for s in ((K, C * SIDE * SIDE), (K,), (5, K), (K,))]
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["f"]),
+        helper.make_node("Gemm", ["f", "w0", "b0"], ["h"], transB=1),
+        helper.make_node("Mul", ["h", "s"], ["g"]) if scaled else helper.make_node("Relu", ["h"], ["g"]),
+        helper.make_node("Gemm", ["g", "w1"], ["y"], transB=1),
+    ]
+    graph = helper.make_graph(
+        nodes, "dense", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", C, SIDE, SIDE])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 5])],
+        [numpy_helper.from_array(a, n) for a, n in zip(w, ("w0", "b0", "w1", "s"), strict=True)],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("scaled", (False, True))
+@pytest.mark.parametrize("where", ("bytes", "file", "external"))
+@pytest.mark.parametrize("isa", LEVELS, ids=lambda i: i.name)
+def test_parts_are_the_whole(
+    isa: Any, where: str, scaled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proto = model(scaled)
+    x = np.random.default_rng(1).standard_normal((2, C, SIDE, SIDE)).astype(np.float32)
+    want = fastconv.load(proto.SerializeToString(), threads=1, _isa=isa.name)(x)
+    path = tmp_path / "dense.onnx"
+    if where == "external":
+        onnx.save(proto, path, save_as_external_data=True, location="dense.bin", size_threshold=16)
+    else:
+        path.write_bytes(proto.SerializeToString())
+    calls: list[int] = []
+    pack = _core.pack_linear_rows
+
+    def counted(packed: Any, first: int, *rest: Any) -> None:
+        calls.append(first)
+        pack(packed, first, *rest)
+
+    monkeypatch.setattr(compiler, "PART_BYTES", 1000)
+    monkeypatch.setattr(_core, "pack_linear_rows", counted)
+    source = path.read_bytes() if where == "bytes" else path
+    got = fastconv.load(source, threads=1, _isa=isa.name)(x)
+    assert calls[:3] == [0, 128, 256]
+    np.testing.assert_array_equal(got.view(np.int32), want.view(np.int32))
+
+
+def test_file_that_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiler, "PART_BYTES", 1000)
+    path = tmp_path / "dense.onnx"
+    path.write_bytes(model(False).SerializeToString())
+    net = fastconv.load(path, threads=1)
+    with path.open("r+b") as f:
+        f.truncate(2000)
+    with pytest.raises(ModelError, match="changed"):
+        net(np.zeros((1, C, SIDE, SIDE), np.float32))
+
+
+def test_rows_that_do_not_fit() -> None:
+    level = LEVELS[0]
+    store = _core.WeightStore()
+    packed = store.reserve_linear(K, 10, level)
+    rows = np.zeros((128, 10), np.float32)
+    for first, w in ((1, rows), (-128, rows), (256, rows), (0, np.zeros((128, 40), np.float32))):
+        with pytest.raises(ValueError, match="rows"):
+            _core.pack_linear_rows(packed, first, w, None, level)
+    with pytest.raises(ValueError):
+        store.reserve_linear(-1, 10, level)
