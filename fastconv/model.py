@@ -19,6 +19,7 @@ from .errors import DeviceError, ModelError, ShapeError
 from .graph import Graph, Shape
 from .isa import resolve_isa
 from .onnx.reader import read
+from .profile import Profile, measure
 from .source import Source
 
 if TYPE_CHECKING:
@@ -40,29 +41,6 @@ class TensorInfo:
     name: str
     shape: tuple[int | str | None, ...]
     dtype: str = "float32"
-
-
-@dataclass(frozen=True)
-class ProfileRow:
-    """One operation of a profile: median time in milliseconds, GFLOP/s, and share of the peak of the threads in use."""
-
-    name: str
-    op: str
-    algorithm: str
-    shape: Shape
-    ms: float
-    gflops: float
-    share: float
-
-
-@dataclass(frozen=True)
-class Profile:
-    """What `Model.profile` measured. `peak_gflops` is the FMA rate of one core in this process."""
-
-    rows: tuple[ProfileRow, ...]
-    total_ms: float
-    peak_gflops: float
-    threads: int
 
 
 def load(
@@ -144,15 +122,17 @@ class Model:
     # -- running ------------------------------------------------------------------------------------------------
     def __call__(self, *args: npt.ArrayLike) -> Any:
         """Outputs for the inputs given in order; one output comes as an array, several as a list."""
-        x: Any = args[0] if len(args) == 1 and type(args[0]) is np.ndarray else None
-        compiled = None
-        if x is not None and self._one_float32 and x.dtype == np.float32 and x.flags.carray and x.size:
-            compiled = self._plans.get((x.shape,))  # the usual case, in a hurry
-        outputs = self._execute(compiled, [x]) if compiled is not None else self._run(self._check_all(args))
+        compiled = self._ready(args[0]) if len(args) == 1 else None
+        outputs = self._execute(compiled, list(args)) if compiled is not None else self._run(self._check_all(args))
         return outputs[0] if len(outputs) == 1 else outputs
 
     def run(self, output_names: Sequence[str] | None, feed: Mapping[str, npt.ArrayLike]) -> list[npt.NDArray[Any]]:
         """The named outputs (None: all) for inputs given by name."""
+        if output_names is None and type(feed) is dict and len(feed) == 1:
+            (x,) = feed.values()
+            compiled = self._ready(x) if self.inputs[0].name in feed else None
+            if compiled is not None:
+                return self._execute(compiled, [x])
         if not isinstance(feed, Mapping):
             raise ShapeError(f"feed: expected a mapping from input names to arrays, got {type(feed).__name__}")
         names = [i.name for i in self.inputs]
@@ -174,6 +154,12 @@ class Model:
             return results
         by_name = dict(zip((o.name for o in self.outputs), results, strict=True))
         return [by_name[n] for n in output_names]
+
+    def _ready(self, x: Any) -> Compiled | None:
+        """The plan for an only input that needs no look: the usual case, in a hurry."""
+        if self._one_float32 and type(x) is np.ndarray and x.dtype == np.float32 and x.flags.carray and x.size:
+            return self._plans.get((x.shape,))
+        return None
 
     def _check_all(self, args: Sequence[npt.ArrayLike]) -> list[FloatArray]:
         if len(args) != len(self.inputs):
@@ -209,7 +195,7 @@ class Model:
                 return [np.empty(v.shape, o.dtype) for v, o in zip(graph.outputs, self.outputs, strict=True)]
         return self._execute(self._compiled(tuple(x.shape for x in inputs)), inputs)
 
-    def _execute(self, compiled: Compiled, inputs: list[FloatArray]) -> list[npt.NDArray[Any]]:
+    def _execute(self, compiled: Compiled, inputs: list[Any]) -> list[npt.NDArray[Any]]:
         try:
             outputs = [np.empty(shape, np.float32) for _, shape in compiled.outputs]
             self._executor.run(compiled.plan, [*inputs, *outputs])
@@ -369,17 +355,7 @@ class Model:
             raise ValueError(f"runs={runs!r}: expected a positive int")
         inputs = self._check_all(args)
         compiled = self._compiled(tuple(x.shape for x in inputs))
-        arrays = [*inputs, *(np.empty(shape, np.float32) for _, shape in compiled.outputs)]
-        peak = _core.measure_peak(self._isa)
-        self._executor.profile(compiled.plan, arrays, 1)
-        ns = self._executor.profile(compiled.plan, arrays, runs)
-        peak = max(peak, _core.measure_peak(self._isa))
-        rows = []
-        for op, t in zip(compiled.ops, np.median(ns, axis=0), strict=True):
-            rate = op.flops / t if t > 0 else 0.0
-            share = rate / (peak * self.threads)
-            rows.append(ProfileRow(op.name, op.op, op.algorithm, op.shape, float(t) * 1e-6, float(rate), float(share)))
-        return Profile(tuple(rows), float(np.median(ns.sum(axis=1))) * 1e-6, peak, self.threads)
+        return measure(self._executor, compiled, inputs, self._isa, self.threads, runs)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (self._onnx, self._threads_arg, self.device, self.precision, self._isa.name)
@@ -429,4 +405,4 @@ def _show(shape: Sequence[int | str | None]) -> str:
     return "[" + ", ".join("?" if d is None else str(d) for d in shape) + "]"
 
 
-__all__ = ["Compiled", "Model", "ModelError", "OpInfo", "Profile", "ProfileRow", "TensorInfo", "load"]
+__all__ = ["Compiled", "Model", "ModelError", "OpInfo", "Profile", "TensorInfo", "load"]

@@ -1,0 +1,53 @@
+"""Time of each operation of a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from . import _core
+from .compiler import Compiled
+from .graph import Shape
+
+
+@dataclass(frozen=True)
+class ProfileRow:
+    """One operation of a profile: median time in milliseconds, GFLOP/s, and share of the peak of the threads in use."""
+
+    name: str
+    op: str
+    algorithm: str
+    shape: Shape
+    ms: float
+    gflops: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What `Model.profile` measured. `peak_gflops` is the FMA rate of one core in this process."""
+
+    rows: tuple[ProfileRow, ...]
+    total_ms: float
+    peak_gflops: float
+    threads: int
+
+
+def measure(
+    executor: Any, compiled: Compiled, inputs: Sequence[Any], isa: _core.Isa, threads: int, runs: int
+) -> Profile:
+    """Run a plan `runs` times after one warm-up; the peak is measured before and after."""
+    arrays = [*inputs, *(np.empty(shape, np.float32) for _, shape in compiled.outputs)]
+    peak = _core.measure_peak(isa)
+    executor.profile(compiled.plan, arrays, 1)
+    ns = executor.profile(compiled.plan, arrays, runs)
+    peak = max(peak, _core.measure_peak(isa))
+    rows = []
+    for op, t in zip(compiled.ops, np.median(ns, axis=0), strict=True):
+        rate = op.flops / t if t > 0 else 0.0
+        share = rate / (peak * threads)
+        rows.append(ProfileRow(op.name, op.op, op.algorithm, op.shape, float(t) * 1e-6, float(rate), float(share)))
+    return Profile(tuple(rows), float(np.median(ns.sum(axis=1))) * 1e-6, peak, threads)
