@@ -131,7 +131,7 @@ void Plan::check(const Extent& needs, const std::vector<int>& in, int out) const
 #undef KERNEL
 
 void Plan::run(char* arena, float* scratch, float* const* externals, ThreadPool& pool, int64_t* nanoseconds) const {
-  Call call;
+  Call call{};
   call.table = &kernels(isa_);
   call.scratch = (char*)scratch;
   call.scratch_stride = scratch_bytes_;

@@ -165,8 +165,9 @@ struct Fetch {
 
 // What to fetch of the next operation's weights during a chunk; resident: this operation's own are in L2 already.
 static inline Fetch next_operation(const Buffers& b, int64_t chunk, bool resident) {
+  if (!b.next) return {nullptr, 0};
   const int64_t begin = resident ? b.next_begin : b.next_end - 1;
-  if (!b.next || chunk < begin || chunk >= b.next_end) return {nullptr, 0};
+  if (chunk < begin || chunk >= b.next_end) return {nullptr, 0};
   const int64_t n = b.next_end - begin, from = b.next_bytes * (chunk - begin) / n;
   return {b.next + from, b.next_bytes * (chunk - begin + 1) / n - from};
 }
