@@ -79,7 +79,7 @@ def test_networks_without_a_classifier(name: str) -> None:
     model = fastconv.load(serialized(name))
     for pooling in (None, "avg"):
         with pytest.raises(
-            ModelError, match=r"no classifier: the output '.*' is an image of shape \(1, .*: name a layer"
+            ModelError, match=r"no classifier: the output '.*' is an image .*: name a layer"
         ):
             model.without_top(pooling=pooling)
     with pytest.raises(ModelError, match="does not end with a dense layer"):
