@@ -51,7 +51,8 @@ class Part:
 
     layers: names (see layer_names), each an output; None: the features in front of the classifier, as N C H W.
     pooling: "avg" or "max" appends the mean or the maximum over each image. head: what the last dense layer reads.
-    channels_first: named layers' images come as N C H W even where the file has them as N H W C.
+    channels_first: named layers' images come as N C H W even where the file has them as N H W C. headless: a network
+    that ends with feature maps, because its classifier is cut off already, is taken as it is.
     """
 
     def __init__(
@@ -62,10 +63,12 @@ class Part:
         *,
         head: bool = False,
         channels_first: bool = False,
+        headless: bool = False,
     ) -> None:
         if pooling not in (None, "avg", "max"):
             raise ValueError(f"pooling={pooling!r}: expected None, 'avg' or 'max'")
-        self.base, self.pooling, self.head, self.channels_first = base, pooling, head, channels_first
+        self.base, self.pooling, self.head = base, pooling, head
+        self.channels_first, self.headless = channels_first, headless
         self.layers = None if layers is None else tuple(layers)
         self.name = base.name
         self.metadata: dict[str, str] = dict(getattr(base, "metadata", {}))  # an ONNX file's, such as class names
@@ -96,7 +99,7 @@ class Part:
             return [_turned(graph, v) if t else v for v, t in zip(outputs, turn, strict=True)]
         if self.head:
             return [last_dense(graph).input(0)]
-        value, channels_last = features(graph)
+        value, channels_last = features(graph, self.headless)
         return [_turned(graph, value) if channels_last else value]
 
     def _pooled(self, graph: Graph, v: Value) -> Value:
@@ -111,14 +114,20 @@ def _turned(graph: Graph, v: Value) -> Value:
     return graph.add("Transpose", [v], [v.shape[p] for p in perm], perm=perm, name=f"{v.name}//first")
 
 
-def features(graph: Graph) -> tuple[Value, bool]:
+def features(graph: Graph, headless: bool = False) -> tuple[Value, bool]:
     """The last feature maps in front of the classifier, and whether their channels come last.
 
     Walks back from the scores to where the image's axes vanish. Where no weights come after that (SqueezeNet),
-    the classifier is the last convolution before it. Raises ModelError where there is no such place.
+    the classifier is the last convolution before it. Raises ModelError where there is no such place, and for networks
+    of images in and images out; with `headless` the features of those are their output.
     """
     producers = graph.producers()
     v, weighted = scores(graph), False
+    if _spatial(v) and not headless:
+        raise ModelError(
+            f"network {graph.name!r}: no classifier: the output {v.name!r} is an image of shape {v.shape}: "
+            "name a layer instead"
+        )
     if not _spatial(v):
         while True:
             node = producers.get(v)

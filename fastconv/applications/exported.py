@@ -35,7 +35,7 @@ def from_onnx(request: Request) -> Model:
     _check_convolutions(request, graph)
     x = request.input_tensor if request.input_tensor is not None else Input(shape=size)
     if not request.include_top:
-        y = pooled(Imported(Part(source), inputs_last=last, name="features")(x), request.pooling)
+        y = pooled(Imported(Part(source, headless=True), inputs_last=last, name="features")(x), request.pooling)
     else:
         y = _with_top(request, source, graph, x, last)
     return request.finish(Model(request.source(x), y, name=request.name), _mode(request, graph, last))

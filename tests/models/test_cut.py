@@ -10,23 +10,23 @@ import onnx
 import pytest
 
 import fastconv
-from fastconv.cut import last_dense
+from fastconv.cut import Part, features, last_dense, scores
 from fastconv.errors import ModelError
+from fastconv.onnx.reader import read
 
-from . import nets_formats  # noqa: F401  (adds to NETS)
+from . import nets_exports, nets_formats  # noqa: F401  (add to NETS)
 from .builder import Builder
 from .nets import NETS, inputs, serialized
 from .test_models import TOLERANCE, reference, relative_error
 
-# networks that end with a mean over the image and one dense layer: its weights times the pooled features are the scores
-SIMPLE = [
-    n for n in NETS
-    if n not in ("vgg", "alexnet", "squeezenet", "nhwc", "old_ir", "unfused_activations", "two_inputs_two_outputs",
-                 "fully_convolutional")
-]  # fmt: skip
+# these make images of images: there is no classifier
+IMAGES = ["fully_convolutional", "keras_unet", "paddle_detector_neck", "style_transfer"]
+CLASSIFIERS = [n for n in NETS if n not in IMAGES]
+# feature maps, where they are not what a mean and a dense layer read
 SHAPES = {
     "vgg": (48, 4, 4), "alexnet": (36, 5, 5), "squeezenet": (48, 6, 6), "nhwc": (32, 5, 5), "old_ir": (24, 7, 7),
-    "unfused_activations": (20, 6, 6), "two_inputs_two_outputs": (20, 12, 12), "fully_convolutional": (3, 20, 28),
+    "unfused_activations": (20, 6, 6), "two_inputs_two_outputs": (20, 12, 12), "keras_resnet": (40, 8, 8),
+    "keras_mobilenet": (16, 8, 8), "paddle_mobilenet": (64, 8, 8),
 }  # fmt: skip
 
 
@@ -34,23 +34,73 @@ def image(name: str, batch: int = 3) -> dict[str, np.ndarray]:
     return inputs(onnx.load_from_string(serialized(name)), batch)
 
 
-@pytest.mark.parametrize("name", SIMPLE)
+def scores_from(name: str, value: str, given: np.ndarray, other: dict[str, np.ndarray]) -> np.ndarray:
+    """onnxruntime's scores where `value` is given; all inputs are zero, for it alone may count."""
+    proto = onnx.load_from_string(serialized(name))
+    nodes = [n for n in proto.graph.node if value not in n.output]
+    assert len(nodes) == len(proto.graph.node) - 1
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+    proto.graph.input.append(onnx.helper.make_tensor_value_info(value, onnx.TensorProto.FLOAT, given.shape))
+    zeros = {k: np.zeros_like(x) for k, x in other.items()}
+    return reference(proto.SerializeToString(), {**zeros, value: given})[_place(fastconv.load(serialized(name)))]
+
+
+def the_scores(model: fastconv.Model, x: dict[str, np.ndarray]) -> np.ndarray:
+    return model.run(None, x)[_place(model)]
+
+
+def _place(model: fastconv.Model) -> int:
+    return model.graph.outputs.index(scores(model.graph))
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_the_rest_is_the_classifier(name: str) -> None:
+    """The rest of the file, run by onnxruntime on the feature maps alone, gives the whole network's scores."""
     model, x = fastconv.load(serialized(name)), image(name)
-    pooled = model.without_top(pooling="avg")(*x.values())
+    maps = model.without_top()(*x.values())
+    value, channels_last = features(model.graph)
+    given = np.ascontiguousarray(maps.transpose(0, 2, 3, 1)) if channels_last else maps
+    assert relative_error(scores_from(name, value.name, given, x), the_scores(model, x)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", [n for n in CLASSIFIERS if n != "squeezenet"])
+def test_the_last_dense_layer(name: str) -> None:
+    """Gemm, or MatMul and Add as Keras and Paddle export it, with or without a softmax."""
+    model, x = fastconv.load(serialized(name)), image(name)
+    hidden = fastconv.Model(Part(read(serialized(name)), head=True))(*x.values())
     dense = last_dense(model.graph)
-    w = dense.input(1).numpy()
-    w, bias = (w.T if dense.attrs.get("trans_b") else w), dense.optional(2)
-    scores = pooled @ w + (0 if bias is None else bias.numpy())
-    assert relative_error(scores.astype(np.float32), model(*x.values())) <= TOLERANCE
+    assert hidden.ndim == 2 and dense.output.shape[1] == scores(model.graph).shape[1]
+    assert relative_error(scores_from(name, dense.input(0).name, hidden, x), the_scores(model, x)) <= TOLERANCE
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", IMAGES)
+def test_networks_without_a_classifier(name: str) -> None:
+    model = fastconv.load(serialized(name))
+    for pooling in (None, "avg"):
+        with pytest.raises(
+            ModelError, match=r"no classifier: the output '.*' is an image .*: name a layer"
+        ):
+            model.without_top(pooling=pooling)
+    with pytest.raises(ModelError, match="does not end with a dense layer"):
+        last_dense(model.graph)
+    whole, x = fastconv.Model(Part(read(serialized(name)), headless=True)), image(name)
+    want = model(*x.values())
+    want = want.transpose(0, 3, 1, 2) if name == "keras_unet" else want
+    np.testing.assert_array_equal(whole(*x.values()), want)
+
+
+def test_squeezenet_has_no_dense_layer() -> None:
+    with pytest.raises(ModelError, match="does not end with a dense layer"):
+        last_dense(fastconv.load(serialized("squeezenet")).graph)
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_feature_maps_and_pooling(name: str) -> None:
     model, x = fastconv.load(serialized(name)), image(name)
     maps = model.without_top()(*x.values())
     assert maps.ndim == 4 and maps.shape[0] == 3 and maps.shape[2] > 1
-    assert name in SIMPLE or maps.shape[1:] == SHAPES[name]
+    assert maps.shape[1:] == SHAPES.get(name, maps.shape[1:])
     for pooling, fn in (("avg", np.mean), ("max", np.max)):
         part = model.without_top(pooling=pooling)
         assert relative_error(part(*x.values()), fn(maps, axis=(2, 3))) <= TOLERANCE
