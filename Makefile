@@ -69,12 +69,16 @@ check: .venv/installed ## the quick tests
 test: .venv/installed ## all tests but those of make test-full
 	FASTCONV_TEST_ALL=1 $(PY) -m pytest -ra --durations=10 $(PYTEST)
 
-test-full: .venv/installed $(MODELS)/exported $(MODELS)/states/made ## everything: torchvision's models in full size, all configurations
+test-full: .venv/installed $(MODELS)/exported $(MODELS)/timm/made $(MODELS)/states/made ## everything: the models of torchvision and timm in full size
 	FASTCONV_TEST_ALL=1 FASTCONV_TEST_MODELS=$(MODELS) $(PY) -m pytest -ra --durations=20 -m 'full or not full' $(PYTEST)
 
 $(MODELS)/exported: .venv-bench/torch .venv/installed bench/export.py
 	names=$$($(PY) -c 'from tests.models.test_torchvision import FAMILIES as f; print(",".join(f))'); \
 	for e in classic dynamo; do $(BENCH_PY) -m bench.export --out $(MODELS)/$$e --exporter $$e --models $$names; done
+	@touch $@
+
+$(MODELS)/timm/made: .venv-bench/torch bench/export.py tests/models/timm_models.py
+	$(BENCH_PY) -W ignore -m tests.models.timm_models --out $(MODELS)/timm
 	@touch $@
 
 # State dicts of torchvision and timm with torch's outputs, for the applications.

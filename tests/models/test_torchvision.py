@@ -39,7 +39,8 @@ FAMILIES = [
     "vgg16",
 ]
 FOLDER = os.environ.get("FASTCONV_TEST_MODELS")
-FILES = sorted(Path(FOLDER).glob("*/*.onnx")) if FOLDER else []
+EXPORTERS = ("classic", "dynamo")
+FILES = [p for e in EXPORTERS for p in sorted(Path(FOLDER, e).glob("*.onnx"))] if FOLDER else []
 LABELS = [f"{p.parent.name}-{p.stem}" for p in FILES]
 
 
@@ -51,7 +52,7 @@ def case(path: Path) -> list[tuple[dict[str, Array], list[Array]]]:
 
 
 @pytest.mark.skipif(FOLDER is None, reason="FASTCONV_TEST_MODELS names no folder of exported models")
-@pytest.mark.parametrize("exporter", ["classic", "dynamo"])
+@pytest.mark.parametrize("exporter", EXPORTERS)
 def test_every_family_is_there(exporter: str) -> None:
     assert FOLDER is not None
     missing = [name for name in FAMILIES if not Path(FOLDER, exporter, f"{name}.onnx").is_file()]
