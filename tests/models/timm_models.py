@@ -2,7 +2,7 @@
 
     python -m tests.models.timm_models --out DIR [--models lcnet_100,dla60] [--skip-existing]
 
-Needs what bench.export needs, and timm. The weights are those of bench.export (random statistics, one calibrating pass);
+Needs what bench.export needs, and timm. Weights are those of bench.export (random statistics, one calibrating pass);
 what it leaves alone is randomised here: layer norms, the gains of standardised convolutions, 1-D convolutions and layer
 scales, which timm starts at 1e-6, so that a whole residual branch would not show in the output.
 """
