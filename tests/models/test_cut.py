@@ -78,9 +78,7 @@ def test_the_last_dense_layer(name: str) -> None:
 def test_networks_without_a_classifier(name: str) -> None:
     model = fastconv.load(serialized(name))
     for pooling in (None, "avg"):
-        with pytest.raises(
-            ModelError, match=r"no classifier: the output '.*' is an image .*: name a layer"
-        ):
+        with pytest.raises(ModelError, match=r"no classifier: the output '.*' is an image .*: name a layer"):
             model.without_top(pooling=pooling)
     with pytest.raises(ModelError, match="does not end with a dense layer"):
         last_dense(model.graph)
