@@ -105,7 +105,8 @@ def roofline(report: dict[str, Any], model: str, path: Path) -> Path:
     axis.plot(xs, [min(peak, x * bandwidth) for x in xs], color="#444444", linewidth=1.2, zorder=1)
     groups: dict[str, list[tuple[float, float, float]]] = {}
     for r, x in zip(rows, intensity, strict=True):
-        group = r["algorithm"] if r["algorithm"] in ALGORITHMS else "other"
+        name = "winograd" if r["algorithm"].startswith("F(") else r["algorithm"]  # F(4x4,3x3) and its like
+        group = name if name in ALGORITHMS else "other"
         groups.setdefault(group, []).append((x, r["flops"] / r["ms"] / 1e6, 4000 * r["ms"] / total / math.sqrt(2)))
     for name in sorted(groups, key=[*ALGORITHMS, "other"].index):
         px, py, area = zip(*groups[name], strict=True)

@@ -90,7 +90,7 @@ void prepare(Conv2d& d, Isa isa) {
   d.taps_per_slice = whole ? d.R * d.S : std::max<int64_t>(1, SLICE_BYTES / tap_bytes);
 }
 
-// Weights that do not fit L2 are read once for each block: then all tiles, up to a limit, make one block.
+// Weights that do not fit L2 are read once for each block: few tiles are then all transformed before the products.
 static bool winograd_splits(const Winograd& d, int64_t tiles, int64_t K) { return tiles <= 64 && d.C * K > 64 * 64; }
 
 // Floats of the planes of `tiles` tiles.

@@ -96,9 +96,9 @@ struct Conv2d {
 };
 
 // r x r, stride 1, by F(m x m, r x r): tiles of m x m outputs, (m + r - 1)^2 products of [tiles x C] by [C x K]
-// (cpu/winograd.cpp). winograd_conv2d does it all, a block of tiles at a time: in x, weights, bias, residual. Where one
-// block is all there is, winograd_input (in: x; out: the planes) and winograd_product (in: planes, weights, bias,
-// residual) split the work.
+// (cpu/winograd.cpp). winograd_conv2d does it all, a block of tiles at a time: in x, weights, bias, residual. Where
+// there are few tiles and many weights (winograd_workspace), winograd_input (in: x; out: the planes of all tiles) and
+// winograd_product (in: planes, weights, bias, residual) split the work.
 struct Winograd {
   int64_t chunks;
   int64_t N, H, W, C, K, P, Q;

@@ -63,7 +63,7 @@ struct ThreadPool::Shared {
   explicit Shared(int n) : tickets(new Ticket[n]), threads(n) {}
 
   // Its own range first, then what the others have not begun: half of what is left at a time (neighbouring chunks
-  // share weights), of another's range a quarter.
+  // share rows), of another's range a quarter.
   void work(uint32_t my_epoch, int thread) {
     // Read before the tickets: if any of these belongs to a later job, so do the tickets (see run), and nothing is
     // claimed.

@@ -3,8 +3,8 @@
 // A job is a range of chunks, cut into one part for each thread. A thread claims pieces of its own part, then of the
 // others', from 64-bit tickets (epoch in the high half, next chunk in the low half), so that a worker that wakes late
 // finds the epoch gone and never touches a finished job, and the caller waits for chunks, not for threads. Idle workers
-// spin for some hundred microseconds, then sleep. A fork leaves the child without workers: it starts its own at the
-// next job.
+// spin for some hundreds of microseconds, then sleep. A fork leaves the child without workers: it starts its own at
+// the next job.
 #pragma once
 #include <stdint.h>
 

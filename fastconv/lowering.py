@@ -126,7 +126,7 @@ def _winograd(
     flops: int,
     moved: int,
 ) -> None:
-    """One operation, or two with the transformed input between them where one block holds all tiles."""
+    """One operation, or two with the transformed input of all tiles between them (see winograd_workspace)."""
     fields = ("N", "H", "W", "C", "K", "P", "Q", "pad_t", "pad_l", "x_image", "x_row", "x_ld", "y_ld", "res_ld", "act")
     N, C, K, P, Q = (geometry[f] for f in ("N", "C", "K", "P", "Q"))
     desc = _core.Winograd(m=spec.m, r=spec.R, pool=int("pooled" in node.attrs), **{f: geometry[f] for f in fields})

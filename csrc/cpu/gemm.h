@@ -3,8 +3,9 @@
 //   y[i, :] = act(bias + sum over taps t and c of a[t][i][c] * w[t][c][:] + residual[i, :])
 //
 // Rows are pointers (one per tap, so that padding and strides cost nothing in the loop), weights are one panel of NV
-// vectors, rows of w_ld floats. Each step loads NV vectors, broadcasts MR scalars and issues MR * NV FMAs; 24 or more
-// accumulators cover two FMA ports times four cycles of latency three times over.
+// vectors, rows of w_ld floats. Each step reads NV vectors (some straight from memory, where registers are short),
+// broadcasts MR scalars and issues MR * NV FMAs; 24 or more accumulators cover two FMA ports times four cycles of
+// latency three times over.
 #pragma once
 #include "cpu/kernels.h"
 

@@ -47,7 +47,7 @@ def _common(
 
 @app.command()
 def predict(
-    images: Annotated[list[str], typer.Argument(metavar="IMAGES...", help="Image files, and folders of them.")],
+    images: Annotated[list[str], typer.Argument(metavar="IMAGES", help="Image files, and folders of them.")],
     model: Annotated[str, typer.Option("--model", "-m", metavar="MODEL", help="ONNX file.", show_default=False)],
     top: Annotated[int, typer.Option(min=1, help="Classes to print for each image.")] = 5,
     json: Json = False,

@@ -134,7 +134,7 @@ def test_main_refuses_other_files(tmp_path: Path, text: str, capsys: pytest.Capt
 def test_plots(tmp_path: Path, stored: dict[str, Any]) -> None:
     pytest.importorskip("matplotlib")
     node = {"model": "net", "op": "Conv", "shape": [1], "bytes": 10**6}
-    kinds = [("gemm", 10**8), ("winograd", 10**9), ("copy", 0)]
+    kinds = [("gemm", 10**8), ("F(4x4,3x3)", 10**9), ("copy", 0)]
     layers = [node | {"name": a, "algorithm": a, "ms": 0.1 + i, "flops": f} for i, (a, f) in enumerate(kinds)]
     roof = {"kind": "layers", "system": stored["system"], "peak_gflops": 117.0, "bandwidth_gbs": 20.0, "rows": layers}
     (tmp_path / "layers.json").write_text(json.dumps(roof))
