@@ -171,7 +171,7 @@ def system() -> dict[str, Any]:
         "machine": platform.machine(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "last_level_cache": last_level_cache(),
-        "system": f"{platform.system()} {platform.release()}",
+        "system": platform.system() + " " + platform.release().split("-")[0],
         "python": platform.python_version(),
         "numpy": metadata.version("numpy"),
         "peak_gflops": peak_gflops(),
