@@ -16,6 +16,7 @@ from .errors import FastconvError, ModelError, UnsupportedOpError
 from .graph import Array, Graph, Node, Shape, Value, Weight
 from .lowering import LOWERINGS
 from .passes import optimize, plan_memory
+from .target import CPU, Target
 from .views import View, reach, row_strides
 
 _REGISTERED = (lowering_tensors,)  # importing it fills LOWERINGS
@@ -78,9 +79,10 @@ class ConvSpec:
 class WeightCache:
     """Packed weights of one model on one ISA level, shared by its plans; each (weight, scale, packing) exists once."""
 
-    def __init__(self) -> None:
-        self.store = _core.WeightStore()
-        self.packed: dict[object, _core.PackedWeight] = {}
+    def __init__(self, target: Target = CPU) -> None:
+        self.target = target
+        self.store = target.store()
+        self.packed: dict[object, Any] = {}
 
 
 def compile_graph(graph: Graph, isa: _core.Isa, cache: WeightCache, *, strict: bool = False) -> Compiled:
@@ -94,12 +96,13 @@ def compile_graph(graph: Graph, isa: _core.Isa, cache: WeightCache, *, strict: b
 
 class Compiler:
     def __init__(self, graph: Graph, isa: _core.Isa, cache: WeightCache, strict: bool) -> None:
-        self.graph = _prepare(graph, isa, strict)
+        self.target = cache.target
+        self.graph = _prepare(graph, isa, strict, self.target)
         self.isa = isa
         self.strict = strict
         self.cache = cache
         self.memory = plan_memory(self.graph)
-        self.plan = _core.Plan(isa, cache.store)
+        self.plan = self.target.plan(isa, cache.store)
         self.ops: list[OpInfo] = []
         externals = [*self.graph.inputs, *self.graph.outputs]
         self.external = {v: i for i, v in enumerate(externals)}
@@ -165,7 +168,7 @@ class Compiler:
         return self.memory.workspaces.get(node, 0)  # none is planned for an empty batch
 
     # -- weights ------------------------------------------------------------------------------------------------
-    def _put(self, value: Value) -> _core.PackedWeight:
+    def _put(self, value: Value) -> Any:
         assert value.weight is not None
         key = (value.weight.key, "dense")
         packed = self.cache.packed.get(key)
@@ -210,8 +213,9 @@ class Compiler:
             return self._pack(node, "depthwise", lambda w, s: store.pack_depthwise_conv2d(w, s, isa))
         if spec.choice == "winograd":
             return self._pack(node, ("winograd", spec.m), lambda w, s: store.pack_winograd(w, s, spec.m, isa))
-        how = ("conv2d", spec.groups)
-        return self._pack(node, how, lambda w, s: store.pack_conv2d(w, s, spec.groups, isa))
+        unit = self.target.channel_unit if spec.choice == "row_run" else 1
+        how = ("conv2d", spec.groups, unit)
+        return self._pack(node, how, lambda w, s: store.pack_conv2d(_pad_channels(w, unit), s, spec.groups, isa))
 
     def packed_linear(self, node: Node) -> int:
         trans_b = bool(node.attrs.get("trans_b"))
@@ -224,12 +228,12 @@ class Compiler:
             if tuple(order) == (*range(1, len(dims)), 0):
                 taps, source = math.prod(dims[1:]), w.origin[0]
         how = ("linear", trans_b)
-        pack = partial(_pack_by_parts, store, isa, taps) if trans_b else None
+        pack = partial(_pack_by_parts, store, isa, taps) if trans_b and self.target.reads_parts else None
         return self._pack(node, how, lambda x, s: store.pack_linear(x, s, trans_b, isa, taps), source, pack)
 
     # -- operations ---------------------------------------------------------------------------------------------
     def conv_spec(self, node: Node) -> ConvSpec:
-        return conv_spec(node, self.isa, self.strict)
+        return conv_spec(node, self.isa, self.strict, self.target)
 
     def emit(
         self,
@@ -250,10 +254,11 @@ class Compiler:
         view = self.view(node.output)
         external = view.kind == "external"
         where = f"output {view.base - len(self.graph.inputs)}" if external else f"arena+{4 * view.first:#x}"
-        self.ops.append(OpInfo(node.name, node.op, algorithm, self.isa.name, node.output.shape, flops, bytes_, where))
+        level = self.target.level(self.isa)
+        self.ops.append(OpInfo(node.name, node.op, algorithm, level, node.output.shape, flops, bytes_, where))
 
 
-def conv_spec(node: Node, isa: _core.Isa, strict: bool) -> ConvSpec:
+def conv_spec(node: Node, isa: _core.Isa, strict: bool, target: Target = CPU) -> ConvSpec:
     """Sizes and algorithm of a Conv in a physical graph."""
     a = node.attrs
     N, H, W, C = node.input(0).shape
@@ -263,14 +268,14 @@ def conv_spec(node: Node, isa: _core.Isa, strict: bool) -> ConvSpec:
     P, Q = a.get("pooled", (P, Q))
     R, S = node.input(1).shape[2:]
     groups, strides, dilations, pads = a["group"], tuple(a["strides"]), tuple(a["dilations"]), tuple(a["pads"])
-    choice, m = _core.choose_conv2d(
+    choice, m = target.choose_conv2d(
         N=N, H=H, W=W, C=C, K=K, P=P, Q=Q, R=R, S=S, groups=groups, strides=strides, dilations=dilations, pads=pads,
         isa=isa, strict=strict,
     )  # fmt: skip
     return ConvSpec(H, W, C, P, Q, R, S, groups, strides, dilations, choice, m)
 
 
-def _prepare(graph: Graph, isa: _core.Isa, strict: bool) -> Graph:
+def _prepare(graph: Graph, isa: _core.Isa, strict: bool, target: Target = CPU) -> Graph:
     """What the memory plan must know: workspaces, and reductions that take two steps or dense rows."""
     g = graph.copy()
     users, producers = g.users(), g.producers()
@@ -281,7 +286,7 @@ def _prepare(graph: Graph, isa: _core.Isa, strict: bool) -> Graph:
         if node in pools:
             continue
         if node.op == "Conv":
-            spec = conv_spec(node, isa, strict)
+            spec = conv_spec(node, isa, strict, target)
             if spec.choice == "winograd":
                 N, P, Q, K = node.output.shape
                 after = users.get(node.output, [])
@@ -293,7 +298,8 @@ def _prepare(graph: Graph, isa: _core.Isa, strict: bool) -> Graph:
             if spec.choice == "row_run":
                 top, left, bottom, right = node.attrs["pads"]
                 N = node.output.shape[0]
-                node.attrs["workspace_bytes"] = 4 * N * (spec.H + top + bottom) * (spec.W + left + right) * spec.C
+                channels = round_up(spec.C, target.channel_unit)
+                node.attrs["workspace_bytes"] = 4 * N * (spec.H + top + bottom) * (spec.W + left + right) * channels
                 border = producers.get(node.input(0))
                 alone = len(users[node.input(0)]) == 1 and node.input(0) not in outputs
                 if border is not None and border.op == "Transpose" and alone:
@@ -418,6 +424,16 @@ def as_float32(weight: Weight) -> np.ndarray[Any, np.dtype[np.float32]]:
     if array.dtype.kind in "iu" and array.size and float(np.abs(held).max()) > MAX_EXACT:
         raise UnsupportedOpError(f"a constant of {array.dtype} reaches {array.min()} to {array.max()}, beyond 2^24")
     return held
+
+
+def round_up(n: int, unit: int) -> int:
+    return -(-n // unit) * unit
+
+
+def _pad_channels(w: Array, unit: int) -> Array:
+    """w [K, C, R, S] with zeros for channels up to a multiple of `unit`."""
+    missing = round_up(w.shape[1], unit) - w.shape[1]
+    return w if missing == 0 else np.pad(w, ((0, 0), (0, missing), (0, 0), (0, 0)))
 
 
 def _physical_memory() -> int:

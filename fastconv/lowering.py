@@ -88,21 +88,22 @@ def conv(c: Compiler, node: Node) -> None:
     )  # fmt: skip
     x_tensor = c.tensor(x)
     if spec.choice == "row_run":
-        Hp, Wp = H + top + bottom, W + left + right
-        padded = View("arena", None, c.workspace(node) // 4, (N, Hp, Wp, C), row_strides((N, Hp, Wp, C)))
+        Hp, Wp, unit = H + top + bottom, W + left + right, c.target.channel_unit
+        Cp = -(-C // unit) * unit
+        dims = (N, Hp, Wp, Cp)
+        padded = View("arena", None, c.workspace(node) // 4, dims, row_strides(dims))
         if "x_perm" in node.attrs:  # straight from the planes of the model's input
             perm = node.attrs["x_perm"]
             source = tuple(x.strides[i] for i in perm)
         else:
             source = x.strides
-        dims = (N, Hp, Wp, C)
         pad_desc = _core.Pad(
             rank=4, dims=dims, x_dims=(N, H, W, C), before=(0, top, left, 0), x_stride=source, y_stride=padded.strides,
             mode=_core.PadMode.constant, value=0.0,
         )  # fmt: skip
         c.emit("pad", pad_desc, [x_tensor], c.tensor(padded), node, "border", 0, 4 * (N * H * W * C + math.prod(dims)))
         x_tensor = c.tensor(padded)
-        geometry.update(H=Hp, W=Wp, pad_t=0, pad_l=0, x_ld=C, x_row=Wp * C, x_image=Hp * Wp * C)
+        geometry.update(H=Hp, W=Wp, C=Cp, pad_t=0, pad_l=0, x_ld=Cp, x_row=Wp * Cp, x_image=Hp * Wp * Cp)
     flops = 2 * N * P * Q * K * (C // spec.groups) * spec.R * spec.S
     moved = 4 * (N * H * W * C + w.size + node.output.size * (2 if res else 1))
     inputs = [x_tensor, c.packed(node, spec), c.constant(bias), c.tensor(res) if res else -1]

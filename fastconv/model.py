@@ -7,6 +7,7 @@ import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,12 +16,13 @@ import numpy.typing as npt
 from . import _core
 from .compiler import MAX_EXACT, Compiled, OpInfo, WeightCache, compile_graph
 from .cut import Part, probe_shapes
-from .errors import DeviceError, ModelError, ShapeError
+from .errors import ModelError, ShapeError
 from .graph import Graph, Shape
 from .isa import resolve_isa
 from .onnx.reader import read
 from .profile import Profile, measure
 from .source import Source
+from .target import target
 
 if TYPE_CHECKING:
     from .layers.base import Layer
@@ -53,11 +55,12 @@ def load(
 ) -> Model:
     """Load a CNN in ONNX form: a path, the file's bytes, or an onnx.ModelProto.
 
-    threads: processors to use, None for all that this process may use. device: "cpu". precision: "fp32", or "strict",
-    which allows no algorithm with a larger rounding error than direct summation. Weights are read when first needed.
+    threads: processors to use, None for all that this process may use. device: "cpu", or "cuda" (docs/cuda.md).
+    precision: "fp32", or "strict", which allows no algorithm with a larger rounding error than direct summation; on a
+    GPU also "tf32", "fp16" or "bf16". Weights are read when first needed.
 
     Raises ModelError for a file that is broken, UnsupportedOpError for one that needs an operator which fastconv lacks,
-    DeviceError for another device or precision, OSError for a file that cannot be opened.
+    DeviceError for a device or precision that is not there, OSError for a file that cannot be opened.
     """
     return Model(model, threads=threads, device=device, precision=precision, _isa=_isa)
 
@@ -78,10 +81,7 @@ class Model:
         precision: str = "fp32",
         _isa: str | None = None,
     ) -> None:
-        if device != "cpu":
-            raise DeviceError(f'device={device!r}: this build runs on "cpu"')
-        if precision not in ("fp32", "strict"):
-            raise DeviceError(f'precision={precision!r}: the CPU computes in "fp32" or "strict"')
+        self._target = target(device, precision)
         if threads is not None and not (
             isinstance(threads, (int, np.integer)) and not isinstance(threads, bool) and 1 <= threads <= MAX_THREADS
         ):
@@ -95,8 +95,8 @@ class Model:
         self._onnx: Source = given if hasattr(source, "build") and hasattr(source, "inputs") else read(given)
         self.name = self._onnx.name
         self.inputs = tuple(TensorInfo(i.name, i.shape, str(i.dtype)) for i in self._onnx.inputs)
-        self._cache = WeightCache()
-        self._executor = _core.Executor(self.threads)
+        self._cache = WeightCache(self._target)
+        self._executor = self._target.executor(self.threads)
         self._plans: dict[tuple[Shape, ...], Compiled] = {}
         self._lock = threading.Lock()
         _models.add(self)
@@ -169,6 +169,10 @@ class Model:
     def _check(self, index: int, value: npt.ArrayLike) -> FloatArray:
         info = self.inputs[index]
         where = f"input {index} ({info.name!r})"
+        there = self._target.borrow(value, where)
+        if there is not None:
+            self._check_shape(index, there.shape)
+            return there  # type: ignore[no-any-return]
         x = np.asarray(value)
         if x.dtype != info.dtype:
             raise ShapeError(f"{where}: expected dtype {info.dtype}, got {x.dtype}")
@@ -197,16 +201,17 @@ class Model:
 
     def _execute(self, compiled: Compiled, inputs: list[Any]) -> list[npt.NDArray[Any]]:
         try:
-            outputs = [np.empty(shape, np.float32) for _, shape in compiled.outputs]
+            outputs = [self._target.empty(shape, inputs) for _, shape in compiled.outputs]
             self._executor.run(compiled.plan, [*inputs, *outputs])
         except MemoryError:
             raise ModelError(f"model {self.name!r}: no memory for {compiled.arena_bytes:,} bytes of tensors") from None
         # What the plan wrote, without the empty rows of a list of unknown length, in the types that the file declares.
         results: list[npt.NDArray[Any]] = list(outputs)
         for i in compiled.ragged:
+            results[i] = np.asarray(results[i])
             results[i] = results[i][results[i][:, 0] >= 0]
         for i, dtype in self._converted:
-            results[i] = results[i].astype(dtype)
+            results[i] = np.asarray(results[i]).astype(dtype)
         return results
 
     # -- compiling ----------------------------------------------------------------------------------------------
@@ -355,14 +360,14 @@ class Model:
             raise ValueError(f"runs={runs!r}: expected a positive int")
         inputs = self._check_all(args)
         compiled = self._compiled(tuple(x.shape for x in inputs))
-        return measure(self._executor, compiled, inputs, self._isa, self.threads, runs)
+        return measure(self._executor, compiled, inputs, partial(self._target.peak, self._isa), self.threads, runs)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (self._onnx, self._threads_arg, self.device, self.precision, self._isa.name)
 
     def __repr__(self) -> str:
         ins = ", ".join(f"{i.name}{_show(i.shape)}" for i in self.inputs)
-        return f"<fastconv.Model {self.name!r} ({ins}), {self.threads} threads, {self.isa}>"
+        return f"<fastconv.Model {self.name!r} ({ins}), {self.threads} threads, {self._target.level(self._isa)}>"
 
 
 def _as_float32(x: npt.NDArray[Any], where: str) -> FloatArray:

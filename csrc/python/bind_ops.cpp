@@ -50,6 +50,7 @@ class Binder {
       }
       return d;
     }));
+    class_.def("__bytes__", [](const D& d) { return py::bytes((const char*)&d, sizeof d); });
     class_.def("__repr__", [fields, type](const D& d) {
       std::string text;
       for (const Field& f : *fields)

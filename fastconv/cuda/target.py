@@ -1,0 +1,69 @@
+"""What the compiler asks of the GPU; the CPU's answers are in fastconv/target.py."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from .. import _core
+from ..errors import DeviceError
+from ..target import Target as Base
+from .arrays import Borrowed, DeviceArray, borrow
+from .executor import DeviceExecutor
+from .library import device
+from .plan import DevicePlan
+from .weights import PRECISIONS, DeviceStore, width
+
+
+class Target(Base):
+    """One GPU at one precision. Raises DeviceError for what does not exist."""
+
+    reads_parts = False
+
+    def __init__(self, name: str, precision: str) -> None:
+        match = re.fullmatch(r"cuda(?::(\d+))?", name)
+        if match is None:
+            raise DeviceError(f'device={name!r}: expected "cpu", "cuda" or "cuda:N"')
+        if precision == "strict":
+            precision = "fp32"
+        if precision not in PRECISIONS:
+            raise DeviceError(f"precision={precision!r}: the GPU computes in {', '.join(PRECISIONS)}")
+        self.owner = device(int(match.group(1) or 0))
+        self.precision = precision
+        self.channel_unit = width(precision)
+        self._executor: DeviceExecutor | None = None
+
+    def executor(self, threads: int) -> DeviceExecutor:
+        if self._executor is None:
+            self._executor = DeviceExecutor(self.owner, self.precision)
+        return self._executor
+
+    def store(self) -> DeviceStore:
+        return DeviceStore(self.owner, self.precision)
+
+    def plan(self, isa: _core.Isa, store: Any) -> DevicePlan:
+        self.owner.use()
+        return DevicePlan(self.owner, self.precision, self.executor(1).stream)
+
+    def choose_conv2d(self, **shape: Any) -> tuple[str, int]:
+        """Depthwise, or the one product; images with few channels get them rounded up to 16 bytes on the way in."""
+        C, groups = shape["C"], shape["groups"]
+        if groups > 1 and groups == C:
+            return "depthwise", 0
+        choice, _ = _core.choose_conv2d(**{**shape, "strict": True})
+        return ("implicit" if choice == "winograd" else choice), 0
+
+    def level(self, isa: _core.Isa) -> str:
+        return f"cuda {self.precision}"
+
+    def peak(self, isa: _core.Isa, seconds: float) -> float:
+        return float("nan")
+
+    def borrow(self, value: Any, where: str) -> Any:
+        return borrow(value, self.owner, self.executor(1).stream.value or 0, where)
+
+    def empty(self, shape: tuple[int, ...], inputs: Any) -> Any:
+        """An output: on the device where any input is."""
+        if any(isinstance(x, (Borrowed, DeviceArray)) for x in inputs):
+            return DeviceArray(self.owner, shape)
+        return super().empty(shape, inputs)
