@@ -8,11 +8,19 @@
 namespace fastconv {
 namespace cuda {
 
+static int forced_tile = -1, forced_slices = 1;
+
+void force_conv(int tile, int slices) { forced_tile = tile < TILES ? tile : -1, forced_slices = slices; }
+
 ConvChoice choose_conv(int64_t M, int64_t K, int64_t groups, int64_t steps, int multiprocessors) {
   // Relative cost of a step and of a block's start and end, in units of 64 x 64 outputs; nothing here is measured yet.
   constexpr double START = 6.0, SLICE = 3.0;
   ConvChoice best{0, 1, (int)steps};
   double least = 0;
+  if (forced_tile >= 0) {
+    const int64_t per = ceil_div(steps, max_i(1, min_i(forced_slices, steps)));
+    return {forced_tile, (int)ceil_div(steps, per), (int)per};
+  }
   for (int t = 0; t < TILES; t++) {
     const Tile& tile = TILE[t];
     const double area = tile.rows * tile.columns / 4096.0, edge = (tile.rows + tile.columns) / 128.0;

@@ -22,5 +22,8 @@ struct ConvChoice {
 // multiprocessors, a step takes as long as its operands and its arithmetic, slices cost their partial sums.
 ConvChoice choose_conv(int64_t M, int64_t K, int64_t groups, int64_t steps, int multiprocessors);
 
+// For tests and for measuring: this tile and number of slices from now on, tile -1 for the usual choice.
+void force_conv(int tile, int slices);
+
 }  // namespace cuda
 }  // namespace fastconv

@@ -290,6 +290,9 @@ API int fastconv_cuda_profile(fastconv::cuda::Plan* plan, void* const* externals
                               int64_t* nanoseconds) {
   return guarded([&] { plan->profile(externals, (char*)arena, (float*)workspace, nanoseconds); });
 }
+API int fastconv_cuda_force(int tile, int slices) {
+  return guarded([&] { force_conv(tile, slices); });
+}
 API int fastconv_cuda_choose(int64_t M, int64_t K, int64_t groups, int64_t steps, int multiprocessors, int32_t* out) {
   return guarded([&] {
     const ConvChoice c = choose_conv(M, K, groups, steps, multiprocessors);

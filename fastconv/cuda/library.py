@@ -47,6 +47,7 @@ _SIGNATURES = {
     "add": [c_void_p, c_int, c_char_p, c_int64, POINTER(Reference)],
     "run": [c_void_p, POINTER(c_void_p), c_int, c_void_p, c_void_p],
     "profile": [c_void_p, POINTER(c_void_p), c_void_p, c_void_p, POINTER(c_int64)],
+    "force": [c_int, c_int],
     "choose": [c_int64, c_int64, c_int64, c_int64, c_int, POINTER(c_int32)],
 }
 
