@@ -37,6 +37,7 @@ __device__ inline int place(int row, int piece) { return row * STEP + ((piece ^ 
 template <class T, bool round, int WM, int WN>
 struct TensorCores {
   using Storage = T;
+  static constexpr int BLOCKS = 2;  // that registers allow on a multiprocessor
   float c[WM / 16][WN / 8][4];
 
   __device__ void clear() {
@@ -50,7 +51,7 @@ struct TensorCores {
 
   // a, b: the first row of this warp in the step's two operands.
   __device__ void step(const char* a, const char* b, int lane) {
-    FASTCONV_UNROLL
+    FASTCONV_UNROLL_BY(sizeof(T) == 4 ? 1 : 4)  // tf32: unrolled, 156 registers, one block less on a multiprocessor
     for (int k = 0; k < 4; k++) {
       uint32_t fa[WM / 16][4], fb[WN / 8][2];
       FASTCONV_UNROLL
@@ -87,6 +88,7 @@ struct TensorCores {
 template <int WM, int WN>
 struct PlainFma {
   using Storage = float;
+  static constexpr int BLOCKS = 1;
   float c[WM / 8][WN / 4];
 
   __device__ void clear() {
@@ -98,7 +100,7 @@ struct PlainFma {
 
   __device__ void step(const char* a, const char* b, int lane) {
     const int row = lane / 4, column = lane % 4;
-    FASTCONV_UNROLL
+    FASTCONV_UNROLL_BY(2)  // all eight: 254 registers
     for (int piece = 0; piece < 8; piece++) {
       float fb[WN / 4][4];
       FASTCONV_UNROLL
@@ -234,7 +236,7 @@ __device__ inline void finish(const ConvArguments& d, const float* sum, int64_t 
 }
 
 template <template <int, int> class Engine, int BM, int BN, int WM, int WN, int STAGES, bool Gather>
-__global__ void __launch_bounds__(BM / WM* BN / WN * 32) conv_gemm(const __grid_constant__ ConvArguments d) {
+__global__ void __launch_bounds__(BM / WM* BN / WN * 32, Gather ? 1 : Engine<WM, WN>::BLOCKS) conv_gemm(const __grid_constant__ ConvArguments d) {
   using E = Engine<WM, WN>;
   using T = typename E::Storage;
   constexpr int THREADS = BM / WM * (BN / WN) * 32, STAGE = (BM + BN) * STEP;

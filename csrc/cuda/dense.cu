@@ -12,13 +12,14 @@ struct DenseArguments {
   const float* bias;
   void* y;
   int64_t x_ld, y_ld, res_ld, w_ld;
-  int M, C, K, wide_x;
+  int M, C, K;
   Activation act;
 };
 
 constexpr int WARPS = 4, WARP_ROWS = 2;
 
-template <class T, int ROWS>
+// Wide: rows of x lie on 16 bytes and have no tail. Rows beyond M are computed, too, and thrown away.
+template <class T, int ROWS, bool Wide>
 __global__ void __launch_bounds__(32 * WARPS) dense_rows(const __grid_constant__ DenseArguments d) {
   const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
   const int64_t k = ((int64_t)blockIdx.x * WARPS + warp) * WARP_ROWS;
@@ -37,13 +38,13 @@ __global__ void __launch_bounds__(32 * WARPS) dense_rows(const __grid_constant__
     for (int i = 0; i < WARP_ROWS; i++) pw[i] = load_pack(w[i] + c);
     FASTCONV_UNROLL
     for (int m = 0; m < ROWS; m++) {
-      if (m >= d.M) continue;
+      const T* from = x + min_i(m, d.M - 1) * d.x_ld + c;
       Pack<T> px;
-      if (d.wide_x && c + WIDTH<T> <= d.C) {
-        px = load_pack(x + m * d.x_ld + c);
+      if (Wide) {
+        px = load_pack(from);
       } else {
         FASTCONV_UNROLL
-        for (int e = 0; e < WIDTH<T>; e++) px.v[e] = c + e < d.C ? to_float(x[m * d.x_ld + c + e]) : 0.0f;
+        for (int e = 0; e < WIDTH<T>; e++) px.v[e] = c + e < d.C ? to_float(from[e]) : 0.0f;
       }
       FASTCONV_UNROLL
       for (int i = 0; i < WARP_ROWS; i++)
@@ -76,13 +77,12 @@ void dense(const Linear& d, const Call& c) {
     const int64_t width = WIDTH<T>;
     if (d.C > 0x3fffffff || d.K > 0x3fffffff) throw std::invalid_argument("linear: too large for the GPU's kernels");
     DenseArguments a{c.in[0], c.in[1], c.in[3], (const float*)c.in[2], c.out, d.x_ld, d.y_ld, d.res_ld,
-                     ceil_div(d.C, width) * width, (int)d.M, (int)d.C, (int)d.K, 0, d.act};
-    a.wide_x = (uintptr_t)a.x % 16 == 0 && d.x_ld % width == 0;
+                     ceil_div(d.C, width) * width, (int)d.M, (int)d.C, (int)d.K, d.act};
+    const bool wide = (uintptr_t)a.x % 16 == 0 && d.C % width == 0 && (d.M == 1 || d.x_ld % width == 0);
     const dim3 grid((unsigned)ceil_div(d.K, WARPS * WARP_ROWS));
-    if (d.M == 1)
-      launch(dense_rows<T, 1>, grid, dim3(32 * WARPS), 0, c.stream, a);
-    else
-      launch(dense_rows<T, FEW_ROWS>, grid, dim3(32 * WARPS), 0, c.stream, a);
+    auto kernel = d.M == 1 ? (wide ? dense_rows<T, 1, true> : dense_rows<T, 1, false>)
+                           : (wide ? dense_rows<T, FEW_ROWS, true> : dense_rows<T, FEW_ROWS, false>);
+    launch(kernel, grid, dim3(32 * WARPS), 0, c.stream, a);
   });
 }
 

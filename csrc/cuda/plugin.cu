@@ -103,6 +103,23 @@ class Plan {
     for (cudaEvent_t e : events) cudaEventDestroy(e);
   }
 
+  // Nanoseconds of `repeats` replays of the graph, by events around all of them.
+  double time(void* const* externals, int count, char* arena, float* workspace, int repeats) {
+    for (int i = 0; i < 3; i++) run(externals, count, arena, workspace);
+    cudaEvent_t begin = nullptr, end = nullptr;
+    check(cudaEventCreate(&begin), "event");
+    check(cudaEventCreate(&end), "event");
+    check(cudaEventRecord(begin, stream_), "event");
+    for (int i = 0; i < repeats; i++) run(externals, count, arena, workspace);
+    check(cudaEventRecord(end, stream_), "event");
+    check(cudaEventSynchronize(end), "time");
+    float ms = 0;
+    check(cudaEventElapsedTime(&ms, begin, end), "event");
+    cudaEventDestroy(begin);
+    cudaEventDestroy(end);
+    return (double)ms * 1e6;
+  }
+
   int64_t workspace_bytes() const { return 4 * workspace_floats_; }
   bool captured() const { return exec_ != nullptr; }
 
@@ -289,6 +306,11 @@ API int fastconv_cuda_run(fastconv::cuda::Plan* plan, void* const* externals, in
 API int fastconv_cuda_profile(fastconv::cuda::Plan* plan, void* const* externals, void* arena, void* workspace,
                               int64_t* nanoseconds) {
   return guarded([&] { plan->profile(externals, (char*)arena, (float*)workspace, nanoseconds); });
+}
+API int fastconv_cuda_time(fastconv::cuda::Plan* plan, void* const* externals, int count, void* arena, void* workspace,
+                           int repeats, double* nanoseconds) {
+  return guarded(
+      [&] { *nanoseconds = plan->time(externals, count, (char*)arena, (float*)workspace, repeats); });
 }
 API int fastconv_cuda_force(int tile, int slices) {
   return guarded([&] { force_conv(tile, slices); });

@@ -3,8 +3,23 @@
 from __future__ import annotations
 
 import math
-from ctypes import CFUNCTYPE, POINTER, Structure, c_char_p, c_int32, c_int64, c_uint8, c_uint16, c_uint64, c_void_p
-from ctypes import addressof, byref, cast, py_object, pythonapi
+from ctypes import (
+    CFUNCTYPE,
+    POINTER,
+    Structure,
+    addressof,
+    byref,
+    c_char_p,
+    c_int32,
+    c_int64,
+    c_uint8,
+    c_uint16,
+    c_uint64,
+    c_void_p,
+    cast,
+    py_object,
+    pythonapi,
+)
 from typing import Any
 
 import numpy as np

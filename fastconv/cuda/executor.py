@@ -90,6 +90,15 @@ class DeviceExecutor:
             self.owner.call("synchronize", self.stream)
         return result
 
+    def time(self, plan: DevicePlan, repeats: int) -> float:
+        """Nanoseconds of a run on the device alone: replays of the graph on whatever its inputs hold, no copies."""
+        total = ctypes.c_double()
+        with self._lock:
+            self.owner.use()
+            externals, pointers = self._bind(plan, [None] * len(plan.external_sizes))
+            self.owner.call("time", plan.handle, pointers, len(externals), *self._memory(plan), repeats, byref(total))
+        return total.value / repeats
+
     def captured(self, plan: DevicePlan) -> bool:
         """Whether runs of this plan are replays of a graph by now."""
         return self.owner.library.captured(plan.handle)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from ctypes import POINTER, byref, c_char, c_char_p, c_int, c_int32, c_int64, c_void_p
+from ctypes import POINTER, byref, c_char, c_char_p, c_double, c_int, c_int32, c_int64, c_void_p
 from pathlib import Path
 
 from .. import _core
@@ -47,6 +47,7 @@ _SIGNATURES = {
     "add": [c_void_p, c_int, c_char_p, c_int64, POINTER(Reference)],
     "run": [c_void_p, POINTER(c_void_p), c_int, c_void_p, c_void_p],
     "profile": [c_void_p, POINTER(c_void_p), c_void_p, c_void_p, POINTER(c_int64)],
+    "time": [c_void_p, POINTER(c_void_p), c_int, c_void_p, c_void_p, c_int, POINTER(c_double)],
     "force": [c_int, c_int],
     "choose": [c_int64, c_int64, c_int64, c_int64, c_int, POINTER(c_int32)],
 }

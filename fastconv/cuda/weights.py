@@ -1,9 +1,9 @@
 """Weights for the GPU: packed by numpy into the order in which the kernels read them, stored once in the precision.
 
-    convolutions and dense layers    [K][R][S][C / group], the depth rounded up to 16 bytes, in the storage type
-    depthwise filters                [R S][K], float32
-    biases, scales, resize tables    float32
-    other constants                  the storage type
+convolutions and dense layers    [K][R][S][C / group], the depth rounded up to 16 bytes, in the storage type
+depthwise filters                [R S][K], float32
+biases, scales, resize tables    float32
+other constants                  the storage type
 """
 
 from __future__ import annotations

@@ -88,11 +88,15 @@ def constant(precision: str, x: F32) -> Any:
     return target(precision).store().put(x)
 
 
-def close(got: F32, want: npt.NDArray[Any], precision: str, *, terms: int = 1, scale: float = 0.0, note: object = "") -> None:
+def close(
+    got: F32, want: npt.NDArray[Any], precision: str, *, terms: int = 1, scale: float = 0.0, note: object = ""
+) -> None:
     """|got - want| within the rounding of the result and of float32 sums of `terms` numbers of size `scale`."""
     assert got.shape == want.shape
     with np.errstate(invalid="ignore"):
-        bound = UNIT[precision] * np.abs(want) + 8 * EPS * np.sqrt(terms) * np.maximum(np.abs(want), scale) + 1e-7 * scale
+        bound = (
+            UNIT[precision] * np.abs(want) + 8 * EPS * np.sqrt(terms) * np.maximum(np.abs(want), scale) + 1e-7 * scale
+        )
         tiny = {"fp16": 2.0**-24}.get(precision, 1e-37)
         same = (got == want) | (np.isnan(got) & np.isnan(want))
         if precision == "fp16":

@@ -73,9 +73,9 @@ def test_no_device(fresh: pytest.MonkeyPatch, variable: str, value: str, message
 
 
 def test_names() -> None:
-    with pytest.raises(DeviceError, match="expected \"cpu\", \"cuda\" or \"cuda:N\""):
+    with pytest.raises(DeviceError, match='expected "cpu", "cuda" or "cuda:N"'):
         fastconv.load(nets.serialized(NET), device="gpu")
-    with pytest.raises(DeviceError, match="expected \"cpu\", \"cuda\" or \"cuda:N\""):
+    with pytest.raises(DeviceError, match='expected "cpu", "cuda" or "cuda:N"'):
         fastconv.load(nets.serialized(NET), device="cuda:x")
     with pytest.raises(DeviceError, match="asked for number 9"):
         fastconv.load(nets.serialized(NET), device="cuda:9")

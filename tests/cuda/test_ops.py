@@ -84,9 +84,7 @@ def test_where_copy_pad(precision: str) -> None:
     rng = np.random.default_rng(3)
     x, y = random(rng, precision, 4, 6), random(rng, precision, 1, 6)
     c = (x > 0).astype(np.float32)
-    desc = _core.Where(
-        rank=2, dims=(4, 6), c_stride=(6, 1), a_stride=(6, 1), b_stride=(0, 1), y_stride=(8, 1)
-    )
+    desc = _core.Where(rank=2, dims=(4, 6), c_stride=(6, 1), a_stride=(6, 1), b_stride=(0, 1), y_stride=(8, 1))
     got = run(precision, "where", desc, [(c, (6, 1)), (x, (6, 1)), (y, (0, 1))], (4, 6), (8, 1))
     np.testing.assert_array_equal(got, np.where(c != 0, x, y))
 
@@ -182,9 +180,7 @@ def test_reduce_special_values() -> None:
     x[0, 3, 0], x[0, 5, 1] = np.nan, -np.inf
     for func, want in (("max", [np.nan, 0]), ("min", [np.nan, -np.inf]), ("sum", [np.nan, -np.inf]),
                        ("arg_max", [0, 0]), ("arg_min", [0, 5])):  # fmt: skip
-        desc = _core.Reduce(
-            outer=1, n=9, inner=2, x_outer=18, x_n=2, y_outer=2, func=getattr(_core.ReduceFunc, func)
-        )
+        desc = _core.Reduce(outer=1, n=9, inner=2, x_outer=18, x_n=2, y_outer=2, func=getattr(_core.ReduceFunc, func))
         np.testing.assert_array_equal(run("fp32", "reduce", desc, [(x, (18, 2, 1))], (1, 2)), [want], func)
     empty = np.zeros((2, 0, 3), np.float32)
     desc = _core.Reduce(outer=2, n=0, inner=3, x_outer=0, x_n=3, y_outer=3, func=_core.ReduceFunc.max)

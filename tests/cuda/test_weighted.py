@@ -58,8 +58,9 @@ def test_depthwise(precision: str) -> None:
     ]  # fmt: skip
     for case in [*cases.small_depthwise(8), *wide]:
         for gap, residual in ((0, False), (8, True), (3, True)):
-            x, w = random(rng, precision, case.N, case.H, case.W, case.C), rng.standard_normal(
-                (case.K, 1, case.R, case.S), np.float32
+            x, w = (
+                random(rng, precision, case.N, case.H, case.W, case.C),
+                rng.standard_normal((case.K, 1, case.R, case.S), np.float32),
             )
             b, shape = rng.standard_normal(case.K, np.float32), (case.N, case.P, case.Q, case.K)
             res = random(rng, precision, *shape) if residual else None
