@@ -17,6 +17,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ SMOKE = [("smoke", cases.ConvCase("3x3", 1, 7, 7, 16, 24, 3, 3, pads=(1, 1, 1, 1
 
 
 # -- fastconv -------------------------------------------------------------------------------------------------------
-def layer(target: Target, case: cases.ConvCase, batch: int) -> Callable[[], float]:
+def layer(target: Target, case: cases.ConvCase, batch: int) -> float:
     """Milliseconds of one convolution with bias and relu; a stem's channels are rounded up as in a network."""
     unit = target.channel_unit
     C = -(-case.C // unit) * unit
@@ -60,7 +61,12 @@ def layer(target: Target, case: cases.ConvCase, batch: int) -> Callable[[], floa
     executor.run(plan, [x, y])  # real numbers, not whatever the memory held
     if not np.isfinite(y).all():
         raise ValueError(f"{case.name}: the output is not finite")
-    return lambda: repeat(lambda n: executor.time(plan, n) * n * 1e-6)
+    return replay_ms(executor, plan)
+
+
+def replay_ms(executor: Any, plan: Any) -> float:
+    """Milliseconds of one replay of a plan's graph."""
+    return repeat(lambda n: float(executor.time(plan, n)) * n * 1e-6)
 
 
 def repeat(run: Callable[[int], float], seconds: float = 0.03) -> float:
@@ -191,10 +197,10 @@ def torch_or_none(report: dict[str, Any]) -> Torch | None:
         return None
 
 
-def attempt(row: dict[str, Any], key: str, run: Callable[[], float]) -> None:
+def attempt(row: dict[str, Any], key: str, run: Callable[..., float], *arguments: Any) -> None:
     """A figure, or why there is none: one failure must not end the whole."""
     try:
-        row[key] = run()
+        row[key] = run(*arguments)
     except Exception as error:
         row[f"{key}_error"] = f"{type(error).__name__}: {error}"[:300]
 
@@ -243,10 +249,10 @@ def models(report: dict[str, Any], torch: Torch | None, left: Callable[[], float
                 row: dict[str, Any] = {"model": name, "precision": precision, "batch": batch}
                 plan = model.compile(x.shape).plan
                 model(x)
-                attempt(row, "fastconv", lambda p=plan, m=model: repeat(lambda n: m._executor.time(p, n) * n * 1e-6))
+                attempt(row, "fastconv", replay_ms, model._executor, plan)
                 device_x = upload(model, x)
-                attempt(row, "fastconv_call", lambda m=model, d=device_x: call_ms(lambda: m(d)))
-                attempt(row, "fastconv_numpy", lambda m=model, a=x: call_ms(lambda: m(a)))
+                attempt(row, "fastconv_call", call_ms, partial(model, device_x))
+                attempt(row, "fastconv_numpy", call_ms, partial(model, x))
                 if torch:
                     run, given = torch.network(name, precision), torch.input(x, precision)
 
@@ -255,10 +261,10 @@ def models(report: dict[str, Any], torch: Torch | None, left: Callable[[], float
                             run(given)
                         torch.torch.cuda.synchronize()
 
-                    attempt(row, "torch_graph", lambda r=run, g=given: torch.time(lambda: r(g)))
-                    attempt(row, "torch_eager_call", lambda e=eager: call_ms(e))
+                    attempt(row, "torch_graph", torch.time, partial(run, given))
+                    attempt(row, "torch_eager_call", call_ms, eager)
                 if precision in ("fp32", "tf32"):
-                    attempt(row, "onnxruntime_numpy", lambda d=data, a=x, p=precision: onnxruntime_ms(d, a, p))
+                    attempt(row, "onnxruntime_numpy", onnxruntime_ms, data, x, precision)
                 report["models"].append(row)
                 print(row, flush=True)
 
@@ -296,9 +302,9 @@ def layers(report: dict[str, Any], torch: Torch | None, left: Callable[[], float
             flops = case.flops / case.N * batch
             row: dict[str, Any] = {"network": network, "layer": case.name, "precision": precision, "batch": batch,
                                    "times": case.times, "R": case.R, "flops": flops}  # fmt: skip
-            attempt(row, "fastconv", lambda t=target, c=case, b=batch: layer(t, c, b)())
+            attempt(row, "fastconv", layer, target, case, batch)
             if torch:
-                attempt(row, "torch", lambda c=case, b=batch, p=precision: torch.layer(c, b, p))
+                attempt(row, "torch", torch.layer, case, batch, precision)
             report["layers"].append(row)
             print(row, flush=True)
 
@@ -308,16 +314,15 @@ def tiles(report: dict[str, Any], left: Callable[[], float], smoke: bool) -> Non
     for batch, precision in ((32, "fp16"), (1, "fp16"), (1, "fp32")):
         target = Target("cuda", precision)
         for network, case in SMOKE if smoke else LAYERS[: len(cases.RESNET50)]:
-            run = layer(target, case, batch) if left() > 0 else None
             for tile in range(4):
                 for slices in (1, 2, 4, 8):
-                    if run is None or left() < 0:
+                    if left() < 0:
                         report["left_out"].append(f"tile {tile} x{slices} {network} {case.name} batch {batch}")
                         continue
                     row: dict[str, Any] = {"layer": case.name, "precision": precision, "batch": batch, "tile": tile,
                                            "slices": slices}  # fmt: skip
                     target.owner.call("force", tile, slices)
-                    attempt(row, "fastconv", lambda t=target, c=case, b=batch: layer(t, c, b)())
+                    attempt(row, "fastconv", layer, target, case, batch)
                     target.owner.call("force", -1, 1)
                     report["tiles"].append(row)
 
@@ -352,13 +357,12 @@ def table(folder: Path) -> int:
             bad.append(f"accuracy {row['model']} {row['precision']}: {row.get('fastconv_error', shown[0])}")
     report = json.loads(files["times"].read_text())
     print("\nwhole models, ms (device: replays of a graph; call: wall clock, tensors on the device)")
-    print(
-        f"{'model':10} {'prec':5} {'batch':>5} {'fastconv':>9} {'torch':>9} {'ratio':>6} | {'call':>8} {'eager':>8} {'ratio':>6}"
-    )
+    print("model      prec  batch  fastconv     torch  ratio |     call    eager  ratio")
     for row in report["models"]:
         r, e = ratio(row, "fastconv", "torch_graph"), ratio(row, "fastconv_call", "torch_eager_call")
-        print(f"{row['model']:10} {row['precision']:5} {row['batch']:5} {ms(row, 'fastconv'):>9} {ms(row, 'torch_graph'):>9} "
-              f"{r:>6} | {ms(row, 'fastconv_call'):>8} {ms(row, 'torch_eager_call'):>8} {e:>6}")  # fmt: skip
+        name = f"{row['model']:10} {row['precision']:5} {row['batch']:5}"
+        print(name, f"{ms(row, 'fastconv'):>9} {ms(row, 'torch_graph'):>9} {r:>6} |", end="")
+        print(f" {ms(row, 'fastconv_call'):>8} {ms(row, 'torch_eager_call'):>8} {e:>6}")
         if row["model"] == "resnet50" and row["precision"] == "fp16":
             limits = {1: ((r, 1.0), (e, 0.6)), 32: ((r, 1.25),)}.get(row["batch"], ())
             bad += [
@@ -374,9 +378,9 @@ def table(folder: Path) -> int:
         sums[0] += row["times"] * row["fastconv"]
         sums[1] += row["times"] * row.get("torch", float("nan"))
         sums[2] += row["times"] * row["flops"]
-        if row["precision"] == "fp16" and row["batch"] == 32 and row["R"] == 3 and "torch" in row:
-            if row["fastconv"] > 1.2 * row["torch"]:
-                slow.append(f"{row['layer']} {row['fastconv'] / row['torch']:.2f}")
+        judged = row["precision"] == "fp16" and row["batch"] == 32 and row["R"] == 3 and "torch" in row
+        if judged and row["fastconv"] > 1.2 * row["torch"]:
+            slow.append(f"{row['layer']} {row['fastconv'] / row['torch']:.2f}")
     print("\nall convolutions of a network, ms and TFLOP/s")
     for (network, precision, batch), (a, b, flops) in total.items():
         rate = flops / max(a, 1e-9) * 1e-9

@@ -272,6 +272,7 @@ class Activation:
     beta: float
     func: Func
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Conv2d:
@@ -307,6 +308,7 @@ class Conv2d:
     x_row: int
     y_ld: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Winograd:
@@ -335,6 +337,7 @@ class Winograd:
     x_row: int
     y_ld: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class DepthwiseConv2d:
@@ -365,6 +368,7 @@ class DepthwiseConv2d:
     x_row: int
     y_ld: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Linear:
@@ -381,6 +385,7 @@ class Linear:
     x_ld: int
     y_ld: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class MatMul:
@@ -398,6 +403,7 @@ class MatMul:
     y_batch: int
     y_ld: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Pool2d:
@@ -427,6 +433,7 @@ class Pool2d:
     x_row: int
     y_ld: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Unary:
@@ -439,6 +446,7 @@ class Unary:
     x_ld: int
     y_ld: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Binary:
@@ -453,6 +461,7 @@ class Binary:
     rank: int
     y_stride: collections.abc.Sequence[int]
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Affine:
@@ -465,6 +474,7 @@ class Affine:
     x_ld: int
     y_ld: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Reduce:
@@ -479,6 +489,7 @@ class Reduce:
     x_outer: int
     y_outer: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Softmax:
@@ -494,6 +505,7 @@ class Softmax:
     y_n: int
     y_outer: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Lrn:
@@ -509,6 +521,7 @@ class Lrn:
     x_ld: int
     y_ld: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Copy:
@@ -520,6 +533,7 @@ class Copy:
     x_stride: collections.abc.Sequence[int]
     y_stride: collections.abc.Sequence[int]
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Pad:
@@ -535,6 +549,7 @@ class Pad:
     x_stride: collections.abc.Sequence[int]
     y_stride: collections.abc.Sequence[int]
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Resample:
@@ -554,6 +569,7 @@ class Resample:
     y_p: int
     y_row: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Where:
@@ -567,6 +583,7 @@ class Where:
     rank: int
     y_stride: collections.abc.Sequence[int]
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Normalize:
@@ -583,6 +600,7 @@ class Normalize:
     y_outer: int
     y_row: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class TopK:
@@ -595,6 +613,7 @@ class TopK:
     n: int
     outer: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Take:
@@ -606,6 +625,7 @@ class Take:
     n: int
     outer: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Suppress:
@@ -621,6 +641,7 @@ class Suppress:
     most: int
     score: float
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class PackedWeight:
@@ -863,3 +884,4 @@ def winograd_workspace(N: int, P: int, Q: int, C: int, K: int, m: int, r: int) -
     """Floats of workspace between the two operations of a Winograd convolution; 0 where one does it all."""
 
 MAX_RANK: int = 8
+__version__: str

@@ -4,10 +4,8 @@
 namespace fastconv {
 namespace cuda {
 
-#define ABSENT(name, Descriptor)              \
-  void name(const Descriptor&, const Call&) { \
-    throw std::invalid_argument(#name ": the GPU has no kernel for it"); \
-  }
+#define ABSENT(name, Descriptor) \
+  void name(const Descriptor&, const Call&) { throw std::invalid_argument(#name ": the GPU has no kernel for it"); }
 ABSENT(winograd_conv2d, Winograd)
 ABSENT(winograd_input, Winograd)
 ABSENT(winograd_product, Winograd)

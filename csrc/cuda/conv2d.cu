@@ -1,5 +1,5 @@
-// conv2d and linear: arguments, choice of the tile and the slices, launch. The kernels: conv_gemm.cuh, compiled for each
-// precision by conv_gemm_*.cu; for one to eight rows of a dense layer: dense.cu.
+// conv2d and linear: arguments, choice of the tile and the slices, launch. The kernels: conv_gemm.cuh, compiled for
+// each precision by conv_gemm_*.cu; for one to eight rows of a dense layer: dense.cu.
 #include <algorithm>
 
 #include "conv_choice.h"
@@ -99,8 +99,8 @@ void conv2d(const Conv2d& d, const Call& c) {
   a.partial = choice.slices > 1 ? c.workspace : nullptr;
   const bool residual_wide = !a.residual || (aligned(a.residual) && d.res_ld % width == 0);
   a.wide_y = aligned(a.y) && d.y_ld % width == 0 && residual_wide && (d.groups == 1 || a.K % width == 0);
-  const bool wide_x = aligned(a.x) && d.x_ld % width == 0 && d.x_row % width == 0 && d.x_image % width == 0 &&
-                      a.C % width == 0;
+  const bool wide_x =
+      aligned(a.x) && d.x_ld % width == 0 && d.x_row % width == 0 && d.x_image % width == 0 && a.C % width == 0;
   switch (c.precision) {
     case Precision::fp32:
       return launch_conv_fp32(a, choice, !wide_x, c.stream);

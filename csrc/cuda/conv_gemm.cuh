@@ -42,10 +42,8 @@ struct TensorCores {
 
   __device__ void clear() {
     FASTCONV_UNROLL
-    for (int i = 0; i < WM / 16; i++)
-      FASTCONV_UNROLL
-    for (int j = 0; j < WN / 8; j++)
-      FASTCONV_UNROLL
+    for (int i = 0; i < WM / 16; i++) FASTCONV_UNROLL
+    for (int j = 0; j < WN / 8; j++) FASTCONV_UNROLL
     for (int e = 0; e < 4; e++) c[i][j][e] = 0.0f;
   }
 
@@ -69,8 +67,7 @@ struct TensorCores {
         fb[j][0] = two[0], fb[j][1] = two[1], fb[j + 1][0] = two[2], fb[j + 1][1] = two[3];
       }
       FASTCONV_UNROLL
-      for (int i = 0; i < WM / 16; i++)
-        FASTCONV_UNROLL
+      for (int i = 0; i < WM / 16; i++) FASTCONV_UNROLL
       for (int j = 0; j < WN / 8; j++) mma(T{}, c[i][j], fa[i], fb[j]);
     }
   }
@@ -78,8 +75,7 @@ struct TensorCores {
   // Rows [16 i, 16 i + 16) of the tile to memory with rows `ld` apart.
   __device__ void store(int i, float* to, int ld, int lane) const {
     FASTCONV_UNROLL
-    for (int j = 0; j < WN / 8; j++)
-      FASTCONV_UNROLL
+    for (int j = 0; j < WN / 8; j++) FASTCONV_UNROLL
     for (int e = 0; e < 4; e++) to[(lane / 4 + e / 2 * 8) * ld + 8 * j + lane % 4 * 2 + e % 2] = c[i][j][e];
   }
 };
@@ -93,8 +89,7 @@ struct PlainFma {
 
   __device__ void clear() {
     FASTCONV_UNROLL
-    for (int i = 0; i < WM / 8; i++)
-      FASTCONV_UNROLL
+    for (int i = 0; i < WM / 8; i++) FASTCONV_UNROLL
     for (int j = 0; j < WN / 4; j++) c[i][j] = 0.0f;
   }
 
@@ -110,8 +105,7 @@ struct PlainFma {
         float fa[4];
         read(a + place(row + 8 * i, piece), fa);
         FASTCONV_UNROLL
-        for (int k = 0; k < 4; k++)
-          FASTCONV_UNROLL
+        for (int k = 0; k < 4; k++) FASTCONV_UNROLL
         for (int j = 0; j < WN / 4; j++) c[i][j] = fmaf(fa[k], fb[j][k], c[i][j]);
       }
     }
@@ -119,8 +113,7 @@ struct PlainFma {
 
   __device__ void store(int i, float* to, int ld, int lane) const {
     FASTCONV_UNROLL
-    for (int h = 0; h < 2; h++)
-      FASTCONV_UNROLL
+    for (int h = 0; h < 2; h++) FASTCONV_UNROLL
     for (int j = 0; j < WN / 4; j++) to[(lane / 4 + 8 * h) * ld + lane % 4 + 4 * j] = c[2 * i + h][j];
   }
 
@@ -185,21 +178,27 @@ struct Loader {
   }
 
   __device__ void gather(const ConvArguments& d, int i, char* to) const {
-    T v[WIDTH<T>];
+    uint32_t word[4] = {};  // not an array of T: the compiler would put it into local memory
     int rr = r, ss = s, cc = c;
     FASTCONV_UNROLL
     for (int e = 0; e < WIDTH<T>; e++) {
       const int dh = rr * d.dilation_h, dw = ss * d.dilation_w;
       const bool ok = k + e < d.depth && inside(d, h[i] + dh, w[i] + dw);
-      v[e] = ok ? ((const T*)d.x)[origin[i] + dh * d.x_row + dw * d.x_ld + cc] : T{};
+      if (ok) put(word, e, ((const T*)d.x)[origin[i] + dh * d.x_row + dw * d.x_ld + cc]);
       if (++cc == d.C) {
         cc = 0;
         if (++ss == d.S) ss = 0, rr++;
       }
     }
     uint4 u;
-    memcpy(&u, v, 16);
+    u.x = word[0], u.y = word[1], u.z = word[2], u.w = word[3];
     *(uint4*)to = u;
+  }
+
+  __device__ static void put(uint32_t (&word)[4], int e, float v) { word[e] = as_bits(v); }
+  template <class Half>
+  __device__ static void put(uint32_t (&word)[4], int e, Half v) {
+    word[e / 2] |= (uint32_t)v.bits << 16 * (e % 2);
   }
 
   __device__ void advance(const ConvArguments& d) {
@@ -236,7 +235,8 @@ __device__ inline void finish(const ConvArguments& d, const float* sum, int64_t 
 }
 
 template <template <int, int> class Engine, int BM, int BN, int WM, int WN, int STAGES, bool Gather>
-__global__ void __launch_bounds__(BM / WM* BN / WN * 32, Gather ? 1 : Engine<WM, WN>::BLOCKS) conv_gemm(const __grid_constant__ ConvArguments d) {
+__global__ void __launch_bounds__(BM / WM * BN / WN * 32, Gather ? 1 : Engine<WM, WN>::BLOCKS)
+    conv_gemm(const __grid_constant__ ConvArguments d) {
   using E = Engine<WM, WN>;
   using T = typename E::Storage;
   constexpr int THREADS = BM / WM * (BN / WN) * 32, STAGE = (BM + BN) * STEP;

@@ -1,6 +1,6 @@
-// A dense layer for up to eight rows: y[m, k] = act(bias[k] + sum x[m, c] w[k, c] + residual[m, k]). The weights are all
-// the work: a warp reads WARP_ROWS rows of w, 16 bytes a lane and several loads in flight, each byte once; x comes from
-// L1. Sums are in float, over lanes by shuffles.
+// A dense layer for up to eight rows: y[m, k] = act(bias[k] + sum x[m, c] w[k, c] + residual[m, k]). The weights are
+// all the work: a warp reads WARP_ROWS rows of w, 16 bytes a lane and several loads in flight, each byte once; x comes
+// from L1. Sums are in float, over lanes by shuffles.
 #include "conv_launch.h"
 
 namespace fastconv {
@@ -47,20 +47,16 @@ __global__ void __launch_bounds__(32 * WARPS) dense_rows(const __grid_constant__
         for (int e = 0; e < WIDTH<T>; e++) px.v[e] = c + e < d.C ? to_float(from[e]) : 0.0f;
       }
       FASTCONV_UNROLL
-      for (int i = 0; i < WARP_ROWS; i++)
-        FASTCONV_UNROLL
+      for (int i = 0; i < WARP_ROWS; i++) FASTCONV_UNROLL
       for (int e = 0; e < WIDTH<T>; e++) sum[i][m] = fmaf(px.v[e], pw[i].v[e], sum[i][m]);
     }
   }
   FASTCONV_UNROLL
-  for (int i = 0; i < WARP_ROWS; i++)
-    FASTCONV_UNROLL
-  for (int m = 0; m < ROWS; m++)
-    FASTCONV_UNROLL
+  for (int i = 0; i < WARP_ROWS; i++) FASTCONV_UNROLL
+  for (int m = 0; m < ROWS; m++) FASTCONV_UNROLL
   for (int o = 16; o > 0; o /= 2) sum[i][m] += __shfl_xor_sync(0xffffffffu, sum[i][m], o);
   FASTCONV_UNROLL
-  for (int i = 0; i < WARP_ROWS; i++)
-    FASTCONV_UNROLL
+  for (int i = 0; i < WARP_ROWS; i++) FASTCONV_UNROLL
   for (int m = 0; m < ROWS; m++) {
     if (lane != (i * ROWS + m) % 32 || m >= d.M || k + i >= d.K) continue;
     float v = sum[i][m] + (d.bias ? d.bias[k + i] : 0.0f);
@@ -76,8 +72,9 @@ void dense(const Linear& d, const Call& c) {
     using T = decltype(t);
     const int64_t width = WIDTH<T>;
     if (d.C > 0x3fffffff || d.K > 0x3fffffff) throw std::invalid_argument("linear: too large for the GPU's kernels");
-    DenseArguments a{c.in[0], c.in[1], c.in[3], (const float*)c.in[2], c.out, d.x_ld, d.y_ld, d.res_ld,
-                     ceil_div(d.C, width) * width, (int)d.M, (int)d.C, (int)d.K, d.act};
+    DenseArguments a{c.in[0],  c.in[1],  c.in[3],  (const float*)c.in[2],        c.out,
+                     d.x_ld,   d.y_ld,   d.res_ld, ceil_div(d.C, width) * width, (int)d.M,
+                     (int)d.C, (int)d.K, d.act};
     const bool wide = (uintptr_t)a.x % 16 == 0 && d.C % width == 0 && (d.M == 1 || d.x_ld % width == 0);
     const dim3 grid((unsigned)ceil_div(d.K, WARPS * WARP_ROWS));
     auto kernel = d.M == 1 ? (wide ? dense_rows<T, 1, true> : dense_rows<T, 1, false>)

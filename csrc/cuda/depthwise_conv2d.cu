@@ -29,8 +29,7 @@ __global__ void depthwise_run(const __grid_constant__ DepthwiseConv2d d, const _
   const int top = (int)(p * STRIDE - d.pad_t), left = (int)(q0 * STRIDE - d.pad_l);
   float sum[RUN][V];
   FASTCONV_UNROLL
-  for (int j = 0; j < RUN; j++)
-    FASTCONV_UNROLL
+  for (int j = 0; j < RUN; j++) FASTCONV_UNROLL
   for (int e = 0; e < V; e++) sum[j][e] = b.bias ? b.bias[k + e] : 0.0f;
   FASTCONV_UNROLL
   for (int r = 0; r < R; r++) {
@@ -38,8 +37,7 @@ __global__ void depthwise_run(const __grid_constant__ DepthwiseConv2d d, const _
     const T* row = (const T*)b.x + n * d.x_image + (top + r) * d.x_row + k;
     float w[S][V];
     FASTCONV_UNROLL
-    for (int s = 0; s < S; s++)
-      FASTCONV_UNROLL
+    for (int s = 0; s < S; s++) FASTCONV_UNROLL
     for (int e = 0; e < V; e += 4) {
       const Pack<float> four = load_pack(b.w + (int64_t)(r * S + s) * d.K + k + e);
       FASTCONV_UNROLL

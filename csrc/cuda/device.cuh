@@ -4,7 +4,7 @@
 #include <cuda_runtime.h>
 #define FASTCONV_UNROLL _Pragma("unroll")
 #define FASTCONV_PRAGMA(text) _Pragma(#text)
-#define FASTCONV_UNROLL_BY(n) FASTCONV_PRAGMA(unroll (n))
+#define FASTCONV_UNROLL_BY(n) FASTCONV_PRAGMA(unroll(n))
 #else
 #include "simt.h"
 #define FASTCONV_UNROLL

@@ -1,7 +1,7 @@
 // Operations that make each element of y from the elements of its own place: unary, affine, binary, where. A thread
 // makes 16 bytes of y where the innermost dimension and all strides allow it, else one element.
-#include "pack.cuh"
 #include "boxes.cuh"
+#include "pack.cuh"
 
 namespace fastconv {
 namespace cuda {

@@ -11,9 +11,8 @@ namespace {
 constexpr int SIDE = 64, DEPTH = 16, LD = SIDE + 4;
 
 template <class T>
-__global__ void __launch_bounds__(256)
-    matmul_kernel(const __grid_constant__ MatMul d, const T* a, const T* b, T* y) {
-  float(*sa)[LD] = (float(*)[LD])shared_bytes(), (*sb)[LD] = sa + DEPTH;  // [depth][row], [depth][column]
+__global__ void __launch_bounds__(256) matmul_kernel(const __grid_constant__ MatMul d, const T* a, const T* b, T* y) {
+  float (*sa)[LD] = (float (*)[LD])shared_bytes(), (*sb)[LD] = sa + DEPTH;  // [depth][row], [depth][column]
   const int tid = (int)threadIdx.x, ty = tid / 16, tx = tid % 16;
   const int64_t m0 = (int64_t)blockIdx.y * SIDE, n0 = (int64_t)blockIdx.x * SIDE;
   a += blockIdx.z * d.a_batch;
@@ -30,15 +29,13 @@ __global__ void __launch_bounds__(256)
     FASTCONV_UNROLL
     for (int k = 0; k < DEPTH; k++) {
       FASTCONV_UNROLL
-      for (int i = 0; i < 4; i++)
-        FASTCONV_UNROLL
+      for (int i = 0; i < 4; i++) FASTCONV_UNROLL
       for (int j = 0; j < 4; j++) sum[i][j] = fmaf(sa[k][ty + 16 * i], sb[k][tx + 16 * j], sum[i][j]);
     }
     __syncthreads();
   }
   FASTCONV_UNROLL
-  for (int i = 0; i < 4; i++)
-    FASTCONV_UNROLL
+  for (int i = 0; i < 4; i++) FASTCONV_UNROLL
   for (int j = 0; j < 4; j++) {
     const int64_t m = m0 + ty + 16 * i, n = n0 + tx + 16 * j;
     if (m < d.M && n < d.N) y[blockIdx.z * d.y_batch + m * d.y_ld + n] = from_float<T>(sum[i][j]);

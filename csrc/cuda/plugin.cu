@@ -44,11 +44,11 @@ class Plan {
     o.out = operands[4];
     int64_t workspace = 0;
     switch (op) {
-#define KERNEL(name, Descriptor)                                                                          \
-  case Op::name:                                                                                          \
-    if (bytes != sizeof(Descriptor)) throw std::invalid_argument("descriptor of another size");           \
-    memcpy(&o.name, descriptor, bytes);                                                                   \
-    workspace = workspace_floats(o.name, precision_, multiprocessors_);                                   \
+#define KERNEL(name, Descriptor)                                                                \
+  case Op::name:                                                                                \
+    if (bytes != sizeof(Descriptor)) throw std::invalid_argument("descriptor of another size"); \
+    memcpy(&o.name, descriptor, bytes);                                                         \
+    workspace = workspace_floats(o.name, precision_, multiprocessors_);                         \
     break;
 #include "cpu/kernels.def"
 #undef KERNEL
@@ -299,8 +299,7 @@ API int fastconv_cuda_add(fastconv::cuda::Plan* plan, int op, const void* descri
 }
 API int64_t fastconv_cuda_workspace(const fastconv::cuda::Plan* plan) { return plan->workspace_bytes(); }
 API int fastconv_cuda_captured(const fastconv::cuda::Plan* plan) { return plan->captured(); }
-API int fastconv_cuda_run(fastconv::cuda::Plan* plan, void* const* externals, int count, void* arena,
-                          void* workspace) {
+API int fastconv_cuda_run(fastconv::cuda::Plan* plan, void* const* externals, int count, void* arena, void* workspace) {
   return guarded([&] { plan->run(externals, count, (char*)arena, (float*)workspace); });
 }
 API int fastconv_cuda_profile(fastconv::cuda::Plan* plan, void* const* externals, void* arena, void* workspace,
@@ -309,8 +308,7 @@ API int fastconv_cuda_profile(fastconv::cuda::Plan* plan, void* const* externals
 }
 API int fastconv_cuda_time(fastconv::cuda::Plan* plan, void* const* externals, int count, void* arena, void* workspace,
                            int repeats, double* nanoseconds) {
-  return guarded(
-      [&] { *nanoseconds = plan->time(externals, count, (char*)arena, (float*)workspace, repeats); });
+  return guarded([&] { *nanoseconds = plan->time(externals, count, (char*)arena, (float*)workspace, repeats); });
 }
 API int fastconv_cuda_force(int tile, int slices) {
   return guarded([&] { force_conv(tile, slices); });

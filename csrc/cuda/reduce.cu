@@ -32,8 +32,7 @@ __device__ inline float join_rows(float value) {
   shared[ty * width + tx] = value;
   for (unsigned half = blockDim.y / 2; half > 0; half /= 2) {
     __syncthreads();
-    if (ty < half)
-      shared[ty * width + tx] = F::join(shared[ty * width + tx], shared[(ty + half) * width + tx]);
+    if (ty < half) shared[ty * width + tx] = F::join(shared[ty * width + tx], shared[(ty + half) * width + tx]);
   }
   __syncthreads();
   return shared[tx];

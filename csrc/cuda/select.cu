@@ -123,8 +123,7 @@ void topk(const TopK& d, const Call& c) {
   if (blocks == 0 || d.k == 0) return;
   with_type(c.precision, [&](auto t) {
     using T = decltype(t);
-    launch(topk_kernel<T>, dim3(blocks), dim3(BLOCK), BLOCK * sizeof(Entry), c.stream, d, (const T*)c.in[0],
-           (T*)c.out);
+    launch(topk_kernel<T>, dim3(blocks), dim3(BLOCK), BLOCK * sizeof(Entry), c.stream, d, (const T*)c.in[0], (T*)c.out);
   });
 }
 

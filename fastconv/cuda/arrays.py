@@ -59,18 +59,19 @@ pythonapi.PyCapsule_SetName.argtypes = [py_object, c_char_p]
 _lent: dict[int, Any] = {}  # what others hold by DLPack, until their deleter is called
 
 
-@_Deleter
-def _release(managed: Any) -> None:
+def _give_back(managed: Any) -> None:
     _lent.pop(addressof(managed.contents), None)
 
 
-@_CapsuleDestructor
-def _drop(capsule: int) -> None:
+def _drop_capsule(capsule: int) -> None:
     """A capsule that nobody took: a taken one is called "used_dltensor" and its taker calls the deleter."""
     pythonapi_valid = pythonapi.PyCapsule_IsValid
     obj = cast(capsule, py_object)
     if pythonapi_valid(obj, b"dltensor"):
         _lent.pop(pythonapi.PyCapsule_GetPointer(obj, b"dltensor"), None)
+
+
+_release, _drop = _Deleter(_give_back), _CapsuleDestructor(_drop_capsule)
 
 
 class DeviceArray:
@@ -154,7 +155,9 @@ def borrow(value: Any, owner: Device, stream: int, where: str) -> Borrowed | Non
         t = cast(address, POINTER(_DLManagedTensor)).contents.dl_tensor
         shape = tuple(t.shape[i] for i in range(t.ndim))
         strides = tuple(t.strides[i] for i in range(t.ndim)) if t.strides else None
-        if strides is not None and any(n > 1 and s != d for n, s, d in zip(shape, strides, _dense(shape, 1))):
+        if strides is not None and any(
+            n > 1 and s != d for n, s, d in zip(shape, strides, _dense(shape, 1), strict=True)
+        ):
             raise ShapeError(f"{where}: an array on the GPU must be contiguous, got strides {strides}")
         code = {0: "i", 1: "u", 2: "f", 4: "bf"}.get(t.dtype.code, "?")
         name = f"{code}{t.dtype.bits // 8}"

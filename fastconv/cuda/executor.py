@@ -37,7 +37,8 @@ class External:
         if self._pinned is None:
             self._pinned = Memory(self._owner, 4 * self.size, host=True)
         address = self._pinned.address
-        array = np.frombuffer((ctypes.c_float * max(self.size, 1)).from_address(address), np.float32, self.size)
+        memory: Any = (ctypes.c_float * max(self.size, 1)).from_address(address)
+        array = np.frombuffer(memory, np.float32, self.size)
         return address, array
 
 

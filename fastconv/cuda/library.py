@@ -121,7 +121,7 @@ class Device:
         if self.info.major < 8:
             capability = f"{self.info.major}.{self.info.minor}"
             raise DeviceError(
-                f'device="cuda:{number}": {self.name} has compute capability {capability}; the kernels need 8.0 or newer'
+                f'device="cuda:{number}": {self.name} has compute capability {capability}; the kernels need 8.0'
             )
 
     def call(self, name: str, *arguments: object) -> None:

@@ -86,8 +86,8 @@ class DevicePlan:
     def _operation(self, name: str, desc: Any, inputs: Sequence[int], out: int) -> None:
         """Append one kernel call. Raises ValueError for operands that are too small."""
         op = _core.Op.__members__[name]
-        needs, writes = _core.extent(desc, SIZES, op)
-        needs = self._packed_sizes(name, desc, list(needs))
+        reads, writes = _core.extent(desc, SIZES, op)
+        needs = self._packed_sizes(name, desc, list(reads))
         self._check_numbers(name, desc)
         operands = (Reference * 5)()
         for i in range(4):

@@ -37,7 +37,7 @@ def to_bfloat16(x: F32) -> npt.NDArray[np.uint16]:
     """The upper halves of float32 numbers, rounded to nearest, ties to even."""
     bits = np.ascontiguousarray(x).view(np.uint32)
     rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
-    return np.where(np.isnan(x), np.uint32(0x7FFF), rounded).astype(np.uint16)
+    return np.asarray(np.where(np.isnan(x), np.uint32(0x7FFF), rounded), np.uint16)
 
 
 def to_tf32(x: F32) -> F32:

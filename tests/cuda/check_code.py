@@ -118,9 +118,9 @@ def problems(k: Kernel) -> list[str]:
     wrong = []
     wide = r"binary_kernel<(float, 4|half_t, 8|bfloat_t, 8)|unary_kernel<(float, 4|half_t, 8|bfloat_t, 8)"
     plain = k.name.replace("fastconv::cuda::", "")
-    if re.search(rf"{wide}|depthwise_run<|pool_kernel<(float, 4|half_t, 8|bfloat_t, 8)", plain):
-        if not k.count(WIDE_LOAD) or not k.count(WIDE_STORE):
-            wrong.append("no 16-byte loads or stores of global memory")
+    wide = rf"{wide}|depthwise_run<|pool_kernel<(float, 4|half_t, 8|bfloat_t, 8)"
+    if re.search(wide, plain) and not (k.count(WIDE_LOAD) and k.count(WIDE_STORE)):
+        wrong.append("no 16-byte loads or stores of global memory")
     if "dense_rows<" in plain:
         streams = [loop for loop in k.loops() if k.count(WIDE_LOAD, loop)]
         if not streams or any(k.count(LOCAL, loop) for loop in streams):

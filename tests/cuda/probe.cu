@@ -96,11 +96,24 @@ struct Case {
 };
 const Case CASES[] = {
 #define CASE(name) {#name, name}
-    CASE(right),          CASE(beyond_global),    CASE(before_global),       CASE(beyond_shared),
-    CASE(unwritten_shared), CASE(no_barrier),     CASE(no_barrier_in_warp),  CASE(warp_barrier),
-    CASE(warp_barrier_across), CASE(read_then_write), CASE(two_writers),     CASE(two_blocks),
-    CASE(in_place_shift), CASE(copy_without_wait), CASE(copy_never_waited),  CASE(copy_unaligned),
-    CASE(lanes_apart),      CASE(waits_for_ever),
+    CASE(right),
+    CASE(beyond_global),
+    CASE(before_global),
+    CASE(beyond_shared),
+    CASE(unwritten_shared),
+    CASE(no_barrier),
+    CASE(no_barrier_in_warp),
+    CASE(warp_barrier),
+    CASE(warp_barrier_across),
+    CASE(read_then_write),
+    CASE(two_writers),
+    CASE(two_blocks),
+    CASE(in_place_shift),
+    CASE(copy_without_wait),
+    CASE(copy_never_waited),
+    CASE(copy_unaligned),
+    CASE(lanes_apart),
+    CASE(waits_for_ever),
 #undef CASE
 };
 

@@ -210,7 +210,8 @@ void run_block(int threads) {
       left += f.state != State::done;
     }
     if (waiting != left) {
-      fail("deadlock: %d threads at the barrier of the block, %d in operations of their warps", waiting, left - waiting);
+      fail("deadlock: %d threads at the barrier of the block, %d in operations of their warps", waiting,
+           left - waiting);
       for (Fiber& f : fibers) f.groups.clear(), f.open.clear();
       return;
     }
@@ -241,8 +242,8 @@ void check_shared(size_t at, size_t bytes, bool write) {
     const bool raced = s.write_epoch == epoch && !ordered(s.writer, s.write_warp_epoch);
     bool read_raced = false;
     if (write && s.read_epoch == epoch) {
-      read_raced = s.many_warps || (s.many_lanes && s.read_warp_epoch == warp_epoch) ||
-                   !ordered(s.reader, s.read_warp_epoch);
+      read_raced =
+          s.many_warps || (s.many_lanes && s.read_warp_epoch == warp_epoch) || !ordered(s.reader, s.read_warp_epoch);
     }
     if (raced || read_raced) {
       fail("race in shared memory: byte %zu is %s by thread %d and %s by thread %d without a barrier between", i,
@@ -269,7 +270,8 @@ void check_global(uintptr_t address, size_t bytes, bool write) {
          block_index.x, block_index.y, block_index.z, self->id, heap.describe(address + (i - at)).c_str());
     return;
   }
-  const uint64_t block = block_index.x + (uint64_t)grid_size.x * (block_index.y + (uint64_t)grid_size.y * block_index.z);
+  const uint64_t block =
+      block_index.x + (uint64_t)grid_size.x * (block_index.y + (uint64_t)grid_size.y * block_index.z);
   for (size_t i = at / 2; i <= (at + bytes - 1) / 2; i++) {
     Heap::Writer& w = heap.writers[i];
     const bool here = w.launch == launch_number;
@@ -346,8 +348,7 @@ void launch(dim3 grid, dim3 block, size_t shared, const std::function<void()>& k
       grid.x > 0x7fffffff || grid.y > 65535 || grid.z > 65535) {
     return fail("launch of %ux%ux%u blocks of %d threads with %zu bytes", grid.x, grid.y, grid.z, threads, shared);
   }
-  static char* memory =
-      (char*)mmap(nullptr, SHARED_LIMIT, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  static char* memory = (char*)mmap(nullptr, SHARED_LIMIT, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   shared_memory = memory;
   shared_size = shared;
   body = &kernel;
@@ -372,12 +373,10 @@ void launch(dim3 grid, dim3 block, size_t shared, const std::function<void()>& k
 }  // namespace simt
 
 // What the compiler calls around every access of an instrumented function.
-#define HOOK(n)                                                                                     \
-  extern "C" void __tsan_read##n(void* p) { simt::touch(p, n, false); }                             \
-  extern "C" void __tsan_write##n(void* p) { simt::touch(p, n, true); }                             \
-  extern "C" void __tsan_unaligned_read##n(void* p) {                                               \
-    simt::touch(p, n, false);                                                                       \
-  }                                                                                                 \
+#define HOOK(n)                                                                   \
+  extern "C" void __tsan_read##n(void* p) { simt::touch(p, n, false); }           \
+  extern "C" void __tsan_write##n(void* p) { simt::touch(p, n, true); }           \
+  extern "C" void __tsan_unaligned_read##n(void* p) { simt::touch(p, n, false); } \
   extern "C" void __tsan_unaligned_write##n(void* p) { simt::touch(p, n, true); }
 HOOK(1)
 HOOK(2)

@@ -52,7 +52,7 @@ def test_linear_after_flatten() -> None:
 def test_depthwise(precision: str) -> None:
     rng = np.random.default_rng(6)
     wide = [
-        cases.ConvCase(f"wide{r}-s{s}", 2, 9, 11, 24, 24, r, r, strides=(s, s), pads=(r // 2, r // 2, 1, r // 2), groups=24)
+        cases.ConvCase(f"wide{r}-s{s}", 2, 9, 11, 24, 24, r, r, (s, s), (r // 2, r // 2, 1, r // 2), groups=24)
         for r in (3, 5, 7)
         for s in (1, 2)
     ]  # fmt: skip
