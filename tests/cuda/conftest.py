@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,19 +11,17 @@ from fastconv.cuda import library
 
 from . import emulator
 
+_devices: dict[int, library.Device] = {}
 
-@pytest.fixture(autouse=True, scope="session")
-def plugin() -> Iterator[Path]:
-    """The plugin that device="cuda" loads in these tests."""
-    if os.environ.get("FASTCONV_TEST_CUDA"):
-        yield library.find()
-        return
-    path = emulator.plugin()
-    before = os.environ.get("FASTCONV_CUDA_LIBRARY")
-    os.environ["FASTCONV_CUDA_LIBRARY"] = str(path)
-    yield path
-    if before is None:
-        del os.environ["FASTCONV_CUDA_LIBRARY"]
-    else:
-        os.environ["FASTCONV_CUDA_LIBRARY"] = before
-    library._devices.clear()
+
+@pytest.fixture(scope="session")
+def plugin_path() -> Path:
+    return library.find() if os.environ.get("FASTCONV_TEST_CUDA") else emulator.plugin()
+
+
+@pytest.fixture(autouse=True)
+def plugin(plugin_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The plugin that device="cuda" loads in these tests, and in no others."""
+    monkeypatch.setenv("FASTCONV_CUDA_LIBRARY", str(plugin_path))
+    monkeypatch.setattr(library, "_devices", _devices)
+    return plugin_path
