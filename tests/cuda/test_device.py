@@ -17,8 +17,9 @@ import fastconv
 from fastconv import DeviceError, ShapeError
 from fastconv.cuda import library
 from fastconv.cuda.arrays import _lent
-from tests.models import nets
+from tests.models import nets, nets_formats
 
+assert nets_formats  # importing it fills NETS
 NET = "channel_tails"
 
 
