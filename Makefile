@@ -86,11 +86,12 @@ $(MODELS)/states/made: .venv-bench/torch tests/applications/torch_reference.py t
 	$(BENCH_PY) -m tests.applications.torch_reference --out $(MODELS)/states
 	@touch $@
 
-test-emulated: .venv/installed ## sanitizers, valgrind, an emulated CPU without AVX, instruction counts, main loops
+test-emulated: .venv/installed ## sanitizers, valgrind, emulated CPUs (without AVX; aarch64), instruction counts, main loops
 	PYTHON=$(CURDIR)/$(PY) tests/native/run_guards.sh
 	PYTHON=$(CURDIR)/$(PY) tests/native/run_sanitized.sh
 	PYTHON=$(CURDIR)/$(PY) tests/native/run_valgrind.sh
 	PYTHON=$(CURDIR)/$(PY) tests/native/run_qemu.sh
+	PYTHON=$(CURDIR)/$(PY) tests/native/run_aarch64.sh
 
 # -- style ------------------------------------------------------------------------------------------------------------
 lint: lint-python lint-types lint-cpp lint-symbols ## ruff, mypy, clang-format, symbols of the kernels

@@ -14,7 +14,7 @@ namespace FASTCONV_ISA {
 namespace {
 
 constexpr int V = Vec::N;
-constexpr bool HOLDS_WEIGHTS = V == 16;  // 32 registers
+constexpr bool HOLDS_WEIGHTS = REGISTERS == 32;
 
 struct Lane {      // one vector of channels of one output row
   const float* x;  // first channel of the first image pixel of the row's image

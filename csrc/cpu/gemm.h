@@ -146,6 +146,17 @@ static void tile(const Tile& t) {
       prefetch_l2(next);
       if (fetched_lines(NV) == 2) prefetch_l2(next + 64);
       next += t.next_step;
+      if constexpr (HELD == 0) {  // of dense layers: one weight at a time for all rows
+        Vec x[MR];
+#pragma GCC unroll 16
+        for (int i = 0; i < MR; i++) x[i] = set1(p[i][c]);
+#pragma GCC unroll 16
+        for (int j = 0; j < NV; j++) {
+#pragma GCC unroll 16
+          for (int i = 0; i < MR; i++) acc[i][j] = fma_at(x[i], w + j * V, acc[i][j]);
+        }
+        continue;
+      }
 #pragma GCC unroll 16
       for (int i = 0; i < MR; i++) {
         Vec x = set1(p[i][c]);
@@ -188,10 +199,10 @@ static inline TileFunction tile_of_rows(int64_t rows) {
 static inline TileFunction find_tile(int nv, int64_t rows) {
   if (nv == 1) return tile_of_rows<1>(rows);
   if (nv == 2) return tile_of_rows<2>(rows);
-#if defined(FASTCONV_ISA_AVX512)
-  if (nv == 3) return tile_of_rows<3>(rows);
-  if (nv == 4) return tile_of_rows<4>(rows);
-#endif
+  if constexpr (MAX_NV == 4) {
+    if (nv == 3) return tile_of_rows<3>(rows);
+    if (nv == 4) return tile_of_rows<4>(rows);
+  }
   return nullptr;
 }
 

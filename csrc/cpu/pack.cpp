@@ -10,22 +10,22 @@ namespace fastconv {
 static int64_t vectors(int64_t columns, int64_t V) { return (columns + V - 1) / V; }
 
 int64_t packed_conv2d_size(int64_t K, int64_t C, int64_t R, int64_t S, int64_t groups, Isa isa) {
-  const int64_t V = kernels(isa).vector_length;
+  const int64_t V = geometry(isa).vector_length;
   return groups * vectors(K / groups, V) * V * (C / groups) * R * S;
 }
 
 int64_t packed_depthwise_size(int64_t K, int64_t R, int64_t S, Isa isa) {
-  const int64_t V = kernels(isa).vector_length;
+  const int64_t V = geometry(isa).vector_length;
   return vectors(K, V) * V * R * S;
 }
 
 int64_t packed_winograd_size(int64_t K, int64_t C, int64_t m, int64_t r, Isa isa) {
-  const int64_t V = kernels(isa).vector_length, edge = m + r - 1;
+  const int64_t V = geometry(isa).vector_length, edge = m + r - 1;
   return vectors(K, V) * V * C * edge * edge;
 }
 
 int64_t packed_linear_size(int64_t K, int64_t C, Isa isa) {
-  const int64_t V = kernels(isa).vector_length;
+  const int64_t V = geometry(isa).vector_length;
   return vectors(K, V) * V * C;
 }
 
@@ -56,7 +56,7 @@ static void pack_panel(float* out, const float* w, const float* scale, int64_t c
 
 void pack_conv2d(float* out, const float* w, const float* scale, int64_t K, int64_t C, int64_t R, int64_t S,
                  int64_t groups, Isa isa) {
-  const int64_t V = kernels(isa).vector_length, widest = kernels(isa).max_panel;
+  const int64_t V = geometry(isa).vector_length, widest = geometry(isa).max_panel;
   const int64_t Kg = K / groups, Cg = C / groups, depth = Cg * R * S;
   const int64_t n = vectors(Kg, V), count = (n + widest - 1) / widest;
   for (int64_t g = 0; g < groups; g++) {
@@ -119,7 +119,7 @@ static void transform_filters(float* out, int64_t plane, const float* w, int64_t
 void pack_winograd(float* out, const float* w, const float* scale, int64_t K, int64_t C, int64_t m, int64_t r,
                    Isa isa) {
   const FilterTransform G(m, r);
-  const int64_t V = kernels(isa).vector_length, widest = kernels(isa).max_panel, planes = G.edge * G.edge;
+  const int64_t V = geometry(isa).vector_length, widest = geometry(isa).max_panel, planes = G.edge * G.edge;
   const int64_t n = vectors(K, V), count = (n + widest - 1) / widest;
   for (int64_t p = 0, first = 0; p < count; p++) {
     const int64_t nv = n / count + (p < n % count), width = nv * V, k = first * V;
@@ -137,13 +137,13 @@ void pack_winograd(float* out, const float* w, const float* scale, int64_t K, in
 }
 
 void pack_depthwise(float* out, const float* w, const float* scale, int64_t K, int64_t R, int64_t S, Isa isa) {
-  const int64_t V = kernels(isa).vector_length;
+  const int64_t V = geometry(isa).vector_length;
   pack_panel(out, w, scale, K, vectors(K, V) * V, 1, R * S);
 }
 
 void pack_linear(float* out, const float* w, const float* scale, int64_t K, int64_t C, int64_t taps, bool trans_b,
                  Isa isa) {
-  const int64_t V = kernels(isa).vector_length, panel = kernels(isa).dense_panel * V, channels = C / taps;
+  const int64_t V = geometry(isa).vector_length, panel = geometry(isa).dense_panel * V, channels = C / taps;
   for (int64_t k = 0; k < K; k += panel) {
     const int64_t columns = K - k < panel ? K - k : panel, width = vectors(columns, V) * V;
     if (trans_b) {

@@ -106,7 +106,7 @@ PackedWeight reserve_dense(const std::shared_ptr<WeightStore>& store, int64_t K,
 void pack_dense_rows(const PackedWeight& packed, int64_t first, const Array& w, const std::optional<Array>& scale,
                      Isa isa, int64_t taps) {
   if (w.ndim() != 2) throw std::invalid_argument("w must be a matrix");
-  const int64_t rows = w.shape(0), C = w.shape(1), panel = kernels(isa).dense_panel * kernels(isa).vector_length;
+  const int64_t rows = w.shape(0), C = w.shape(1), panel = geometry(isa).dense_panel * geometry(isa).vector_length;
   if (taps < 1 || C % taps) throw std::invalid_argument("taps must divide the rows of w");
   if (first < 0 || first % panel || first > packed.size || C > packed.size ||
       packed_linear_size(rows, C, isa) > packed.size - first * C)
@@ -193,7 +193,7 @@ void init_plan(py::module_& m) {
       "The instruction set levels that this CPU and this build have, slowest first.");
   m.def("usable_cpus", &usable_cpus, "Processors that this process may use, by affinity and cgroup quota.");
   m.def("huge_pages", &huge_pages, "What the system says of transparent huge pages.");
-  m.def("vector_length", [](Isa isa) { return kernels(isa).vector_length; }, py::arg("isa"));
+  m.def("vector_length", [](Isa isa) { return geometry(isa).vector_length; }, py::arg("isa"));
   m.def("measure_peak", &measure_peak, py::arg("isa"), py::arg("seconds") = 0.05,
         "The FMA rate of one core in GFLOP/s: independent chains in registers, best of many short runs.");
   m.def(
@@ -236,7 +236,10 @@ void init_plan(py::module_& m) {
       "Floats of workspace between the two operations of a Winograd convolution; 0 where one does it all.");
 
   py::class_<PackedWeight>(m, "PackedWeight", "Constant floats in the order in which a kernel reads them.")
-      .def_readonly("size", &PackedWeight::size);
+      .def_readonly("size", &PackedWeight::size)
+      .def(
+          "array", [](const PackedWeight& w) { return py::array_t<float>(w.size, w.address); },
+          "A copy, as float32[size].");
   py::class_<WeightStore, std::shared_ptr<WeightStore>>(m, "WeightStore", "Memory of packed weights.")
       .def(py::init([] { return std::make_shared<WeightStore>(); }))
       .def_property_readonly("bytes", &WeightStore::bytes)
