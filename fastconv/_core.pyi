@@ -11,6 +11,8 @@ import numpy.typing
 
 __all__: list[str] = [
     "MAX_RANK",
+    "PLAN_MAGIC",
+    "PLAN_VERSION",
     "Activation",
     "Affine",
     "Binary",
@@ -33,10 +35,12 @@ __all__: list[str] = [
     "Pad",
     "PadMode",
     "Plan",
+    "PlanFile",
     "Pool2d",
     "Reduce",
     "ReduceFunc",
     "Resample",
+    "SavedPlan",
     "Softmax",
     "Suppress",
     "Take",
@@ -51,11 +55,13 @@ __all__: list[str] = [
     "isa_levels",
     "measure_peak",
     "pack_linear_rows",
+    "plan_checksum",
     "prepare",
     "run_kernel",
     "usable_cpus",
     "vector_length",
     "winograd_workspace",
+    "write_plan",
 ]
 
 class OnnxTensor:
@@ -272,6 +278,7 @@ class Activation:
     beta: float
     func: Func
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Conv2d:
@@ -307,6 +314,7 @@ class Conv2d:
     x_row: int
     y_ld: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Winograd:
@@ -335,6 +343,7 @@ class Winograd:
     x_row: int
     y_ld: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class DepthwiseConv2d:
@@ -365,6 +374,7 @@ class DepthwiseConv2d:
     x_row: int
     y_ld: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Linear:
@@ -381,6 +391,7 @@ class Linear:
     x_ld: int
     y_ld: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class MatMul:
@@ -398,6 +409,7 @@ class MatMul:
     y_batch: int
     y_ld: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Pool2d:
@@ -427,6 +439,7 @@ class Pool2d:
     x_row: int
     y_ld: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Unary:
@@ -439,6 +452,7 @@ class Unary:
     x_ld: int
     y_ld: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Binary:
@@ -453,6 +467,7 @@ class Binary:
     rank: int
     y_stride: collections.abc.Sequence[int]
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Affine:
@@ -465,6 +480,7 @@ class Affine:
     x_ld: int
     y_ld: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Reduce:
@@ -479,6 +495,7 @@ class Reduce:
     x_outer: int
     y_outer: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Softmax:
@@ -494,6 +511,7 @@ class Softmax:
     y_n: int
     y_outer: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Lrn:
@@ -509,6 +527,7 @@ class Lrn:
     x_ld: int
     y_ld: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Copy:
@@ -520,6 +539,7 @@ class Copy:
     x_stride: collections.abc.Sequence[int]
     y_stride: collections.abc.Sequence[int]
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Pad:
@@ -535,6 +555,7 @@ class Pad:
     x_stride: collections.abc.Sequence[int]
     y_stride: collections.abc.Sequence[int]
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Resample:
@@ -554,6 +575,7 @@ class Resample:
     y_p: int
     y_row: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Where:
@@ -567,6 +589,7 @@ class Where:
     rank: int
     y_stride: collections.abc.Sequence[int]
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Normalize:
@@ -583,6 +606,7 @@ class Normalize:
     y_outer: int
     y_row: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class TopK:
@@ -595,6 +619,7 @@ class TopK:
     n: int
     outer: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Take:
@@ -606,6 +631,7 @@ class Take:
     n: int
     outer: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Suppress:
@@ -621,10 +647,14 @@ class Suppress:
     most: int
     score: float
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class PackedWeight:
     """Constant floats in the order in which a kernel reads them."""
+
+    def array(self) -> numpy.typing.NDArray[numpy.float32]:
+        """A copy, as float32[size]."""
 
     @property
     def size(self) -> int: ...
@@ -721,6 +751,40 @@ class Executor:
     @property
     def threads(self) -> int: ...
 
+class SavedPlan:
+    """One variant of a plan file, checked."""
+
+    @property
+    def inputs(self) -> list[tuple[str, str, list[int], bool]]: ...
+    @property
+    def isa(self) -> Isa: ...
+    @property
+    def labels(self) -> list[str]: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def operations(self) -> list[tuple[str, str, str, str, int, int, list[int]]]: ...
+    @property
+    def outputs(self) -> list[tuple[str, str, list[int], bool]]: ...
+    @property
+    def plan(self) -> Plan: ...
+    @property
+    def weight_bytes(self) -> int: ...
+
+class PlanFile:
+    """An .fcplan file, mapped, or its bytes. Raises ValueError where it is broken."""
+
+    @typing.overload
+    def __init__(self, content: bytes) -> None: ...
+    @typing.overload
+    def __init__(self, path: str) -> None: ...
+    def read(self, isa: Isa | None = None, verify: bool = False, look: bool = False) -> SavedPlan:
+        """The variant of a level (None: the best that runs here); verify: check the sum of its weights; look: it need
+        not run here. Raises ValueError for a broken file, RuntimeError where no such variant runs here."""
+
+    @property
+    def levels(self) -> list[str]: ...
+
 def choose_conv2d(
     *,
     N: int,
@@ -802,6 +866,9 @@ def pack_linear_rows(
 ) -> None:
     """Fill in rows from the first-th on, a multiple of the panel."""
 
+def plan_checksum(data: bytes) -> int:
+    """The sum that plan files hold of their parts."""
+
 @typing.overload
 def prepare(desc: Conv2d, isa: Isa, op: Op | None = None) -> None:
     """Check the descriptor and set its chunks."""
@@ -862,4 +929,23 @@ def vector_length(isa: Isa) -> int: ...
 def winograd_workspace(N: int, P: int, Q: int, C: int, K: int, m: int, r: int) -> int:
     """Floats of workspace between the two operations of a Winograd convolution; 0 where one does it all."""
 
+def write_plan(
+    path: str,
+    model: str,
+    labels: collections.abc.Sequence[str],
+    variants: collections.abc.Sequence[
+        tuple[
+            Plan,
+            collections.abc.Sequence[tuple[str, str, collections.abc.Sequence[int], bool]],
+            collections.abc.Sequence[tuple[str, str, collections.abc.Sequence[int], bool]],
+            collections.abc.Sequence[tuple[str, str, str, int, int, collections.abc.Sequence[int]]],
+        ]
+    ],
+) -> None:
+    """Write an .fcplan file. variants: (plan, inputs, outputs, operations) with inputs and outputs as (name, dtype,
+    shape, ragged) and operations as (name, op, algorithm, flops, bytes, shape). Raises OSError."""
+
 MAX_RANK: int = 8
+PLAN_MAGIC: bytes
+PLAN_VERSION: int = 1
+__version__: str
