@@ -58,6 +58,10 @@ void compute(void* argument, int64_t begin, int64_t end, int thread) {
 
 }  // namespace
 
+Plan::Plan(Isa isa, std::shared_ptr<WeightStore> weights) : Plan(isa, std::shared_ptr<const void>(weights)) {
+  store_ = weights.get();
+}
+
 Plan::Plan(Isa isa, std::shared_ptr<const void> weights)
     : isa_(isa), runs_here_(isa_supported(isa)), weights_(std::move(weights)) {}
 
@@ -187,7 +191,9 @@ void Executor::run(const Plan& plan, float* const* externals, int64_t* nanosecon
     }
   }
   if (!context) context = std::make_unique<Context>(threads_);
-  if (context->arena.size() < (size_t)plan.arena_bytes()) context->arena = Block((size_t)plan.arena_bytes());
+  if (context->arena.size() < (size_t)plan.arena_bytes()) {
+    context->arena = Block((size_t)plan.arena_bytes(), plan.huge_pages());
+  }
   const size_t scratch = (size_t)plan.scratch_bytes() * (size_t)threads_;
   if (context->scratch.size() < scratch) context->scratch = Block(scratch);
   plan.run(context->arena.data(), (float*)context->scratch.data(), externals, context->pool, nanoseconds);

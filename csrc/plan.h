@@ -43,7 +43,9 @@ struct Operation {
 class Plan {
  public:
   // A level that this CPU lacks can be planned, and saved, but not run.
-  Plan(Isa isa, std::shared_ptr<const void> weights);
+  Plan(Isa isa, std::shared_ptr<WeightStore> weights);
+  Plan(Isa isa, std::shared_ptr<const void> weights);  // of a file
+  bool huge_pages() const { return !store_ || store_->huge(); }
 
   int add_arena(int64_t offset, int64_t size);
   int add_weight(const float* address, int64_t size);
@@ -73,6 +75,7 @@ class Plan {
   Isa isa_;
   bool runs_here_;
   std::shared_ptr<const void> weights_;
+  const WeightStore* store_ = nullptr;  // where they are in one
   std::vector<Tensor> tensors_;
   std::vector<Operation> operations_;
   std::vector<int64_t> external_sizes_;
