@@ -22,6 +22,7 @@ target_link_options(fastconv_shared PRIVATE -Wl,--gc-sections
 set_target_properties(fastconv_shared PROPERTIES LINK_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/cmake/fastconv.map)
 
 set(package_folder ${CMAKE_INSTALL_LIBDIR}/cmake/fastconv)
+set(CMAKE_INSTALL_DEFAULT_COMPONENT_NAME library)
 install(TARGETS fastconv_static fastconv_shared EXPORT fastconvTargets)
 install(EXPORT fastconvTargets NAMESPACE fastconv:: DESTINATION ${package_folder})
 configure_package_config_file(cmake/fastconvConfig.cmake.in fastconvConfig.cmake INSTALL_DESTINATION ${package_folder})

@@ -39,7 +39,7 @@ const KernelTable table = {
 #define KERNEL(name, Descriptor) ENTRY(name),
 #include "cpu/kernels.def"
 #undef KERNEL
-    winograd_filter, fma_rate, 2.0 * CHAINS * Vec::N};
+    ENTRY(winograd_filter), fma_rate, 2.0 * CHAINS * Vec::N};
 
 }  // namespace FASTCONV_ISA
 }  // namespace fastconv
