@@ -68,7 +68,8 @@ def build_library(to: Target, kernels: str = "", folder: Path | None = None) -> 
     prefix = folder / "prefix"
     # not FASTCONV_NATIVE_TESTS' other programs: they need kernels and packing that a small build leaves out
     call(tool("cmake"), "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}", "-S", ROOT, "-B", folder / "library",
-         "-DFASTCONV_PYTHON=OFF", "-DFASTCONV_LIBRARY=ON", "-DFASTCONV_NATIVE_TESTS=ON", "-DCMAKE_INSTALL_LIBDIR=lib", f"-DCMAKE_INSTALL_PREFIX={prefix}",
+         "-DFASTCONV_PYTHON=OFF", "-DFASTCONV_LIBRARY=ON", "-DFASTCONV_NATIVE_TESTS=ON",
+         "-DCMAKE_INSTALL_LIBDIR=lib", f"-DCMAKE_INSTALL_PREFIX={prefix}",
          f"-DFASTCONV_LEVELS={';'.join(to.levels)}", f"-DFASTCONV_KERNELS={kernels}", *to.options)  # fmt: skip
     targets = ["fastconv_static", "fastconv_shared", *([] if kernels else ["capi_test"])]
     call(tool("cmake"), "--build", folder / "library", "--target", *targets)

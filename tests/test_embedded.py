@@ -23,6 +23,7 @@ from .small import CLASSES, SHAPE, network
 
 pytestmark = pytest.mark.slow
 TARGET = embedded.target()
+REFUSED = r"classify: \S*bad.fcplan: (broken plan: |plan file of version |the plan is for ).+\n"
 FIVE = re.compile(r"(\s*\d+\.\d\d%  kind \d+\n){5}load [\d.]+ ms, first run .* ms; \w+, arena \d+ bytes\n")
 
 
@@ -154,7 +155,7 @@ def test_kernels_that_a_plan_does_not_use_are_dropped(plan: Path, photo: Path, c
     assert embedded.run(TARGET, small, plan, photo).returncode == 0
     subprocess.run(["strip", "-o", tmp_path / "a", small], check=True)
     subprocess.run(["strip", "-o", tmp_path / "b", classify], check=True)
-    assert (tmp_path / "a").stat().st_size < 0.8 * (tmp_path / "b").stat().st_size
+    assert (tmp_path / "a").stat().st_size < (tmp_path / "b").stat().st_size - 80000
     b = Builder(3, SHAPE)
     other = tmp_path / "other.fcplan"
     fastconv.load(b.model((b.op("Softmax", b.head(b.x, 4), axis=1), (4,))).SerializeToString()).save(

@@ -13,3 +13,4 @@ $qemu $folder/driver neon
 "$PYTHON" -m tests.native.check_loops $folder neon
 "$PYTHON" tests/native/check_symbols.py $folder
 FASTCONV_TEST_EMULATOR="$qemu $folder/kernel_server" "$PYTHON" -m pytest -q -p no:cacheprovider -k neon tests/kernels
+FASTCONV_TEST_TARGET=aarch64 "$PYTHON" -m pytest -q -p no:cacheprovider tests/test_embedded.py
