@@ -300,9 +300,13 @@ class Model:
     def without_top(self, pooling: str | None = None) -> Model:
         """The network up to the last feature maps [N, C, H, W]; pooling "avg" or "max" gives [N, C] instead.
 
+        Of a network that has come from here nothing more is cut: it stays as it is, or its maps are pooled as asked.
         Raises ModelError where no classifier is found: name a layer in `features` then.
         """
-        return self._part(Part(self._onnx, None, pooling))
+        source = self._onnx
+        if isinstance(source, Part) and source.layers is None:
+            return self._part(source if pooling is None else Part(source.base, None, pooling))
+        return self._part(Part(source, None, pooling))
 
     def features(self, *layers: str | Layer, pooling: str | None = None) -> Model:
         """The network that ends at the named layers, whose outputs it gives in this order, in the file's axis order.
