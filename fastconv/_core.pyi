@@ -50,6 +50,7 @@ __all__: list[str] = [
     "huge_pages",
     "isa_levels",
     "measure_peak",
+    "pack_linear_inputs",
     "pack_linear_rows",
     "prepare",
     "run_kernel",
@@ -660,7 +661,7 @@ class WeightStore:
     ) -> PackedWeight: ...
     def put(self, array: numpy.typing.NDArray[numpy.float32]) -> PackedWeight: ...
     def reserve_linear(self, K: int, C: int, isa: Isa) -> PackedWeight:
-        """Room for a [K, C] matrix, to be filled by pack_linear_rows."""
+        """Room for a [K, C] matrix, to be filled by pack_linear_rows or pack_linear_inputs."""
 
     @property
     def bytes(self) -> int: ...
@@ -792,6 +793,16 @@ def isa_levels() -> list[str]:
 def measure_peak(isa: Isa, seconds: float = 0.05) -> float:
     """The FMA rate of one core in GFLOP/s: independent chains in registers, best of many short runs."""
 
+def pack_linear_inputs(
+    packed: PackedWeight,
+    C: int,
+    first: int,
+    w: numpy.typing.NDArray[numpy.float32],
+    scale: numpy.typing.NDArray[numpy.float32] | None,
+    isa: Isa,
+) -> None:
+    """Fill in what reads the inputs from the first-th on: w is [inputs, K] of C."""
+
 def pack_linear_rows(
     packed: PackedWeight,
     first: int,
@@ -863,3 +874,4 @@ def winograd_workspace(N: int, P: int, Q: int, C: int, K: int, m: int, r: int) -
     """Floats of workspace between the two operations of a Winograd convolution; 0 where one does it all."""
 
 MAX_RANK: int = 8
+__version__: str

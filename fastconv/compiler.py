@@ -224,7 +224,9 @@ class Compiler:
             if tuple(order) == (*range(1, len(dims)), 0):
                 taps, source = math.prod(dims[1:]), w.origin[0]
         how = ("linear", trans_b)
-        pack = partial(_pack_by_parts, store, isa, taps) if trans_b else None
+        pack: Callable[[Weight, Array | None], Any] | None = partial(_pack_by_parts, store, isa, taps)
+        if not trans_b:
+            pack = partial(_pack_inputs_by_parts, store, isa) if taps == 1 else None
         return self._pack(node, how, lambda x, s: store.pack_linear(x, s, trans_b, isa, taps), source, pack)
 
     # -- operations ---------------------------------------------------------------------------------------------
@@ -408,6 +410,22 @@ def _pack_by_parts(
         rows = buffer[: min(step, K - first)]
         weight.read_part(first * C, rows)
         _core.pack_linear_rows(packed, first, rows, None if scale is None else scale[first : first + step], isa, taps)
+    return packed
+
+
+def _pack_inputs_by_parts(
+    store: _core.WeightStore, isa: _core.Isa, weight: Weight, scale: Array | None
+) -> _core.PackedWeight:
+    """The same for a dense weight [C, K]."""
+    C, K = weight.shape
+    assert weight.read_part is not None
+    packed = store.reserve_linear(K, C, isa)
+    step = max(1, PART_BYTES // (4 * K))
+    buffer = np.empty((min(step, C), K), np.float32)
+    for first in range(0, C, step):
+        rows = buffer[: min(step, C - first)]
+        weight.read_part(first * K, rows)
+        _core.pack_linear_inputs(packed, C, first, rows, scale, isa)
     return packed
 
 

@@ -12,6 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 import fastconv
 from fastconv import ModelError, _core, compiler
+from fastconv.layers import Dense, Flatten, Input
+from fastconv.layers.initializers import INITIALIZERS, part_of, seeded
+from fastconv.models import Sequential
 
 from .kernels.guard import LEVELS
 
@@ -63,6 +66,42 @@ def test_parts_are_the_whole(
     got = fastconv.load(source, threads=1, _isa=isa.name)(x)
     assert calls[:3] == [0, 128, 256]
     np.testing.assert_array_equal(got.view(np.int32), want.view(np.int32))
+
+
+@pytest.mark.parametrize("isa", LEVELS, ids=lambda i: i.name)
+def test_random_weights_are_drawn_in_parts(isa: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody has looked at yet: the numbers are those that one gets for looking."""
+    x = np.random.default_rng(1).standard_normal((3, SIDE, SIDE, C)).astype(np.float32)
+    calls: list[int] = []
+    pack = _core.pack_linear_inputs
+
+    def counted(packed: Any, inputs: int, first: int, *rest: Any) -> None:
+        calls.append(first)
+        pack(packed, inputs, first, *rest)
+
+    monkeypatch.setattr(_core, "pack_linear_inputs", counted)
+    monkeypatch.setenv("FASTCONV_ISA", isa.name)
+    for size, first in ((compiler.PART_BYTES, []), (4 * K * 100 + 1, [0, 100, 200])):
+        monkeypatch.setattr(compiler, "PART_BYTES", size)
+        with seeded(5):
+            net = Sequential([Input(shape=(SIDE, SIDE, C)), Flatten(), Dense(K, activation="relu"), Dense(4)])
+        y = net.predict(x)
+        assert calls == first
+        kernels = [v.numpy() for v in net.weights if v.name == "kernel"]
+        want = np.maximum(x.reshape(3, -1) @ kernels[0], 0) @ kernels[1]
+        np.testing.assert_allclose(y, want, rtol=1e-4, atol=1e-4)
+        calls.clear()
+
+
+@pytest.mark.parametrize("name", ["glorot_uniform", "he_uniform", "random_uniform"])
+def test_parts_of_initial_values(name: str) -> None:
+    fn, shape = INITIALIZERS[name], (37, 11)
+    whole, part = fn(shape, 9, "plain").reshape(-1), part_of(fn, shape, 9, "plain")
+    assert part is not None and part_of(INITIALIZERS["he_normal"], shape, 9, "plain") is None
+    for first, count in ((0, 407), (0, 1), (1, 1), (1, 2), (2, 3), (99, 100), (100, 99), (406, 1)):
+        out = np.empty(count, np.float32)
+        part(first, out)
+        np.testing.assert_array_equal(out, whole[first : first + count], f"{first} {count}")
 
 
 def test_file_that_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

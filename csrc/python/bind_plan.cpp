@@ -116,6 +116,28 @@ void pack_dense_rows(const PackedWeight& packed, int64_t first, const Array& w, 
   pack_linear(const_cast<float*>(packed.address) + first * C, x, s, rows, C, taps, true, isa);
 }
 
+// The same from the rows [first, first + rows) of w: [C, K], for all panels.
+void pack_dense_inputs(const PackedWeight& packed, int64_t C, int64_t first, const Array& w,
+                       const std::optional<Array>& scale, Isa isa) {
+  if (w.ndim() != 2) throw std::invalid_argument("w must be a matrix");
+  const int64_t rows = w.shape(0), K = w.shape(1), V = kernels(isa).vector_length;
+  if (first < 0 || C < 1 || first > C || rows > C - first || C > packed.size ||
+      packed_linear_size(K, 1, isa) > packed.size / C)
+    throw std::invalid_argument("the rows do not lie in the packed weight");
+  const float *x = w.data(), *s = scale_of(scale, K);
+  ReleaseGil release;
+  float* out = const_cast<float*>(packed.address);
+  for (int64_t k = 0, panel = kernels(isa).dense_panel * V; k < K; k += panel) {
+    const int64_t columns = std::min(panel, K - k), width = (columns + V - 1) / V * V;
+    for (int64_t c = 0; c < rows; c++) {
+      float* o = out + (first + c) * width;
+      for (int64_t i = 0; i < columns; i++) o[i] = x[c * K + k + i] * (s ? s[k + i] : 1.0f);
+      std::fill(o + columns, o + width, 0.0f);
+    }
+    out += C * width;
+  }
+}
+
 // The addresses of the caller's arrays, checked against what the plan touches.
 std::vector<float*> bind(const Plan& plan, const std::vector<py::array>& arrays) {
   const std::vector<int64_t>& sizes = plan.external_sizes();
@@ -245,12 +267,14 @@ void init_plan(py::module_& m) {
       .def("pack_winograd", &pack_wino, py::arg("w"), py::arg("scale"), py::arg("m"), py::arg("isa"))
       .def("pack_depthwise_conv2d", &pack_depth, py::arg("w"), py::arg("scale"), py::arg("isa"))
       .def("reserve_linear", &reserve_dense, py::arg("K"), py::arg("C"), py::arg("isa"),
-           "Room for a [K, C] matrix, to be filled by pack_linear_rows.")
+           "Room for a [K, C] matrix, to be filled by pack_linear_rows or pack_linear_inputs.")
       .def("pack_linear", &pack_dense, py::arg("w"), py::arg("scale"), py::arg("trans_b"), py::arg("isa"),
            py::arg("taps") = 1);
 
   m.def("pack_linear_rows", &pack_dense_rows, py::arg("packed"), py::arg("first"), py::arg("w"), py::arg("scale"),
         py::arg("isa"), py::arg("taps") = 1, "Fill in rows from the first-th on, a multiple of the panel.");
+  m.def("pack_linear_inputs", &pack_dense_inputs, py::arg("packed"), py::arg("C"), py::arg("first"), py::arg("w"),
+        py::arg("scale"), py::arg("isa"), "Fill in what reads the inputs from the first-th on: w is [inputs, K] of C.");
 
   py::class_<Plan, std::shared_ptr<Plan>> plan(m, "Plan", "A flat list of operations on fixed buffers.");
   plan.def(py::init<Isa, std::shared_ptr<WeightStore>>(), py::arg("isa"), py::arg("weights"))

@@ -11,7 +11,7 @@ from fastconv import _core
 from tests import cases
 
 from .guard import F32, LEVELS, random
-from .weighted import pack_conv2d, pack_depthwise, pack_linear
+from .weighted import contents, pack_conv2d, pack_depthwise, pack_linear
 
 WIDEST = {"scalar": (2, 4), "avx2": (2, 8), "avx512": (4, 8)}  # vectors in a panel: convolution, dense
 
@@ -85,6 +85,28 @@ def test_linear(isa: Any, trans_b: bool, scaled: bool) -> None:
             want = np.concatenate([panel(p.reshape(*p.shape, 1), -(-len(p) // V) * V) for p in parts])
             given = w if trans_b else np.ascontiguousarray(w.T)
             np.testing.assert_array_equal(pack_linear(isa, given, scale, trans_b), want, f"{w.shape}")
+
+
+@isas
+@pytest.mark.parametrize("scaled", (False, True))
+def test_linear_by_parts_of_the_inputs(isa: Any, scaled: bool) -> None:
+    rng, V = np.random.default_rng(4), _core.vector_length(isa)
+    for K in [*channels_out(V), 1000]:
+        w, scale = random(rng, 33, K), random(rng, K) if scaled else None
+        store = _core.WeightStore()
+        packed = store.reserve_linear(K, 33, isa)
+        for first in (20, 0, 10, 30):  # in any order
+            _core.pack_linear_inputs(packed, 33, first, w[first : first + 10], scale, isa)
+        np.testing.assert_array_equal(contents(isa, store, packed), pack_linear(isa, w, scale, False), f"{K}")
+
+
+def test_parts_that_do_not_fit() -> None:
+    isa = LEVELS[0]
+    packed = _core.WeightStore().reserve_linear(20, 10, isa)
+    rows = np.zeros((4, 20), np.float32)
+    for C, first, w in ((10, 7, rows), (10, -1, rows), (11, 0, rows), (0, 0, rows), (10, 0, np.zeros((4, 25), "f4"))):
+        with pytest.raises(ValueError, match="rows"):
+            _core.pack_linear_inputs(packed, C, first, w, None, isa)
 
 
 def test_rejects() -> None:
