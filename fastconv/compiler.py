@@ -9,19 +9,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from . import _core, lowering_tensors
 from .errors import FastconvError, ModelError, UnsupportedOpError
 from .graph import Array, Graph, Node, Shape, Value, Weight
 from .lowering import LOWERINGS
+from .packing import as_float32, by_inputs, by_outputs, large
 from .passes import optimize, plan_memory
 from .views import View, reach, row_strides
 
 _REGISTERED = (lowering_tensors,)  # importing it fills LOWERINGS
-PART_BYTES = 8 << 20  # of a dense weight that is read at a time
-ROWS_PER_PART = 128  # a multiple of every level's dense panel
-MAX_EXACT = 1 << 24  # whole numbers that float32 holds exactly
 
 
 @dataclass(frozen=True)
@@ -194,7 +190,7 @@ class Compiler:
         packed = self.cache.packed.get(key)
         if packed is None:
             x = source or w
-            if pack_by_parts is not None and x.read_part is not None and x.nbytes > PART_BYTES and not x.in_memory:
+            if pack_by_parts is not None and large(x):
                 packed = pack_by_parts(x, scale)
             else:
                 packed = pack(as_float32(x), scale)
@@ -224,9 +220,9 @@ class Compiler:
             if tuple(order) == (*range(1, len(dims)), 0):
                 taps, source = math.prod(dims[1:]), w.origin[0]
         how = ("linear", trans_b)
-        pack: Callable[[Weight, Array | None], Any] | None = partial(_pack_by_parts, store, isa, taps)
+        pack: Callable[[Weight, Array | None], Any] | None = partial(by_outputs, store, isa, taps)
         if not trans_b:
-            pack = partial(_pack_inputs_by_parts, store, isa) if taps == 1 else None
+            pack = partial(by_inputs, store, isa) if taps == 1 else None
         return self._pack(node, how, lambda x, s: store.pack_linear(x, s, trans_b, isa, taps), source, pack)
 
     # -- operations ---------------------------------------------------------------------------------------------
@@ -395,47 +391,6 @@ def _reductions(g: Graph, node: Node) -> list[Node]:
         else:
             _copied(g, node.output, nodes, last)
     return nodes
-
-
-def _pack_by_parts(
-    store: _core.WeightStore, isa: _core.Isa, taps: int, weight: Weight, scale: Array | None
-) -> _core.PackedWeight:
-    """The dense weight [K, C], read from its file and packed some rows at a time: it is never held whole."""
-    K, C = weight.shape
-    assert weight.read_part is not None
-    packed = store.reserve_linear(K, C, isa)
-    step = max(1, PART_BYTES // (4 * C * ROWS_PER_PART)) * ROWS_PER_PART
-    buffer = np.empty((min(step, K), C), np.float32)
-    for first in range(0, K, step):
-        rows = buffer[: min(step, K - first)]
-        weight.read_part(first * C, rows)
-        _core.pack_linear_rows(packed, first, rows, None if scale is None else scale[first : first + step], isa, taps)
-    return packed
-
-
-def _pack_inputs_by_parts(
-    store: _core.WeightStore, isa: _core.Isa, weight: Weight, scale: Array | None
-) -> _core.PackedWeight:
-    """The same for a dense weight [C, K]."""
-    C, K = weight.shape
-    assert weight.read_part is not None
-    packed = store.reserve_linear(K, C, isa)
-    step = max(1, PART_BYTES // (4 * K))
-    buffer = np.empty((min(step, C), K), np.float32)
-    for first in range(0, C, step):
-        rows = buffer[: min(step, C - first)]
-        weight.read_part(first * K, rows)
-        _core.pack_linear_inputs(packed, C, first, rows, scale, isa)
-    return packed
-
-
-def as_float32(weight: Weight) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """The array in the only type that plans hold; UnsupportedOpError for whole numbers that do not fit exactly."""
-    array = weight.numpy()
-    held = np.ascontiguousarray(array, dtype=np.float32)
-    if array.dtype.kind in "iu" and array.size and float(np.abs(held).max()) > MAX_EXACT:
-        raise UnsupportedOpError(f"a constant of {array.dtype} reaches {array.min()} to {array.max()}, beyond 2^24")
-    return held
 
 
 def _physical_memory() -> int:

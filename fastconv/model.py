@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core
-from .compiler import MAX_EXACT, Compiled, OpInfo, WeightCache, compile_graph
+from .compiler import Compiled, OpInfo, WeightCache, compile_graph
 from .cut import Part, probe_shapes
 from .errors import DeviceError, ModelError, ShapeError
 from .forks import hold_at_fork
-from .graph import Graph, Shape
+from .graph import MAX_EXACT, Graph, Shape
 from .isa import resolve_isa
 from .onnx.reader import read
 from .profile import Profile, measure

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import fastconv
-from fastconv import ModelError, _core, compiler
+from fastconv import ModelError, _core, packing
 from fastconv.layers import Dense, Flatten, Input
 from fastconv.layers.initializers import INITIALIZERS, part_of, seeded
 from fastconv.models import Sequential
@@ -60,7 +60,7 @@ def test_parts_are_the_whole(
         calls.append(first)
         pack(packed, first, *rest)
 
-    monkeypatch.setattr(compiler, "PART_BYTES", 1000)
+    monkeypatch.setattr(packing, "PART_BYTES", 1000)
     monkeypatch.setattr(_core, "pack_linear_rows", counted)
     source = path.read_bytes() if where == "bytes" else path
     got = fastconv.load(source, threads=1, _isa=isa.name)(x)
@@ -81,8 +81,8 @@ def test_random_weights_are_drawn_in_parts(isa: Any, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(_core, "pack_linear_inputs", counted)
     monkeypatch.setenv("FASTCONV_ISA", isa.name)
-    for size, first in ((compiler.PART_BYTES, []), (4 * K * 100 + 1, [0, 100, 200])):
-        monkeypatch.setattr(compiler, "PART_BYTES", size)
+    for size, first in ((packing.PART_BYTES, []), (4 * K * 100 + 1, [0, 100, 200])):
+        monkeypatch.setattr(packing, "PART_BYTES", size)
         with seeded(5):
             net = Sequential([Input(shape=(SIDE, SIDE, C)), Flatten(), Dense(K, activation="relu"), Dense(4)])
         y = net.predict(x)
@@ -105,7 +105,7 @@ def test_parts_of_initial_values(name: str) -> None:
 
 
 def test_file_that_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiler, "PART_BYTES", 1000)
+    monkeypatch.setattr(packing, "PART_BYTES", 1000)
     path = tmp_path / "dense.onnx"
     path.write_bytes(model(False).SerializeToString())
     net = fastconv.load(path, threads=1)
