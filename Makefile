@@ -17,7 +17,7 @@ CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.def')
 CXX_FORMATTED := $(shell find csrc tests -name '*.cpp' -o -name '*.c' -o -name '*.h')
 MODELS := build/models
 
-.PHONY: all help demo check test test-full test-emulated bench bench-docs bench-quick wheel clean \
+.PHONY: all help demo check test test-full test-emulated fuzz bench bench-docs bench-quick wheel clean \
   lint lint-python lint-types lint-cpp lint-symbols format stubs
 all: .venv/installed
 help:
@@ -92,6 +92,9 @@ test-emulated: .venv/installed ## sanitizers, valgrind, emulated CPUs (without A
 	PYTHON=$(CURDIR)/$(PY) tests/native/run_valgrind.sh
 	PYTHON=$(CURDIR)/$(PY) tests/native/run_qemu.sh
 	PYTHON=$(CURDIR)/$(PY) tests/native/run_aarch64.sh
+
+fuzz: ## a minute of libFuzzer on the loader of saved plans and on the ONNX scanner; FUZZ: its options
+	tests/fuzz/run.sh
 
 # -- style ------------------------------------------------------------------------------------------------------------
 lint: lint-python lint-types lint-cpp lint-symbols ## ruff, mypy, clang-format, symbols of the kernels
