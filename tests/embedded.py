@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import sysconfig
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -103,3 +104,18 @@ def as_input(pixels: Sequence[object] | npt.NDArray[np.uint8]) -> npt.NDArray[np
     x = np.asarray(pixels).astype(np.float32) / np.float32(255)
     mean, std = (np.array(v, np.float32) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     return np.ascontiguousarray(((x - mean) / std).transpose(2, 0, 1)[None])
+
+
+def sizes(plan: str) -> None:
+    """Print the size of a stripped program with the kernels of a plan, for this machine's best level."""
+    kernels = call(sys.executable, "-m", "fastconv.cli", "info", plan, "--kernels").strip()
+    to = target()
+    prefix = build_library(to, kernels, to.folder.with_name(f"{to.name}-figures"))
+    for name, option in (("system libstdc++", "OFF"), ("C++ runtime linked in", "ON")):
+        program = build_example(to, prefix, f"runtime_{option}", f"-DCLASSIFY_STATIC_RUNTIME={option}")
+        call("strip", program)
+        print(f"{to.name}, {name}: {program.stat().st_size:,} bytes")
+
+
+if __name__ == "__main__":
+    sizes(sys.argv[1])

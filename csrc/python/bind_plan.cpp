@@ -182,14 +182,14 @@ void pack_dense_rows(const PackedWeight& packed, int64_t first, const Array& w, 
 void pack_dense_inputs(const PackedWeight& packed, int64_t C, int64_t first, const Array& w,
                        const std::optional<Array>& scale, Isa isa) {
   if (w.ndim() != 2) throw std::invalid_argument("w must be a matrix");
-  const int64_t rows = w.shape(0), K = w.shape(1), V = kernels(isa).vector_length;
+  const int64_t rows = w.shape(0), K = w.shape(1), V = geometry(isa).vector_length;
   if (first < 0 || C < 1 || first > C || rows > C - first || C > packed.size ||
       packed_linear_size(K, 1, isa) > packed.size / C)
     throw std::invalid_argument("the rows do not lie in the packed weight");
   const float *x = w.data(), *s = scale_of(scale, K);
   ReleaseGil release;
   float* out = const_cast<float*>(packed.address);
-  for (int64_t k = 0, panel = kernels(isa).dense_panel * V; k < K; k += panel) {
+  for (int64_t k = 0, panel = geometry(isa).dense_panel * V; k < K; k += panel) {
     const int64_t columns = std::min(panel, K - k), width = (columns + V - 1) / V * V;
     for (int64_t c = 0; c < rows; c++) {
       float* o = out + (first + c) * width;

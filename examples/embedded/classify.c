@@ -177,8 +177,8 @@ static int classify(const options* o, const fastconv_plan* plan, double load_ms)
   }
   if (!failed) {
     print_best(plan, y[0], output.elements);
-    printf("load %.2f ms, first run %.2f ms, best of %d runs %.2f ms; %s, arena %zu bytes\n", load_ms, first, o->runs, least,
-           fastconv_plan_isa(plan), arena_bytes);
+    printf("load %.2f ms, first run %.2f ms, best of %d runs %.2f ms; %s, arena %zu bytes\n", load_ms, first, o->runs,
+           least, fastconv_plan_isa(plan), arena_bytes);
   }
   if (!failed && o->dump) {
     FILE* file = fopen(o->dump, "wb");
@@ -198,9 +198,10 @@ static int classify(const options* o, const fastconv_plan* plan, double load_ms)
 int main(int argc, char** argv) {
   options o;
   if (!parse(argc, argv, &o)) {
-    fprintf(stderr,
-            "usage: classify PLAN IMAGE [--isa NAME] [--threads N] [--runs N] [--mean A,B,C] [--std A,B,C] [--dump FILE] "
-            "[--trust]\n");
+    fprintf(
+        stderr,
+        "usage: classify PLAN IMAGE [--isa NAME] [--threads N] [--runs N] [--mean A,B,C] [--std A,B,C] [--dump FILE] "
+        "[--trust]\n");
     return 2;
   }
   fastconv_plan* plan = NULL;

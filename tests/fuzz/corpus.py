@@ -29,9 +29,8 @@ def plans(folder: Path) -> None:
 
 def models(folder: Path) -> None:
     """Files of a few hundred bytes with initializers, attributes of every kind, branches, functions and metadata."""
-    from onnx import TensorProto, helper, numpy_helper
-
     import numpy as np
+    from onnx import TensorProto, helper, numpy_helper
 
     folder.mkdir(parents=True, exist_ok=True)
     value = helper.make_tensor_value_info
@@ -48,13 +47,17 @@ def models(folder: Path) -> None:
     branch = helper.make_graph([node("Constant", [], ["b"], value=typed[0])], "branch", [], [value("b", 1, [2])])
     nodes = {
         "gemm": [node("Gemm", ["x", "w"], ["y"], "gemm", alpha=0.5, transB=0)],
-        "attributes": [node("Custom", ["x"], ["y"], domain="d", ints=[1, 2], floats=[0.5], strings=["a", "b"], text="t")],
+        "attributes": [
+            node("Custom", ["x"], ["y"], domain="d", ints=[1, 2], floats=[0.5], strings=["a", "b"], text="t")
+        ],
         "branch": [node("If", ["x"], ["y"], then_branch=branch, else_branch=branch)],
         "constant": [node("Constant", [], ["y"], value=typed[1])],
     }
     for name, body in nodes.items():
         graph = helper.make_graph(body, name, [x], [y], [raw, *typed])
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], producer_name="fuzz", ir_version=8)
+        model = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", 17)], producer_name="fuzz", ir_version=8
+        )
         helper.set_model_props(model, {"key": "value"})
         (folder / name).write_bytes(model.SerializeToString())
 

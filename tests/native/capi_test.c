@@ -11,12 +11,12 @@
 void count_start(void); /* tests/native/count_allocations.c, linked in */
 long count_stop(void);
 
-#define CHECK(condition)                                                        \
-  do {                                                                          \
-    if (!(condition)) {                                                         \
-      printf("line %d: %s (%s)\n", __LINE__, #condition, error.message);        \
-      exit(1);                                                                  \
-    }                                                                           \
+#define CHECK(condition)                                                 \
+  do {                                                                   \
+    if (!(condition)) {                                                  \
+      printf("line %d: %s (%s)\n", __LINE__, #condition, error.message); \
+      exit(1);                                                           \
+    }                                                                    \
   } while (0)
 
 static fastconv_error error;
