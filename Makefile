@@ -151,6 +151,10 @@ wheel: .venv/installed ## dist/: an sdist, the wheel that pip builds from it alo
 	$(PY) -m pip wheel -v --no-deps -w dist dist/fastconv-*.tar.gz 2>&1 | tee build/wheel.log \
 	  | grep --line-buffered -E '^ *\[[0-9]+/[0-9]+\]|warning:|error:|compiler identification' \
 	  || { cat build/wheel.log; exit 1; }
+	$(PY) -m pip install -q --group wheel
+	PATH=$(CURDIR)/.venv/bin:$$PATH $(PY) -m auditwheel repair --plat auto -w dist/repaired dist/fastconv-*.whl
+	rm dist/fastconv-*.whl
+	mv dist/repaired/*.whl dist/ && rmdir dist/repaired
 	$(PY) -m tests.check_wheel dist
 
 clean: ## remove everything that is not in the repository

@@ -15,9 +15,10 @@ import numpy as np
 from . import _core
 from .compiler import Compiled, OpInfo, WeightCache, compile_graph
 from .errors import DeviceError, ModelError, ShapeError
+from .forks import hold_at_fork
 from .graph import Graph, Shape
 from .isa import resolve_isa
-from .model import Model, TensorInfo, hold_at_fork, thread_count
+from .model import Model, TensorInfo, thread_count
 from .onnx.reader import InputInfo, OutputInfo
 from .source import Source
 

@@ -261,6 +261,28 @@ else:
     assert shared * 1024 > 0.9 * size and private == 0, done.stdout
 
 
+# -- memory -------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", ("LeNet5", pytest.param("ResNet18", marks=pytest.mark.slow),
+                                  pytest.param("EfficientNetB0", marks=pytest.mark.slow)))  # fmt: skip
+def test_arena(name: str, tmp_path: Path) -> None:
+    """At most a tenth above what lives at once; LeNet-5's fits 48 kB, scratch memory included."""
+    from fastconv import applications
+    from fastconv.compiler import Compiler, WeightCache
+    from fastconv.models import LayerSource
+    from fastconv.passes import optimize
+    from fastconv.passes.arena import peak_bytes
+
+    net = getattr(applications, name)(weights=None)
+    net.save(tmp_path / "net.fcplan")
+    saved = _core.PlanFile(str(tmp_path / "net.fcplan")).read()
+    source = LayerSource(net)
+    graph = source.build({i.name: tuple(s) for i, (_, _, s, _) in zip(source.inputs, saved.inputs, strict=True)})
+    live = peak_bytes(Compiler(optimize(graph), saved.isa, WeightCache(), False).memory.regions)
+    assert 0.9 * live <= saved.plan.arena_bytes <= 1.1 * live
+    if name == "LeNet5":
+        assert saved.plan.arena_bytes + saved.plan.scratch_bytes + 192 < 48000
+
+
 # -- the command line ---------------------------------------------------------------------------------------------
 def test_compile_and_info(tmp_path: Path, call: Any) -> None:  # noqa: F811
     (tmp_path / "net.onnx").write_bytes(network())

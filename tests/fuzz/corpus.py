@@ -14,14 +14,14 @@ def plans(folder: Path) -> None:
     """One small plan of each kind of operation, for the scalar level."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "golden").write_bytes(GOLDEN.read_bytes())
-    for name, (shape, nodes) in {
-        "dense": ((3, 4, 4), lambda b: b.op("Softmax", b.head(b.x, 5), axis=1)),
-        "pool": ((2, 5, 5), lambda b: b.op("Tanh", b.pool("AveragePool", b.x, 3, 2, (1, 1, 1, 1)))),
-        "winograd": ((32, 16, 16), lambda b: b.relu(b.conv(b.x, 32, 3, 1))),
-        "tensors": ((4, 3, 3), lambda b: b.op("Concat", b.x, b.op("Mul", b.x, b.op("Exp", b.x)), axis=1)),
+    for name, (shape, out, nodes) in {
+        "dense": ((3, 4, 4), (5,), lambda b: b.op("Softmax", b.head(b.x, 5), axis=1)),
+        "pool": ((2, 5, 5), (2, 3, 3), lambda b: b.op("Tanh", b.pool("AveragePool", b.x, 3, 2, (1, 1, 1, 1)))),
+        "winograd": ((32, 16, 16), (32, 16, 16), lambda b: b.relu(b.conv(b.x, 32, 3, 1))),
+        "tensors": ((4, 3, 3), (8, 3, 3), lambda b: b.op("Concat", b.x, b.op("Mul", b.x, b.op("Exp", b.x)), axis=1)),
     }.items():
         b = Builder(5, shape)
-        fastconv.load(b.model((nodes(b), None)).SerializeToString()).save(
+        fastconv.load(b.model((nodes(b), out)).SerializeToString()).save(
             folder / f"{name}.fcplan", shape=(1, *shape), isa=["scalar"]
         )
         (folder / f"{name}.fcplan").rename(folder / name)
