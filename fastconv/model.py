@@ -284,15 +284,9 @@ class Model:
 
     def get_layer(self, name: str | None = None, index: int | None = None) -> Layer:
         """The layer of that name or at that position. Raises ValueError."""
-        layers = self.layers
-        if (name is None) == (index is None):
-            raise ValueError("get_layer: expected either a name or an index")
-        if index is not None and -len(layers) <= index < len(layers):
-            return layers[index]
-        found = next((layer for layer in layers if index is None and layer.name == name), None)
-        if found is None:
-            raise ValueError(f"no layer {name if index is None else index!r} in model {self.name!r}")
-        return found
+        from .models.order import find_layer
+
+        return find_layer(self.layers, name, index)
 
     def count_params(self) -> int:
         """Learnable numbers, without moving statistics. Exporters may have folded batch normalisation away."""

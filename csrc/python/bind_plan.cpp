@@ -98,7 +98,8 @@ PackedWeight pack_dense(const std::shared_ptr<WeightStore>& store, const Array& 
 
 // The same part by part, from the rows [first, first + rows) of w: [K, C]. `first` counts whole panels.
 PackedWeight reserve_dense(const std::shared_ptr<WeightStore>& store, int64_t K, int64_t C, Isa isa) {
-  if (K < 0 || C < 0 || (C > 0 && K > (int64_t(1) << 40) / C)) throw std::invalid_argument("w must be a matrix");
+  if (K < 0 || C < 0 || (C > 0 && K > (int64_t(1) << 40) / C))
+    throw std::invalid_argument("w: more than 2^40 elements");
   const int64_t n = packed_linear_size(K, C, isa);
   return {store, store->allocate(n), n};
 }
