@@ -269,7 +269,7 @@ class Model:
         if self._parts is None:
             from .layers.imported import Imported
 
-            network = Imported(self._onnx, inputs_last=True)
+            network = Imported(self._onnx, inputs_last=True, fixed=True)
             network.ensure_built(*probe_shapes(self._onnx).values())
             self._parts = network
         return self._parts
@@ -278,7 +278,7 @@ class Model:
     def layers(self) -> list[Layer]:
         """The operations in order, each with name, `weights`, `get_weights()`, `count_params()` and `output_shape`.
 
-        Weights keep the file's layout: [K, C / group, R, S] for convolutions.
+        Weights keep the file's layout, [K, C / group, R, S] for convolutions, and cannot be changed.
         """
         return list(self._imported().parts)
 
@@ -308,9 +308,10 @@ class Model:
 
         pooling as for `without_top`, of each output. Raises ModelError for an unknown name.
         """
-        if not layers:
-            raise ValueError("features: name at least one layer")
-        return self._part(Part(self._onnx, [la if isinstance(la, str) else la.name for la in layers], pooling))
+        names: list[Any] = [getattr(layer, "name", layer) for layer in layers]
+        if not names or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"features: expected at least one layer or name, each an argument, got {layers}")
+        return self._part(Part(self._onnx, names, pooling))
 
     def _part(self, part: Part) -> Model:
         return Model(part, threads=self._threads_arg, device=self.device, precision=self.precision, _isa=self.isa)

@@ -22,8 +22,9 @@ from fastconv.layers.imported import Imported
 from fastconv.layers.variable import last_change
 from fastconv.layers.windows import whole
 from fastconv.model import Model as Runtime
-from fastconv.models.order import distinct, find_layer, layer_order, sorted_calls, tensors
+from fastconv.models.order import find_layer, layer_order, sorted_calls, tensors
 from fastconv.models.source import LayerSource
+from fastconv.source import distinct
 from fastconv.summary import model_summary
 
 FloatArray = npt.NDArray[np.float32]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from fastconv.layers.base import Call, InputLayer, Layer, Tensor
@@ -72,13 +72,3 @@ def find_layer(layers: Sequence[Layer], name: str | None, index: int | None) -> 
     names = [layer.name for layer in layers]
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     raise ValueError(f"no layer named {name!r}; the layers are {', '.join(names[:SHOWN])}{more}")
-
-
-def distinct(names: Iterable[str]) -> list[str]:
-    out: list[str] = []
-    for name in names:
-        candidate, n = name, 1
-        while candidate in out:
-            candidate, n = f"{name}_{n}", n + 1
-        out.append(candidate)
-    return out
