@@ -3,12 +3,12 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 #include <string.h>
-#include <time.h>
 
 #include <algorithm>
 #include <array>
 #include <optional>
 
+#include "clock.h"
 #include "conv_checks.h"
 #include "cpu/select.h"
 #include "cpu/winograd.h"
@@ -181,11 +181,7 @@ double measure_peak(Isa isa, double seconds) {
   if (!isa_supported(isa)) throw std::invalid_argument("this CPU lacks that level");
   const KernelTable& table = kernels(isa);
   ReleaseGil release;
-  auto clock = [] {
-    timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec + 1e-9 * t.tv_nsec;
-  };
+  auto clock = [] { return 1e-9 * static_cast<double>(nanoseconds_now()); };
   const int64_t iterations = 100000;
   double best = 0;
   const double until = clock() + seconds;
