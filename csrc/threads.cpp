@@ -14,6 +14,8 @@
 #include <thread>
 #include <vector>
 
+#include "clock.h"
+
 namespace fastconv {
 
 namespace {
@@ -37,11 +39,6 @@ inline void relax() {
 
 constexpr int YIELD_SPINS = 2000;  // about 30 microseconds
 constexpr int SPINS = 20000;       // about 300 microseconds: longer than the gap between two runs in a loop
-
-int64_t nanoseconds(clockid_t clock) {
-  timespec t;
-  return clock_gettime(clock, &t) ? 0 : (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
 
 }  // namespace
 
@@ -137,7 +134,7 @@ struct ThreadPool::Shared {
   bool rests(Presence& p) {
     int64_t until = p.rest_until.load(std::memory_order_relaxed);
     if (!until) return false;
-    const int64_t left = until - nanoseconds(CLOCK_MONOTONIC);
+    const int64_t left = until - nanoseconds_now();
     if (left <= 0) return !p.rest_until.compare_exchange_strong(until, 0, std::memory_order_relaxed);
     std::unique_lock<std::mutex> lock(mutex);
     rested.wait_for(lock, std::chrono::nanoseconds(left), [&] { return stop.load(); });
@@ -147,13 +144,13 @@ struct ThreadPool::Shared {
   // The caller waits: which workers hold chunks and get no CPU? They are to take no more. One that waits for the
   // caller's own gets it by sched_yield, and another one from the scheduler soon.
   void look_after_workers() {
-    const int64_t now = nanoseconds(CLOCK_MONOTONIC);
+    const int64_t now = nanoseconds_now();
     const int cpu = sched_getcpu();
     for (int t = 1; t <= (int)workers.size(); t++) {
       Presence& p = presence[t];
       const bool computing =
           p.computing.load(std::memory_order_relaxed) && p.cpu.load(std::memory_order_relaxed) != cpu;
-      const int64_t used = computing ? nanoseconds(p.clock) : 0;
+      const int64_t used = computing ? nanoseconds_now(p.clock) : 0;
       if (computing && p.seen && used - p.used < (now - p.seen) / 2) {
         p.lost = true;
         p.rest_until.store(INT64_MAX, std::memory_order_relaxed);
@@ -168,12 +165,12 @@ struct ThreadPool::Shared {
     for (int spins = 1; done.load(std::memory_order_acquire) < total; spins++) {
       relax();
       if (spins % YIELD_SPINS) continue;
-      if (!begun) begun = nanoseconds(CLOCK_MONOTONIC);
+      if (!begun) begun = nanoseconds_now();
       look_after_workers();
       sched_yield();
     }
     if (!begun) return;
-    const int64_t now = nanoseconds(CLOCK_MONOTONIC);
+    const int64_t now = nanoseconds_now();
     for (int t = 1; t <= (int)workers.size(); t++) {
       Presence& p = presence[t];
       p.seen = 0;

@@ -11,7 +11,7 @@ from fastconv.errors import ModelError
 from fastconv.graph import Graph, Node, Value
 from fastconv.onnx.reader import InputInfo, OutputInfo
 from fastconv.passes import remove_dead
-from fastconv.source import Source
+from fastconv.source import Source, distinct
 
 PROBE = 299  # pixels, for files that leave the size of the image open
 Choice = Callable[[Graph], list[Value]]
@@ -77,7 +77,7 @@ class Part:
         self.metadata: dict[str, str] = dict(getattr(base, "metadata", {}))  # an ONNX file's, such as class names
         self.inputs: tuple[InputInfo, ...] = base.inputs
         graph = self.build(probe_shapes(base))
-        names = self.layers or ("features",)
+        names = distinct(self.layers or ("features",))
         self.outputs = tuple(
             OutputInfo(name, None, np.dtype(np.float32)) for name, _ in zip(names, graph.outputs, strict=True)
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -50,19 +51,25 @@ def decode_predictions(preds: npt.ArrayLike, top: int = 5) -> list[list[Predicti
 
     Raises ValueError for another shape.
     """
-    scores = np.asarray(preds)
-    if scores.ndim != 2 or scores.shape[1] != 1000:
+    return decode(preds, top, imagenet_wnids(), [name.replace(" ", "_") for name in imagenet_labels()])
+
+
+def decode(preds: npt.ArrayLike, top: int, ids: Sequence[str], names: Sequence[str]) -> list[list[Prediction]]:
+    """The `top` classes of each row of preds [N, classes], as (id, name, score)."""
+    scores, classes = np.asarray(preds), len(ids)
+    if scores.ndim != 2 or scores.shape[1] != classes:
         raise ValueError(
-            "`decode_predictions` expects a batch of predictions (i.e. a 2D array of shape (samples, 1000)). "
+            f"`decode_predictions` expects a batch of predictions (i.e. a 2D array of shape (samples, {classes})). "
             f"Received array with shape: {scores.shape}"
         )
-    if not 1 <= top <= 1000:
-        raise ValueError(f"top={top!r}: expected 1 to 1000")
-    wnids, names = imagenet_wnids(), imagenet_labels()
+    if scores.dtype.kind not in "fiub":
+        raise ValueError(f"decode_predictions: expected numbers, got {scores.dtype}")
+    if not isinstance(top, (int, np.integer)) or not 1 <= top <= classes:
+        raise ValueError(f"top={top!r}: expected 1 to {classes}")
     results = []
     for row in scores:
-        best = np.argsort(-row, kind="stable")[:top]
-        results.append([(wnids[i], names[i].replace(" ", "_"), float(row[i])) for i in best])
+        best = np.argsort(-row.astype(np.float64), kind="stable")[:top]
+        results.append([(ids[i], names[i], float(row[i])) for i in best])
     return results
 
 
