@@ -82,9 +82,9 @@ inline int64_t times(const char* op, const char* buffer, std::initializer_list<i
   return total;
 }
 
-// Sizes of images, windows and their steps.
+// Sizes of images, windows and, up to `steps`, their strides and dilations.
 template <typename D>
-void check_windows(const char* op, const D& d) {
+void check_windows(const char* op, const D& d, int64_t steps) {
   CHECK(op, N, 0, IMAGE_LIMIT);
   CHECK(op, H, 1, IMAGE_LIMIT);
   CHECK(op, W, 1, IMAGE_LIMIT);
@@ -93,10 +93,10 @@ void check_windows(const char* op, const D& d) {
   CHECK(op, Q, 0, IMAGE_LIMIT);
   CHECK(op, R, 1, WINDOW_LIMIT);
   CHECK(op, S, 1, WINDOW_LIMIT);
-  CHECK(op, stride_h, 1, WINDOW_LIMIT);
-  CHECK(op, stride_w, 1, WINDOW_LIMIT);
-  CHECK(op, dilation_h, 1, WINDOW_LIMIT);
-  CHECK(op, dilation_w, 1, WINDOW_LIMIT);
+  CHECK(op, stride_h, 1, steps);
+  CHECK(op, stride_w, 1, steps);
+  CHECK(op, dilation_h, 1, steps);
+  CHECK(op, dilation_w, 1, steps);
   CHECK(op, pad_t, 0, IMAGE_LIMIT);
   CHECK(op, pad_l, 0, IMAGE_LIMIT);
 }

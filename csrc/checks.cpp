@@ -24,7 +24,7 @@ void prepare(MatMul& d) {
 
 Extent extent(const Pool2d& d) {
   const char* op = "pool2d";
-  check_windows(op, d);
+  check_windows(op, d, WINDOW_LIMIT);
   CHECK(op, pad_b, 0, IMAGE_LIMIT);
   CHECK(op, pad_r, 0, IMAGE_LIMIT);
   CHECK(op, count_include_pad, 0, 1);

@@ -29,7 +29,7 @@ void require(bool ok, const char* op, const char* what) {
 
 template <typename D>
 void check_geometry(const char* op, const D& d) {
-  check_windows(op, d);
+  check_windows(op, d, IMAGE_LIMIT);
   CHECK(op, K, 1, IMAGE_LIMIT);
   CHECK(op, x_ld, d.C, IMAGE_LIMIT);
   CHECK(op, y_ld, d.K, IMAGE_LIMIT);

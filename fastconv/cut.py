@@ -38,15 +38,14 @@ def layer_names(graph: Graph) -> dict[str, Node]:
     return names
 
 
+def probe_shape(shape: Sequence[int | str | None], size: int = PROBE) -> tuple[int, ...]:
+    """Concrete sizes for a look: a batch of 1, `size` pixels where a size is free."""
+    return tuple(d if isinstance(d, int) else 1 if i == 0 else size for i, d in enumerate(shape))
+
+
 def probe_shapes(source: Source) -> dict[str, tuple[int, ...]]:
-    """Input shapes for a look at a source: a batch of 1, PROBE pixels where a size is free."""
-    shapes = {}
-    for info in source.inputs:
-        dims = [d if isinstance(d, int) else PROBE for d in info.shape]
-        if dims and not isinstance(info.shape[0], int):
-            dims[0] = 1
-        shapes[info.name] = tuple(dims)
-    return shapes
+    """Input shapes for a look at a source, by name."""
+    return {info.name: probe_shape(info.shape) for info in source.inputs}
 
 
 class Part:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.data import imagenet_labels, imagenet_wnids
+from fastconv.preprocessing.presets import CAFFE_MEAN, TORCH_MEAN, TORCH_STD
 
 Prediction = tuple[str, str, float]
 MODES = ("caffe", "tf", "torch")
@@ -38,11 +39,11 @@ def preprocess(x: npt.ArrayLike, mode: str, data_format: str | None = None) -> n
     shape = (3, 1, 1) if axis == -3 else (3,)
     if mode == "caffe":
         a = np.ascontiguousarray(np.flip(a, axis))
-        a -= np.array([103.939, 116.779, 123.68], np.float32).reshape(shape)
+        a -= np.array(CAFFE_MEAN, np.float32).reshape(shape)
         return a
     a /= np.float32(255)
-    a -= np.array([0.485, 0.456, 0.406], np.float32).reshape(shape)
-    a /= np.array([0.229, 0.224, 0.225], np.float32).reshape(shape)
+    a -= np.array(TORCH_MEAN, np.float32).reshape(shape)
+    a /= np.array(TORCH_STD, np.float32).reshape(shape)
     return a
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fastconv.cut import Part, layer_names
+from fastconv.cut import Part, layer_names, probe_shape
 from fastconv.errors import ModelError
 from fastconv.graph import Array, Graph, Node, Value, Weight
 from fastconv.layers.base import Call, Dims, Layer, Scope, Tensor, inner_shape, outer_shape
@@ -150,7 +150,7 @@ class Imported(Layer):
 
     def build(self, *shapes: Dims) -> None:
         self.built_for = shapes
-        graph = self._graph([_probe(s, PROBES[0]) for s in shapes])
+        graph = self._graph([probe_shape(s, PROBES[0]) for s in shapes])
         self.parts = [NodeLayer(node, name, self) for name, node in layer_names(graph).items()]
 
     def sublayers(self) -> Sequence[Layer]:
@@ -171,9 +171,9 @@ class Imported(Layer):
         shapes = [t.shape for t in call.inputs]
         if len(shapes) != len(self.source.inputs):
             raise ValueError(f"layer {self.name!r} takes {len(self.source.inputs)} inputs, got {len(shapes)}")
-        made = self._output_shapes([_probe(s, PROBES[0]) for s in shapes])
+        made = self._output_shapes([probe_shape(s, PROBES[0]) for s in shapes])
         if any(d is None for s in shapes for d in s[1:]):
-            other = self._output_shapes([_probe(s, PROBES[1]) for s in shapes])
+            other = self._output_shapes([probe_shape(s, PROBES[1]) for s in shapes])
             made = [
                 tuple(a if a == b else None for a, b in zip(m, o, strict=True))
                 for m, o in zip(made, other, strict=True)
@@ -196,8 +196,3 @@ class Imported(Layer):
     def _operand(self, scope: Scope, v: Value) -> Value:
         variable = self._known.get(v.weight.key) if v.weight is not None else None
         return v if variable is None else scope.weight(variable)
-
-
-def _probe(shape: Dims, size: int) -> list[int]:
-    """Concrete sizes: a batch of 1, `size` pixels where a size is free."""
-    return [1, *(size if d is None else d for d in shape[1:])]
