@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from types import ModuleType
+
 from . import ops
 from ._version import __version__
 from .config import show_config
 from .errors import DeviceError, FastconvError, ModelError, ShapeError, UnsupportedOpError
 from .model import Model, load
 from .session import InferenceSession, SessionOptions
+
+_LAZY = ("applications", "backend", "layers", "models", "onnx", "preprocessing", "weights")  # imported when asked for
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _LAZY:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "DeviceError",
