@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PY := .venv/bin/python
 BENCH_PY := .venv-bench/bin/python
 CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.def')
-CXX_FORMATTED := $(shell find csrc tests -name '*.cpp' -o -name '*.c' -o -name '*.h')
+CXX_FORMATTED := $(shell find csrc tests include examples -name '*.cpp' -o -name '*.c' -o -name '*.h')
 MODELS := build/models
 
 .PHONY: all help demo check test test-full test-emulated fuzz bench bench-docs bench-quick wheel clean \

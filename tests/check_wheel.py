@@ -17,7 +17,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LARGEST = 6e6  # bytes
-SDIST_WANTS = ("CMakeLists.txt", "LICENSE", "README.md", "csrc/cpu/kernels.def", "fastconv/py.typed", "tests/cases.py")
+SDIST_WANTS = (
+    "CMakeLists.txt",
+    "LICENSE",
+    "README.md",
+    "csrc/cpu/kernels.def",
+    "fastconv/py.typed",
+    "tests/cases.py",
+    "include/fastconv.h",
+    "cmake/library.cmake",
+)
 NOT_SOURCES = (".so", ".o", ".pyc", ".onnx")
 TRIAL = """
 import sys
