@@ -50,6 +50,7 @@ __all__: list[str] = [
     "Where",
     "Winograd",
     "choose_conv2d",
+    "conv2d_panels",
     "extent",
     "huge_pages",
     "isa_levels",
@@ -736,7 +737,9 @@ class Plan:
     def take(self, desc: Take, inputs: collections.abc.Sequence[int], out: int) -> None: ...
     def topk(self, desc: TopK, inputs: collections.abc.Sequence[int], out: int) -> None: ...
     def unary(self, desc: Unary, inputs: collections.abc.Sequence[int], out: int) -> None: ...
-    def weight(self, weight: PackedWeight) -> int: ...
+    def weight(self, weight: PackedWeight, first: int = 0) -> int:
+        """A weight, from its first-th element on."""
+
     def where(self, desc: Where, inputs: collections.abc.Sequence[int], out: int) -> None: ...
     def winograd_conv2d(self, desc: Winograd, inputs: collections.abc.Sequence[int], out: int) -> None: ...
     def winograd_input(self, desc: Winograd, inputs: collections.abc.Sequence[int], out: int) -> None: ...
@@ -814,6 +817,9 @@ def choose_conv2d(
     strict: bool = False,
 ) -> tuple[str, int]:
     """The algorithm for a shape (gemm, implicit, row_run, depthwise or winograd), and the m of F(m x m, r x r)."""
+
+def conv2d_panels(K: int, isa: Isa) -> list[int]:
+    """Columns of each panel of packed convolution weights, filled up with zeros."""
 
 @typing.overload
 def extent(desc: Conv2d, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]:

@@ -15,6 +15,8 @@ struct Pixel {
   int64_t n, p, q;
 };
 
+inline Pixel pixel_of(const Conv2d& d, int64_t row) { return {row / (d.P * d.Q), row / d.Q % d.P, row % d.Q}; }
+
 struct Scratch {
   const float** pointers;  // taps x rows
   int32_t* taps;
@@ -106,6 +108,9 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
   const TileFunction large = blocks.rows % blocks.count ? find_tile(nv, fewest + 1) : small;
   const int64_t slice = runs ? taps : min_i(taps, d.taps_per_slice), tap_bytes = len * t.w_ld * 4;
   const Activation none = {Func::identity, 0, 0};
+  const bool clips = d.act.func == Func::clip || d.act.func == Func::identity;
+  // Dense rows of partial vectors are whole vectors together: LeNet-5's first layer has 784 x 6 outputs.
+  const bool act_later = !clips && t.tail < Vec::N && panels.count == 1 && d.groups == 1 && d.y_ld == d.K;
   const bool last_panel = group == d.groups - 1 && panel == panels.count - 1;
 
   for (int64_t tap = 0; tap < taps; tap += slice) {
@@ -119,10 +124,9 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
     t.next_step = fetch_step(nv, bytes, steps);
     for (int64_t i = 0; i < blocks.count; i++) {
       const int64_t at = row_begin + blocks.start(i), rows = row_begin + blocks.start(i + 1) - at;
-      const Pixel pixel = {at / (d.P * d.Q), at / d.Q % d.P, at % d.Q};
       t.n_taps = d.algorithm == ConvAlgorithm::gemm ? gather_rows(d, x, at, rows, s)
-                 : runs                             ? gather_runs(d, x, pixel, rows, s)
-                                                    : gather(d, x, pixel, rows, s);
+                 : runs                             ? gather_runs(d, x, pixel_of(d, at), rows, s)
+                                                    : gather(d, x, pixel_of(d, at), rows, s);
       t.a = s.pointers;
       t.taps = s.taps;
       float* sums = s.sums + blocks.start(i) * t.w_ld;
@@ -140,7 +144,7 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
       t.y = last ? b.out + at * d.y_ld + k : sums;
       t.cold = last;
       t.y_ld = last ? d.y_ld : t.w_ld;
-      t.act = last ? &d.act : &none;
+      t.act = last && !act_later ? &d.act : &none;
       t.bias = b.in[2] ? b.in[2] + k : nullptr;
       t.residual = last && b.in[3] ? b.in[3] + at * d.res_ld + k : nullptr;
       t.next = next;
@@ -148,6 +152,7 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
       (rows == fewest ? small : large)(t);
     }
   }
+  if (act_later) activate_row(d.act, b.out + row_begin * d.y_ld, (row_end - row_begin) * d.K);
 }
 
 }  // namespace

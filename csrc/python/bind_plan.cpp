@@ -315,6 +315,17 @@ void init_plan(py::module_& m) {
       },
       py::arg("N"), py::arg("P"), py::arg("Q"), py::arg("C"), py::arg("K"), py::arg("m"), py::arg("r"),
       "Floats of workspace between the two operations of a Winograd convolution; 0 where one does it all.");
+  m.def(
+      "conv2d_panels",
+      [](int64_t K, Isa isa) {
+        const int64_t V = geometry(isa).vector_length;
+        std::vector<int64_t> widths;
+        for (int64_t p = 0; p < panel_count(K, isa); p++) {
+          widths.push_back((panel_first(K, p + 1, isa) - panel_first(K, p, isa) + V - 1) / V * V);
+        }
+        return widths;
+      },
+      py::arg("K"), py::arg("isa"), "Columns of each panel of packed convolution weights, filled up with zeros.");
 
   py::class_<PackedWeight>(m, "PackedWeight", "Constant floats in the order in which a kernel reads them.")
       .def_readonly("size", &PackedWeight::size)
@@ -352,8 +363,12 @@ void init_plan(py::module_& m) {
   plan.def(py::init<Isa, std::shared_ptr<WeightStore>>(), py::arg("isa"), py::arg("weights"))
       .def("arena", &Plan::add_arena, py::arg("offset"), py::arg("size"), "A tensor in the arena; returns its number.")
       .def(
-          "weight", [](Plan& p, const PackedWeight& w) { return p.add_weight(w.address, w.size); }, py::arg("weight"),
-          py::keep_alive<1, 2>())
+          "weight",
+          [](Plan& p, const PackedWeight& w, int64_t first) {
+            if (first < 0 || first > w.size) throw std::invalid_argument("the weight has no such element");
+            return p.add_weight(w.address + first, w.size - first);
+          },
+          py::arg("weight"), py::arg("first") = 0, py::keep_alive<1, 2>(), "A weight, from its first-th element on.")
       .def("external", &Plan::add_external, py::arg("index"), py::arg("first"), py::arg("size"),
            "A tensor in the index-th array of a run.")
       .def_property_readonly("arena_bytes", &Plan::arena_bytes)
