@@ -24,9 +24,10 @@ struct Scratch {
   float* sums;   // rows of a chunk x columns of a panel, where the depth is cut
 };
 
-// Pointers of `rows` pixels from `at` on, for every tap that touches the image in at least one of them; returns how
-// many such taps there are. A tap that only meets padding adds nothing: at 7x7 that saves a tenth of the work.
-int64_t gather(const Conv2d& d, const float* x, Pixel at, int64_t rows, const Scratch& s) {
+// Pointers of `rows` pixels from `at` on, which moves behind them, for every tap that touches the image in at least one
+// of them; returns how many such taps there are. A tap that only meets padding adds nothing: at 7x7 that saves a tenth
+// of the work.
+int64_t gather(const Conv2d& d, const float* x, Pixel& at, int64_t rows, const Scratch& s) {
   int64_t live = 0;
   const int64_t reach_h = (d.R - 1) * d.dilation_h, reach_w = (d.S - 1) * d.dilation_w;
   const float* base[16];
@@ -64,7 +65,7 @@ int64_t gather(const Conv2d& d, const float* x, Pixel at, int64_t rows, const Sc
 }
 
 // One filter row is one run of memory; x holds its own padding.
-int64_t gather_runs(const Conv2d& d, const float* x, Pixel at, int64_t rows, const Scratch& s) {
+int64_t gather_runs(const Conv2d& d, const float* x, Pixel& at, int64_t rows, const Scratch& s) {
   const float* base = nullptr;
   for (int64_t i = 0; i < rows; i++) {
     if (i == 0 || at.q == 0) base = x + at.n * d.x_image + at.p * d.stride_h * d.x_row + at.q * d.stride_w * d.x_ld;
@@ -122,11 +123,12 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
     const int64_t bytes = other ? after.bytes : blocks.count < 2 ? 0 : ahead;
     const int64_t steps = blocks.count * (end - tap) * len;
     t.next_step = fetch_step(nv, bytes, steps);
+    Pixel pixel = d.algorithm == ConvAlgorithm::gemm ? Pixel{} : pixel_of(d, row_begin);
     for (int64_t i = 0; i < blocks.count; i++) {
       const int64_t at = row_begin + blocks.start(i), rows = row_begin + blocks.start(i + 1) - at;
       t.n_taps = d.algorithm == ConvAlgorithm::gemm ? gather_rows(d, x, at, rows, s)
-                 : runs                             ? gather_runs(d, x, pixel_of(d, at), rows, s)
-                                                    : gather(d, x, pixel_of(d, at), rows, s);
+                 : runs                             ? gather_runs(d, x, pixel, rows, s)
+                                                    : gather(d, x, pixel, rows, s);
       t.a = s.pointers;
       t.taps = s.taps;
       float* sums = s.sums + blocks.start(i) * t.w_ld;
