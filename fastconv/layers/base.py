@@ -11,8 +11,8 @@ import itertools
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -65,19 +65,50 @@ class Call:
         self.serial = next(_serials)
 
 
+class Feed(NamedTuple):
+    """A graph input that is drawn anew at each step."""
+
+    value: Value
+    draw: Callable[[np.random.Generator], npt.ArrayLike]
+
+
 class Scope:
     """Where layers append their nodes: a Graph for concrete sizes, one Value per Variable.
 
     `training` is False for inference, where Dropout does nothing and BatchNormalization uses its statistics.
+    `states`: the Variables that live in states of the graph instead of constants, since training changes them.
     """
 
-    def __init__(self, graph: Graph, training: bool = False) -> None:
+    def __init__(self, graph: Graph, training: bool = False, states: Collection[Variable] = ()) -> None:
         self.graph = graph
         self.training = training
+        self.stateful = frozenset(states)
         self.variables: dict[Variable, Value] = {}
+        self.states: dict[Value, Variable] = {}
+        self.feeds: list[Feed] = []
         self.name = ""
 
+    def state(self, variable: Variable) -> Value:
+        """The Value of a Variable that training changes: a state of the graph."""
+        value = self.variables.get(variable)
+        if value is None:
+            value = self.graph.add_state(self.graph.fresh(variable.path), variable.graph_shape)
+            self.variables[variable] = value
+            self.states[value] = variable
+        return value
+
+    def feed(self, shape: Sequence[int], draw: Callable[[np.random.Generator], npt.ArrayLike]) -> Value:
+        """A small graph input that the trainer fills at each step with `draw(rng)`, float32 numbers of this shape.
+
+        rng is np.random.default_rng((seed, step, number of the feed)): no state is carried from step to step.
+        """
+        value = self.graph.add_input(self.graph.fresh(f"{self.name}/feed"), shape)
+        self.feeds.append(Feed(value, draw))
+        return value
+
     def weight(self, variable: Variable) -> Value:
+        if variable in self.stateful:
+            return self.state(variable)
         value = self.variables.get(variable)
         if value is None:
             value = self.variables[variable] = Value(variable.path, variable.graph_shape, np.float32, variable.weight())
