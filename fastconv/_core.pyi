@@ -13,6 +13,7 @@ __all__: list[str] = [
     "MAX_RANK",
     "Activation",
     "Affine",
+    "AffineSample",
     "Binary",
     "BinaryFunc",
     "Conv2d",
@@ -20,6 +21,7 @@ __all__: list[str] = [
     "Copy",
     "DepthwiseConv2d",
     "Executor",
+    "FillMode",
     "Func",
     "Isa",
     "Linear",
@@ -126,6 +128,7 @@ class Isa:
 class Op:
     __members__: typing.ClassVar[dict[str, Op]]
     affine: typing.ClassVar[Op]
+    affine_sample: typing.ClassVar[Op]
     avg_pool2d: typing.ClassVar[Op]
     binary: typing.ClassVar[Op]
     conv2d: typing.ClassVar[Op]
@@ -242,6 +245,21 @@ class PadMode:
     constant: typing.ClassVar[PadMode]
     edge: typing.ClassVar[PadMode]
     reflect: typing.ClassVar[PadMode]
+
+    def __index__(self) -> int: ...
+    def __init__(self, value: int) -> None: ...
+    def __int__(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def value(self) -> int: ...
+
+class FillMode:
+    __members__: typing.ClassVar[dict[str, FillMode]]
+    constant: typing.ClassVar[FillMode]
+    nearest: typing.ClassVar[FillMode]
+    reflect: typing.ClassVar[FillMode]
+    wrap: typing.ClassVar[FillMode]
 
     def __index__(self) -> int: ...
     def __init__(self, value: int) -> None: ...
@@ -556,6 +574,24 @@ class Resample:
 
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
+class AffineSample:
+    """in: x, matrix"""
+
+    C: int
+    H: int
+    N: int
+    P: int
+    Q: int
+    W: int
+    bilinear: int
+    chunks: int
+    fill: FillMode
+    value: float
+    x_ld: int
+    y_ld: int
+
+    def __init__(self, **kwargs: typing.Any) -> None: ...
+
 class Where:
     """in: condition, a, b"""
 
@@ -674,6 +710,7 @@ class Plan:
     def __init__(self, isa: Isa, weights: WeightStore) -> None: ...
     def __len__(self) -> int: ...
     def affine(self, desc: Affine, inputs: collections.abc.Sequence[int], out: int) -> None: ...
+    def affine_sample(self, desc: AffineSample, inputs: collections.abc.Sequence[int], out: int) -> None: ...
     def arena(self, offset: int, size: int) -> int:
         """A tensor in the arena; returns its number."""
 
@@ -780,6 +817,8 @@ def extent(desc: Pad, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, i
 @typing.overload
 def extent(desc: Resample, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
 @typing.overload
+def extent(desc: AffineSample, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
+@typing.overload
 def extent(desc: Where, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
 @typing.overload
 def extent(desc: Normalize, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
@@ -840,6 +879,8 @@ def prepare(desc: Copy, isa: Isa, op: Op | None = None) -> None: ...
 def prepare(desc: Pad, isa: Isa, op: Op | None = None) -> None: ...
 @typing.overload
 def prepare(desc: Resample, isa: Isa, op: Op | None = None) -> None: ...
+@typing.overload
+def prepare(desc: AffineSample, isa: Isa, op: Op | None = None) -> None: ...
 @typing.overload
 def prepare(desc: Where, isa: Isa, op: Op | None = None) -> None: ...
 @typing.overload
