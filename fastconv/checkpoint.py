@@ -24,7 +24,12 @@ from fastconv.errors import FastconvError, ModelError
 from fastconv.graph import Array
 
 FORMAT = "fastconv checkpoint 1"
-_TYPES = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8"), "I64": np.dtype("<i8"), "U8": np.dtype("u1")}
+_TYPES: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"),
+    "F64": np.dtype("<f8"),
+    "I64": np.dtype("<i8"),
+    "U8": np.dtype("u1"),
+}
 _NAMES = {t: name for name, t in _TYPES.items()}
 _MAX_HEADER = 64 << 20  # bytes
 _PIECE = 4 << 20  # bytes hashed and written at once
@@ -100,7 +105,7 @@ def _header(arrays: Mapping[str, Array], state: Mapping[str, Any], total: str) -
 
 def _pieces(arrays: Mapping[str, Array]) -> Iterator[memoryview]:
     for a in arrays.values():
-        flat = memoryview(a.reshape(-1).view(np.uint8))
+        flat = a.reshape(-1).view(np.uint8).data
         for i in range(0, len(flat), _PIECE):
             yield flat[i : i + _PIECE]
 

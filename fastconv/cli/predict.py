@@ -14,6 +14,7 @@ from fastconv.cli import inputs, output
 from fastconv.data import imagenet_labels, load_labels
 from fastconv.errors import FastconvError, ModelError, ShapeError
 from fastconv.preprocessing import Preset, preset
+from fastconv.preprocessing.dataset import find_images as images_below
 
 if TYPE_CHECKING:
     from fastconv.model import Model
@@ -52,23 +53,12 @@ class _Target:
 
 def find_images(paths: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
     """Files as given and, below folders, every file whose extension Pillow reads; and (path, problem) of the rest."""
-    from PIL import Image
-
-    Image.init()
-    known = {ext for ext, kind in Image.registered_extensions().items() if kind in Image.OPEN and kind != "EPS"}
     found: list[str] = []
     problems: list[tuple[str, str]] = []
     for path in paths:
-        if not os.path.isdir(path):
-            found.append(path)
-            continue
-        before = len(found)
-        for folder, subfolders, files in os.walk(path):
-            subfolders[:] = sorted(s for s in subfolders if not s.startswith("."))
-            for name in sorted(files):
-                if os.path.splitext(name)[1].lower() in known and not name.startswith("."):
-                    found.append(os.path.join(folder, name))
-        if len(found) == before:
+        inside = images_below(path) if os.path.isdir(path) else [path]
+        found += inside
+        if not inside:
             problems.append((path, "no images in this folder"))
     return found, problems
 
