@@ -135,7 +135,7 @@ def test_broken_files_are_reported_and_skipped(folder: Path) -> None:
 def test_map(folder: Path) -> None:
     data = read(folder, shuffle=False)
     made = data.map(lambda x, y: (x / 255, y)).map(lambda x, y: (x + 1, y * 2))
-    x, y = next(iter(made))
+    x, _ = next(iter(made))
     np.testing.assert_allclose(x[0, 0, 0], np.array([1, 254, 7]) / 255 + 1, rtol=1e-6)
     assert len(made) == 6 and made.class_names == data.class_names
     assert next(iter(data.map(lambda x, y: x))).shape == (4, 8, 10, 3)
