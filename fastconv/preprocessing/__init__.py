@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from fastconv.preprocessing.augment import Augmentation
 from fastconv.preprocessing.dataset import Dataset, image_dataset_from_directory
+from fastconv.preprocessing.features import Features, cache_features
 from fastconv.preprocessing.image import img_to_array, load_img
 from fastconv.preprocessing.presets import PRESETS, Preset, preset
 
@@ -12,7 +13,9 @@ __all__ = [
     "PRESETS",
     "Augmentation",
     "Dataset",
+    "Features",
     "Preset",
+    "cache_features",
     "image_dataset_from_directory",
     "img_to_array",
     "load_img",
