@@ -202,7 +202,7 @@ def _log_probabilities(y: Array, from_logits: bool) -> Array:
         z = x - x.max(axis=-1, keepdims=True)
         log: Array = z - np.log(np.exp(z).sum(axis=-1, keepdims=True))
         return log
-    return np.log(np.maximum(x / np.maximum(x.sum(axis=-1, keepdims=True), TINY), TINY))
+    return np.asarray(np.log(np.maximum(x / np.maximum(x.sum(axis=-1, keepdims=True), TINY), TINY)))
 
 
 # -- graphs ---------------------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -48,16 +47,6 @@ class Metric:
         return self.result()
 
 
-class Mean(Metric):
-    """The mean of numbers: `update_state(values, sample_weight=None)`."""
-
-    def update_state(self, values: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None, _: Any = None) -> None:
-        v = np.asarray(values, np.float64)
-        w = np.broadcast_to(1.0 if sample_weight is None else np.asarray(sample_weight, np.float64), v.shape)
-        self.total += float((v * w).sum())
-        self.count += float(w.sum())
-
-
 class MeanMetricWrapper(Metric):
     """The mean of a function (y_true, y_pred) -> one number for each sample."""
 
@@ -78,7 +67,7 @@ class BinaryAccuracy(Metric):
 
     def values(self, y_true: Array, y_pred: Array) -> Array:
         t = y_true.reshape(y_pred.shape) if y_true.size == y_pred.size else y_true
-        return ((y_pred > self.threshold) == (t > 0.5)).mean(axis=-1)
+        return np.asarray(((y_pred > self.threshold) == (t > 0.5)).mean(axis=-1))
 
 
 class CategoricalAccuracy(Metric):
@@ -192,6 +181,6 @@ def _snake(name: str) -> str:
 
 
 __all__ = [
-    "Accuracy", "BinaryAccuracy", "CategoricalAccuracy", "Mean", "MeanMetricWrapper", "MeanSquaredError", "Metric",
+    "Accuracy", "BinaryAccuracy", "CategoricalAccuracy", "MeanMetricWrapper", "MeanSquaredError", "Metric",
     "SparseCategoricalAccuracy", "SparseTopKCategoricalAccuracy", "TopKCategoricalAccuracy", "confusion_matrix", "get",
 ]  # fmt: skip

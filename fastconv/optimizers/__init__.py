@@ -13,10 +13,10 @@ def get(identifier: str | Optimizer) -> Optimizer:
     """The optimiser itself, or a new one with its defaults by name. Raises ValueError."""
     if isinstance(identifier, Optimizer):
         return identifier
-    made = _NAMES.get(identifier.lower()) if isinstance(identifier, str) else None
-    if made is None:
+    if not isinstance(identifier, str) or identifier.lower() not in _NAMES:
         raise ValueError(f"optimizer={identifier!r}: expected an optimiser or one of {', '.join(_NAMES)}")
-    return made()
+    made: Optimizer = _NAMES[identifier.lower()]()
+    return made
 
 
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "get", "schedules"]

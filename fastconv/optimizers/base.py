@@ -41,7 +41,7 @@ class Optimizer:
         self.weight_decay = weight_decay
         self.clipnorm, self.clipvalue, self.global_clipnorm = clipnorm, clipvalue, global_clipnorm
         self.iterations = 0
-        self.learning_rate = learning_rate  # type: ignore[assignment]
+        self.learning_rate = learning_rate
         self._undecayed: set[Variable] = set()
         self._undecayed_names: tuple[str, ...] = ()
         self._slots: dict[Variable, Variable] = {}

@@ -92,7 +92,7 @@ class PolynomialDecay(LearningRateSchedule):
         if self.cycle:
             length *= max(1, math.ceil(step / self.decay_steps))
         left = 1 - min(step, length) / length
-        return (self.initial_learning_rate - self.end_learning_rate) * left**self.power + self.end_learning_rate
+        return (self.initial_learning_rate - self.end_learning_rate) * float(left**self.power) + self.end_learning_rate
 
 
 class InverseTimeDecay(LearningRateSchedule):
