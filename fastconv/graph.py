@@ -60,12 +60,12 @@ forward node's output; attributes are the forward node's unless said:
     BatchNormBackward   g, x, scale, mean, var   -> dx, dscale[C], dshift[C]
     LayerNormalizationBackward GroupNormalizationBackward   g, x, scale?   -> dx, dscale, dshift
     LRNBackward         g, x, y                  -> dx
-    Dropout             x, seed[1]               -> y; rate; element i of the dense logical order (N C H W) is kept by a
-                                                    hash of (seed, i); its gradient is Dropout(g, seed)
+    Dropout             x, seed[1]               -> y; rate; element i, counted channels-last, is kept by a hash of
+                                                    (seed, i); its gradient is Dropout(g, seed)
     SquaredNorm         g...                     -> [1]: the sum of all squares
 
 Updates have no outputs and are never dead. They stand behind all that reads the states which they write: w, slots (one
-state, the optimiser's tensors for w one after the other: [count, *w.shape]) or state. `hyper` is a graph input; `factor`
+state, the optimiser's tensors for w one after the other: [count, *w.shape]) or state. `hyper` is an input; `factor`
 multiplies g first; with the attribute `decays` w -= decay * w comes first.
 
     Sgd            w, g, slots[1]?, hyper=(rate, momentum, nesterov 0 or 1, decay), factor[1]?

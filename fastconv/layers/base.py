@@ -11,14 +11,15 @@ import itertools
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from fastconv.errors import ShapeError
-from fastconv.graph import Array, Graph, Value
+from fastconv.graph import Array, Graph, Node, Value
 from fastconv.layers.initializers import Initializer
 from fastconv.layers.variable import Variable
 
@@ -54,11 +55,15 @@ class Tensor:
 
 
 class Call:
-    """One use of a layer: its inputs and what came out. Serial numbers grow in the order of the calls."""
+    """One use of a layer: its inputs and what came out. Serial numbers grow in the order of the calls.
 
-    __slots__ = ("inputs", "layer", "outputs", "serial")
+    training: False for a use in which the layer behaves as in inference, whatever the model does.
+    """
 
-    def __init__(self, layer: Layer, inputs: Sequence[Tensor]) -> None:
+    __slots__ = ("inputs", "layer", "outputs", "serial", "training")
+
+    def __init__(self, layer: Layer, inputs: Sequence[Tensor], training: bool | None = None) -> None:
+        self.training = training
         self.layer = layer
         self.inputs = tuple(inputs)
         self.outputs: tuple[Tensor, ...] = ()
@@ -70,6 +75,7 @@ class Feed(NamedTuple):
 
     value: Value
     draw: Callable[[np.random.Generator], npt.ArrayLike]
+    seed: int | None
 
 
 class Scope:
@@ -86,6 +92,7 @@ class Scope:
         self.variables: dict[Variable, Value] = {}
         self.states: dict[Value, Variable] = {}
         self.feeds: list[Feed] = []
+        self.updates: list[Node] = []
         self.name = ""
 
     def state(self, variable: Variable) -> Value:
@@ -97,14 +104,29 @@ class Scope:
             self.states[value] = variable
         return value
 
-    def feed(self, shape: Sequence[int], draw: Callable[[np.random.Generator], npt.ArrayLike]) -> Value:
+    def feed(
+        self, shape: Sequence[int], draw: Callable[[np.random.Generator], npt.ArrayLike], seed: int | None = None
+    ) -> Value:
         """A small graph input that the trainer fills at each step with `draw(rng)`, float32 numbers of this shape.
 
         rng is np.random.default_rng((seed, step, number of the feed)): no state is carried from step to step.
+        seed: the layer's own; None for the one that `fit` was given.
         """
         value = self.graph.add_input(self.graph.fresh(f"{self.name}/feed"), shape)
-        self.feeds.append(Feed(value, draw))
+        self.feeds.append(Feed(value, draw, seed))
         return value
+
+    @contextmanager
+    def mode(self, training: bool | None) -> Iterator[None]:
+        """Inside, layers behave as in inference where `training` is False."""
+        before = self.training
+        self.training = before and training is not False
+        yield
+        self.training = before
+
+    def update(self, op: str, inputs: Sequence[Value], **attrs: Any) -> None:
+        """An update of states (see graph.py): it runs at the end of the step."""
+        self.updates.append(Node(op, list(inputs), [], attrs, self.name))
 
     def weight(self, variable: Variable) -> Value:
         if variable in self.stateful:
@@ -259,12 +281,16 @@ class Layer:
 
     # -- calling --------------------------------------------------------------------------------------------------
     def __call__(self, inputs: Tensor | Sequence[Tensor], *, training: bool | None = None) -> Any:
-        """The symbolic output for symbolic inputs. `training` is accepted: fit and predict decide it."""
+        """The symbolic output for symbolic inputs.
+
+        training=False: this use of the layer behaves as in inference while a model is trained, too (batch
+        normalisation keeps its statistics); otherwise fit and predict decide.
+        """
         tensors: list[Any] = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
         for t in tensors:
             if not isinstance(t, Tensor):
                 raise ValueError(f"layer {self.name!r}: expected symbolic tensors (see Input), got {type(t).__name__}")
-        call = Call(self, tensors)
+        call = Call(self, tensors, training)
         self.ensure_built(*(t.shape for t in tensors))
         call.outputs = self.make_outputs(call)
         self.calls.append(call)
