@@ -1,7 +1,7 @@
 """Layers that change images at random while a model is trained, and do nothing otherwise; Keras' names and geometry.
 
 Each image of a batch gets numbers of its own, drawn by the trainer from its seed and the number of the step, so that a
-run that was interrupted goes on with the same ones. `seed` is accepted; fit's seed decides.
+run that was interrupted goes on with the same ones. `seed`: None for the one that `fit` is given.
 """
 
 from __future__ import annotations
@@ -77,16 +77,16 @@ class _Geometric(_Random):
         n, _, h, w = x.shape
         return sample(
             scope, x, lambda rng: self.matrices(rng, n, h, w), (h, w), self.fill_mode, self.interpolation,
-            self.fill_value,
+            self.fill_value, self.seed,
         )  # fmt: skip
 
 
 def sample(
     scope: Scope, x: Value, draw: Callable[[np.random.Generator], Array], size: tuple[int, int], fill_mode: str,
-    interpolation: str, fill_value: float = 0.0,
+    interpolation: str, fill_value: float = 0.0, seed: int | None = None,
 ) -> Value:  # fmt: skip
     """Pixel (row p, column q) of the output is that of x at column a q + b p + t and row d q + e p + u."""
-    matrix = scope.feed((x.shape[0], 6), draw)
+    matrix = scope.feed((x.shape[0], 6), draw, seed)
     attrs = dict(fill_mode=fill_mode, interpolation=interpolation, fill_value=fill_value)
     return scope.add("AffineSample", [x, matrix], (*x.shape[:2], *size), **attrs)
 
@@ -112,7 +112,7 @@ class RandomFlip(_Random):
 
     def change(self, scope: Scope, x: Value) -> Value:
         n, _, h, w = x.shape
-        return sample(scope, x, lambda rng: self.matrices(rng, n, h, w), (h, w), "nearest", "nearest")
+        return sample(scope, x, lambda rng: self.matrices(rng, n, h, w), (h, w), "nearest", "nearest", seed=self.seed)
 
 
 class RandomRotation(_Geometric):
@@ -197,7 +197,7 @@ class RandomCrop(_Random):
     def change(self, scope: Scope, x: Value) -> Value:
         n, _, h, w = x.shape
         size = (self.height, self.width)
-        return sample(scope, x, lambda rng: self.matrices(rng, n, h, w), size, "nearest", "nearest")
+        return sample(scope, x, lambda rng: self.matrices(rng, n, h, w), size, "nearest", "nearest", seed=self.seed)
 
 
 class _Colour(_Random):
@@ -228,7 +228,7 @@ class RandomContrast(_Colour):
 
     def change(self, scope: Scope, x: Value) -> Value:
         n, c, _, _ = x.shape
-        factor = scope.feed((n, 1, 1, 1), lambda rng: self.draw(rng, n))
+        factor = scope.feed((n, 1, 1, 1), lambda rng: self.draw(rng, n), self.seed)
         mean = scope.add("ReduceMean", [x], (n, c, 1, 1), axes=(2, 3), keepdims=1)
         apart = scope.add("Mul", [scope.add("Sub", [x, mean], x.shape), factor], x.shape)
         return self.clipped(scope, scope.add("Add", [apart, mean], x.shape))
@@ -247,5 +247,5 @@ class RandomBrightness(_Colour):
 
     def change(self, scope: Scope, x: Value) -> Value:
         n = x.shape[0]
-        delta = scope.feed((n, 1, 1, 1), lambda rng: self.draw(rng, n))
+        delta = scope.feed((n, 1, 1, 1), lambda rng: self.draw(rng, n), self.seed)
         return self.clipped(scope, scope.add("Add", [x, delta], x.shape))

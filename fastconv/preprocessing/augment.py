@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +13,7 @@ from fastconv.graph import Graph
 
 if TYPE_CHECKING:
     from fastconv.compiler import Compiled
+    from fastconv.layers.base import Feed
     from fastconv.models import Model
 
 FloatArray = npt.NDArray[np.float32]
@@ -31,21 +31,21 @@ class Augmentation:
             raise ValueError(f"model {model.name!r}: expected one input and one output")
         self.model, self.seed = model, int(seed)
         self._executor = _core.Executor(threads or _core.usable_cpus())
-        self._plans: dict[tuple[int, ...], tuple[Compiled, list[Callable[[np.random.Generator], Any]]]] = {}
+        self._plans: dict[tuple[int, ...], tuple[Compiled, list[Feed]]] = {}
 
     def __call__(self, x: npt.ArrayLike, number: int = 0) -> FloatArray:
         """Images [N, H, W, C] changed by what `seed` and `number` draw."""
         images = np.ascontiguousarray(x, np.float32)
-        compiled, draws = self._plan(images.shape)
-        feeds = []
-        for i, draw in enumerate(draws):
-            rng = np.random.default_rng((self.seed, int(number), i))
-            feeds.append(np.ascontiguousarray(draw(rng), np.float32))
+        compiled, feeds = self._plan(images.shape)
+        drawn = []
+        for i, feed in enumerate(feeds):
+            rng = np.random.default_rng((self.seed if feed.seed is None else feed.seed, int(number), i))
+            drawn.append(np.ascontiguousarray(feed.draw(rng), np.float32))
         out = np.empty(compiled.outputs[0][1], np.float32)
-        self._executor.run(compiled.plan, [images, *feeds, out])
+        self._executor.run(compiled.plan, [images, *drawn, out])
         return out
 
-    def _plan(self, shape: tuple[int, ...]) -> tuple[Compiled, list[Callable[[np.random.Generator], Any]]]:
+    def _plan(self, shape: tuple[int, ...]) -> tuple[Compiled, list[Feed]]:
         from fastconv.compiler import WeightCache, compile_graph
         from fastconv.isa import resolve_isa
         from fastconv.layers.base import Scope
@@ -62,5 +62,5 @@ class Augmentation:
         compiled = compile_graph(graph, resolve_isa(None), WeightCache())
         while len(self._plans) >= _MAX_PLANS:
             self._plans.pop(next(iter(self._plans)))
-        self._plans[shape] = compiled, [f.draw for f in scope.feeds]
+        self._plans[shape] = compiled, scope.feeds
         return self._plans[shape]
