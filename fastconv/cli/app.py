@@ -52,12 +52,12 @@ def predict(
     top: Annotated[int, typer.Option(min=1, help="Classes to print for each image.")] = 5,
     json: Json = False,
     preset: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="What the network expects: torchvision, torch-bicubic, inception, tf, caffe, keras, keras-caffe, "
-            "raw (0 to 255) or unit (0 to 1)."
+            "raw (0 to 255) or unit (0 to 1). Else what the file says, or torchvision."
         ),
-    ] = "torchvision",
+    ] = None,
     resize: Annotated[int | None, typer.Option(min=1, help="Length of the shorter side.")] = None,
     crop: Annotated[int | None, typer.Option(min=1, help="Square cut out of the centre.")] = None,
     mean: Annotated[str | None, typer.Option(metavar="A,B,C", help="Subtracted from each channel.")] = None,
@@ -66,7 +66,7 @@ def predict(
         str | None, typer.Option(help="nearest, bilinear, bicubic, lanczos, box or hamming.")
     ] = None,
     labels: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Class names, one a line; ImageNet's for 1000 classes.")
+        str | None, typer.Option(metavar="FILE", help="Class names, one a line; else the file's own, or ImageNet's.")
     ] = None,
     threads: Threads = None,
     batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 1,
