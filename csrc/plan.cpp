@@ -79,6 +79,8 @@ int Plan::add_arena(int64_t offset, int64_t size) {
 
 int Plan::add_weight(const float* address, int64_t size) { return add({Space::weight, 0, 0, address, size}); }
 
+int Plan::add_state(float* address, int64_t size) { return add({Space::state, 0, 0, address, size}); }
+
 int Plan::add_external(int index, int64_t first, int64_t size) {
   int64_t end;
   if (index < 0 || index > 4096 || first < 0 || size < 0 || __builtin_add_overflow(first, size, &end)) {
@@ -147,7 +149,7 @@ void Plan::run(char* arena, float* scratch, float* const* externals, ThreadPool&
     if (number < 0) return nullptr;
     const Tensor& t = tensors_[number];
     if (t.space == Space::arena) return (float*)(arena + t.offset);
-    if (t.space == Space::weight) return const_cast<float*>(t.address);
+    if (t.space == Space::weight || t.space == Space::state) return const_cast<float*>(t.address);
     return externals[t.offset] + t.external_at;
   };
   int64_t start = nanoseconds ? now() : 0;

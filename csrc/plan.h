@@ -1,7 +1,8 @@
 // A Plan: a flat list of operations on fixed buffers, specialised to one input shape. run() allocates nothing.
 //
-// Tensors live in one of three spaces: the arena (activations, by byte offset), weights (by address in a WeightStore
-// that the plan keeps alive), and externals (inputs and outputs, bound at each run). An Executor owns what a run needs
+// Tensors live in one of four spaces: the arena (activations, by byte offset), weights (by address in a WeightStore
+// that the plan keeps alive), states (the same, but operations may write them: what training changes), and externals
+// (inputs and outputs, bound at each run). An Executor owns what a run needs
 // besides: arenas and threads, one set for each run that goes on at the same time.
 #pragma once
 #include <stdint.h>
@@ -17,13 +18,13 @@
 
 namespace fastconv {
 
-enum class Space : int32_t { none, arena, weight, external };
+enum class Space : int32_t { none, arena, weight, state, external };
 
 struct Tensor {
   Space space;
   int64_t offset;        // arena: bytes. external: index
   int64_t external_at;   // external: first element
-  const float* address;  // weight
+  const float* address;  // weight, state
   int64_t size;          // elements that may be touched
 };
 
@@ -47,6 +48,7 @@ class Plan {
 
   int add_arena(int64_t offset, int64_t size);
   int add_weight(const float* address, int64_t size);
+  int add_state(float* address, int64_t size);
   int add_external(int index, int64_t first, int64_t size);
 
 #define KERNEL(name, Descriptor) \

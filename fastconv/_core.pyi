@@ -626,6 +626,9 @@ class Suppress:
 class PackedWeight:
     """Constant floats in the order in which a kernel reads them."""
 
+    def numpy(self) -> numpy.typing.NDArray[numpy.float32]:
+        """The floats themselves, not a copy: a writable vector that keeps them alive."""
+
     @property
     def size(self) -> int: ...
 
@@ -692,6 +695,9 @@ class Plan:
     def reduce(self, desc: Reduce, inputs: collections.abc.Sequence[int], out: int) -> None: ...
     def resample(self, desc: Resample, inputs: collections.abc.Sequence[int], out: int) -> None: ...
     def softmax(self, desc: Softmax, inputs: collections.abc.Sequence[int], out: int) -> None: ...
+    def state(self, state: PackedWeight, first: int, size: int) -> int:
+        """A tensor that operations may write, in memory that outlives runs."""
+
     def suppress(self, desc: Suppress, inputs: collections.abc.Sequence[int], out: int) -> None: ...
     def take(self, desc: Take, inputs: collections.abc.Sequence[int], out: int) -> None: ...
     def topk(self, desc: TopK, inputs: collections.abc.Sequence[int], out: int) -> None: ...
@@ -863,3 +869,4 @@ def winograd_workspace(N: int, P: int, Q: int, C: int, K: int, m: int, r: int) -
     """Floats of workspace between the two operations of a Winograd convolution; 0 where one does it all."""
 
 MAX_RANK: int = 8
+__version__: str

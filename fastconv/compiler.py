@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -83,17 +83,25 @@ class WeightCache:
         self.packed: dict[object, _core.PackedWeight] = {}
 
 
-def compile_graph(graph: Graph, isa: _core.Isa, cache: WeightCache, *, strict: bool = False) -> Compiled:
+States = Mapping[str, "_core.PackedWeight"]
+
+
+def compile_graph(
+    graph: Graph, isa: _core.Isa, cache: WeightCache, *, strict: bool = False, states: States | None = None
+) -> Compiled:
     """Optimise a logical graph (ONNX axis order, concrete shapes) and compile it.
 
+    states: the memory of each of the graph's states by name; plans that are given the same memory share it.
     strict: no algorithm whose rounding error is larger than that of direct summation.
     Raises UnsupportedOpError for an operation that has no kernel.
     """
-    return Compiler(optimize(graph), isa, cache, strict).compile()
+    return Compiler(optimize(graph), isa, cache, strict, states).compile()
 
 
 class Compiler:
-    def __init__(self, graph: Graph, isa: _core.Isa, cache: WeightCache, strict: bool) -> None:
+    def __init__(
+        self, graph: Graph, isa: _core.Isa, cache: WeightCache, strict: bool, states: States | None = None
+    ) -> None:
         self.graph = _prepare(graph, isa, strict)
         self.isa = isa
         self.strict = strict
@@ -103,6 +111,7 @@ class Compiler:
         self.ops: list[OpInfo] = []
         externals = [*self.graph.inputs, *self.graph.outputs]
         self.external = {v: i for i, v in enumerate(externals)}
+        self.states = {v: (states or {})[v.name] for v in graph.states}
         self._tensors: dict[object, int] = {}
 
     def compile(self) -> Compiled:
@@ -135,10 +144,14 @@ class Compiler:
 
     # -- where things are ---------------------------------------------------------------------------------------
     def view(self, value: Value) -> View:
-        """The place of a value: weight, model input, or what the memory plan says."""
+        """The place of a value: weight, state, model input, or what the memory plan says."""
         if value.is_const:
             return View("weight", self._put(value), 0, value.shape, row_strides(value.shape))
         place = self.memory.places.get(value)
+        state = self.states.get(value if place is None or place.base is None else place.base)
+        if state is not None:
+            offset, ld = (0, None) if place is None else (place.offset // 4, place.ld)
+            return View("state", state, offset, value.shape, row_strides(value.shape, ld))
         if place is None:
             return View("external", self.external[value], 0, value.shape, row_strides(value.shape))
         strides = row_strides(value.shape, place.ld)
@@ -149,13 +162,15 @@ class Compiler:
     def tensor(self, view: View) -> int:
         """The number of a view in the plan."""
         size = reach(view.shape, view.strides)
-        key = (view.kind, id(view.base) if view.kind == "weight" else view.base, view.first, size)
+        key = (view.kind, id(view.base) if view.kind in ("weight", "state") else view.base, view.first, size)
         number = self._tensors.get(key)
         if number is None:
             if view.kind == "arena":
                 number = self.plan.arena(4 * view.first, size)
             elif view.kind == "weight":
                 number = self.plan.weight(view.base)
+            elif view.kind == "state":
+                number = self.plan.state(view.base, view.first, size)
             else:
                 number = self.plan.external(view.base, view.first, size)
             self._tensors[key] = number
@@ -247,10 +262,12 @@ class Compiler:
         if bytes_ is None:
             values = [v for v in [*node.inputs, *node.outputs] if v is not None]
             bytes_ = 4 * sum(v.size for v in values)
-        view = self.view(node.output)
-        external = view.kind == "external"
-        where = f"output {view.base - len(self.graph.inputs)}" if external else f"arena+{4 * view.first:#x}"
-        self.ops.append(OpInfo(node.name, node.op, algorithm, self.isa.name, node.output.shape, flops, bytes_, where))
+        result = node.output if node.outputs else node.input(0)
+        view = self.view(result)
+        where = f"state+{4 * view.first:#x}" if view.kind == "state" else f"arena+{4 * view.first:#x}"
+        if view.kind == "external":
+            where = f"output {view.base - len(self.graph.inputs)}"
+        self.ops.append(OpInfo(node.name, node.op, algorithm, self.isa.name, result.shape, flops, bytes_, where))
 
 
 def conv_spec(node: Node, isa: _core.Isa, strict: bool) -> ConvSpec:

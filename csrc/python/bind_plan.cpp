@@ -236,7 +236,14 @@ void init_plan(py::module_& m) {
       "Floats of workspace between the two operations of a Winograd convolution; 0 where one does it all.");
 
   py::class_<PackedWeight>(m, "PackedWeight", "Constant floats in the order in which a kernel reads them.")
-      .def_readonly("size", &PackedWeight::size);
+      .def_readonly("size", &PackedWeight::size)
+      .def(
+          "numpy",
+          [](const py::object& self) {
+            const auto& w = self.cast<const PackedWeight&>();
+            return py::array_t<float>(w.size, w.address, self);
+          },
+          "The floats themselves, not a copy: a writable vector that keeps them alive.");
   py::class_<WeightStore, std::shared_ptr<WeightStore>>(m, "WeightStore", "Memory of packed weights.")
       .def(py::init([] { return std::make_shared<WeightStore>(); }))
       .def_property_readonly("bytes", &WeightStore::bytes)
@@ -258,6 +265,16 @@ void init_plan(py::module_& m) {
       .def(
           "weight", [](Plan& p, const PackedWeight& w) { return p.add_weight(w.address, w.size); }, py::arg("weight"),
           py::keep_alive<1, 2>())
+      .def(
+          "state",
+          [](Plan& p, const PackedWeight& w, int64_t first, int64_t size) {
+            if (first < 0 || size < 0 || first > w.size || size > w.size - first) {
+              throw std::invalid_argument("state tensor: beyond its memory");
+            }
+            return p.add_state(const_cast<float*>(w.address) + first, size);
+          },
+          py::arg("state"), py::arg("first"), py::arg("size"), py::keep_alive<1, 2>(),
+          "A tensor that operations may write, in memory that outlives runs.")
       .def("external", &Plan::add_external, py::arg("index"), py::arg("first"), py::arg("size"),
            "A tensor in the index-th array of a run.")
       .def_property_readonly("arena_bytes", &Plan::arena_bytes)

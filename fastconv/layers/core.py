@@ -132,7 +132,8 @@ class Permute(Layer):
 
 
 class Dropout(Layer):
-    """Training sets a share `rate` of the numbers to zero; inference changes nothing (Srivastava et al. 2014)."""
+    """Training sets a share `rate` of the numbers to zero and multiplies the others by 1 / (1 - rate); inference
+    changes nothing (Srivastava et al. 2014). seed: None for the one that `fit` is given."""
 
     def __init__(self, rate: float, seed: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -141,7 +142,11 @@ class Dropout(Layer):
         self.rate, self.seed = float(rate), seed
 
     def emit(self, scope: Scope, *inputs: Value) -> Value:
-        return inputs[0]
+        x = inputs[0]
+        if not scope.training or self.rate == 0:
+            return x
+        seed = scope.feed((1,), lambda rng: [float(rng.integers(1 << 24))], self.seed)
+        return scope.add("Dropout", [x, seed], x.shape, rate=self.rate)
 
 
 class Activation(Layer):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ class BatchNormalization(Layer):
     """(x - mean) / sqrt(variance + epsilon) * gamma + beta, per channel (Ioffe and Szegedy 2015).
 
     Weights: gamma and beta (learnt, each may be left out), moving_mean and moving_variance (statistics), all [C].
+    Training normalises with the batch's mean and variance and moves the statistics towards them; a layer that is not
+    trainable, and one called with training=False, uses the statistics as inference does.
     """
 
     def __init__(
@@ -69,8 +72,32 @@ class BatchNormalization(Layer):
         for name, default in (("gamma", 1.0), ("beta", 0.0), ("moving_mean", 0.0), ("moving_variance", 1.0)):
             v = self.variable(name)
             parameters.append(scope.constant(np.full(c, default)) if v is None else scope.weight(v))
-        y = scope.add("BatchNormalization", [image, *parameters], image.shape, epsilon=self.epsilon)
-        return scope.reshape(y, x.shape)
+        train = scope.training and self.trainable
+        return scope.reshape(batch_norm(scope, image, parameters, self.epsilon, self.momentum, train), x.shape)
+
+
+def batch_norm(
+    scope: Scope, x: Value, parameters: Sequence[Value], epsilon: float, momentum: float, train: bool
+) -> Value:
+    """x[N, C, H, W] normalised with scale, shift, mean and variance [C].
+
+    train: the batch's own mean and variance count, and the given ones, states, move towards them:
+    moving = momentum * moving + (1 - momentum) * batch, with the variance that divides by the count, as in Keras.
+    """
+    scale, shift, mean, variance = parameters
+    if train:
+        shapes = [x.shape, mean.shape, variance.shape]
+        y, *batch = scope.graph.add_many("BatchNormTrain", [x, scale, shift], shapes, name=scope.name, epsilon=epsilon)
+        for moving, value in zip((mean, variance), batch, strict=True):
+            scope.update("MovingAverage", [moving, value], momentum=momentum)
+        return y
+    if all(v.is_const for v in parameters):
+        return scope.add("BatchNormalization", [x, *parameters], x.shape, epsilon=epsilon)
+    c = mean.shape
+    deviation = scope.add("Sqrt", [scope.add("Add", [variance, scope.constant([epsilon])], c)], c)
+    factor = scope.add("Div", [scale, deviation], c)
+    offset = scope.add("Sub", [shift, scope.add("Mul", [mean, factor], c)], c)
+    return scope.add("Affine", [x, factor, offset], x.shape, axis=1)
 
 
 class LocalResponseNormalization(Layer):

@@ -64,7 +64,7 @@ class Model(Layer):
         steps = []
         for call in self._calls:
             if not isinstance(call.layer, InputLayer):
-                steps.append((call.layer, [number[t] for t in call.inputs]))
+                steps.append((call.layer, [number[t] for t in call.inputs], call.training))
                 number.update(zip(call.outputs, range(len(number), len(number) + len(call.outputs)), strict=True))
         ends = [number[t] for t in self.outputs]
         return _rebuild, (self.name, self._trainable, starts, steps, ends, self.threads, self.preprocess_input)
@@ -152,7 +152,8 @@ class Model(Layer):
             if isinstance(call.layer, InputLayer):
                 continue
             scope.name = call.layer.name
-            made = call.layer.emit(scope, *(values[t] for t in call.inputs))
+            with scope.mode(call.training):
+                made = call.layer.emit(scope, *(values[t] for t in call.inputs))
             outs = made if isinstance(made, list) else [made]
             if len(outs) == 1 and not isinstance(call.layer, Model) and outs[0].name.startswith(f"{scope.name}//"):
                 outs[0].name = scope.name if call is call.layer.calls[0] else outs[0].name
@@ -268,13 +269,13 @@ class Model(Layer):
 
 
 def _rebuild(
-    name: str, trainable: bool, starts: Sequence[Any], steps: Sequence[tuple[Layer, list[int]]], ends: Sequence[int],
+    name: str, trainable: bool, starts: Sequence[Any], steps: Sequence[Any], ends: Sequence[int],
     threads: int | None, preprocess_input: Preprocess | None,
 ) -> Model:  # fmt: skip
     """A model from its pickled parts: the layers are called anew, in the same order."""
     found = [s.output if isinstance(s, InputLayer) else Tensor(*s) for s in starts]
-    for layer, inputs in steps:
-        made = layer([found[i] for i in inputs])
+    for layer, inputs, training in steps:
+        made = layer([found[i] for i in inputs], training=training)
         found.extend(made if isinstance(made, list) else [made])
     model = Model(found[: len(starts)], [found[i] for i in ends], name, trainable=trainable)
     model.threads, model.preprocess_input = threads, preprocess_input

@@ -36,9 +36,9 @@ class _Layout:
     def __init__(self, graph: Graph) -> None:
         self.source = graph
         self.out = Graph(graph.name)
-        self.out.inputs = list(graph.inputs)
+        self.out.inputs, self.out.states = list(graph.inputs), list(graph.states)
         self.out._serial = graph._serial
-        self.forms: dict[Value, dict[Perm, Value]] = {v: {identity(v.rank): v} for v in graph.inputs}
+        self.forms: dict[Value, dict[Perm, Value]] = {v: {identity(v.rank): v} for v in [*graph.inputs, *graph.states]}
         self.waiting: dict[Value, Value] = {}  # result of a Reshape that cannot be a plain one -> its input
         self.extended: dict[tuple[Value, int], Value] = {}
 
@@ -48,7 +48,8 @@ class _Layout:
         made: set[Value] = set()
         for v in self.source.outputs:
             physical = self.get(v, identity(v.rank))
-            if physical.is_const or physical in self.out.inputs or physical in made:
+            given = physical in self.out.inputs or physical in self.out.states
+            if physical.is_const or given or physical in made:
                 physical = self._emit("Copy", [physical], physical.shape, v.name, dtype=v.dtype)
             elif physical.name != v.name:
                 physical.name = self._free_name(v.name)
