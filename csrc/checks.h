@@ -9,6 +9,7 @@ namespace fastconv {
 struct Extent {
   int64_t in[4];
   int64_t out;
+  int64_t more[2];
   int optional_from = 4;  // inputs from this one on may be absent
 };
 

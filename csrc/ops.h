@@ -61,11 +61,12 @@ struct Activation {
   float alpha, beta;
 };
 
-// in[] by operation: see each descriptor. out may alias an input where the memory plan says so. scratch is this
-// thread's own, 64-byte aligned.
+// in[] by operation: see each descriptor. out may alias an input where the memory plan says so; more[] are further
+// outputs of a few operations. scratch is this thread's own, 64-byte aligned.
 struct Buffers {
   const float* in[4];
   float* out;
+  float* more[2];
   float* scratch;
   // Weights that this thread reads next, or null: to be fetched into L2 while it computes its chunks up to next_end;
   // from next_begin on where this operation's own weights need not be fetched, else during the last one.
@@ -280,3 +281,5 @@ struct Suppress {
 };
 
 }  // namespace fastconv
+
+#include "training_ops.h"

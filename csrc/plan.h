@@ -32,6 +32,7 @@ struct Operation {
   Op op;
   int32_t in[4];  // tensor numbers, or -1
   int32_t out;
+  int32_t more[2];  // further outputs, or -1
   int64_t chunks;
   int64_t weight_parts;  // chunk i reads part i % weight_parts of the weights; 0 where they are few
   union {
@@ -50,7 +51,8 @@ class Plan {
   int add_state(float* address, int64_t size);
   int add_external(int index, int64_t first, int64_t size);
 
-#define KERNEL(name, Descriptor) void name(Descriptor d, const std::vector<int>& in, int out);
+#define KERNEL(name, Descriptor) \
+  void name(Descriptor d, const std::vector<int>& in, int out, const std::vector<int>& more = {});
 #include "cpu/kernels.def"
 #undef KERNEL
 
@@ -65,7 +67,7 @@ class Plan {
 
  private:
   template <typename Extent>
-  void check(const Extent& needs, const std::vector<int>& in, int out) const;
+  void check(const Extent& needs, const std::vector<int>& in, int out, const std::vector<int>& more) const;
   int add(const Tensor& t);
 
   Isa isa_;

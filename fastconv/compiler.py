@@ -81,6 +81,13 @@ class WeightCache:
     def __init__(self) -> None:
         self.store = _core.WeightStore()
         self.packed: dict[object, _core.PackedWeight] = {}
+        self.before: Mapping[object, _core.PackedWeight] = {}  # of a model whose other weights have changed
+
+    def find(self, key: object) -> _core.PackedWeight | None:
+        packed = self.packed.get(key)
+        if packed is None and (packed := self.before.get(key)) is not None:
+            self.packed[key] = packed
+        return packed
 
 
 States = Mapping[str, "_core.PackedWeight"]
@@ -183,7 +190,7 @@ class Compiler:
     def _put(self, value: Value) -> _core.PackedWeight:
         assert value.weight is not None
         key = (value.weight.key, "dense")
-        packed = self.cache.packed.get(key)
+        packed = self.cache.find(key)
         if packed is None:
             packed = self.cache.packed[key] = self.cache.store.put(as_float32(value.weight))
         return packed
@@ -206,7 +213,7 @@ class Compiler:
             raise UnsupportedOpError(f"node {node.name!r} ({node.op}): weights that are computed at run time")
         scale = node.attrs.get("scale")
         key = (w.key, how, None if scale is None else scale.tobytes())
-        packed = self.cache.packed.get(key)
+        packed = self.cache.find(key)
         if packed is None:
             x = source or w
             if pack_by_parts is not None and x.read_part is not None and x.nbytes > PART_BYTES and not x.in_memory:

@@ -74,7 +74,7 @@ class BatchNormalization(Layer):
         for name, default in (("gamma", 1.0), ("beta", 0.0), ("moving_mean", 0.0), ("moving_variance", 1.0)):
             v = self.variable(name)
             parameters.append(scope.constant(np.full(c, default)) if v is None else scope.weight(v))
-        train = scope.training and self.trainable
+        train = scope.training and self.variable("moving_mean") in scope.stateful
         return scope.reshape(batch_norm(scope, image, parameters, self.epsilon, self.momentum, train), x.shape)
 
 

@@ -23,12 +23,13 @@ from fastconv.model import Model as Runtime
 from fastconv.model import hold_at_fork
 from fastconv.models.order import distinct, layer_order, sorted_calls, tensors
 from fastconv.models.source import LayerSource
+from fastconv.models.training import Training
 
 FloatArray = npt.NDArray[np.float32]
 Preprocess = Callable[..., FloatArray]
 
 
-class Model(Layer):
+class Model(Layer, Training):
     """A network from symbolic inputs to symbolic outputs: `Model(inputs=base.input, outputs=predictions)`.
 
     It is a layer as well: called on a symbolic tensor it becomes a part of another model, and shares its weights.
@@ -177,7 +178,9 @@ class Model(Layer):
                 return self._runtime
             key = (tuple((v.serial, v.version) for v in self.weights), self.threads)
             if self._runtime is None or self._runtime_key != key:
+                known = {} if self._runtime is None else self._runtime._cache.packed
                 self._runtime = Runtime(LayerSource(self), threads=self.threads)
+                self._runtime._cache.before = {**known, **(self._trainer.cache.packed if self._trainer else {})}
                 self._runtime_key = key
             self._checked = now
             return self._runtime
