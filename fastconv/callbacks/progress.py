@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from fastconv.callbacks.base import Callback, Logs
@@ -46,6 +48,23 @@ def measures(logs: Logs, prefix: str = "") -> str:
         plain = name.removeprefix(prefix)
         shown.append(f"{_NAMES.get(plain, plain)} {number(value)}")
     return "  ".join(shown)
+
+
+@contextmanager
+def task(what: str, total: int, verbose: int = 1, stream: Any = None) -> Iterator[Callable[[int], None]]:
+    """A bar for work that is no training: call what it yields with the number of things done."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(file=stream or sys.stderr, highlight=False, markup=False, emoji=False)
+    if not verbose or not console.is_terminal:
+        yield lambda done: None
+        return
+    parts = [TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn()]
+    with Bar(*parts, TimeRemainingColumn(), console=console, transient=True) as bar:
+        number = bar.add_task(what, total=total)
+        yield lambda done: bar.update(number, completed=done)
 
 
 class Progress(Callback):

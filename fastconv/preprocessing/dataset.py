@@ -52,6 +52,7 @@ class Dataset:
         self.skipped: list[tuple[str, str]] = []
         self._broken: set[int] = set()
         self._on_skip = on_skip
+        self.reader: Callable[[str], Bytes] | None = None  # instead of load_img and resizing: path -> uint8 [H, W, C]
         self._functions: list[Callable[..., Any]] = []
 
     def __len__(self) -> int:
@@ -112,6 +113,8 @@ class Dataset:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _decode(self, path: str) -> Bytes:
+        if self.reader is not None:
+            return self.reader(path)
         image = load_img(path, self.color_mode, self.image_size, self.interpolation, self.keep_aspect_ratio)
         pixels: Bytes = img_to_array(image, dtype=np.uint8)
         return pixels
