@@ -26,6 +26,7 @@ from .source import Source
 if TYPE_CHECKING:
     from .layers.base import Layer
     from .layers.imported import Imported
+    from .models.model import Model as LayersModel
 
 FloatArray = npt.NDArray[np.float32]
 MAX_PLANS = 16  # compiled shapes that a model keeps
@@ -319,6 +320,33 @@ class Model:
         if not layers:
             raise ValueError("features: name at least one layer")
         return self._part(Part(self._onnx, [la if isinstance(la, str) else la.name for la in layers], pooling))
+
+    def add_head(
+        self,
+        classes: int,
+        hidden: Sequence[int] = (),
+        dropout: float = 0.0,
+        activation: str = "softmax",
+        *,
+        name: str | None = None,
+        trainable: bool = False,
+    ) -> LayersModel:
+        """A model of layers, to be trained: this network under dense layers that are new.
+
+        hidden: their units, with relu and then a Dropout of `dropout`; then `classes` units under `activation`. Feature
+        maps are flattened: `without_top(pooling="avg")` averages them. Images go in channels-last, as among all layers.
+        The network's layers are frozen unless trainable: `model.layers[-n:]` are the last ones. A batch normalisation
+        that an exporter has folded into a convolution stays a part of that convolution's weights.
+        """
+        from .models.heads import with_head
+
+        return with_head(self, classes, hidden, dropout, activation, name, trainable)
+
+    def as_layers(self, name: str | None = None) -> LayersModel:
+        """The network as a model of layers with `compile` and `fit`; images go in and come out channels-last."""
+        from .models.heads import as_layers
+
+        return as_layers(self, name)
 
     def _part(self, part: Part) -> Model:
         return Model(part, threads=self._threads_arg, device=self.device, precision=self.precision, _isa=self.isa)

@@ -56,9 +56,7 @@ def _conv2d(
     return dx[:, top : top + H, left : left + W], dw
 
 
-def _windows(
-    size: int, outputs: int, kernel: int, stride: int, dilation: int, before: int
-) -> list[list[int]]:
+def _windows(size: int, outputs: int, kernel: int, stride: int, dilation: int, before: int) -> list[list[int]]:
     """For each output of an axis, the pixels of its window, in order; those outside the image are left out."""
     starts = [i * stride - before for i in range(outputs)]
     return [[h for h in range(s, s + kernel * dilation, dilation) if 0 <= h < size] for s in starts]

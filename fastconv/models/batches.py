@@ -70,7 +70,8 @@ class IterableBatches:
 
     def __init__(self, source: Iterable[Any], steps: int | None = None) -> None:
         self.source: Any = source
-        self.length: int | None = len(self.source) if hasattr(self.source, "__len__") else None
+        sized = getattr(source, "__len__", None)
+        self.length: int | None = None if sized is None else int(sized())
         self.steps = steps if steps is not None else self.length
         self.endless = hasattr(source, "__next__")
         self._going: Iterator[Any] | None = None

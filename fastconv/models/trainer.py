@@ -48,8 +48,8 @@ def moving_statistics(model: Model) -> list[Variable]:
 class Step:
     """One compiled training step: for one shape of inputs and targets."""
 
-    def __init__(self, compiled: Compiled, feeds: Sequence[Feed], inputs: int, outputs: Shape) -> None:
-        self.compiled, self.feeds, self.inputs = compiled, feeds, inputs
+    def __init__(self, compiled: Compiled, feeds: Sequence[Feed], outputs: Shape) -> None:
+        self.compiled, self.feeds = compiled, feeds
         self.loss = np.empty(1, np.float32)
         self.y = np.empty(outputs, np.float32)
 
@@ -118,32 +118,56 @@ class Trainer:
         graph, feeds, states = self.graph(shapes, target_shape)
         memory = {name: variable.live(self.memory) for name, variable in states.items()}
         compiled = compile_graph(graph, self.isa, self.cache, strict=self.strict, states=memory)
-        return Step(compiled, feeds, len(shapes), graph.outputs[1].shape)
+        return Step(compiled, feeds, graph.outputs[1].shape)
 
     def graph(self, shapes: Sequence[Shape], target_shape: Shape) -> tuple[Graph, list[Feed], dict[str, Variable]]:
         """The logical graph of a step, what it draws, and the Variables of its states by name.
 
         Inputs: the model's, feeds, target, weight (a share of the batch), hyper. Outputs: loss [1], the model's output.
         """
+        graph, scope, found = self._differentiated(shapes, target_shape)
+        hyper = graph.add_input("hyper", self.optimizer.hyper().shape)
+        slots = self.optimizer.append(graph, hyper, found)
+        # what an update writes, nothing may read behind it
+        graph.nodes = [n for n in graph.nodes if n.outputs] + [n for n in graph.nodes if not n.outputs]
+        graph.nodes += scope.updates
+        states = {value.name: variable for value, variable in scope.states.items()}
+        return graph, scope.feeds, {**states, **slots}
+
+    def gradients(
+        self, x: Sequence[FloatArray], target: Array, weight: Array | None = None, seed: int = 0
+    ) -> tuple[float, dict[Variable, FloatArray]]:
+        """The loss of a batch and its gradient for each trained weight, in the Graph's layout; nothing is learnt."""
+        graph, scope, found = self._differentiated([a.shape for a in x], target.shape)
+        graph.outputs = [graph.outputs[0], *(graph.add("Copy", [g], g.shape) for *_, g in found)]
+        memory = {value.name: variable.live(self.memory) for value, variable in scope.states.items()}
+        compiled = compile_graph(graph, self.isa, self.cache, strict=self.strict, states=memory)
+        step = Step(compiled, scope.feeds, (1,))
+        outputs = [np.empty(shape, np.float32) for _, shape in compiled.outputs]
+        share = (np.ones(len(target)) if weight is None else np.asarray(weight)) / len(target)
+        drawn = step.draw(seed, self.optimizer.iterations)
+        arrays = [*x, *drawn, np.ascontiguousarray(target, np.float32), share.astype(np.float32), *outputs]
+        self.executor.run(compiled.plan, arrays)
+        return float(outputs[0][0]), {v: a for (v, *_), a in zip(found, outputs[1:], strict=True)}
+
+    def _differentiated(
+        self, shapes: Sequence[Shape], target_shape: Shape
+    ) -> tuple[Graph, Scope, list[tuple[Variable, Value, Value]]]:
+        """Forward, loss and backward; (variable, its state, its gradient) for what the loss depends on."""
         graph, scope, y = self._forward(shapes)
         target = graph.add_input("target", target_shape)
         weight = graph.add_input("weight", (shapes[0][0],))
-        hyper = graph.add_input("hyper", self.optimizer.hyper().shape)
         each = self.loss.emit(graph, target, y)
         weighted = graph.add("Mul", [each, weight], each.shape)
         loss = graph.add("ReduceSum", [weighted], (1,), axes=(0,), keepdims=1, output="loss")
         state_of = {variable: value for value, variable in scope.states.items()}
         wanted = [state_of[v] for v in self.trained if v in state_of]
-        found = gradients(graph, loss, wanted)
-        steps = [(scope.states[value], value, g) for value, g in zip(wanted, found, strict=True) if g is not None]
-        if not steps:
+        made = gradients(graph, loss, wanted)
+        found = [(scope.states[v], v, g) for v, g in zip(wanted, made, strict=True) if g is not None]
+        if not found:
             raise ValueError(f"model {self.model.name!r}: the loss depends on no trainable weight")
-        slots = self.optimizer.append(graph, hyper, steps)
-        graph.nodes = [n for n in graph.nodes if n.outputs] + [n for n in graph.nodes if not n.outputs]
-        graph.nodes += scope.updates
         graph.outputs = [loss, y]
-        states = {value.name: variable for value, variable in scope.states.items()}
-        return graph, scope.feeds, {**states, **slots}
+        return graph, scope, found
 
     def _forward(self, shapes: Sequence[Shape]) -> tuple[Graph, Scope, Value]:
         """The network in training mode, cleaned up and with restored patterns, so that their rules apply."""

@@ -46,7 +46,9 @@ def test_sgd(isa: Any, momentum: float, nesterov: int, decay: float) -> None:
         g = clip * g + l2 * w
         w = w - lr * decay * w
         step = momentum * v - lr * g
-        close(got[0], w + (momentum * step - lr * g if momentum and nesterov else step if momentum else -lr * g), scale=4)
+        close(
+            got[0], w + (momentum * step - lr * g if momentum and nesterov else step if momentum else -lr * g), scale=4
+        )
         if momentum:
             close(got[1], step, scale=4)
 
