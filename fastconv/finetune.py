@@ -7,6 +7,8 @@ What a run needs to go on after an interruption is in one checkpoint; see `Run` 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -20,11 +22,11 @@ from fastconv import checkpoint
 from fastconv.callbacks import Callback, Progress
 from fastconv.data import names_to_metadata
 from fastconv.errors import FastconvError, ModelError
-from fastconv.finetune_network import Network, build_network
-from fastconv.layers.base import Layer
+from fastconv.finetune_network import Network, build_network, own_preset
 from fastconv.layers.initializers import seeded
 from fastconv.metrics import confusion_matrix
 from fastconv.model import Model as Runtime
+from fastconv.model import load
 from fastconv.models import Model
 from fastconv.optimizers import Adam
 from fastconv.preprocessing.augment import Augmentation
@@ -103,7 +105,7 @@ def fine_tune(
     validation_split: float = 0.2,
     augment: Sequence[str] | Model = ("flip", "rotate", "zoom"),
     views: int = 1,
-    preset: str | Preset = "torchvision",
+    preset: str | Preset | None = None,
     seed: int = 0,
     threads: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -121,18 +123,30 @@ def fine_tune(
     size) at a hundredth of `learning_rate`. hidden: units of dense layers in the head. augment: names among flip,
     rotate, zoom, translate, contrast, brightness, or a model of augmentation layers; it works in the second part, and
     with views > 1 in the first, which then learns from so many copies of each image. preset: what the network expects
-    of images, by name or itself.
+    of images, by name or itself; None: what it says of itself, else "torchvision".
     checkpoint: a file that is written after each epoch, and when `stop()` is true after a step: then KeyboardInterrupt.
     resume: go on from it, if it is there, to the same weights, bit for bit, as without the interruption.
     verbose: 0 prints nothing. Equal seeds give equal weights. Raises FastconvError and OSError.
     """
+    names = ("custom",) if isinstance(augment, Model) else tuple(augment)
+    head, blocks = epochs
     recipe = Recipe(
-        tuple(epochs), unfreeze, tuple(hidden), dropout, learning_rate, batch_size, validation_split,
-        tuple(augment) if not isinstance(augment, Model) else ("custom",), views, seed,
-    )  # type: ignore[arg-type]  # fmt: skip
-    wanted = named_preset(preset) if isinstance(preset, str) else preset
+        (head, blocks),
+        unfreeze,
+        tuple(hidden),
+        dropout,
+        learning_rate,
+        batch_size,
+        validation_split,
+        names,
+        views,
+        seed,
+    )
     run = Run(recipe, checkpoint, callbacks, verbose, stop)
-    run.prepare(model, data, wanted, augment, threads, on_skip)
+    if isinstance(model, (str, os.PathLike)):
+        model = load(model, threads=threads)
+    wanted = named_preset(preset) if isinstance(preset, str) else preset or own_preset(model)
+    run.prepare(model, data, wanted or named_preset("torchvision"), augment, threads, on_skip)
     if resume:
         run.resume()
     run.teach_head()
@@ -153,7 +167,10 @@ class Run:
     history: dict[str, list[float]] = field(default_factory=dict)
     epoch: int = 0
     batch: int = 0
-    optimizer_state: dict[str, Any] | None = None
+    resumed: dict[str, Any] | None = None  # optimiser and callbacks, until `fit` begins
+
+    phase: int = 0
+    head_epochs: int = 0
 
     # -- before -----------------------------------------------------------------------------------------------
     def prepare(
@@ -161,24 +178,17 @@ class Run:
         on_skip: Callable[[str, str], Any] | None,
     ) -> None:  # fmt: skip
         recipe = self.recipe
-        if isinstance(model, (str, os.PathLike)):
-            from fastconv.model import load
-
-            model = load(model, threads=threads)
-        if not isinstance(data, (str, os.PathLike)):
-            self.train, self.valid = data
-            size: tuple[int, int] | None = self.train.image_size
-        else:
-            self.train = self.valid = None  # type: ignore[assignment]
-            size = None
+        given = None if isinstance(data, (str, os.PathLike)) else data
         with seeded(recipe.seed):
-            first = build_network(model, preset, recipe, augment, size, threads, None)
-            self.preset = preset.for_size(*first.size)
-            if self.train is None:
-                self.train, self.valid = self._datasets(data, first.size, on_skip)
-            if self.train.class_names != self.valid.class_names or len(self.train.class_names) < 2:
-                raise FastconvError(f"expected two classes or more, the same in both sets: {self.train.class_names}")
-            self.network: Network = first.with_head(len(self.train.class_names), recipe)
+            network = build_network(model, preset, augment, given[0].image_size if given else None, threads)
+            self.preset = preset.for_size(*network.size)
+            self.train: Dataset
+            self.valid: Dataset
+            self.train, self.valid = given or self._datasets(data, network.size, on_skip)
+            names = self.train.class_names
+            if names != self.valid.class_names or len(names) < 2:
+                raise FastconvError(f"expected two classes or more, the same in both sets: {names}")
+            self.network: Network = network.with_head(len(names), recipe)
         self.network.free(recipe.unfreeze if recipe.epochs[1] else 0)
 
     def _datasets(
@@ -201,13 +211,15 @@ class Run:
     # -- the two parts ----------------------------------------------------------------------------------------
     def teach_head(self) -> None:
         network, recipe = self.network, self.recipe
-        last = recipe.epochs[0]
-        if self.epoch >= last:
+        if self.phase > 0:
             return
-        train = self._features(self.train, "training", recipe.views)
-        valid = self._features(self.valid, "validation", 1)
-        network.head.compile(Adam(recipe.learning_rate), LOSS, ["accuracy"])
-        self._fit(network.head, network.head, train, valid, last, "head")
+        if recipe.epochs[0]:
+            train = self._features(self.train, "training", recipe.views)
+            valid = self._features(self.valid, "validation", 1)
+            network.head.compile(Adam(recipe.learning_rate), LOSS, ["accuracy"])
+            self._fit(network.head, train, valid, recipe.epochs[0], "head")
+        self.head_epochs = len(self.history.get("loss", ()))
+        self.phase, self.epoch = 1, recipe.epochs[0]
 
     def _features(self, data: Dataset, what: str, views: int) -> Features:
         from fastconv.callbacks.progress import task
@@ -221,22 +233,26 @@ class Run:
 
     def teach_blocks(self) -> None:
         network, recipe = self.network, self.recipe
-        last = sum(recipe.epochs)
-        if self.epoch >= last or not recipe.epochs[1]:
+        if not recipe.epochs[1]:
             return
         network.whole.compile(Adam(recipe.learning_rate * SLOWER), LOSS, ["accuracy"])
-        self._fit(network.whole, network.whole, self.train, self.valid, last, "fine-tuning")
+        self._fit(network.whole, self.train, self.valid, sum(recipe.epochs), "fine-tuning")
 
-    def _fit(self, model: Model, _: Layer, train: Any, valid: Any, last: int, title: str) -> None:
+    def _fit(self, model: Model, train: Any, valid: Any, last: int, title: str) -> None:
         keeper = _Keeper(self, model)
-        if self.optimizer_state is not None and model.optimizer is not None:
-            model.optimizer.restore(model.trainable_weights, self.optimizer_state)
-            self.optimizer_state = None
+        if self.resumed is not None and model.optimizer is not None:
+            model.optimizer.restore(model.trainable_weights, self.resumed["optimizer"])
+            for callback, state in zip(self.callbacks, self.resumed["callbacks"], strict=True):
+                callback.restore(state)
+            self.resumed = None
+        else:
+            keeper.save(self.epoch, 0)
         shown = [Progress(self.verbose, title)] if self.verbose else []
         model.fit(
             train, validation_data=valid, epochs=last, initial_epoch=self.epoch, initial_batch=self.batch,
             callbacks=[*shown, *self.callbacks, keeper], verbose=0, seed=self.recipe.seed,
         )  # fmt: skip
+        self.batch = 0
         if keeper.stopped:
             raise KeyboardInterrupt
 
@@ -244,9 +260,10 @@ class Run:
     def _print(self) -> dict[str, Any]:
         """What must be the same in a run that goes on."""
         names = [os.path.basename(os.path.dirname(p)) + "/" + os.path.basename(p) for p in self.train.file_paths]
+        digest = hashlib.sha256("\0".join(names).encode(errors="surrogateescape")).hexdigest()
         return {
             "recipe": {**asdict(self.recipe), "augment": list(self.recipe.augment)},
-            "classes": self.train.class_names, "images": len(names), "files": _digest(names),
+            "classes": self.train.class_names, "images": len(names), "files": digest,
             "weights": [[v.path, list(v.graph_shape)] for v in self.network.learning],
         }  # fmt: skip
 
@@ -258,8 +275,9 @@ class Run:
         optimizer = model.optimizer.state_for(model.trainable_weights)
         arrays |= {f"slot/{i}": a for i, a in enumerate(optimizer.pop("slots"))}
         state = {
-            "run": _plain(self._print()), "epoch": epoch, "batch": batch, "optimizer": optimizer,
-            "history": self.history, "skipped": [*self.train.skipped, *self.valid.skipped],
+            "run": self._print(), "phase": self.phase, "epoch": epoch, "batch": batch, "optimizer": optimizer,
+            "history": self.history, "head_epochs": self.head_epochs, "callbacks": [c.state() for c in self.callbacks],
+            "skipped": [*self.train.skipped, *self.valid.skipped],
         }  # fmt: skip
         checkpoint.write(self.path, arrays, state)
 
@@ -270,16 +288,16 @@ class Run:
         if not os.path.exists(self.path):
             return
         arrays, state = checkpoint.read(self.path)
-        mine, theirs = _plain(self._print()), state.get("run", {})
+        mine, theirs = json.loads(json.dumps(self._print())), state.get("run", {})
         for name, value in mine.items():
             if theirs.get(name) != value:
                 raise ModelError(f"{os.fspath(self.path)}: {_difference(name, theirs.get(name), value)}")
         for i, v in enumerate(self.network.learning):
             v.set(arrays[f"weight/{i}"])
         slots = [arrays[f"slot/{i}"] for i in range(sum(name.startswith("slot/") for name in arrays))]
-        self.epoch, self.batch, self.history = int(state["epoch"]), int(state["batch"]), state["history"]
-        at_start = self.batch == 0 and self.epoch in (0, self.recipe.epochs[0])
-        self.optimizer_state = None if at_start else {**state["optimizer"], "slots": slots}
+        self.phase, self.epoch, self.batch = state["phase"], state["epoch"], state["batch"]
+        self.history, self.head_epochs = state["history"], state["head_epochs"]
+        self.resumed = {"optimizer": {**state["optimizer"], "slots": slots}, "callbacks": state["callbacks"]}
         for data in (self.train, self.valid):
             data.skip([path for path, _ in state["skipped"]])
 
@@ -294,8 +312,7 @@ class Run:
         counts = len(self.train.class_names)
         matrix = confusion_matrix(np.concatenate(labels), np.concatenate(predictions), counts)
         network.taught.metadata = {**names_to_metadata(self.train.class_names), **self.preset.to_metadata()}
-        done = len(self.history.get("loss", ()))
-        phases = (min(done, self.recipe.epochs[0]), max(0, done - self.recipe.epochs[0]))
+        phases = (self.head_epochs, len(self.history.get("loss", ())) - self.head_epochs)
         skipped = [*self.train.skipped, *self.valid.skipped]
         return FineTuned(
             network.taught, list(self.train.class_names), self.preset, self.history, phases, matrix, skipped
@@ -305,10 +322,13 @@ class Run:
 class _Keeper(Callback):
     """Writes the checkpoint after each epoch, and after the step at which somebody asked to stop."""
 
-    def __init__(self, run: Run, model: Model) -> None:
+    def __init__(self, run: Run, trained: Model) -> None:
         super().__init__()
-        self.run, self.trained, self.stopped = run, model, False
-        self._epoch = 0
+        self.run, self.trained, self._epoch = run, trained, 0
+        self.stopped = self._saved = False
+
+    def save(self, epoch: int, batch: int) -> None:
+        self.run.save(self.trained, epoch, batch)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self._epoch = epoch
@@ -316,29 +336,17 @@ class _Keeper(Callback):
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         if self.run.stop is not None and self.run.stop():
             self.stopped = self.model.stop_training = True
-            self.run.save(self.trained, self._epoch, batch + 1)
+            self._saved = batch + 1 != self.params.get("steps")  # else at the end of the epoch, after its validation
+            if self._saved:
+                self.save(self._epoch, batch + 1)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        if self.stopped:
+        if self._saved:
             return
-        run = self.run
         for name, value in (logs or {}).items():
-            run.history.setdefault(name, []).append(float(value))
-        run.epoch, run.batch = epoch + 1, 0
-        run.save(self.trained, run.epoch, 0)
-
-
-def _digest(names: Sequence[str]) -> str:
-    import hashlib
-
-    return hashlib.sha256("\0".join(names).encode(errors="surrogateescape")).hexdigest()
-
-
-def _plain(value: Any) -> Any:
-    """As JSON gives it back."""
-    import json
-
-    return json.loads(json.dumps(value))
+            self.run.history.setdefault(name, []).append(float(value))
+        self.run.epoch = epoch + 1
+        self.save(epoch + 1, 0)
 
 
 def _difference(name: str, old: Any, new: Any) -> str:

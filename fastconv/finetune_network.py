@@ -8,7 +8,7 @@ prepared images -------------------> base -> head       `taught`: what is saved
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,16 +30,15 @@ from fastconv.layers import (
     Rescaling,
 )
 from fastconv.layers.base import Layer, Scope
-from fastconv.layers.imported import Imported
 from fastconv.layers.variable import Variable
 from fastconv.model import Model as Runtime
 from fastconv.models import Model, Sequential
+from fastconv.preprocessing.presets import PRESETS, Preset, from_metadata
 
 if TYPE_CHECKING:
     from fastconv.finetune import Recipe
-    from fastconv.preprocessing.presets import Preset
 
-AUGMENTATIONS = {
+AUGMENTATIONS: dict[str, Callable[[], Layer]] = {
     "flip": lambda: RandomFlip("horizontal"),
     "rotate": lambda: RandomRotation(0.04),
     "zoom": lambda: RandomZoom(0.15),
@@ -58,7 +57,7 @@ class Network:
     whole: Model
 
     def __init__(
-        self, base: Layer, size: tuple[int, int], scale: Rescaling, augment: Sequential, threads: int | None
+        self, base: Model, size: tuple[int, int], scale: Rescaling, augment: Sequential, threads: int | None
     ) -> None:
         self.base, self.size, self.threads = base, size, threads
         self.augment = augment
@@ -110,12 +109,12 @@ class Network:
 
 
 def build_network(
-    model: Any, preset: Preset, recipe: Recipe, augment: Any, size: tuple[int, int] | None, threads: int | None,
-    name: str | None = None,
-) -> Network:  # fmt: skip
+    model: Any, preset: Preset, augment: Any, size: tuple[int, int] | None, threads: int | None
+) -> Network:
     """The base with what stands in front of it; `with_head` makes it complete."""
-    base, own = as_base(model, name)
-    size = own or size or preset.size or DEFAULT_SIZE
+    base = as_base(model)
+    h, w = base.inputs[0].shape[1:3]
+    size = (h, w) if h is not None and w is not None else size or preset.size or DEFAULT_SIZE
     std = np.asarray(preset.std)
     scale = Rescaling(preset.scale / std, -np.asarray(preset.mean) / std)
     return Network(base, size, scale, augmentation(augment, size), threads)
@@ -127,33 +126,31 @@ def augmentation(wanted: Any, size: tuple[int, int]) -> Sequential:
         return Sequential([Input((*size, 3)), wanted], name="augment")
     if isinstance(wanted, str) or any(name not in AUGMENTATIONS for name in wanted):
         raise ValueError(f"augment={wanted!r}: expected names among {', '.join(AUGMENTATIONS)}")
-    made = [AUGMENTATIONS[name]() for name in wanted]
-    return Sequential([Input((*size, 3)), *(made or [Rescaling(1.0)])], name="augment")
+    made = [AUGMENTATIONS[name]() for name in wanted] or [Rescaling(1.0)]
+    return Sequential([Input((*size, 3)), *made], name="augment")
 
 
-def as_base(model: Any, name: str | None = None) -> tuple[Layer, tuple[int, int] | None]:
-    """A layer from images to features or feature maps, without the classifier; and the size that it fixes."""
+def as_base(model: Any) -> Model:
+    """A model of layers from images to features or feature maps, without the classifier."""
     if isinstance(model, Runtime):
-        source = model._onnx
-        if len(source.inputs) != 1 or len(source.inputs[0].shape) != 4:
-            raise ModelError(f"model {model.name!r}: expected one image as input")
-        shape = source.inputs[0].shape
-        last = shape[3] == 3 and shape[1] != 3
-        if not isinstance(source, Part):
-            source = Part(source, None, "avg")
-        sides = shape[1:3] if last else shape[2:4]
-        fixed = all(isinstance(d, int) for d in sides)
-        base: Layer = Imported(source, inputs_last=last, name=name or "base")
-        return base, (int(sides[0] or 0), int(sides[1] or 0)) if fixed else None
+        cut = model if isinstance(model._onnx, Part) else model.without_top(pooling="avg")
+        model = cut.as_layers("base")
     if not isinstance(model, Model):
         raise ValueError(f"model: expected a path, a loaded model or a model of layers, got {type(model).__name__}")
     ends = model.layers[-1] if model.layers else None
     if isinstance(ends, Dense) and ends.activation == "softmax":
         raise ModelError(f"model {model.name!r} ends with its classifier: make it with include_top=False")
-    if len(model.inputs) != 1 or model.inputs[0].rank != 4:
-        raise ModelError(f"model {model.name!r}: expected one image as input")
-    h, w = model.inputs[0].shape[1:3]
-    return model, None if h is None or w is None else (h, w)
+    if len(model.inputs) != 1 or model.inputs[0].rank != 4 or model.inputs[0].shape[3] != 3:
+        raise ModelError(f"model {model.name!r}: expected one RGB image as input, got {model.input_shape}")
+    return model
+
+
+def own_preset(model: Any) -> Preset | None:
+    """What the network says of the images that it expects: a file's metadata, an application's preprocess_input."""
+    if isinstance(model, Runtime):
+        return from_metadata(model.metadata)
+    mode = getattr(getattr(model, "preprocess_input", None), "mode", None)
+    return PRESETS[{"caffe": "keras-caffe", "tf": "keras", "torch": "torchvision"}[mode]] if mode else None
 
 
 # -- blocks ---------------------------------------------------------------------------------------------------------
@@ -188,7 +185,3 @@ def last_blocks(base: Layer, size: tuple[int, int], count: int) -> set[Variable]
     places = block_of(base, size)
     sizes = list(dict.fromkeys(reversed(list(places.values()))))[:count] if count else []
     return {v for v, place in places.items() if place in sizes}
-
-
-def names(sequence: Sequence[Any]) -> str:
-    return ", ".join(map(str, sequence))
