@@ -84,6 +84,39 @@ def predict(
 
 
 @app.command()
+def finetune(
+    photos: Annotated[str, typer.Argument(metavar="PHOTOS", help="Folder with one folder of images for each class.")],
+    model: Annotated[str, typer.Option("--model", "-m", metavar="MODEL", help="ONNX file.", show_default=False)],
+    out: Annotated[str, typer.Option("--out", "-o", metavar="FILE", help="ONNX file to write.", show_default=False)],
+    epochs: Annotated[str, typer.Option(metavar="N[,N]", help="Of the new head, and of fine-tuning after it.")] = "5",
+    unfreeze: Annotated[int, typer.Option(min=0, help="Last blocks that learn while fine-tuning; 0: none.")] = 1,
+    hidden: Annotated[str | None, typer.Option(metavar="N,...", help="Units of dense layers in the head.")] = None,
+    dropout: Annotated[float, typer.Option(min=0.0, max=0.99, help="In the head.")] = 0.2,
+    rate: Annotated[float, typer.Option(help="Learning rate of the head; fine-tuning has a hundredth of it.")] = 1e-3,
+    batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 32,
+    validation: Annotated[float, typer.Option(help="Share of each class that is held out.")] = 0.2,
+    augment: Annotated[
+        str, typer.Option(help="Of flip, rotate, zoom, translate, contrast, brightness; or none.")
+    ] = "flip,rotate,zoom",
+    views: Annotated[int, typer.Option(min=1, help="Augmented copies of each image for the head.")] = 1,
+    preset: Annotated[str | None, typer.Option(help="What the network expects, as for predict.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Decides everything that is random.")] = 0,
+    threads: Threads = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where a run was interrupted.")] = False,
+    plots: Annotated[bool, typer.Option(help="Draw learning curves and confusion matrix.")] = True,
+    json: Json = False,
+) -> int:
+    """Teach a network the classes of a folder. Ctrl-C finishes the step and saves a checkpoint."""
+    from fastconv.cli import finetune as work
+
+    options = work.Options(
+        model, out, epochs, unfreeze, hidden, dropout, rate, batch, validation, augment, views, preset, seed, threads,
+        resume, plots, json,
+    )  # fmt: skip
+    return work.run(photos, options)
+
+
+@app.command()
 def info(model: Model, json: Json = False) -> int:
     """Inputs, outputs, operator set, parameters and operators of a model file."""
     from fastconv.cli import inspect as work
