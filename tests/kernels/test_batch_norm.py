@@ -87,7 +87,13 @@ def test_batch_norm_backward(isa: Any, gap: int) -> None:
 def test_normalize_backward(isa: Any, with_scale: bool) -> None:
     rng = np.random.default_rng(63)
     V = _core.vector_length(isa)
-    for outer, rows, groups, width in ((5, 1, 1, 2 * V + 3), (40, 1, 1, 300), (2, 9, 3, V + 1), (3, 20, 4, 2), (2, 50, 5, 1)):
+    for outer, rows, groups, width in (
+        (5, 1, 1, 2 * V + 3),
+        (40, 1, 1, 300),
+        (2, 9, 3, V + 1),
+        (3, 20, 4, 2),
+        (2, 50, 5, 1),
+    ):
         channels = groups * width
         x, g = random(rng, outer, rows, channels), random(rng, outer, rows, channels)
         scale = random(rng, channels)

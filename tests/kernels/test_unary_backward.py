@@ -61,7 +61,13 @@ def test_needs_input() -> None:
 def test_softmax(isa: Any, log: bool) -> None:
     rng = np.random.default_rng(52)
     V = _core.vector_length(isa)
-    for outer, n, inner in [*((3, c, 1) for c in cases.channels(V)), (2, 1000, 1), (2, 5, V + 1), (1, 10, 40), (2, 3, 2)]:
+    for outer, n, inner in [
+        *((3, c, 1) for c in cases.channels(V)),
+        (2, 1000, 1),
+        (2, 5, V + 1),
+        (1, 10, 40),
+        (2, 3, 2),
+    ]:
         x = 3 * random(rng, outer, n, inner)
         y = reference.softmax(x, 1, log).astype(np.float32)
         g = random(rng, outer, n, inner)
