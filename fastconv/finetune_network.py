@@ -81,11 +81,12 @@ class Network:
         """This network with a new head of so many classes."""
         made = copy.copy(self)
         layers: list[Any] = [Input((self.features.output_shape[1],))]
-        for units in recipe.hidden:
-            layers.append(Dense(units, activation="relu", kernel_initializer="he_uniform"))
+        for i, units in enumerate(recipe.hidden, 1):
+            name = f"head_dense_{i}"
+            layers.append(Dense(units, activation="relu", kernel_initializer="he_uniform", name=name))
         if recipe.dropout:
-            layers.append(Dropout(recipe.dropout))
-        made.head = Sequential([*layers, Dense(classes, activation="softmax")], name="head")
+            layers.append(Dropout(recipe.dropout, name="head_dropout"))
+        made.head = Sequential([*layers, Dense(classes, activation="softmax", name="predictions")], name="head")
         prepared = Input((*self.size, 3), name="images")
         made.taught = Model(prepared, made.head(self._pooled(prepared)), name="taught")
         made.whole = Model(self._raw, made.head(self._pooled(self._scale(self.augment(self._raw)))), name="whole")
@@ -172,7 +173,7 @@ def block_of(base: Layer, size: tuple[int, int]) -> dict[Variable, tuple[int, ..
     found: dict[Variable, tuple[int, ...]] = {}
     now: tuple[int, ...] = size
     for node in graph.nodes:
-        if node.outputs and node.output.rank == 4 and node.output.shape[2:] != (1, 1):
+        if node.op in ("Conv", "MaxPool", "AveragePool") and node.output.shape[2:] != (1, 1):
             now = node.output.shape[2:]
         for v in node.inputs:
             if v is not None and v in variables:
