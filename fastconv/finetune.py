@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -147,6 +148,8 @@ def fine_tune(
         model = load(model, threads=threads)
     wanted = named_preset(preset) if isinstance(preset, str) else preset or own_preset(model)
     run.prepare(model, data, wanted or named_preset("torchvision"), augment, threads, on_skip)
+    if verbose:
+        print(run.describe(), file=sys.stderr)
     if resume:
         run.resume()
     run.teach_head()
@@ -207,6 +210,17 @@ class Run:
         """Pixels as `fastconv predict` would show them to the network."""
         pixels = np.asarray(self.preset.geometry(load_img(path)))
         return pixels[:, :, ::-1] if self.preset.channels == "bgr" else pixels
+
+    def describe(self) -> str:
+        """One line about what will be done."""
+        network, blocks = self.network, min(self.recipe.unfreeze, self.network.blocks)
+        part = f"the last {blocks} of {network.blocks} blocks" if blocks > 1 else f"the last of {network.blocks} blocks"
+        kinds = f"{len(self.train.class_names)} classes"
+        return (
+            f"{self.train.samples:,} training and {self.valid.samples:,} validation images of {kinds}, "
+            f"{network.size[0]}x{network.size[1]} pixels; a new head"
+            + (f", then {part}" if blocks and self.recipe.epochs[1] else " alone")
+        )
 
     # -- the two parts ----------------------------------------------------------------------------------------
     def teach_head(self) -> None:

@@ -106,7 +106,7 @@ class Network:
     @property
     def blocks(self) -> int:
         """How many blocks the base has."""
-        return len(dict.fromkeys(block_of(self.base, self.size).values()))
+        return len(set(block_of(self.base, self.size).values()))
 
 
 def build_network(

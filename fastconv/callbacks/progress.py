@@ -113,8 +113,9 @@ class Progress(Callback):
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         self._batch = batch + 1
-        self._images += int(self.params.get("batch_size") or 0)
         now = time.monotonic()
+        if self.steps and self.params.get("samples"):  # the last batch of an epoch may be smaller
+            self._images = round(int(self.params["samples"]) * self._batch / self.steps)
         if self._bar is None or (now - self._shown < 0.1 and self._batch != self.steps):
             return
         self._shown = now
