@@ -224,12 +224,13 @@ void prepare(Dropout& d) {
 Extent extent(const Optimizer& d, Op op) {
   Extent e{};
   const int64_t n = flat("optimizer", d.n);
-  e.in[0] = n, e.in[1] = 2, e.in[2] = 1;
+  CHECK("optimizer", momentum, 0, 1);
+  CHECK("optimizer", centered, 0, 1);
+  CHECK("optimizer", decays, 0, 1);
+  e.in[0] = n, e.in[1] = op == Op::sgd ? 4 : 5, e.in[2] = 1;
   e.optional_from = 2;
   e.out = n;
-  if (op == Op::adam) e.more[0] = e.more[1] = n;
-  if (op == Op::sgd && d.momentum != 0) e.more[0] = n;
-  if (op == Op::rmsprop) e.more[0] = n, e.more[1] = d.momentum != 0 ? n : 0;
+  e.more[0] = n * (op == Op::adam ? 2 : op == Op::sgd ? d.momentum : 1 + d.momentum + d.centered);
   return e;
 }
 

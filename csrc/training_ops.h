@@ -116,24 +116,20 @@ struct Dropout {
   float rate;
 };
 
-// One step on n weights, in place. in: g, hyper [2]: learning rate, number of the step from 1; factor [1] or null: g is
-// multiplied by it. out: w; more: slots, in place. With g += l2 w, and w -= lr weight_decay w beforehand:
-// sgd      momentum m (0: no slot): v = m v - lr g; w += nesterov ? m v - lr g : v
-// adam     m += (g - m) (1 - beta1); v += (g^2 - v) (1 - beta2); w -= lr sqrt(1 - beta2^t) / (1 - beta1^t) m /
-//          (sqrt(v) + epsilon); exact: w -= lr / (1 - beta1^t) m / (sqrt(v / (1 - beta2^t)) + epsilon)
-// rmsprop  s += (g^2 - s) (1 - beta2); d = lr g / sqrt(s + epsilon); w -= momentum ? (v = m v + d) : d
+// One step on n weights, in place. in: g, hyper, factor [1] or null: g is multiplied by it. out: w; more: the slots,
+// n elements each, one after the other. Formulas and the numbers in `hyper` are those of the update nodes in
+// fastconv/graph.py; decays: first w -= w times the last number. momentum: there is a slot for it.
 struct Optimizer {
   int64_t chunks;
   int64_t n;
-  float momentum, beta1, beta2, epsilon, weight_decay, l2;
-  int32_t nesterov, exact;
+  int32_t momentum, centered, decays;
 };
 
-// state = momentum state + (1 - momentum) scale x, in place. in: x; out: state
+// state = momentum state + (1 - momentum) x, in place. in: x; out: state
 struct MovingAverage {
   int64_t chunks;
   int64_t n;
-  float momentum, scale;
+  float momentum;
 };
 
 // Sums of x^2 over `chunks` ranges of n elements. in: x; out: [chunks]

@@ -11,14 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from . import _core, lowering_tensors
+from . import _core, lowering_grad, lowering_tensors
 from .errors import FastconvError, ModelError, UnsupportedOpError
 from .graph import Array, Graph, Node, Shape, Value, Weight
 from .lowering import LOWERINGS
+from .packing import pack_at_run_time, packed_bytes, turn
 from .passes import optimize, plan_memory
 from .views import View, reach, row_strides
 
-_REGISTERED = (lowering_tensors,)  # importing it fills LOWERINGS
+_REGISTERED = (lowering_tensors, lowering_grad)  # importing it fills LOWERINGS
 PART_BYTES = 8 << 20  # of a dense weight that is read at a time
 ROWS_PER_PART = 128  # a multiple of every level's dense panel
 MAX_EXACT = 1 << 24  # whole numbers that float32 holds exactly
@@ -199,7 +200,7 @@ class Compiler:
         """The tensor of an optional constant vector; -1 where it is absent."""
         return -1 if value is None else self.tensor(self.view(value))
 
-    def _pack(
+    def pack_constant(
         self,
         node: Node,
         how: object,
@@ -227,15 +228,25 @@ class Compiler:
         return number
 
     def packed(self, node: Node, spec: ConvSpec) -> int:
-        store, isa = self.cache.store, self.isa
+        if not node.input(1).is_const:
+            return pack_at_run_time(self, node, spec)
+        store, isa, turned = self.cache.store, self.isa, bool(node.attrs.get("turned"))
+
+        def plain(w: Array) -> Array:
+            return turn(w, spec.groups, True) if turned else w
+
         if spec.choice == "depthwise":
-            return self._pack(node, "depthwise", lambda w, s: store.pack_depthwise_conv2d(w, s, isa))
+            how: object = ("depthwise", turned)
+            return self.pack_constant(node, how, lambda w, s: store.pack_depthwise_conv2d(plain(w), s, isa))
         if spec.choice == "winograd":
-            return self._pack(node, ("winograd", spec.m), lambda w, s: store.pack_winograd(w, s, spec.m, isa))
-        how = ("conv2d", spec.groups)
-        return self._pack(node, how, lambda w, s: store.pack_conv2d(w, s, spec.groups, isa))
+            how = ("winograd", spec.m, turned)
+            return self.pack_constant(node, how, lambda w, s: store.pack_winograd(plain(w), s, spec.m, isa))
+        how = ("conv2d", spec.groups, turned)
+        return self.pack_constant(node, how, lambda w, s: store.pack_conv2d(plain(w), s, spec.groups, isa))
 
     def packed_linear(self, node: Node) -> int:
+        if not node.input(1).is_const:
+            return pack_at_run_time(self, node)
         trans_b = bool(node.attrs.get("trans_b"))
         store, isa = self.cache.store, self.isa
         taps, source = 1, None
@@ -247,7 +258,7 @@ class Compiler:
                 taps, source = math.prod(dims[1:]), w.origin[0]
         how = ("linear", trans_b)
         pack = partial(_pack_by_parts, store, isa, taps) if trans_b else None
-        return self._pack(node, how, lambda x, s: store.pack_linear(x, s, trans_b, isa, taps), source, pack)
+        return self.pack_constant(node, how, lambda x, s: store.pack_linear(x, s, trans_b, isa, taps), source, pack)
 
     # -- operations ---------------------------------------------------------------------------------------------
     def conv_spec(self, node: Node) -> ConvSpec:
@@ -263,9 +274,11 @@ class Compiler:
         algorithm: str,
         flops: int = 0,
         bytes_: int | None = None,
+        *,
+        more: Sequence[int] = (),
     ) -> None:
-        """Append one kernel call and its description."""
-        getattr(self.plan, name)(desc, list(inputs), out)
+        """Append one kernel call and its description; `more` are tensors of its further outputs."""
+        getattr(self.plan, name)(desc, list(inputs), out, list(more))
         if bytes_ is None:
             values = [v for v in [*node.inputs, *node.outputs] if v is not None]
             bytes_ = 4 * sum(v.size for v in values)
@@ -289,7 +302,7 @@ def conv_spec(node: Node, isa: _core.Isa, strict: bool) -> ConvSpec:
     groups, strides, dilations, pads = a["group"], tuple(a["strides"]), tuple(a["dilations"]), tuple(a["pads"])
     choice, m = _core.choose_conv2d(
         N=N, H=H, W=W, C=C, K=K, P=P, Q=Q, R=R, S=S, groups=groups, strides=strides, dilations=dilations, pads=pads,
-        isa=isa, strict=strict,
+        isa=isa, strict=strict or not node.input(1).is_const,
     )  # fmt: skip
     return ConvSpec(H, W, C, P, Q, R, S, groups, strides, dilations, choice, m)
 
@@ -304,6 +317,7 @@ def _prepare(graph: Graph, isa: _core.Isa, strict: bool) -> Graph:
     for node in g.nodes:
         if node in pools:
             continue
+        node = lowering_grad.prepare(node, isa)
         if node.op == "Conv":
             spec = conv_spec(node, isa, strict)
             if spec.choice == "winograd":
@@ -324,6 +338,9 @@ def _prepare(graph: Graph, isa: _core.Isa, strict: bool) -> Graph:
                     node.attrs["x_perm"] = border.attrs["perm"]
                     node.inputs[0] = border.input(0)
                     nodes.remove(border)
+            _add_packed(node, packed_bytes(node, isa, spec))
+        elif node.op == "Gemm":
+            _add_packed(node, packed_bytes(node, isa))
         elif node.op == "MatMul":
             a, b = node.input(0), node.input(1)
             node.inputs = [_batches(g, a, b, nodes), _batches(g, b, a, nodes)]
@@ -341,6 +358,13 @@ def _prepare(graph: Graph, isa: _core.Isa, strict: bool) -> Graph:
         nodes.append(node)
     g.nodes = nodes
     return g
+
+
+def _add_packed(node: Node, size: int) -> None:
+    """Room for weights that are packed at run time, behind the node's workspace."""
+    if size:
+        at = -(-node.attrs.get("workspace_bytes", 0) // 64) * 64
+        node.attrs["packed_at"], node.attrs["workspace_bytes"] = at, at + size
 
 
 def _pools_by_two(conv: Node, pool: Node) -> bool:

@@ -66,7 +66,7 @@ def max_pool2d(
     g: Array, x: Array, kernel: Pair, *, strides: Pair = (1, 1), pads: Pads = (0, 0, 0, 0), dilations: Pair = (1, 1)
 ) -> Array:
     """The first maximum of each window, row by row, gets its g."""
-    N, H, W, C = x.shape
+    N, H, W, _C = x.shape
     _, P, Q, _ = g.shape
     dx = np.zeros(x.shape)
     rows = _windows(H, P, kernel[0], strides[0], dilations[0], pads[0])
@@ -149,7 +149,7 @@ def slope(name: str, alpha: float, beta: float) -> Callable[[Array], Array]:
             "neg": lambda x: -np.ones_like(x),
             "abs": np.sign,
             "round_half": np.ones_like,
-            **{name: np.zeros_like for name in ("floor", "ceil", "trunc", "round", "sign")},
+            **dict.fromkeys(("floor", "ceil", "trunc", "round", "sign"), np.zeros_like),
         }
     return table[name]
 

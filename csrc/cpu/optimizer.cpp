@@ -1,49 +1,38 @@
 // Steps of optimizers on plain weights, in place, and what belongs to a step: moving averages, squared norms, dropout.
-// Formulas in training_ops.h; constants that depend on the number of the step are computed in double. Chunks are ranges
-// of elements.
+// The formulas are those of the update nodes in fastconv/graph.py. Chunks are ranges of elements.
 #include "cpu/math.h"
-
-extern "C" double pow(double, double);
 
 namespace fastconv {
 namespace FASTCONV_ISA {
 namespace {
 
-// Everything that a formula needs but the elements.
-struct Step {
-  Vec rate, decay, l2, factor;  // decay: 1 - lr * weight_decay
-};
-
-Step step_of(const Optimizer& d, const Buffers& b) {
-  const float lr = b.in[1][0];
-  return {set1(lr), set1((float)(1.0 - (double)lr * (double)d.weight_decay)), set1(d.l2),
-          set1(b.in[2] ? b.in[2][0] : 1.0f)};
-}
-
-// Calls f(w, g, m, v) with vectors, which it changes, for elements [first, last); slots that are null are zeros.
-template <class F>
-void update(const Optimizer& d, const Buffers& b, int64_t begin, int64_t end, const Step& s, const F& f) {
+// Calls f(w, g, a, b, c) with vectors, which it changes, for the elements of a chunk: w, g, and `slots` slots.
+template <int slots, class F>
+void update(const Optimizer& d, const Buffers& b, int64_t begin, int64_t end, float decay, const F& f) {
   const int64_t first = chunk_begin(d.n, d.chunks, begin), last = chunk_begin(d.n, d.chunks, end);
-  float *w = b.out, *m = b.more[0], *v = b.more[1];
-  const float* g = b.in[0];
+  const Vec factor = set1(b.in[2] ? b.in[2][0] : 1.0f), shrink = set1(d.decays ? decay : 0.0f);
   for (int64_t i = first; i < last; i += Vec::N) {
     const int n = (int)min_i(Vec::N, last - i);
     const bool whole = n == Vec::N;
-    Vec wi = whole ? load(w + i) : load_n(w + i, n), gi = whole ? load(g + i) : load_n(g + i, n);
-    Vec mi = m ? (whole ? load(m + i) : load_n(m + i, n)) : zero();
-    Vec vi = v ? (whole ? load(v + i) : load_n(v + i, n)) : zero();
-    gi = fma(s.l2, wi, mul(gi, s.factor));
-    wi = mul(wi, s.decay);
-    f(wi, gi, mi, vi);
-    if (whole) {
-      store(w + i, wi);
-      if (m) store(m + i, mi);
-      if (v) store(v + i, vi);
-    } else {
-      store_n(w + i, wi, n);
-      if (m) store_n(m + i, mi, n);
-      if (v) store_n(v + i, vi, n);
+    Vec w = whole ? load(b.out + i) : load_n(b.out + i, n), g = whole ? load(b.in[0] + i) : load_n(b.in[0] + i, n);
+    Vec s[3];
+    for (int k = 0; k < slots; k++) {
+      const float* p = b.more[0] + k * d.n + i;
+      s[k] = whole ? load(p) : load_n(p, n);
     }
+    w = sub(w, mul(w, shrink));
+    f(w, mul(g, factor), s);
+    for (int k = 0; k < slots; k++) {
+      float* p = b.more[0] + k * d.n + i;
+      if (whole)
+        store(p, s[k]);
+      else
+        store_n(p, s[k], n);
+    }
+    if (whole)
+      store(b.out + i, w);
+    else
+      store_n(b.out + i, w, n);
   }
 }
 
@@ -66,46 +55,60 @@ void keep_factors(uint32_t seed, int64_t at, int64_t n, uint32_t limit, float fa
 
 }  // namespace
 
+// hyper: rate, momentum, nesterov, decay
 void sgd(const Optimizer& d, const Buffers& b, int64_t begin, int64_t end) {
-  const Step s = step_of(d, b);
-  const Vec momentum = set1(d.momentum);
-  if (!b.more[0]) return update(d, b, begin, end, s, [&](Vec& w, Vec g, Vec&, Vec&) { w = sub(w, mul(s.rate, g)); });
-  update(d, b, begin, end, s, [&](Vec& w, Vec g, Vec& v, Vec&) {
-    const Vec step = mul(s.rate, g);
-    v = sub(mul(momentum, v), step);
-    w = add(w, d.nesterov ? sub(mul(momentum, v), step) : v);
+  const float* h = b.in[1];
+  const Vec rate = set1(h[0]), momentum = set1(h[1]);
+  if (!d.momentum)
+    return update<0>(d, b, begin, end, h[3], [&](Vec& w, Vec g, Vec (&)[3]) { w = sub(w, mul(rate, g)); });
+  const bool nesterov = h[2] != 0;
+  update<1>(d, b, begin, end, h[3], [&](Vec& w, Vec g, Vec (&s)[3]) {
+    const Vec step = mul(rate, g);
+    s[0] = sub(mul(momentum, s[0]), step);
+    w = add(w, nesterov ? sub(mul(momentum, s[0]), step) : s[0]);
   });
 }
 
+// hyper: rate, 1 - beta1, 1 - beta2, epsilon, decay
 void adam(const Optimizer& d, const Buffers& b, int64_t begin, int64_t end) {
-  const Step s = step_of(d, b);
-  const double t = (double)b.in[1][1], c1 = 1.0 - pow((double)d.beta1, t), c2 = 1.0 - pow((double)d.beta2, t);
-  const double lr = (double)b.in[1][0];
-  const Vec rate = set1((float)(d.exact ? lr / c1 : lr * __builtin_sqrt(c2) / c1));
-  const Vec correction = set1(d.exact ? (float)(1.0 / __builtin_sqrt(c2)) : 1.0f), epsilon = set1(d.epsilon);
-  const Vec b1 = set1((float)(1.0 - (double)d.beta1)), b2 = set1((float)(1.0 - (double)d.beta2));
-  update(d, b, begin, end, s, [&](Vec& w, Vec g, Vec& m, Vec& v) {
-    m = fma(sub(g, m), b1, m);
-    v = fma(sub(mul(g, g), v), b2, v);
-    w = sub(w, div(mul(rate, m), fma(sqrt(v), correction, epsilon)));
+  const float* h = b.in[1];
+  const Vec rate = set1(h[0]), b1 = set1(h[1]), b2 = set1(h[2]), epsilon = set1(h[3]);
+  update<2>(d, b, begin, end, h[4], [&](Vec& w, Vec g, Vec (&s)[3]) {
+    s[0] = fma(sub(g, s[0]), b1, s[0]);
+    s[1] = fma(sub(mul(g, g), s[1]), b2, s[1]);
+    w = sub(w, div(mul(rate, s[0]), add(sqrt(s[1]), epsilon)));
   });
 }
 
-void rmsprop(const Optimizer& d, const Buffers& b, int64_t begin, int64_t end) {
-  const Step s = step_of(d, b);
-  const Vec rho = set1((float)(1.0 - (double)d.beta2)), epsilon = set1(d.epsilon), momentum = set1(d.momentum);
-  const bool slot = b.more[1] != nullptr;
-  update(d, b, begin, end, s, [&](Vec& w, Vec g, Vec& v, Vec& moved) {
-    v = fma(sub(mul(g, g), v), rho, v);
-    Vec step = div(mul(s.rate, g), sqrt(add(v, epsilon)));
-    if (slot) step = moved = fma(momentum, moved, step);
+template <bool momentum, bool centered>
+static void rmsprop_step(const Optimizer& d, const Buffers& b, int64_t begin, int64_t end) {
+  const float* h = b.in[1];
+  const Vec rate = set1(h[0]), rho = set1(h[1]), epsilon = set1(h[2]), keep = set1(h[3]);
+  update<1 + momentum + centered>(d, b, begin, end, h[4], [&](Vec& w, Vec g, Vec (&s)[3]) {
+    s[0] = fma(sub(mul(g, g), s[0]), rho, s[0]);
+    Vec spread = s[0];
+    if (centered) {
+      Vec& mean = s[momentum ? 2 : 1];
+      mean = fma(sub(g, mean), rho, mean);
+      spread = sub(spread, mul(mean, mean));
+    }
+    Vec step = div(mul(rate, g), sqrt(add(spread, epsilon)));
+    if (momentum) step = s[1] = fma(keep, s[1], step);
     w = sub(w, step);
   });
 }
 
+// hyper: rate, 1 - rho, epsilon, momentum, decay
+void rmsprop(const Optimizer& d, const Buffers& b, int64_t begin, int64_t end) {
+  if (d.momentum && d.centered) return rmsprop_step<true, true>(d, b, begin, end);
+  if (d.momentum) return rmsprop_step<true, false>(d, b, begin, end);
+  if (d.centered) return rmsprop_step<false, true>(d, b, begin, end);
+  rmsprop_step<false, false>(d, b, begin, end);
+}
+
 void moving_average(const MovingAverage& d, const Buffers& b, int64_t begin, int64_t end) {
   const int64_t first = chunk_begin(d.n, d.chunks, begin), last = chunk_begin(d.n, d.chunks, end);
-  const float keep = d.momentum, share = (float)((1.0 - (double)d.momentum) * (double)d.scale);
+  const float keep = d.momentum, share = (float)(1.0 - (double)d.momentum);
   for (int64_t i = first; i < last; i += Vec::N) {
     const int n = (int)min_i(Vec::N, last - i);
     store_n(b.out + i, fma(load_n(b.in[0] + i, n), set1(share), mul(set1(keep), load_n(b.out + i, n))), n);

@@ -70,12 +70,12 @@ void init_training_ops(py::module_& m) {
   }
   {
     using D = Optimizer;
-    Binder<D>(m, "Optimizer", "in: g, hyper, factor; out: w; more: slots") F(chunks) F(n) F(momentum) F(beta1) F(beta2)
-        F(epsilon) F(weight_decay) F(l2) F(nesterov) F(exact);
+    Binder<D>(m, "Optimizer", "in: g, hyper, factor; out: w; more: slots") F(chunks) F(n) F(momentum) F(centered)
+        F(decays);
   }
   {
     using D = MovingAverage;
-    Binder<D>(m, "MovingAverage", "in: x; out: state") F(chunks) F(n) F(momentum) F(scale);
+    Binder<D>(m, "MovingAverage", "in: x; out: state") F(chunks) F(n) F(momentum);
   }
   {
     using D = SquaredNorm;

@@ -343,6 +343,8 @@ def _overwritable(node: Node) -> tuple[int, ...]:
     """The inputs that the node may overwrite, element by element, as it writes its output."""
     if node.op in UNARY or node.op == "Affine":
         return (0,)
-    if node.op in BINARY:
+    if node.op in BINARY or node.op in ("UnaryBackward", "SoftmaxBackward", "LogSoftmaxBackward", "BatchNormBackward"):
         return (0, 1)
+    if node.op == "Dropout":
+        return (0,)
     return (3,) if node.op in ("Conv", "Gemm") and len(node.inputs) > 3 else ()
