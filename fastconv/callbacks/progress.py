@@ -138,6 +138,8 @@ class Progress(Callback):
         validation = measures(logs or {}, "val_")
         if validation:
             line += f"  |  validation {validation}"
+        if self.steps and self._batch < self.steps:
+            line += f"  |  stopped at step {self._batch} of {self.steps}"
         line += f"  |  {clock(took)}"
         if self._images:
             line += f", {self._images / max(took, 1e-9):,.0f} images/s"
