@@ -280,8 +280,9 @@ void init_plan(py::module_& m) {
       .def_property_readonly("arena_bytes", &Plan::arena_bytes)
       .def_property_readonly("scratch_bytes", &Plan::scratch_bytes)
       .def("__len__", [](const Plan& p) { return p.operations().size(); });
-#define KERNEL(name, Descriptor) \
-  plan.def(#name, &Plan::name, py::arg("desc"), py::arg("inputs"), py::arg("out"), py::arg("more") = std::vector<int>());
+#define KERNEL(name, Descriptor)                                                   \
+  plan.def(#name, &Plan::name, py::arg("desc"), py::arg("inputs"), py::arg("out"), \
+           py::arg("more") = std::vector<int>());
 #include "cpu/kernels.def"
 #undef KERNEL
 
