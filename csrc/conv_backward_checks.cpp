@@ -9,7 +9,7 @@ namespace fastconv {
 namespace {
 
 constexpr int64_t LIMIT = int64_t(1) << 31;
-constexpr int64_t SLICE = 64, BLOCK = 256, LONGEST_RUN = 128;  // conv2d_backward_weight.cpp
+constexpr int64_t SLICE = 64, BLOCK = 128, LONGEST_RUN = 128;  // conv2d_backward_weight.cpp
 constexpr int64_t WANTED = 16;                                 // chunks
 constexpr double PART_FLOPS = 4e6;                             // of a part, at least
 constexpr int64_t SUM_BYTES = 32 << 20;                        // of all parts, at most, where there are several
@@ -85,18 +85,17 @@ Extent extent(const Conv2dBackwardWeight& d, Isa isa, Op op) {
 
 void prepare(Conv2dBackwardWeight& d, Isa isa, Op op) {
   d.parts = parts_of(d, isa);
-  const int64_t groups = depthwise(d) ? 1 : d.groups, Kg = d.K / groups, V = kernels(isa).vector_length;
+  const int64_t groups = depthwise(d) ? 1 : d.groups, Kg = d.K / groups;
   if (op == Op::conv2d_backward_weight_sum) {
-    const double items = static_cast<double>(groups) * blocks(Kg, V) * blocks(d.C / d.groups * d.R * d.S, 64);
+    const double items =
+        static_cast<double>(groups) * blocks(Kg, SLICE) * blocks((depthwise(d) ? 1 : d.C / d.groups) * d.R * d.S, 64);
     d.chunks = chunks_of(static_cast<double>(d.parts) * part_size(d, isa), 2 * CHUNK, items);
   } else {
     d.chunks = d.parts * groups * ceil_div(Kg, SLICE);
   }
 }
 
-int64_t scratch_bytes(const Conv2dBackwardWeight& d) {
-  return d.S * d.C <= LONGEST_RUN ? BLOCK * d.S * d.C * 4 : 0;
-}
+int64_t scratch_bytes(const Conv2dBackwardWeight& d) { return d.S * d.C <= LONGEST_RUN ? BLOCK * d.S * d.C * 4 : 0; }
 
 Extent extent(const Conv2dBackwardInput& d, Isa isa, Op op) {
   const char* name = "conv2d_backward_input";
@@ -149,7 +148,8 @@ Extent extent(const PackWeights& d, Isa isa) {
   int64_t size;
   if (__builtin_mul_overflow(d.C * d.taps * 65, d.K, &size) || size > (int64_t(1) << 58)) too_large(op, "w");
   Extent e{};
-  e.in[0] = reach(op, "w", {{d.groups, d.w_group}, {d.K / d.groups, d.w_k}, {d.C / d.groups, d.w_c}, {d.taps, d.w_tap}});
+  e.in[0] =
+      reach(op, "w", {{d.groups, d.w_group}, {d.K / d.groups, d.w_k}, {d.C / d.groups, d.w_c}, {d.taps, d.w_tap}});
   e.out = d.layout == PanelLayout::linear      ? packed_linear_size(d.K, d.C * d.taps, isa)
           : d.layout == PanelLayout::depthwise ? packed_depthwise_size(d.K, d.taps, 1, isa)
                                                : packed_conv2d_size(d.K, d.C, d.taps, 1, d.groups, isa);
@@ -159,7 +159,7 @@ Extent extent(const PackWeights& d, Isa isa) {
 void prepare(PackWeights& d, Isa isa) {
   const KernelTable& table = kernels(isa);
   const int64_t vectors = ceil_div(d.K / d.groups, table.vector_length);
-  const int64_t widest = d.layout == PanelLayout::linear ? table.dense_panel
+  const int64_t widest = d.layout == PanelLayout::linear      ? table.dense_panel
                          : d.layout == PanelLayout::depthwise ? vectors
                                                               : table.max_panel;
   const double items = static_cast<double>(d.groups) * ceil_div(vectors, widest) * blocks(d.C / d.groups, 16);
