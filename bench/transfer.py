@@ -14,6 +14,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -172,7 +173,7 @@ class Torch:
         return np.asarray(self._run(self.net, images).argmax(1))
 
 
-ENGINES = {"fastconv": Fastconv, "torch": Torch}
+ENGINES: dict[str, Callable[[int | None], Engine]] = {"fastconv": Fastconv, "torch": Torch}
 
 
 def run(engine: Engine, x: Array, y: Array, features: Array, seed: int) -> dict[str, float]:
@@ -202,7 +203,7 @@ def main() -> None:
     x, y = digits(SIZE, 3)
     x = (x - MEAN) / STD
     for name in options.engines.split(","):
-        engine: Engine = ENGINES[name](options.threads)
+        engine = ENGINES[name](options.threads)
         start = time.perf_counter()
         features = engine.features(x)
         seconds = round(time.perf_counter() - start, 2)
