@@ -191,13 +191,48 @@ def run(engine: Engine, x: Array, y: Array, features: Array, seed: int) -> dict[
     return dict(frozen=frozen, tuned=tuned, head_s=round(between - start, 2), tune_s=round(after - between, 2))
 
 
+BEGIN, END = "<!-- transfer:begin -->", "<!-- transfer:end -->"
+
+
+def table(lines: list[dict[str, Any]]) -> str:
+    """Results as a table for the documentation; of several runs of an engine and seed the last one counts."""
+    latest = {(r["engine"], r["seed"]): r for r in lines}
+    text = [
+        "| engine | seed | frozen | fine-tuned | features, s | head, s | fine-tuning, s |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for engine in dict.fromkeys(e for e, _ in latest):
+        rows = [r for (e, _), r in sorted(latest.items()) if e == engine]
+        for r in rows:
+            shares = f"{r['frozen']:.2%} | {r['tuned']:.2%}"
+            text.append(f"| {engine} | {r['seed']} | {shares} | {r['features_s']} | {r['head_s']} | {r['tune_s']} |")
+        frozen, tuned = (float(np.mean([r[k] for r in rows])) for k in ("frozen", "tuned"))
+        text.append(f"| **{engine}** | mean | **{frozen:.2%}** | **{tuned:.2%}** | | | |")
+    return "\n".join(text)
+
+
+def write_docs(results: Path, page: Path) -> None:
+    """Put the table of a --json file into a page."""
+    lines = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
+    text = page.read_text(encoding="utf-8")
+    head, rest = text.split(BEGIN)
+    tail = rest.split(END)[1]
+    page.write_text(f"{head}{BEGIN}\n{table(lines)}\n{END}{tail}", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--engines", default="fastconv,torch")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int)
     parser.add_argument("--json", type=Path, help="append the results to this file, one JSON line each")
+    parser.add_argument(
+        "--docs", type=Path, help="write what is in the --json file into this page, and measure nothing"
+    )
     options = parser.parse_args()
+    if options.docs:
+        write_docs(options.json, options.docs)
+        return
     from digits import digits
 
     x, y = digits(SIZE, 3)
