@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from fastconv.graph import Array, Graph, Node, Value
+from tests import reference
 from tests.interpret_grad import evaluate_grad, update
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
@@ -231,6 +232,15 @@ def _layer_norm(node: Node, x: list[Array | None]) -> Array:
     return y * (1.0 if scale is None else scale) + (0.0 if shift is None else shift)
 
 
+def _affine_sample(node: Node, x: Array, matrix: Array, physical: bool) -> Array:
+    at = node.attrs
+    images = x if physical else x.transpose(0, 2, 3, 1)
+    p, q = node.output.shape[1:3] if physical else node.output.shape[2:]
+    bilinear = at["interpolation"] == "bilinear"
+    y = reference.affine_sample(images, matrix, (p, q), at["fill_mode"], bilinear, at["fill_value"])
+    return y if physical else y.transpose(0, 3, 1, 2)
+
+
 def _resample(node: Node, x: list[Array | None]) -> Array:
     first, index, weight = x
     assert first is not None and index is not None
@@ -305,6 +315,9 @@ def evaluate(node: Node, x: list[Array | None], physical: bool = False) -> Array
         y = _layer_norm(node, x)
     elif op == "Resample":
         y = _resample(node, x)
+    elif op == "AffineSample":
+        assert x[1] is not None
+        y = _affine_sample(node, first, x[1], physical)
     elif op in ("ArgMax", "ArgMin"):
         y = _arg(node, first)
     elif op == "TopK":

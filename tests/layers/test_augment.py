@@ -170,6 +170,27 @@ def test_errors(make: Any, message: str) -> None:
         make()
 
 
+def test_graphs_before_and_after_layout() -> None:
+    """The same numbers from the logical graph, the physical one and the kernels."""
+    from fastconv.graph import Graph
+    from fastconv.layers.base import Scope
+    from fastconv.passes.layout import to_channels_last
+    from tests.interpret import interpret
+
+    model = Sequential([L.Input((9, 12, 3)), L.RandomRotation(0.2), L.RandomCrop(7, 5), L.RandomContrast(0.3)])
+    graph = Graph("augment")
+    scope = Scope(graph, training=True)
+    x = graph.add_input("x", X.shape)
+    graph.outputs = [scope.channels_last(model.emit(scope, scope.channels_first(x))[0])]
+    feeds = {"x": X.astype(np.float64)}
+    for i, feed in enumerate(scope.feeds):
+        feeds[feed.value.name] = np.asarray(feed.draw(np.random.default_rng((5, 2, i))), np.float64)
+    want = augmented(*model.layers)
+    for g, physical in ((graph, False), (to_channels_last(graph), True)):
+        found = interpret(g, feeds, physical=physical)
+        np.testing.assert_allclose(found[0], want, atol=2e-3)
+
+
 # -- Normalization -------------------------------------------------------------------------------------------------
 def test_adapt() -> None:
     x = np.random.default_rng(0).normal(3, 5, (50, 4, 4, 3)) * [1, 10, 0.1]
