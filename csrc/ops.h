@@ -225,6 +225,20 @@ struct Resample {
   int64_t x_outer, x_n, x_row, y_outer, y_p, y_row;  // strides
 };
 
+// What lies outside of an image abcd, in Keras' words: kkkk abcd kkkk, aaaa abcd dddd, dcba abcd dcba, abcd abcd abcd.
+enum class FillMode : int32_t { constant, nearest, reflect, wrap };
+
+// y[n,p,q,c] = x[n] at column a q + b p + t, row d q + e p + u, with matrix[n] = (a, b, t, d, e, u); between pixels
+// bilinear, else the nearest one.      in: x, matrix [N, 6]
+struct AffineSample {
+  int64_t chunks;
+  int64_t N, H, W, C, P, Q;
+  int64_t x_ld, y_ld;
+  FillMode fill;
+  int32_t bilinear;
+  float value;  // of the constant
+};
+
 // y = condition != 0 ? a : b over dims[rank]; strides are zero along broadcast axes. in: condition, a, b
 struct Where {
   int64_t chunks;

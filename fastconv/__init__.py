@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from . import ops
 from ._version import __version__
 from .config import show_config
 from .errors import DeviceError, FastconvError, ModelError, ShapeError, UnsupportedOpError
 from .model import Model, load
 from .session import InferenceSession, SessionOptions
+
+if TYPE_CHECKING:
+    from .finetune import fine_tune
+
+
+def __getattr__(name: str) -> Any:
+    """What only training needs is loaded when it is asked for."""
+    if name == "fine_tune":
+        from .finetune import fine_tune
+
+        return fine_tune
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "DeviceError",
@@ -19,6 +34,7 @@ __all__ = [
     "ShapeError",
     "UnsupportedOpError",
     "__version__",
+    "fine_tune",
     "load",
     "ops",
     "show_config",

@@ -13,6 +13,7 @@ __all__: list[str] = [
     "MAX_RANK",
     "Activation",
     "Affine",
+    "AffineSample",
     "BatchNorm",
     "Binary",
     "BinaryFunc",
@@ -24,6 +25,7 @@ __all__: list[str] = [
     "DepthwiseConv2d",
     "Dropout",
     "Executor",
+    "FillMode",
     "Func",
     "Isa",
     "Linear",
@@ -143,6 +145,7 @@ class Op:
     __members__: typing.ClassVar[dict[str, Op]]
     adam: typing.ClassVar[Op]
     affine: typing.ClassVar[Op]
+    affine_sample: typing.ClassVar[Op]
     avg_pool2d: typing.ClassVar[Op]
     avg_pool2d_backward: typing.ClassVar[Op]
     batch_norm_apply: typing.ClassVar[Op]
@@ -284,6 +287,21 @@ class PadMode:
     constant: typing.ClassVar[PadMode]
     edge: typing.ClassVar[PadMode]
     reflect: typing.ClassVar[PadMode]
+
+    def __index__(self) -> int: ...
+    def __init__(self, value: int) -> None: ...
+    def __int__(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def value(self) -> int: ...
+
+class FillMode:
+    __members__: typing.ClassVar[dict[str, FillMode]]
+    constant: typing.ClassVar[FillMode]
+    nearest: typing.ClassVar[FillMode]
+    reflect: typing.ClassVar[FillMode]
+    wrap: typing.ClassVar[FillMode]
 
     def __index__(self) -> int: ...
     def __init__(self, value: int) -> None: ...
@@ -595,6 +613,24 @@ class Resample:
     y_outer: int
     y_p: int
     y_row: int
+
+    def __init__(self, **kwargs: typing.Any) -> None: ...
+
+class AffineSample:
+    """in: x, matrix"""
+
+    C: int
+    H: int
+    N: int
+    P: int
+    Q: int
+    W: int
+    bilinear: int
+    chunks: int
+    fill: FillMode
+    value: float
+    x_ld: int
+    y_ld: int
 
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
@@ -977,6 +1013,13 @@ class Plan:
     def affine(
         self, desc: Affine, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
     ) -> None: ...
+    def affine_sample(
+        self,
+        desc: AffineSample,
+        inputs: collections.abc.Sequence[int],
+        out: int,
+        more: collections.abc.Sequence[int] = [],
+    ) -> None: ...
     def arena(self, offset: int, size: int) -> int:
         """A tensor in the arena; returns its number."""
 
@@ -1272,6 +1315,8 @@ def extent(desc: Pad, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, i
 @typing.overload
 def extent(desc: Resample, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
 @typing.overload
+def extent(desc: AffineSample, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
+@typing.overload
 def extent(desc: Where, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
 @typing.overload
 def extent(desc: Normalize, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
@@ -1341,6 +1386,8 @@ def extent_more(desc: Copy, isa: Isa, op: Op | None = None) -> tuple[int, int]: 
 def extent_more(desc: Pad, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
 @typing.overload
 def extent_more(desc: Resample, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: AffineSample, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
 @typing.overload
 def extent_more(desc: Where, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
 @typing.overload
@@ -1430,6 +1477,8 @@ def prepare(desc: Copy, isa: Isa, op: Op | None = None) -> None: ...
 def prepare(desc: Pad, isa: Isa, op: Op | None = None) -> None: ...
 @typing.overload
 def prepare(desc: Resample, isa: Isa, op: Op | None = None) -> None: ...
+@typing.overload
+def prepare(desc: AffineSample, isa: Isa, op: Op | None = None) -> None: ...
 @typing.overload
 def prepare(desc: Where, isa: Isa, op: Op | None = None) -> None: ...
 @typing.overload

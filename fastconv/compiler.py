@@ -344,6 +344,8 @@ def _prepare(graph: Graph, isa: _core.Isa, strict: bool) -> Graph:
         elif node.op == "MatMul":
             a, b = node.input(0), node.input(1)
             node.inputs = [_batches(g, a, b, nodes), _batches(g, b, a, nodes)]
+        elif node.op == "AffineSample":
+            node.inputs = [node.input(0), _dense(g, node.input(1), nodes)]
         elif node.op.startswith(("Reduce", "Arg")):
             nodes.extend(_reductions(g, node))
             continue

@@ -32,6 +32,8 @@ Vocabulary: ONNX operator names, normalised so that passes and compiler meet one
     Slice               x                        starts, steps >= 1 per axis (the ends follow from the output shape)
     Resample            x, index[P * T], weight[P * T]?   axis, taps=T: the sum over t of weight[p, t] x[index[p, t]]
                                                  along the axis (Gather, Resize; T = 1 without weight)
+    AffineSample        x, matrix[N, 6]          each image at column a q + b p + t, row d q + e p + u of its matrix
+                                                 (a, b, t, d, e, u): interpolation, fill_mode, fill_value (Keras' words)
     TopK                x                        axis, k, largest: the indices of the k largest, in order
     Take                x, index                 axis: elements by index, as TopK gives them
     Suppress            boxes, scores, order     most, iou, score (or None), center: rows (image, class, box), -1 behind

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from . import _core
 from .compiler import MAX_EXACT, Compiled, OpInfo, WeightCache, compile_graph
 from .cut import Part, probe_shapes
+from .data import names_from_metadata
 from .errors import DeviceError, ModelError, ShapeError
 from .graph import Graph, Shape
 from .isa import resolve_isa
@@ -95,6 +96,7 @@ class Model:
         given: Any = source
         self._onnx: Source = given if hasattr(source, "build") and hasattr(source, "inputs") else read(given)
         self.name = self._onnx.name
+        self.metadata: dict[str, str] = dict(getattr(self._onnx, "metadata", {}))
         self.inputs = tuple(TensorInfo(i.name, i.shape, str(i.dtype)) for i in self._onnx.inputs)
         self._cache = WeightCache()
         self._executor = _core.Executor(self.threads)
@@ -253,6 +255,11 @@ class Model:
         return tuple(default[i.name] for i in self.inputs)
 
     # -- looking ------------------------------------------------------------------------------------------------
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """What the classes are called, where the file's metadata say it (fine_tune writes them)."""
+        return names_from_metadata(self.metadata)
+
     @property
     def isa(self) -> str:
         return self._isa.name

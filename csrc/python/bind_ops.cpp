@@ -58,6 +58,10 @@ void init_enums(py::module_& m) {
     py::enum_<Enum>(m, "PadMode") V(constant) V(edge) V(reflect);
   }
   {
+    using Enum = FillMode;
+    py::enum_<Enum>(m, "FillMode") V(constant) V(nearest) V(reflect) V(wrap);
+  }
+  {
     using Enum = ConvAlgorithm;
     py::enum_<Enum>(m, "ConvAlgorithm") V(gemm) V(implicit) V(row_run);
   }
@@ -141,6 +145,11 @@ void init_descriptors(py::module_& m) {
     using D = Resample;
     Binder<D>(m, "Resample", "in: x, index, weight") F(chunks) F(outer) F(n) F(P) F(taps) F(rows) F(C) F(x_outer) F(x_n)
         F(x_row) F(y_outer) F(y_p) F(y_row);
+  }
+  {
+    using D = AffineSample;
+    Binder<D>(m, "AffineSample", "in: x, matrix") F(chunks) F(N) F(H) F(W) F(C) F(P) F(Q) F(x_ld) F(y_ld) F(fill)
+        F(bilinear) F(value);
   }
   {
     using D = Where;
@@ -258,6 +267,7 @@ void init_ops(py::module_& m) {
   define_checks<Copy>(m, Op::copy);
   define_checks<Pad>(m, Op::pad);
   define_checks<Resample>(m, Op::resample);
+  define_checks<AffineSample>(m, Op::affine_sample);
   define_checks<Where>(m, Op::where);
   define_checks<Normalize>(m, Op::normalize);
   define_checks<TopK>(m, Op::topk);

@@ -259,13 +259,3 @@ class Rescaling(Layer):
         if np.any(self.offset):
             x = scope.add("Add", [x, scope.constant(self.offset.reshape(shape))], x.shape)
         return x
-
-
-class Normalization(Rescaling):
-    """(x - mean) / sqrt(variance), numbers or one for each channel."""
-
-    def __init__(self, axis: int = -1, mean: npt.ArrayLike = 0.0, variance: npt.ArrayLike = 1.0, **kwargs: Any) -> None:
-        if axis != -1:
-            raise ValueError(f"axis={axis!r}: expected -1")
-        deviation = np.maximum(np.sqrt(np.asarray(variance, np.float64)), 1e-7)
-        super().__init__(1 / deviation, -np.asarray(mean, np.float64) / deviation, **kwargs)

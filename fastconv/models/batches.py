@@ -87,7 +87,7 @@ class IterableBatches:
                 if self.steps is not None and done >= self.steps:
                     return
             self._going = None
-            if self.steps is None or not found or self.endless:
+            if self.steps in (None, self.length) or not found or self.endless:
                 return
 
     def _items(self, number: int, start: int) -> Iterator[Any]:

@@ -49,6 +49,7 @@ class Model(Layer, Training):
     def _prepare(self) -> None:
         self.threads: int | None = None
         self.preprocess_input: Preprocess | None = None
+        self.metadata: dict[str, str] = {}  # what `save` writes into an ONNX file beside the network
         self._lock = threading.Lock()
         hold_at_fork(self)
         self._runtime: Runtime | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv import losses, metrics, optimizers
-from fastconv.callbacks import Callback, History
+from fastconv.callbacks import Callback, History, Progress
+from fastconv.callbacks.progress import measures
 from fastconv.errors import ShapeError
 from fastconv.graph import Array
 from fastconv.layers.initializers import next_seed
@@ -190,7 +191,8 @@ class Training:
         (x, y, sample_weight): a data set, a list-like with `__len__`, a generator with steps_per_epoch. batch_size: 32
         where None. validation_split: this share of the arrays, the last rows, is held out. class_weight: class -> what
         its samples count. seed: decides the order and everything drawn at random; equal seeds give equal weights,
-        whatever the number of threads. initial_batch: where to go on in the first epoch. verbose: 0 prints nothing.
+        whatever the number of threads. initial_batch: where to go on in the first epoch. verbose: 0 prints nothing, 1
+        and "auto" show a live display, 2 prints a line for each epoch.
 
         Warns where `trainable` flags have changed since `compile`. Raises ValueError and ShapeError.
         """
@@ -210,20 +212,18 @@ class Training:
             (y, sample_weight), validation_data = kept[-2:], (held_x, *held[-2:])
         inputs = max(len(model.inputs), 1)
         data = as_batches(x, y, sample_weight, inputs, batch_size, shuffle, seed, steps_per_epoch)
-        params = {"verbose": verbose, "epochs": epochs, "steps": data.steps}
-        reports = _Reports(model, callbacks, params)
+        samples = getattr(data, "samples", None) or getattr(x, "samples", None)
+        params = {"verbose": verbose, "epochs": epochs, "steps": data.steps, "samples": samples}
+        reports = _Reports(model, callbacks, params, _display(verbose))
         self.history, self.stop_training = reports.history, False
         reports("on_train_begin", {})
         logs: Logs = {}
         for epoch in range(initial_epoch, epochs):
             reports("on_epoch_begin", epoch, {})
-            start = time.perf_counter()
             logs = self._epoch(data, epoch, initial_batch if epoch == initial_epoch else 0, class_weight, seed, reports)
             if validation_data is not None and not (epoch + 1) % validation_freq and not self._interrupted(reports):
                 found = self._validate(validation_data, validation_batch_size or batch_size, validation_steps)
                 logs |= {f"val_{name}": value for name, value in found.items()}
-            if verbose not in (0, "0"):
-                print(_line(epoch, epochs, time.perf_counter() - start, logs))
             reports("on_epoch_end", epoch, logs)
             if self.stop_training:
                 break
@@ -298,7 +298,7 @@ class Training:
             raise ShapeError("evaluate: there is no batch")
         reports("on_test_end", self._logs(total / count))
         if verbose not in (0, "0", "auto"):
-            print(_line(None, None, 0.0, self._logs(total / count)))
+            print(measures(self._logs(total / count)))
         return self._report(total / count, return_dict)
 
     def _warn_of_changes(self) -> None:
@@ -325,13 +325,13 @@ class _OneBatch:
 
 
 class _Reports:
-    """Calls every callback, History last."""
+    """Calls every callback, History and the display last."""
 
-    def __init__(self, model: Model, callbacks: Any, params: dict[str, Any]) -> None:
+    def __init__(self, model: Model, callbacks: Any, params: dict[str, Any], shown: Callback | None = None) -> None:
         given = [] if callbacks is None else list(callbacks) if isinstance(callbacks, Iterable) else [callbacks]
         self.history = next((c for c in given if isinstance(c, History)), None) or History()
         self.mid_epoch = False
-        self.callbacks = [*(c for c in given if c is not self.history), self.history]
+        self.callbacks = [*(c for c in given if c is not self.history), self.history, *([shown] if shown else [])]
         for callback in self.callbacks:
             callback.set_params(params)
             callback.set_model(model)
@@ -352,6 +352,5 @@ def _metric(m: MetricLike) -> metrics.Metric:
     return metrics.get(m)
 
 
-def _line(epoch: int | None, epochs: int | None, seconds: float, logs: Logs) -> str:
-    head = "" if epoch is None else f"Epoch {epoch + 1}/{epochs} - {seconds:.1f} s - "
-    return head + " - ".join(f"{name}: {value:.4f}" for name, value in logs.items())
+def _display(verbose: str | int) -> Callback | None:
+    return None if verbose in (0, "0") else Progress(2 if verbose in (2, "2") else 1, stream=sys.stdout)

@@ -176,6 +176,7 @@ class _Layout:
         self.place(node, inputs, perm)
 
     _on_Conv = _on_MaxPool = _on_AveragePool = _on_LRN = _on_GroupNormalization = _on_MaxPoolIndex = _image
+    _on_AffineSample = _image
 
     def _unary(self, node: Node) -> None:
         x = node.input(0)

@@ -39,7 +39,7 @@ def save_model(model: Model, path: str | os.PathLike[str], *, shape: Sequence[in
         from fastconv.models import LayerSource
         from fastconv.onnx.writer import write_source
 
-        write_source(LayerSource(model), path, shape)
+        write_source(LayerSource(model), path, shape, model.metadata)
 
 
 def save_source(source: Source, path: str | os.PathLike[str], shape: Sequence[int | None] | None = None) -> None:
