@@ -165,6 +165,31 @@ for layer in base_model.layers[-4:]:
 print(model.output_shape, len(model.trainable_weights))
 """,
 }
+LISTINGS["fine_tuning"] = (
+    LISTINGS["feature_extraction"]
+    + """
+import numpy as np
+from tensorflow.keras.optimizers import Adam
+from tensorflow.keras.utils import to_categorical
+rng = np.random.default_rng(0)
+X_train, X_val = rng.uniform(-100, 150, (6, 224, 224, 3)), rng.uniform(-100, 150, (2, 224, 224, 3))
+Y_train, Y_val = to_categorical(rng.integers(0, 10, 6), 10), to_categorical(rng.integers(0, 10, 2), 10)
+# First the new head alone, then the last layers with a low learning rate
+for layer in base_model.layers:
+    layer.trainable = False
+model.compile(optimizer='adam', loss='categorical_crossentropy', metrics=['accuracy'])
+model.fit(X_train, Y_train, epochs=1, batch_size=3)
+before = [w.numpy().copy() for w in base_model.weights]
+for layer in base_model.layers[-4:]:
+    layer.trainable = True
+model.compile(optimizer=Adam(learning_rate=1e-5), loss='categorical_crossentropy', metrics=['accuracy'])
+history = model.fit(X_train, Y_train, epochs=1, batch_size=3, validation_data=(X_val, Y_val))
+moved = [not np.array_equal(a, w.numpy()) for a, w in zip(before, base_model.weights)]
+print(sorted(history.history), moved.index(True), sum(moved))
+loss, accuracy = model.evaluate(X_val, Y_val, verbose=0)
+print(abs(loss - history.history['val_loss'][-1]) < 1e-3 * loss, np.isfinite(loss))
+"""
+)
 PRINTED = {
     "without_output_layer": "(None, None, None, 512)",
     "new_shape": "(None, 20, 15, 512)",
@@ -173,6 +198,8 @@ PRINTED = {
     "random": "(None, 10)",
     "classifier": r"\w+ \(\d+\.\d\d%\)",
     "feature_extraction": "(None, 10) 10",
+    "fine_tuning": r"\(None, 10\) 10\nepoch 1/1 .*\nepoch 1/1 .*\n"
+    r"\['accuracy', 'loss', 'val_accuracy', 'val_loss'\] 20 6\nTrue True",
 }
 OFFLINE = ("prepare", "random")
 
@@ -191,7 +218,7 @@ def run(listing: str, folder: Path, env: dict[str, str]) -> str:
 
 def check(name: str, text: str) -> None:
     want = PRINTED[name]
-    assert re.fullmatch(want, text) if name == "classifier" else text == want
+    assert re.fullmatch(want, text) if name in ("classifier", "fine_tuning") else text == want
 
 
 @pytest.mark.parametrize("name", OFFLINE)
