@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fastconv.callbacks.backup import BackupAndRestore
 from fastconv.callbacks.base import (
     Callback,
     CallbackList,
@@ -15,6 +16,7 @@ from fastconv.callbacks.monitor import EarlyStopping, ModelCheckpoint, ReduceLRO
 from fastconv.callbacks.progress import Progress
 
 __all__ = [
+    "BackupAndRestore",
     "CSVLogger",
     "Callback",
     "CallbackList",

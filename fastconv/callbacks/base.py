@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -80,6 +80,10 @@ class Callback:
 
     def on_predict_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """After a batch of it."""
+
+    def begin_at(self, callbacks: Sequence[Callback], seed: int) -> tuple[int, int] | None:
+        """`fit` asks before it begins: the epoch and the batch to go on with, or None. It was given these callbacks."""
+        return None
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold of this callback."""

@@ -259,13 +259,17 @@ class Model(Layer, Training):
 
     # -- files ------------------------------------------------------------------------------------------------
     def load_weights(self, path: str | os.PathLike[str], *, by_name: bool = False) -> None:
-        """Read weights of this architecture from .safetensors or a torch file. by_name: only layers that are there.
+        """Read weights of this architecture: .safetensors, .ckpt or a torch file. by_name: only layers that are there.
 
         Raises ModelError naming the first layer that differs; nothing is changed then.
         """
+        from fastconv.training_state import load_training
         from fastconv.weights import load_into
 
-        load_into(self, path, by_name=by_name)
+        if os.fspath(path).lower().endswith(".ckpt"):
+            load_training(self, path, optimizer=False)
+        else:
+            load_into(self, path, by_name=by_name)
 
     def save_weights(self, path: str | os.PathLike[str]) -> None:
         """Write all weights to a .safetensors file."""
@@ -274,7 +278,8 @@ class Model(Layer, Training):
         save_safetensors(self, path)
 
     def save(self, path: str | os.PathLike[str], *, shape: Sequence[int] | None = None) -> None:
-        """Write x.onnx (the network; sizes that are free need `shape`, N H W C) or x.safetensors (its weights).
+        """Write x.onnx (the network; sizes that are free need `shape`, N H W C), x.safetensors (its weights) or x.ckpt
+        (weights and optimiser).
 
         Files are written beside their place and moved there when they are whole.
         """

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv import losses, metrics, optimizers
-from fastconv.callbacks import Callback, History, Progress
+from fastconv.callbacks import BackupAndRestore, Callback, History, Progress
 from fastconv.callbacks.progress import measures
 from fastconv.errors import ShapeError
 from fastconv.graph import Array
@@ -216,6 +216,8 @@ class Training:
         params = {"verbose": verbose, "epochs": epochs, "steps": data.steps, "samples": samples}
         reports = _Reports(model, callbacks, params, _display(verbose))
         self.history, self.stop_training = reports.history, False
+        for place in [c.begin_at(reports.callbacks, seed) for c in reports.callbacks]:
+            initial_epoch, initial_batch = place or (initial_epoch, initial_batch)
         reports("on_train_begin", {})
         logs: Logs = {}
         for epoch in range(initial_epoch, epochs):
@@ -331,7 +333,9 @@ class _Reports:
         given = [] if callbacks is None else list(callbacks) if isinstance(callbacks, Iterable) else [callbacks]
         self.history = next((c for c in given if isinstance(c, History)), None) or History()
         self.mid_epoch = False
-        self.callbacks = [*(c for c in given if c is not self.history), self.history, *([shown] if shown else [])]
+        others = [c for c in given if c is not self.history and not isinstance(c, BackupAndRestore)]
+        backups = [c for c in given if isinstance(c, BackupAndRestore)]  # keep what all others remember of an epoch
+        self.callbacks = [*others, self.history, *([shown] if shown else []), *backups]
         for callback in self.callbacks:
             callback.set_params(params)
             callback.set_model(model)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from fastconv.cut import probe_shapes
 from fastconv.errors import ModelError
+from fastconv.training_state import save_training
 from fastconv.weights.files import write_safetensors
 
 if TYPE_CHECKING:
@@ -32,8 +33,10 @@ def save_safetensors(model: Model, path: str | os.PathLike[str]) -> None:
 
 
 def save_model(model: Model, path: str | os.PathLike[str], *, shape: Sequence[int | None] | None = None) -> None:
-    """By the ending of `path`: .onnx or .safetensors. Raises ModelError for another one."""
-    if _ending(path) == ".safetensors":
+    """By the ending of `path`: .onnx, .safetensors or .ckpt (see training_state). Raises ModelError for another one."""
+    if os.fspath(path).lower().endswith(".ckpt"):
+        save_training(model, path)
+    elif _ending(path) == ".safetensors":
         save_safetensors(model, path)
     else:
         from fastconv.models import LayerSource
