@@ -115,12 +115,12 @@ NEEDS_BOTH(Conv2dBackwardInput)
 #undef NEEDS_BOTH
 
 template <>
-inline void prepare_for(PackWeights& d, Isa isa, Op) {
-  prepare(d, isa);
+inline void prepare_for(PackWeights& d, Isa isa, Op op) {
+  prepare(d, isa, op);
 }
 template <>
-inline Extent extent_for(const PackWeights& d, Isa isa, Op) {
-  return extent(d, isa);
+inline Extent extent_for(const PackWeights& d, Isa isa, Op op) {
+  return extent(d, isa, op);
 }
 template <>
 inline void prepare_for(BatchNorm& d, Isa, Op op) {

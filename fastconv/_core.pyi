@@ -179,6 +179,7 @@ class Op:
     normalize: typing.ClassVar[Op]
     normalize_backward: typing.ClassVar[Op]
     pack_weights: typing.ClassVar[Op]
+    pack_winograd_weights: typing.ClassVar[Op]
     pad: typing.ClassVar[Op]
     reduce: typing.ClassVar[Op]
     resample: typing.ClassVar[Op]
@@ -836,6 +837,7 @@ class PackWeights:
     flip: int
     groups: int
     layout: PanelLayout
+    m: int
     taps: int
     w_c: int
     w_group: int
@@ -1165,6 +1167,13 @@ class Plan:
         more: collections.abc.Sequence[int] = [],
     ) -> None: ...
     def pack_weights(
+        self,
+        desc: PackWeights,
+        inputs: collections.abc.Sequence[int],
+        out: int,
+        more: collections.abc.Sequence[int] = [],
+    ) -> None: ...
+    def pack_winograd_weights(
         self,
         desc: PackWeights,
         inputs: collections.abc.Sequence[int],

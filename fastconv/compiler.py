@@ -11,7 +11,7 @@ from typing import Any
 from . import _core, lowering_grad, lowering_tensors
 from .errors import FastconvError, ModelError, UnsupportedOpError
 from .graph import Array, Graph, Node, Shape, Value, Weight
-from .lowering import LOWERINGS
+from .lowering import LOWERINGS, parts_of_sum
 from .packing import Packer, as_float32
 from .packing_states import pack_at_run_time, packed_bytes, turned_weight
 from .passes import optimize, plan_memory
@@ -285,7 +285,7 @@ def conv_spec(node: Node, isa: _core.Isa, strict: bool) -> ConvSpec:
     groups, strides, dilations, pads = a["group"], tuple(a["strides"]), tuple(a["dilations"]), tuple(a["pads"])
     choice, m = _core.choose_conv2d(
         N=N, H=H, W=W, C=C, K=K, P=P, Q=Q, R=R, S=S, groups=groups, strides=strides, dilations=dilations, pads=pads,
-        isa=isa, strict=strict or not node.input(1).is_const,
+        isa=isa, strict=strict,
     )  # fmt: skip
     return ConvSpec(H, W, C, P, Q, R, S, groups, strides, dilations, choice, m)
 
@@ -421,6 +421,9 @@ def _reductions(g: Graph, node: Node) -> list[Node]:
             x = part.output
             continue
         last = Node(node.op, [x], node.outputs, {**node.attrs, "axes": tuple(run)}, node.name)
+        parts = parts_of_sum(last)
+        if parts > 1:
+            last.attrs["workspace_bytes"] = 4 * (parts + 1) * math.prod(x.shape[run[-1] + 1 :])
         if run[-1] == end - 1 or (run[-1] == end and node.attrs.get("keepdims", 1)):
             nodes.append(last)
         else:

@@ -66,23 +66,31 @@ def _desc(node: Node, spec: ConvSpec | None) -> Any:
         return _conv_desc(node, True, False, groups > 1 and groups == C == K)
     assert spec is not None
     turned = bool(node.attrs.get("turned"))
-    return _conv_desc(node, turned, turned, spec.choice == "depthwise")
+    desc = _conv_desc(node, turned, turned, spec.choice == "depthwise")
+    desc.m = spec.m
+    return desc
+
+
+def _kernel(spec: ConvSpec | None) -> _core.Op:
+    winograd = spec is not None and spec.choice == "winograd"
+    return _core.Op.pack_winograd_weights if winograd else _core.Op.pack_weights
 
 
 def packed_bytes(node: Node, isa: _core.Isa, spec: ConvSpec | None = None) -> int:
     """The bytes of the packed weights in the node's workspace; none for constants."""
     if node.input(1).is_const:
         return 0
-    return 4 * _core.extent(_desc(node, spec), isa)[1]
+    return 4 * _core.extent(_desc(node, spec), isa, _kernel(spec))[1]
 
 
 def pack_at_run_time(c: Compiler, node: Node, spec: ConvSpec | None = None) -> int:
     """The tensor of input 1, packed by an operation that is appended here."""
     desc = _desc(node, spec)
-    w, size = c.view(node.input(1)), _core.extent(desc, c.isa)[1]
+    op = _kernel(spec)
+    w, size = c.view(node.input(1)), _core.extent(desc, c.isa, op)[1]
     first = (c.workspace(node) + node.attrs.get("packed_at", 0)) // 4
     packed = c.tensor(View("arena", None, first, (size,), (1,)))
-    c.emit("pack_weights", desc, [c.tensor(w)], packed, node, "pack", 0, 4 * (math.prod(w.shape) + size))
+    c.emit(op.name, desc, [c.tensor(w)], packed, node, "pack", 0, 4 * (math.prod(w.shape) + size))
     return packed
 
 

@@ -47,9 +47,10 @@ def weight(isa: Any, case: cases.ConvCase, x: F32, g: F32, gaps: tuple[int, int]
     return dw
 
 
-def pack(isa: Any, w: F32, **fields: Any) -> F32:
+def pack(isa: Any, w: F32, op: str = "pack_weights", **fields: Any) -> F32:
     desc = _core.PackWeights(**fields)
-    (out,) = backward.run(isa, "pack_weights", desc, [w.reshape(-1)], packed(_core.extent(desc, isa)[1]))
+    size = _core.extent(desc, isa, getattr(_core.Op, op))[1]
+    (out,) = backward.run(isa, op, desc, [w.reshape(-1)], packed(size))
     return out
 
 
