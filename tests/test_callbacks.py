@@ -215,7 +215,7 @@ def test_progress(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = C.Progress(title="head", stream=stream)
     drive([shown], [4.0, 2.0], steps=3)
     text = stream.getvalue()
-    assert "head epoch 1/2  loss 2.0000  |  validation loss 4.0000  |  0.0 s" in text
+    assert "head epoch 1/2  loss 2.0000  |  validation loss 4.0000  |  0." in text
     assert ("\x1b[" in text) == terminal
     if terminal:
         assert "3/3" in text and "ETA" in text
