@@ -80,6 +80,8 @@ class Training:
             self._chosen = self._choice()
         if self._trainer is None or self._trainer.threads != (self._model.threads or self._trainer.threads):
             self._trainer = Trainer(self._model, self.optimizer, self.loss, *self._chosen, strict=self._strict)
+            runtime = self._model._runtime
+            self._trainer.cache.before = {} if runtime is None else dict(runtime._cache.packed)
         return self._trainer
 
     # -- one batch --------------------------------------------------------------------------------------------
