@@ -2,6 +2,7 @@
 #include "check_tools.h"
 #include "cpu/dispatch.h"
 #include "cpu/select.h"
+#include "cpu/winograd.h"
 #include "training_checks.h"
 
 namespace fastconv {
@@ -9,7 +10,7 @@ namespace fastconv {
 namespace {
 
 constexpr int64_t LIMIT = int64_t(1) << 31;
-constexpr int64_t SLICE = 64, BLOCK = 256, LONGEST_RUN = 128;  // conv2d_backward_weight.cpp
+constexpr int64_t SLICE = 64, BLOCK = 128, LONGEST_RUN = 128;  // conv2d_backward_weight.cpp
 constexpr int64_t WANTED = 16;                                 // chunks
 constexpr double PART_FLOPS = 4e6;                             // of a part, at least
 constexpr int64_t SUM_BYTES = 32 << 20;                        // of all parts, at most, where there are several
@@ -85,18 +86,17 @@ Extent extent(const Conv2dBackwardWeight& d, Isa isa, Op op) {
 
 void prepare(Conv2dBackwardWeight& d, Isa isa, Op op) {
   d.parts = parts_of(d, isa);
-  const int64_t groups = depthwise(d) ? 1 : d.groups, Kg = d.K / groups, V = kernels(isa).vector_length;
+  const int64_t groups = depthwise(d) ? 1 : d.groups, Kg = d.K / groups;
   if (op == Op::conv2d_backward_weight_sum) {
-    const double items = static_cast<double>(groups) * blocks(Kg, V) * blocks(d.C / d.groups * d.R * d.S, 64);
+    const double items =
+        static_cast<double>(groups) * blocks(Kg, SLICE) * blocks((depthwise(d) ? 1 : d.C / d.groups) * d.R * d.S, 64);
     d.chunks = chunks_of(static_cast<double>(d.parts) * part_size(d, isa), 2 * CHUNK, items);
   } else {
     d.chunks = d.parts * groups * ceil_div(Kg, SLICE);
   }
 }
 
-int64_t scratch_bytes(const Conv2dBackwardWeight& d) {
-  return d.S * d.C <= LONGEST_RUN ? BLOCK * d.S * d.C * 4 : 0;
-}
+int64_t scratch_bytes(const Conv2dBackwardWeight& d) { return d.S * d.C <= LONGEST_RUN ? BLOCK * d.S * d.C * 4 : 0; }
 
 Extent extent(const Conv2dBackwardInput& d, Isa isa, Op op) {
   const char* name = "conv2d_backward_input";
@@ -132,10 +132,11 @@ void prepare(Conv2dBackwardInput& d, Isa isa, Op op) {
 }
 
 int64_t scratch_bytes(const Conv2dBackwardInput& d) {
-  return ceil_div(d.K / d.groups, 16) * 64 + d.R * d.S * (16 * 8 + 4) + 64;
+  const int64_t columns = d.groups == d.C ? d.W * (2 * d.S + 1) * 4 : 0;  // of depthwise_backward_input
+  return std::max(columns, ceil_div(d.K / d.groups, 16) * 64 + d.R * d.S * (16 * 8 + 4) + 64);
 }
 
-Extent extent(const PackWeights& d, Isa isa) {
+Extent extent(const PackWeights& d, Isa isa, Op kernel) {
   const char* op = "pack_weights";
   CHECK(op, K, 1, LIMIT);
   CHECK(op, C, 1, LIMIT);
@@ -149,17 +150,29 @@ Extent extent(const PackWeights& d, Isa isa) {
   int64_t size;
   if (__builtin_mul_overflow(d.C * d.taps * 65, d.K, &size) || size > (int64_t(1) << 58)) too_large(op, "w");
   Extent e{};
-  e.in[0] = reach(op, "w", {{d.groups, d.w_group}, {d.K / d.groups, d.w_k}, {d.C / d.groups, d.w_c}, {d.taps, d.w_tap}});
-  e.out = d.layout == PanelLayout::linear      ? packed_linear_size(d.K, d.C * d.taps, isa)
+  const bool winograd = kernel == Op::pack_winograd_weights;
+  const int64_t r = d.taps == 25 ? 5 : 3;
+  if (winograd && (d.taps != r * r || !winograd_known(d.m, r) || d.groups != 1 || d.layout != PanelLayout::conv2d))
+    throw std::invalid_argument("pack_weights: no such form of Winograd's convolution");
+  if (winograd && d.w_k != 1) CHECK(op, w_tap, 1, 1);
+  e.in[0] =
+      reach(op, "w", {{d.groups, d.w_group}, {d.K / d.groups, d.w_k}, {d.C / d.groups, d.w_c}, {d.taps, d.w_tap}});
+  e.out = winograd                             ? packed_winograd_size(d.K, d.C, d.m, r, isa)
+          : d.layout == PanelLayout::linear    ? packed_linear_size(d.K, d.C * d.taps, isa)
           : d.layout == PanelLayout::depthwise ? packed_depthwise_size(d.K, d.taps, 1, isa)
                                                : packed_conv2d_size(d.K, d.C, d.taps, 1, d.groups, isa);
   return e;
 }
 
-void prepare(PackWeights& d, Isa isa) {
+void prepare(PackWeights& d, Isa isa, Op op) {
+  if (op == Op::pack_winograd_weights) {
+    const double items = static_cast<double>(panel_count(d.K, isa)) * blocks(d.C, 4);
+    d.chunks = chunks_of(static_cast<double>(d.K) * d.C * d.taps, CHUNK, items);
+    return;
+  }
   const KernelTable& table = kernels(isa);
   const int64_t vectors = ceil_div(d.K / d.groups, table.vector_length);
-  const int64_t widest = d.layout == PanelLayout::linear ? table.dense_panel
+  const int64_t widest = d.layout == PanelLayout::linear      ? table.dense_panel
                          : d.layout == PanelLayout::depthwise ? vectors
                                                               : table.max_panel;
   const double items = static_cast<double>(d.groups) * ceil_div(vectors, widest) * blocks(d.C / d.groups, 16);

@@ -93,7 +93,8 @@ int Plan::add_external(int index, int64_t first, int64_t size) {
 
 template <typename Extent>
 void Plan::check(const Extent& needs, const std::vector<int>& in, int out, const std::vector<int>& more) const {
-  if (in.size() > 4 || more.size() > 2) throw std::invalid_argument("an operation has at most four inputs and three outputs");
+  if (in.size() > 4 || more.size() > 2)
+    throw std::invalid_argument("an operation has at most four inputs and three outputs");
   const int count = (int)tensors_.size();
   for (size_t i = 0; i < in.size(); i++) {
     if (in[i] < -1 || in[i] >= count) throw std::invalid_argument("no such tensor");
@@ -120,21 +121,21 @@ void Plan::check(const Extent& needs, const std::vector<int>& in, int out, const
     if (i < more.size() || needs.more[i] > 0) written(i < more.size() ? more[i] : -1, needs.more[i]);
 }
 
-#define KERNEL(name, Descriptor)                                             \
+#define KERNEL(name, Descriptor)                                                                     \
   void Plan::name(Descriptor d, const std::vector<int>& in, int out, const std::vector<int>& more) { \
-    check(extent_for(d, isa_, Op::name), in, out, more);                           \
-    prepare_for(d, isa_, Op::name);                                          \
-    Operation o;                                                             \
-    o.op = Op::name;                                                         \
-    for (int i = 0; i < 4; i++) o.in[i] = i < (int)in.size() ? in[i] : -1;   \
-    o.out = out;                                                             \
-    for (int i = 0; i < 2; i++) o.more[i] = i < (int)more.size() ? more[i] : -1; \
-    o.chunks = d.chunks;                                                     \
-    o.weight_parts = weight_parts_for(d, isa_, Op::name);                    \
-    o.name = d;                                                              \
-    const int64_t scratch = (scratch_for(d, isa_, Op::name) + 63) / 64 * 64; \
-    if (scratch > scratch_bytes_) scratch_bytes_ = scratch;                  \
-    operations_.push_back(o);                                                \
+    check(extent_for(d, isa_, Op::name), in, out, more);                                             \
+    prepare_for(d, isa_, Op::name);                                                                  \
+    Operation o;                                                                                     \
+    o.op = Op::name;                                                                                 \
+    for (int i = 0; i < 4; i++) o.in[i] = i < (int)in.size() ? in[i] : -1;                           \
+    o.out = out;                                                                                     \
+    for (int i = 0; i < 2; i++) o.more[i] = i < (int)more.size() ? more[i] : -1;                     \
+    o.chunks = d.chunks;                                                                             \
+    o.weight_parts = weight_parts_for(d, isa_, Op::name);                                            \
+    o.name = d;                                                                                      \
+    const int64_t scratch = (scratch_for(d, isa_, Op::name) + 63) / 64 * 64;                         \
+    if (scratch > scratch_bytes_) scratch_bytes_ = scratch;                                          \
+    operations_.push_back(o);                                                                        \
   }
 #include "cpu/kernels.def"
 #undef KERNEL
@@ -196,7 +197,9 @@ void Executor::run(const Plan& plan, float* const* externals, int64_t* nanosecon
     }
   }
   if (!context) context = std::make_unique<Context>(threads_);
-  if (context->arena.size() < (size_t)plan.arena_bytes()) context->arena = Block((size_t)plan.arena_bytes());
+  if (context->arena.size() < (size_t)plan.arena_bytes()) {
+    context->arena = Block((size_t)plan.arena_bytes(), plan.huge_pages());
+  }
   const size_t scratch = (size_t)plan.scratch_bytes() * (size_t)threads_;
   if (context->scratch.size() < scratch) context->scratch = Block(scratch);
   plan.run(context->arena.data(), (float*)context->scratch.data(), externals, context->pool, nanoseconds);

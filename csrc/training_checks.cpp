@@ -7,7 +7,7 @@ namespace fastconv {
 
 namespace {
 
-constexpr int64_t PARTS = 64;           // of the rows of a batch, at most
+constexpr int64_t PARTS = 64;              // of the rows of a batch, at most
 constexpr double PART_ELEMENTS = 1 << 16;  // of a part, at least
 
 bool from_output(Func f) {
@@ -244,7 +244,9 @@ Extent extent(const MovingAverage& d) {
 
 void prepare(MovingAverage& d) { d.chunks = chunks_of(static_cast<double>(d.n), CHUNK, std::max<double>(1, d.n)); }
 
-static int64_t norm_parts(int64_t n) { return std::min<int64_t>(1024, chunks_of(static_cast<double>(n), 2 * CHUNK, 1e6)); }
+static int64_t norm_parts(int64_t n) {
+  return std::min<int64_t>(1024, chunks_of(static_cast<double>(n), 2 * CHUNK, 1e6));
+}
 
 Extent extent(const SquaredNorm& d) {
   Extent e{};

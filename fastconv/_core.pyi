@@ -68,7 +68,11 @@ __all__: list[str] = [
     "huge_pages",
     "isa_levels",
     "measure_peak",
+    "pack_conv2d_rows",
+    "pack_linear_inputs",
     "pack_linear_rows",
+    "pack_winograd_rows",
+    "panels",
     "prepare",
     "run_kernel",
     "usable_cpus",
@@ -175,6 +179,7 @@ class Op:
     normalize: typing.ClassVar[Op]
     normalize_backward: typing.ClassVar[Op]
     pack_weights: typing.ClassVar[Op]
+    pack_winograd_weights: typing.ClassVar[Op]
     pad: typing.ClassVar[Op]
     reduce: typing.ClassVar[Op]
     resample: typing.ClassVar[Op]
@@ -832,6 +837,7 @@ class PackWeights:
     flip: int
     groups: int
     layout: PanelLayout
+    m: int
     taps: int
     w_c: int
     w_group: int
@@ -996,8 +1002,14 @@ class WeightStore:
         isa: Isa,
     ) -> PackedWeight: ...
     def put(self, array: numpy.typing.NDArray[numpy.float32]) -> PackedWeight: ...
+    def reserve_conv2d(self, K: int, C: int, R: int, S: int, isa: Isa) -> PackedWeight:
+        """Room for a [K, C, R, S] weight of one group, to be filled by pack_conv2d_rows."""
+
     def reserve_linear(self, K: int, C: int, isa: Isa) -> PackedWeight:
-        """Room for a [K, C] matrix, to be filled by pack_linear_rows."""
+        """Room for a [K, C] matrix, to be filled by pack_linear_rows or pack_linear_inputs."""
+
+    def reserve_winograd(self, K: int, C: int, m: int, r: int, isa: Isa) -> PackedWeight:
+        """Room for a [K, C, r, r] weight of F(m x m, r x r), to be filled by pack_winograd_rows."""
 
     @property
     def bytes(self) -> int: ...
@@ -1155,6 +1167,13 @@ class Plan:
         more: collections.abc.Sequence[int] = [],
     ) -> None: ...
     def pack_weights(
+        self,
+        desc: PackWeights,
+        inputs: collections.abc.Sequence[int],
+        out: int,
+        more: collections.abc.Sequence[int] = [],
+    ) -> None: ...
+    def pack_winograd_weights(
         self,
         desc: PackWeights,
         inputs: collections.abc.Sequence[int],
@@ -1435,6 +1454,26 @@ def isa_levels() -> list[str]:
 def measure_peak(isa: Isa, seconds: float = 0.05) -> float:
     """The FMA rate of one core in GFLOP/s: independent chains in registers, best of many short runs."""
 
+def pack_conv2d_rows(
+    packed: PackedWeight,
+    K: int,
+    first: int,
+    w: numpy.typing.NDArray[numpy.float32],
+    scale: numpy.typing.NDArray[numpy.float32] | None,
+    isa: Isa,
+) -> None:
+    """Fill in whole panels of K outputs from the first-th output on."""
+
+def pack_linear_inputs(
+    packed: PackedWeight,
+    C: int,
+    first: int,
+    w: numpy.typing.NDArray[numpy.float32],
+    scale: numpy.typing.NDArray[numpy.float32] | None,
+    isa: Isa,
+) -> None:
+    """Fill in what reads the inputs from the first-th on: w is [inputs, K] of C."""
+
 def pack_linear_rows(
     packed: PackedWeight,
     first: int,
@@ -1444,6 +1483,20 @@ def pack_linear_rows(
     taps: int = 1,
 ) -> None:
     """Fill in rows from the first-th on, a multiple of the panel."""
+
+def pack_winograd_rows(
+    packed: PackedWeight,
+    K: int,
+    first: int,
+    w: numpy.typing.NDArray[numpy.float32],
+    scale: numpy.typing.NDArray[numpy.float32] | None,
+    m: int,
+    isa: Isa,
+) -> None:
+    """Fill in whole panels of K outputs from the first-th output on."""
+
+def panels(K: int, isa: Isa) -> list[int]:
+    """The first outputs of the panels of a convolution's weight."""
 
 @typing.overload
 def prepare(desc: Conv2d, isa: Isa, op: Op | None = None) -> None:

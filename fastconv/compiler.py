@@ -6,23 +6,18 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
-
-import numpy as np
 
 from . import _core, lowering_grad, lowering_tensors
 from .errors import FastconvError, ModelError, UnsupportedOpError
 from .graph import Array, Graph, Node, Shape, Value, Weight
-from .lowering import LOWERINGS
-from .packing import pack_at_run_time, packed_bytes, turn
+from .lowering import LOWERINGS, parts_of_sum
+from .packing import Packer, as_float32
+from .packing_states import pack_at_run_time, packed_bytes, turned_weight
 from .passes import optimize, plan_memory
 from .views import View, reach, row_strides
 
 _REGISTERED = (lowering_tensors, lowering_grad)  # importing it fills LOWERINGS
-PART_BYTES = 8 << 20  # of a dense weight that is read at a time
-ROWS_PER_PART = 128  # a multiple of every level's dense panel
-MAX_EXACT = 1 << 24  # whole numbers that float32 holds exactly
 
 
 @dataclass(frozen=True)
@@ -121,6 +116,7 @@ class Compiler:
         self.external = {v: i for i, v in enumerate(externals)}
         self.states = {v: (states or {})[v.name] for v in graph.states}
         self._tensors: dict[object, int] = {}
+        self.packer = Packer(cache.store, isa)
 
     def compile(self) -> Compiled:
         for node in self.graph.nodes:
@@ -204,9 +200,8 @@ class Compiler:
         self,
         node: Node,
         how: object,
-        pack: Callable[[Array, Array | None], Any],
+        pack: Callable[[Weight, Array | None], _core.PackedWeight],
         source: Weight | None = None,
-        pack_by_parts: Callable[[Weight, Array | None], Any] | None = None,
     ) -> int:
         """The tensor of input 1, packed; `source` is what `pack` gets instead of it."""
         w = node.input(1).weight
@@ -216,12 +211,7 @@ class Compiler:
         key = (w.key, how, None if scale is None else scale.tobytes())
         packed = self.cache.find(key)
         if packed is None:
-            x = source or w
-            if pack_by_parts is not None and x.read_part is not None and x.nbytes > PART_BYTES and not x.in_memory:
-                packed = pack_by_parts(x, scale)
-            else:
-                packed = pack(as_float32(x), scale)
-            self.cache.packed[key] = packed
+            packed = self.cache.packed[key] = pack(source or w, scale)
         number = self._tensors.get(key)
         if number is None:
             number = self._tensors[key] = self.plan.weight(packed)
@@ -230,25 +220,19 @@ class Compiler:
     def packed(self, node: Node, spec: ConvSpec) -> int:
         if not node.input(1).is_const:
             return pack_at_run_time(self, node, spec)
-        store, isa, turned = self.cache.store, self.isa, bool(node.attrs.get("turned"))
-
-        def plain(w: Array) -> Array:
-            return turn(w, spec.groups, True) if turned else w
-
+        packer, source = self.packer, turned_weight(node, spec.groups) if node.attrs.get("turned") else None
+        how: tuple[object, ...] = (spec.choice, spec.m, spec.groups, source is not None)
         if spec.choice == "depthwise":
-            how: object = ("depthwise", turned)
-            return self.pack_constant(node, how, lambda w, s: store.pack_depthwise_conv2d(plain(w), s, isa))
+            return self.pack_constant(node, how, packer.depthwise, source)
         if spec.choice == "winograd":
-            how = ("winograd", spec.m, turned)
-            return self.pack_constant(node, how, lambda w, s: store.pack_winograd(plain(w), s, spec.m, isa))
-        how = ("conv2d", spec.groups, turned)
-        return self.pack_constant(node, how, lambda w, s: store.pack_conv2d(plain(w), s, spec.groups, isa))
+            return self.pack_constant(node, how, lambda w, s: packer.winograd(w, s, spec.m), source)
+        how = ("conv2d", spec.groups, source is not None)
+        return self.pack_constant(node, how, lambda w, s: packer.conv2d(w, s, spec.groups), source)
 
     def packed_linear(self, node: Node) -> int:
         if not node.input(1).is_const:
             return pack_at_run_time(self, node)
         trans_b = bool(node.attrs.get("trans_b"))
-        store, isa = self.cache.store, self.isa
         taps, source = 1, None
         w = node.input(1).weight
         if w is not None and w.origin is not None and w.origin[1][0] == "flatten":
@@ -257,8 +241,7 @@ class Compiler:
             if tuple(order) == (*range(1, len(dims)), 0):
                 taps, source = math.prod(dims[1:]), w.origin[0]
         how = ("linear", trans_b)
-        pack = partial(_pack_by_parts, store, isa, taps) if trans_b else None
-        return self.pack_constant(node, how, lambda x, s: store.pack_linear(x, s, trans_b, isa, taps), source, pack)
+        return self.pack_constant(node, how, lambda x, s: self.packer.linear(x, s, trans_b, taps), source)
 
     # -- operations ---------------------------------------------------------------------------------------------
     def conv_spec(self, node: Node) -> ConvSpec:
@@ -302,7 +285,7 @@ def conv_spec(node: Node, isa: _core.Isa, strict: bool) -> ConvSpec:
     groups, strides, dilations, pads = a["group"], tuple(a["strides"]), tuple(a["dilations"]), tuple(a["pads"])
     choice, m = _core.choose_conv2d(
         N=N, H=H, W=W, C=C, K=K, P=P, Q=Q, R=R, S=S, groups=groups, strides=strides, dilations=dilations, pads=pads,
-        isa=isa, strict=strict or not node.input(1).is_const,
+        isa=isa, strict=strict,
     )  # fmt: skip
     return ConvSpec(H, W, C, P, Q, R, S, groups, strides, dilations, choice, m)
 
@@ -438,36 +421,14 @@ def _reductions(g: Graph, node: Node) -> list[Node]:
             x = part.output
             continue
         last = Node(node.op, [x], node.outputs, {**node.attrs, "axes": tuple(run)}, node.name)
+        parts = parts_of_sum(last)
+        if parts > 1:
+            last.attrs["workspace_bytes"] = 4 * (parts + 1) * math.prod(x.shape[run[-1] + 1 :])
         if run[-1] == end - 1 or (run[-1] == end and node.attrs.get("keepdims", 1)):
             nodes.append(last)
         else:
             _copied(g, node.output, nodes, last)
     return nodes
-
-
-def _pack_by_parts(
-    store: _core.WeightStore, isa: _core.Isa, taps: int, weight: Weight, scale: Array | None
-) -> _core.PackedWeight:
-    """The dense weight [K, C], read from its file and packed some rows at a time: it is never held whole."""
-    K, C = weight.shape
-    assert weight.read_part is not None
-    packed = store.reserve_linear(K, C, isa)
-    step = max(1, PART_BYTES // (4 * C * ROWS_PER_PART)) * ROWS_PER_PART
-    buffer = np.empty((min(step, K), C), np.float32)
-    for first in range(0, K, step):
-        rows = buffer[: min(step, K - first)]
-        weight.read_part(first * C, rows)
-        _core.pack_linear_rows(packed, first, rows, None if scale is None else scale[first : first + step], isa, taps)
-    return packed
-
-
-def as_float32(weight: Weight) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """The array in the only type that plans hold; UnsupportedOpError for whole numbers that do not fit exactly."""
-    array = weight.numpy()
-    held = np.ascontiguousarray(array, dtype=np.float32)
-    if array.dtype.kind in "iu" and array.size and float(np.abs(held).max()) > MAX_EXACT:
-        raise UnsupportedOpError(f"a constant of {array.dtype} reaches {array.min()} to {array.max()}, beyond 2^24")
-    return held
 
 
 def _physical_memory() -> int:

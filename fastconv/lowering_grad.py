@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from . import _core
 from .graph import Node, Value
 from .lowering import activation, lowers
-from .packing import pack_input_gradient, packed_bytes
+from .packing_states import pack_input_gradient, packed_bytes
 from .views import View, row_strides
 
 if TYPE_CHECKING:

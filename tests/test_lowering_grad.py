@@ -234,6 +234,16 @@ def test_updates(isa: Any, op: str) -> None:
 
 
 @isas
+@pytest.mark.parametrize("shape", ((3, 70, 33, 31), (2, 8, 129, 128), (40000, 3), (1, 5, 200, 200)))
+def test_sums_of_pixels(isa: Any, shape: tuple[int, ...]) -> None:
+    b = Bench(12)
+    x = b.input(*shape)
+    axes = (0, 2, 3) if len(shape) == 4 else (0,)
+    keep = b.graph.add("ReduceSum", [x], [1 if i in axes else d for i, d in enumerate(shape)], axes=axes, keepdims=1)
+    b.check(isa, b.graph.add("ReduceSum", [x], (shape[1],), axes=axes, keepdims=0), keep)
+
+
+@isas
 def test_dropout(isa: Any) -> None:
     """The same elements forwards and backwards, whatever the layout of the neighbours."""
     b = Bench(11)

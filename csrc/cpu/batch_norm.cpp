@@ -2,9 +2,9 @@
 //   forward   y = (x - mean) f + shift, f = scale / sqrt(variance + epsilon)
 //   backward  dshift = sum g, dscale = sum g (x - mean) / s, s = sqrt(variance + epsilon), and
 //             dx = f (g - dshift / rows - (x - mean) dscale / (s rows)) = a g + b (x - mean) + c
-// Statistics run over parts of the rows (a chunk each), within a part over blocks of 32 rows that stay in L1: the block's
-// mean, then its squared differences, joined to the part's by Chan's formula. Nothing cancels, and x is read once from
-// memory. The finishing steps join the parts in double.
+// Statistics run over parts of the rows (a chunk each), within a part over blocks of 32 rows that stay in L1: the
+// block's mean, then its squared differences, joined to the part's by Chan's formula. Nothing cancels, and x is read
+// once from memory. The finishing steps join the parts in double.
 #include "cpu/math.h"
 
 namespace fastconv {
@@ -27,8 +27,7 @@ inline void join_block(const float* x, int64_t ld, int64_t rows, float* mean, fl
   Vec total[NV], spread[NV];
   for (int v = 0; v < NV; v++) total[v] = spread[v] = zero();
   for (int64_t r = 0; r < rows; r++)
-    for (int v = 0; v < NV; v++)
-      total[v] = add(total[v], tail ? load_n(x + r * ld, n) : load(x + r * ld + v * Vec::N));
+    for (int v = 0; v < NV; v++) total[v] = add(total[v], tail ? load_n(x + r * ld, n) : load(x + r * ld + v * Vec::N));
   const Vec inverse = set1(1.0f / (float)rows);
   for (int v = 0; v < NV; v++) total[v] = mul(total[v], inverse);
   for (int64_t r = 0; r < rows; r++)
@@ -144,8 +143,7 @@ void batch_norm_backward_stats(const BatchNorm& d, const Buffers& b, int64_t beg
       int64_t c = 0;
       for (; c + 4 * Vec::N <= d.C; c += 4 * Vec::N)
         join_gradient<4, false>(d, g + c, x + c, rows, mean + c, s + c, sx + c, 0);
-      for (; c + Vec::N <= d.C; c += Vec::N)
-        join_gradient<1, false>(d, g + c, x + c, rows, mean + c, s + c, sx + c, 0);
+      for (; c + Vec::N <= d.C; c += Vec::N) join_gradient<1, false>(d, g + c, x + c, rows, mean + c, s + c, sx + c, 0);
       if (c < d.C) join_gradient<1, true>(d, g + c, x + c, rows, mean + c, s + c, sx + c, (int)(d.C - c));
     }
   }

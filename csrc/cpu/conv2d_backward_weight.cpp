@@ -4,8 +4,8 @@
 // nothing in the loop and padding no products. Blocks are summed apart and then added: rounding errors stay small.
 //
 // A chunk is a part of the pixels and a slice of 64 output channels; its sums, [tap][c][columns], are its own. Where
-// x has few channels and is dense, a filter row is one run of S * C elements ("runs"), copied with zeros where it leaves
-// the image. conv2d_backward_weight_sum adds the parts in order and transposes them into dw.
+// x has few channels and is dense, a filter row is one run of S * C elements ("runs"), copied with zeros where it
+// leaves the image. conv2d_backward_weight_sum adds the parts in order and transposes them into dw.
 #include "cpu/gemm.h"
 #include "cpu/math.h"
 
@@ -13,7 +13,7 @@ namespace fastconv {
 namespace FASTCONV_ISA {
 namespace {
 
-enum { BLOCK = 256, SLICE = 64, CHANNELS = 256, LONGEST_RUN = 128 };  // training_checks.cpp: SLICE, LONGEST_RUN
+enum { BLOCK = 128, SLICE = 64, CHANNELS = 256, LONGEST_RUN = 128 };  // training_checks.cpp: SLICE, LONGEST_RUN
 
 struct Pair {
   const float *x, *g;
@@ -89,8 +89,8 @@ struct Shape {
 };
 
 Shape shape_of(const Conv2dBackwardWeight& d) {
-  const bool runs = d.groups == 1 && d.x_ld == d.C && d.dilation_w == 1 && d.S > 1 && d.C <= 16 &&
-                    d.S * d.C <= LONGEST_RUN;
+  const bool runs =
+      d.groups == 1 && d.x_ld == d.C && d.dilation_w == 1 && d.S > 1 && d.C <= 16 && d.S * d.C <= LONGEST_RUN;
   if (runs) return {true, d.R, d.S * d.C};
   return {false, d.R * d.S, d.C / d.groups};
 }
@@ -204,44 +204,54 @@ void conv2d_backward_weight(const Conv2dBackwardWeight& d, const Buffers& b, int
   }
 }
 
+// N elements (c, tap) from e on by the columns of one vector, summed over the parts: into dw.
+static void sum_square(const Conv2dBackwardWeight& d, const float* sums, int64_t part_size, int64_t Cg, int64_t width,
+                       float* dw, int64_t e, int n, int lanes) {
+  const int64_t taps = d.R * d.S;
+  Vec r[Vec::N];
+  int64_t c = e / taps, tap = e % taps;
+  for (int i = 0; i < Vec::N; i++) {
+    r[i] = zero();
+    if (i >= n) continue;
+    const float* p = sums + (tap * Cg + c) * width;
+    for (int64_t part = 0; part < d.parts; part++) r[i] = add(r[i], load(p + part * part_size));
+    if (d.dw_k == 1) store_n(dw + c * d.dw_c + tap * d.dw_tap, r[i], lanes);
+    if (++tap == taps) tap = 0, c++;
+  }
+  if (d.dw_k == 1) return;
+  transpose(r);
+  const bool joined = d.dw_tap == 1 && (d.dw_c == taps || Cg == 1);
+  for (int j = 0; j < lanes; j++) {
+    float* row = dw + j * d.dw_k;
+    if (joined && n == Vec::N) {
+      store(row + e, r[j]);
+    } else if (joined) {
+      store_n(row + e, r[j], n);
+    } else {
+      float t[Vec::N];
+      store(t, r[j]);
+      for (int i = 0; i < n; i++) row[(e + i) / taps * d.dw_c + (e + i) % taps * d.dw_tap] = t[i];
+    }
+  }
+}
+
+// An item is a slice of columns by 64 elements (c, tap): rows of the sums are read whole, rows of dw four lines long.
 void conv2d_backward_weight_sum(const Conv2dBackwardWeight& d, const Buffers& b, int64_t begin, int64_t end) {
   const bool depthwise = d.groups > 1 && d.groups == d.C;
   const int64_t groups = depthwise ? 1 : d.groups, Cg = depthwise ? 1 : d.C / groups, Kg = d.K / groups;
-  const int64_t taps = d.R * d.S, part_size = groups * taps * Cg * padded(Kg);
-  const int64_t vectors = padded(Kg) / Vec::N, blocks = (Cg * taps + 63) / 64, items = groups * vectors * blocks;
+  const int64_t taps = d.R * d.S, part_size = groups * taps * Cg * padded(Kg), slices = (Kg + SLICE - 1) / SLICE;
+  const int64_t blocks = (Cg * taps + 63) / 64, items = groups * slices * blocks;
   const int64_t last = chunk_begin(items, d.chunks, end);
   for (int64_t item = chunk_begin(items, d.chunks, begin); item < last; item++) {
-    const int64_t block = item % blocks, vector = item / blocks % vectors, group = item / blocks / vectors;
-    const int64_t k = vector * Vec::N, slice = k / SLICE, width = padded(min_i(SLICE, Kg - slice * SLICE));
-    const float* sums = b.in[0] + group * taps * Cg * padded(Kg) + slice * SLICE * taps * Cg + k % SLICE;
-    float* dw = b.out + (group * Kg + k) * d.dw_k;
-    const int lanes = (int)min_i(Vec::N, Kg - k);
-    const bool joined = d.dw_tap == 1 && (d.dw_c == taps || Cg == 1);
+    const int64_t block = item % blocks, slice = item / blocks % slices, group = item / blocks / slices;
+    const int64_t k0 = slice * SLICE, columns = min_i(SLICE, Kg - k0), width = padded(columns);
+    const float* sums = b.in[0] + group * taps * Cg * padded(Kg) + k0 * taps * Cg;
+    float* dw = b.out + (group * Kg + k0) * d.dw_k;
     const int64_t stop = min_i(Cg * taps, block * 64 + 64);
-    for (int64_t e0 = block * 64; e0 < stop; e0 += Vec::N) {  // e counts (c, tap)
-      const int n = (int)min_i(Vec::N, stop - e0);
-      Vec r[Vec::N];
-      for (int i = 0; i < Vec::N; i++) {
-        r[i] = zero();
-        if (i >= n) continue;
-        const int64_t c = (e0 + i) / taps, tap = (e0 + i) % taps;
-        const float* p = sums + (tap * Cg + c) * width;
-        for (int64_t part = 0; part < d.parts; part++) r[i] = add(r[i], load(p + part * part_size));
-        if (d.dw_k == 1) store_n(dw + c * d.dw_c + tap * d.dw_tap, r[i], lanes);
-      }
-      if (d.dw_k == 1) continue;
-      transpose(r);
-      for (int j = 0; j < lanes; j++) {
-        float* row = dw + j * d.dw_k;
-        if (joined) {
-          store_n(row + e0, r[j], n);
-          continue;
-        }
-        float t[Vec::N];
-        store(t, r[j]);
-        for (int i = 0; i < n; i++) row[(e0 + i) / taps * d.dw_c + (e0 + i) % taps * d.dw_tap] = t[i];
-      }
-    }
+    for (int64_t e = block * 64; e < stop; e += Vec::N)
+      for (int64_t k = 0; k < columns; k += Vec::N)
+        sum_square(d, sums + k, part_size, Cg, width, dw + k * d.dw_k, e, (int)min_i(Vec::N, stop - e),
+                   (int)min_i(Vec::N, columns - k));
   }
 }
 

@@ -55,10 +55,12 @@ void group_backward(const NormalizeBackward& d, const Group& p) {
   const float mean = (float)(sum_over(d, x_at) / count);
   const Vec m = set1(mean);
   const auto centred = [&](int64_t r, int64_t c, int n) { return lanes(sub(x_at(r, c, n), m), n); };
-  const double variance = sum_over(d, [&](int64_t r, int64_t c, int n) {
-    const Vec e = centred(r, c, n);
-    return mul(e, e);
-  }) / count;
+  const double variance = sum_over(d,
+                                   [&](int64_t r, int64_t c, int n) {
+                                     const Vec e = centred(r, c, n);
+                                     return mul(e, e);
+                                   }) /
+                          count;
   const double inverse = 1.0 / __builtin_sqrt(variance + (double)d.epsilon);
   const double h_mean = sum_over(d, h_at) / count;
   const double hx_mean =

@@ -60,9 +60,9 @@ void sgd(const Optimizer& d, const Buffers& b, int64_t begin, int64_t end) {
   const float* h = b.in[1];
   const Vec rate = set1(h[0]), momentum = set1(h[1]);
   if (!d.momentum)
-    return update<0>(d, b, begin, end, h[3], [&](Vec& w, Vec g, Vec (&)[3]) { w = sub(w, mul(rate, g)); });
+    return update<0>(d, b, begin, end, h[3], [&](Vec& w, Vec g, Vec(&)[3]) { w = sub(w, mul(rate, g)); });
   const bool nesterov = h[2] != 0;
-  update<1>(d, b, begin, end, h[3], [&](Vec& w, Vec g, Vec (&s)[3]) {
+  update<1>(d, b, begin, end, h[3], [&](Vec& w, Vec g, Vec(&s)[3]) {
     const Vec step = mul(rate, g);
     s[0] = sub(mul(momentum, s[0]), step);
     w = add(w, nesterov ? sub(mul(momentum, s[0]), step) : s[0]);
@@ -73,7 +73,7 @@ void sgd(const Optimizer& d, const Buffers& b, int64_t begin, int64_t end) {
 void adam(const Optimizer& d, const Buffers& b, int64_t begin, int64_t end) {
   const float* h = b.in[1];
   const Vec rate = set1(h[0]), b1 = set1(h[1]), b2 = set1(h[2]), epsilon = set1(h[3]);
-  update<2>(d, b, begin, end, h[4], [&](Vec& w, Vec g, Vec (&s)[3]) {
+  update<2>(d, b, begin, end, h[4], [&](Vec& w, Vec g, Vec(&s)[3]) {
     s[0] = fma(sub(g, s[0]), b1, s[0]);
     s[1] = fma(sub(mul(g, g), s[1]), b2, s[1]);
     w = sub(w, div(mul(rate, s[0]), add(sqrt(s[1]), epsilon)));
@@ -84,7 +84,7 @@ template <bool momentum, bool centered>
 static void rmsprop_step(const Optimizer& d, const Buffers& b, int64_t begin, int64_t end) {
   const float* h = b.in[1];
   const Vec rate = set1(h[0]), rho = set1(h[1]), epsilon = set1(h[2]), keep = set1(h[3]);
-  update<1 + momentum + centered>(d, b, begin, end, h[4], [&](Vec& w, Vec g, Vec (&s)[3]) {
+  update<1 + momentum + centered>(d, b, begin, end, h[4], [&](Vec& w, Vec g, Vec(&s)[3]) {
     s[0] = fma(sub(mul(g, g), s[0]), rho, s[0]);
     Vec spread = s[0];
     if (centered) {

@@ -1,7 +1,7 @@
 // Plain weights into panels, at run time: [group][panel][tap][c][columns], as cpu/pack.cpp writes them once for
-// constants. Reading is by runs: of columns where they are contiguous in w (w_k == 1), else of taps (w_tap == 1), and of
-// (c, tap) together where these touch; N columns by N elements of a run are transposed in registers. Chunks are ranges
-// of (group, panel, block of 16 c). Lanes beyond K are zero.
+// constants. Reading is by runs: of columns where they are contiguous in w (w_k == 1), else of taps (w_tap == 1), and
+// of (c, tap) together where these touch; N columns by N elements of a run are transposed in registers. Chunks are
+// ranges of (group, panel, block of 16 c). Lanes beyond K are zero.
 #include "cpu/gemm.h"
 #include "cpu/math.h"
 
@@ -32,22 +32,29 @@ void copy_columns(const PackWeights& d, const Panel& p, int64_t c0, int64_t c1, 
     }
 }
 
-// A run of `length` elements from channel c on, `taps` of each channel, for Vec::N columns from k on.
-void transpose_run(const PackWeights& d, const Panel& p, int64_t k, int64_t c, int64_t length, int64_t depth) {
-  const float* w = p.w + k * d.w_k + c * d.w_c;
+// Elements [i, i + n) of the run that begins at channel c, `taps` of each channel, for Vec::N columns from k on.
+inline void transpose_square(const PackWeights& d, const Panel& p, int64_t k, int64_t c, int64_t i, int n,
+                             int64_t depth) {
+  const float* w = p.w + k * d.w_k + c * d.w_c + i;
   const int64_t live = min_i(Vec::N, p.columns - k);
-  int64_t t = 0;
-  for (int64_t i = 0; i < length; i += Vec::N) {
-    const int n = (int)min_i(Vec::N, length - i);
-    Vec r[Vec::N];
-    for (int j = 0; j < Vec::N; j++)
-      r[j] = j >= live ? zero() : n == Vec::N ? load(w + j * d.w_k + i) : load_n(w + j * d.w_k + i, n);
-    transpose(r);
-    for (int j = 0; j < n; j++) {
-      store(p.out + (tap_of(d, t) * depth + c) * p.width + k, r[j]);
-      if (++t == d.taps) t = 0, c++;
-    }
+  Vec r[Vec::N];
+  for (int j = 0; j < Vec::N; j++) {
+    r[j] = j >= live ? zero() : n == Vec::N ? load(w + j * d.w_k) : load_n(w + j * d.w_k, n);
+    if (n == Vec::N) __builtin_prefetch(w + j * d.w_k + 2 * Vec::N);
   }
+  transpose(r);
+  int64_t channel = c + i / d.taps, t = i % d.taps;
+  for (int j = 0; j < n; j++) {
+    store(p.out + (tap_of(d, t) * depth + channel) * p.width + k, r[j]);
+    if (++t == d.taps) t = 0, channel++;
+  }
+}
+
+// All columns before the next elements of the run: rows of the panel are written whole.
+void transpose_run(const PackWeights& d, const Panel& p, int64_t c, int64_t length, int64_t depth) {
+  for (int64_t i = 0; i < length; i += Vec::N)
+    for (int64_t k = 0; k < p.width; k += Vec::N)
+      transpose_square(d, p, k, c, i, (int)min_i(Vec::N, length - i), depth);
 }
 
 void gather_columns(const PackWeights& d, const Panel& p, int64_t c0, int64_t c1, int64_t depth) {
@@ -62,14 +69,8 @@ void gather_columns(const PackWeights& d, const Panel& p, int64_t c0, int64_t c1
 void pack_block(const PackWeights& d, const Panel& p, int64_t c0, int64_t c1, int64_t depth) {
   if (d.w_k == 1) return copy_columns(d, p, c0, c1, depth);
   if (d.w_tap != 1 && d.taps > 1) return gather_columns(d, p, c0, c1, depth);
-  const bool joined = d.w_c == d.taps;
-  for (int64_t k = 0; k < p.width; k += Vec::N) {
-    if (joined) {
-      transpose_run(d, p, k, c0, (c1 - c0) * d.taps, depth);
-    } else {
-      for (int64_t c = c0; c < c1; c++) transpose_run(d, p, k, c, d.taps, depth);
-    }
-  }
+  if (d.w_c == d.taps) return transpose_run(d, p, c0, (c1 - c0) * d.taps, depth);
+  for (int64_t c = c0; c < c1; c++) transpose_run(d, p, c, d.taps, depth);
 }
 
 }  // namespace

@@ -96,8 +96,7 @@ void max_image(const Pool2dBackward& d, const float* g, const float* x, const fl
     const bool quad_row = quads && tr.last == 2;
     if (quad_row) {  // what no window of this row covers: a last column
       if (2 * d.Q < d.W)
-        for (int r = 0; r < 2; r++)
-          clear(dx + ((h + r) * d.W + 2 * d.Q) * d.dx_ld, d.W - 2 * d.Q, d.dx_ld, channels);
+        for (int r = 0; r < 2; r++) clear(dx + ((h + r) * d.W + 2 * d.Q) * d.dx_ld, d.W - 2 * d.Q, d.dx_ld, channels);
     } else if (reach > cleared) {
       clear(dx + cleared * d.W * d.dx_ld, (reach - cleared) * d.W, d.dx_ld, channels);
     }

@@ -29,7 +29,7 @@ const KernelTable table = {
 #define KERNEL(name, Descriptor) name,
 #include "cpu/kernels.def"
 #undef KERNEL
-    fma_rate, 2.0 * CHAINS * Vec::N, Vec::N, MAX_NV, DENSE_NV};
+    winograd_filter, fma_rate, 2.0 * CHAINS * Vec::N, Vec::N, MAX_NV, DENSE_NV};
 
 }  // namespace FASTCONV_ISA
 }  // namespace fastconv

@@ -131,9 +131,7 @@ inline void visit_input(const Activation& act, const Visitor& visit) {
     case Func::log:
       return visit([](Vec g, Vec x) { return div(g, x); });
     case Func::abs:
-      return visit([](Vec g, Vec x) {
-        return if_less(zero(), x, g, if_less(x, zero(), sub(zero(), g), zero()));
-      });
+      return visit([](Vec g, Vec x) { return if_less(zero(), x, g, if_less(x, zero(), sub(zero(), g), zero())); });
     default:
       return;
   }

@@ -1,5 +1,5 @@
-// What the bindings of descriptors are made of: Binder gives a plain-data struct a constructor from keywords, properties
-// and a repr; define_checks its `prepare` and `extent`.
+// What the bindings of descriptors are made of: Binder gives a plain-data struct a constructor from keywords,
+// properties and a repr; define_checks its `prepare` and `extent`.
 #pragma once
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>

@@ -13,9 +13,9 @@
 #include <utility>
 #include <vector>
 
+#include "bind_descriptor.h"
 #include "conv_checks.h"
 #include "cpu/dispatch.h"
-#include "bind_descriptor.h"
 #include "gil.h"
 
 namespace py = pybind11;
@@ -179,9 +179,9 @@ void init_descriptors(py::module_& m) {
 
 // Convolutions and dense layers need the ISA and own more chunk fields than `chunks`.
 template <class D>
-constexpr bool has_weights = std::is_same_v<D, Conv2d> || std::is_same_v<D, Winograd> ||
-                             std::is_same_v<D, DepthwiseConv2d> || std::is_same_v<D, Linear> ||
-                             std::is_same_v<D, Conv2dBackwardWeight> || std::is_same_v<D, Conv2dBackwardInput>;
+constexpr bool has_weights =
+    std::is_same_v<D, Conv2d> || std::is_same_v<D, Winograd> || std::is_same_v<D, DepthwiseConv2d> ||
+    std::is_same_v<D, Linear> || std::is_same_v<D, Conv2dBackwardWeight> || std::is_same_v<D, Conv2dBackwardInput>;
 
 const float* address(const py::array& a, int64_t needed, const std::string& what) {
   if (!py::isinstance<py::array_t<float>>(a) || !(a.flags() & py::array::c_style))
@@ -216,8 +216,10 @@ void run_one(void (*const KernelTable::*kernel)(const D&, const Buffers&, int64_
   };
   b.out = written(out, needs.out, "out");
   for (size_t i = 0; i < 2; i++) {
-    if (i < more.size()) b.more[i] = written(more[i], needs.more[i], "more[" + std::to_string(i) + "]");
-    else if (needs.more[i] > 0) throw py::value_error("more[" + std::to_string(i) + "] is missing");
+    if (i < more.size())
+      b.more[i] = written(more[i], needs.more[i], "more[" + std::to_string(i) + "]");
+    else if (needs.more[i] > 0)
+      throw py::value_error("more[" + std::to_string(i) + "] is missing");
   }
   const auto [begin, end] = chunks.value_or(std::make_pair(int64_t{0}, d.chunks));
   if (begin < 0 || end < begin || end > d.chunks)
@@ -276,8 +278,7 @@ void init_ops(py::module_& m) {
   init_training_ops(m);
   m.def(
       "run_kernel", &run_kernel, py::arg("isa"), py::arg("desc"), py::arg("inputs"), py::arg("out"),
-      py::arg("chunks") = py::none(), py::arg("op") = py::none(),
-      py::arg("more") = std::vector<py::array>(),
+      py::arg("chunks") = py::none(), py::arg("op") = py::none(), py::arg("more") = std::vector<py::array>(),
       "Run a kernel, or its chunks [begin, end), on contiguous float32 arrays (None for an absent input); for tests.\n"
       "`op` is needed where a descriptor serves two kernels (Pool2d). A descriptor without chunks is prepared first.");
 }

@@ -10,10 +10,11 @@ import pytest
 from fastconv import _core
 from tests import cases
 
-from .guard import LEVELS, random
+from .guard import LEVELS, close, random
 from .test_conv2d_backward import pack
 from .weighted import contents, pack_conv2d, pack_depthwise, pack_linear
 
+OPS = _core.Op.pack_weights, _core.Op.pack_winograd_weights
 isas = pytest.mark.parametrize("isa", LEVELS, ids=lambda i: i.name)
 
 
@@ -52,6 +53,24 @@ def test_transposed(isa: Any) -> None:
 
 
 @isas
+@pytest.mark.parametrize(("m", "r"), ((2, 3), (3, 3), (4, 3), (2, 5)))
+def test_winograd(isa: Any, m: int, r: int) -> None:
+    """As the transform in double precision, up to a few roundings; forwards and turned."""
+    rng = np.random.default_rng(37)
+    store, taps = _core.WeightStore(), r * r
+    for K, C in ((1, 1), (5, 3), (33, 9), (70, 20), (260, 6)):
+        w = random(rng, K, C, r, r)
+        turned = np.ascontiguousarray(w.swapaxes(0, 1)[:, :, ::-1, ::-1])
+        for given, fields in (
+            (w, dict(K=K, C=C, w_k=C * taps, w_c=taps)),
+            (turned, dict(K=C, C=K, w_k=taps, w_c=C * taps, flip=1)),
+        ):
+            want = contents(isa, store, store.pack_winograd(given, None, m, isa))
+            got = pack(isa, w, "pack_winograd_weights", m=m, taps=taps, groups=1, w_tap=1, **fields)
+            close(got, want, terms=r, scale=2.0, note=(K, C))
+
+
+@isas
 def test_depthwise(isa: Any) -> None:
     rng = np.random.default_rng(35)
     for K in [*cases.channels(_core.vector_length(isa)), 200]:
@@ -84,8 +103,10 @@ def test_linear(isa: Any, trans_b: bool, taps: int) -> None:
 
 def test_rejects() -> None:
     good: dict[str, Any] = dict(K=4, C=3, taps=1, groups=1, w_k=3, w_c=1, w_tap=1)
-    w, out = np.zeros(64, np.float32), np.zeros(4096, np.float32)
-    _core.run_kernel(LEVELS[0], _core.PackWeights(**good), [w], out)
+    w, out, plain, winograd = np.zeros(64, np.float32), np.zeros(4096, np.float32), *OPS
+    _core.run_kernel(LEVELS[0], _core.PackWeights(**good), [w], out, op=plain)
     for wrong in (dict(K=0), dict(groups=2), dict(taps=0), dict(w_k=-1), dict(layout=_core.PanelLayout.depthwise)):
         with pytest.raises(ValueError):
-            _core.run_kernel(LEVELS[0], _core.PackWeights(**{**good, **wrong}), [w], out)
+            _core.run_kernel(LEVELS[0], _core.PackWeights(**{**good, **wrong}), [w], out, op=plain)
+    with pytest.raises(ValueError, match="Winograd"):
+        _core.run_kernel(LEVELS[0], _core.PackWeights(**good), [w], out, op=winograd)
