@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.timing import interleave
+from bench.timing import interleave, system
 
 Step = Callable[[], float]  # a step on the case's batch; its loss
 TARGETS = {"lenet5": 0.4, "resnet50": 0.75, "vgg16": 0.45, "resnet18": 0.75, "head": None}
@@ -186,16 +186,16 @@ def agree(name: str, mine: Step, other: Step) -> float:
 
 
 def peak(name: str, engine: str, threads: int) -> float:
-    """MB that a process holds at most while it makes three steps, beyond what importing takes."""
+    """MiB that a process holds at most while it makes three steps, beyond what importing takes."""
     code = (
-        "import sys, resource\n"
         "from bench import training\n"
+        "from bench.load import peak_bytes\n"
         f"import {'torch' if engine == 'theirs' else 'fastconv.models, fastconv.applications'}\n"
         f"{'from bench.export import import_torchvision; import_torchvision()' if engine == 'theirs' else ''}\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak_bytes()\n"
         f"_, step = training.{engine}({name!r}, {threads})\n"
         "for _ in range(3): step()\n"
-        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)\n"
+        "print((peak_bytes() - before) / 2**20)\n"
     )
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
@@ -221,7 +221,7 @@ def table(rows: list[dict[str, Any]]) -> Any:
     from rich.table import Table
 
     made = Table(title=f"training steps, {rows[0]['threads']} threads")
-    for head in ("", "batch", "fastconv, ms", "torch, ms", "ratio", "asked", "fastconv, MB", "torch, MB"):
+    for head in ("", "batch", "fastconv, ms", "torch, ms", "ratio", "asked", "fastconv, MiB", "torch, MiB"):
         made.add_column(head, justify="left" if not head else "right")
     for r in rows:
         asked = f"{HEAD_MS:.0f} ms" if r["target"] is None else f"{r['target']:.2f}"
@@ -244,7 +244,8 @@ def main(argv: list[str] | None = None) -> int:
     rows = [measure(n, args.threads, args.runs, not args.no_memory) for n in args.cases.split(",")]
     Console().print(table(rows))
     if args.json:
-        args.json.write_text(json.dumps({"training": rows}, indent=1))
+        report = {"kind": "training", "system": system(), "runs": args.runs, "rows": rows}
+        args.json.write_text(json.dumps(report, indent=1))
     return 0
 
 

@@ -132,7 +132,8 @@ void prepare(Conv2dBackwardInput& d, Isa isa, Op op) {
 }
 
 int64_t scratch_bytes(const Conv2dBackwardInput& d) {
-  return ceil_div(d.K / d.groups, 16) * 64 + d.R * d.S * (16 * 8 + 4) + 64;
+  const int64_t columns = d.groups == d.C ? d.W * (2 * d.S + 1) * 4 : 0;  // of depthwise_backward_input
+  return std::max(columns, ceil_div(d.K / d.groups, 16) * 64 + d.R * d.S * (16 * 8 + 4) + 64);
 }
 
 Extent extent(const PackWeights& d, Isa isa, Op kernel) {
@@ -157,7 +158,7 @@ Extent extent(const PackWeights& d, Isa isa, Op kernel) {
   e.in[0] =
       reach(op, "w", {{d.groups, d.w_group}, {d.K / d.groups, d.w_k}, {d.C / d.groups, d.w_c}, {d.taps, d.w_tap}});
   e.out = winograd                             ? packed_winograd_size(d.K, d.C, d.m, r, isa)
-          : d.layout == PanelLayout::linear      ? packed_linear_size(d.K, d.C * d.taps, isa)
+          : d.layout == PanelLayout::linear    ? packed_linear_size(d.K, d.C * d.taps, isa)
           : d.layout == PanelLayout::depthwise ? packed_depthwise_size(d.K, d.taps, 1, isa)
                                                : packed_conv2d_size(d.K, d.C, d.taps, 1, d.groups, isa);
   return e;

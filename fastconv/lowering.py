@@ -220,7 +220,7 @@ def parts_of_sum(node: Node) -> int:
     n, inner = math.prod(x.shape[a] for a in axes), math.prod(x.shape[axes[-1] + 1 :])
     if node.op != "ReduceSum" or math.prod(x.shape[: axes[0]]) != 1 or inner == 1:
         return 1
-    return min(64, n * inner // PART_ELEMENTS, n)
+    return int(min(64, n * inner // PART_ELEMENTS, n))
 
 
 PART_ELEMENTS = 1 << 15

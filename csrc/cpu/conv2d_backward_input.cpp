@@ -106,30 +106,55 @@ void conv2d_backward_input(const Conv2dBackwardInput& d, const Buffers& b, int64
   }
 }
 
+// Which taps each column of dx meets, and which column of g they read: made once for a range of chunks, since dividing
+// by the stride for each pixel took most of the time.
+struct Columns {
+  int32_t *count, *taps;  // taps: S pairs (tap, q) for each column
+};
+
+static Columns list_columns(const Conv2dBackwardInput& d, float* scratch) {
+  const Columns c = {(int32_t*)scratch, (int32_t*)scratch + d.W};
+  for (int64_t w = 0; w < d.W; w++) {
+    int32_t n = 0, *taps = c.taps + w * 2 * d.S;
+    for (int64_t t = 0; t < d.S; t++) {
+      const int64_t q = output_at(w, d.pad_l, t, d.dilation_w, d.stride_w, d.Q);
+      if (q < 0) continue;
+      taps[2 * n] = (int32_t)t;
+      taps[2 * n + 1] = (int32_t)q;
+      n++;
+    }
+    c.count[w] = n;
+  }
+  return c;
+}
+
 // One vector of channels runs along a row of dx before the next; taps that a phase does not meet are left out.
 void depthwise_backward_input(const Conv2dBackwardInput& d, const Buffers& b, int64_t begin, int64_t end) {
-  const int64_t rows = d.N * d.H, last = min_i(rows, end * d.rows_per_chunk),
-                w_ld = (d.C + Vec::N - 1) / Vec::N * Vec::N;
+  const int64_t last = min_i(d.N * d.H, end * d.rows_per_chunk), w_ld = (d.C + Vec::N - 1) / Vec::N * Vec::N;
+  const Columns columns = list_columns(d, b.scratch);
   for (int64_t row = begin * d.rows_per_chunk; row < last; row++) {
     const int64_t n = row / d.H, h = row % d.H;
     for (int64_t c = 0; c < d.C; c += Vec::N) {
       const int lanes = (int)min_i(Vec::N, d.C - c);
-      for (int64_t w = 0; w < d.W; w++) {
-        Vec total = b.in[2] ? get(b.in[2] + (row * d.W + w) * d.res_ld + c, lanes) : zero();
-        for (int64_t r = 0; r < d.R; r++) {
-          const int64_t p = output_at(h, d.pad_t, r, d.dilation_h, d.stride_h, d.P);
-          if (p < 0) continue;
-          const float* g = b.in[0] + (n * d.P + p) * d.Q * d.g_ld + c;
-          for (int64_t t = 0; t < d.S; t++) {
-            const int64_t q = output_at(w, d.pad_l, t, d.dilation_w, d.stride_w, d.Q);
-            if (q >= 0) total = fma(get(g + q * d.g_ld, lanes), load(b.in[1] + (r * d.S + t) * w_ld + c), total);
-          }
+      float* dx = b.out + n * d.x_image + h * d.x_row + c;
+      const float* residual = b.in[2] ? b.in[2] + row * d.W * d.res_ld + c : nullptr;
+      bool first = true;
+      for (int64_t r = 0; r < d.R || first; r++) {
+        const int64_t p = r < d.R ? output_at(h, d.pad_t, r, d.dilation_h, d.stride_h, d.P) : -1;
+        if (p < 0 && !(first && r + 1 >= d.R)) continue;  // a row that no filter row meets is written all the same
+        const float *g = b.in[0] + (n * d.P + p) * d.Q * d.g_ld + c, *weights = b.in[1] + r * d.S * w_ld + c;
+        for (int64_t w = 0; w < d.W; w++) {
+          float* out = dx + w * d.x_ld;
+          Vec total = !first ? get(out, lanes) : residual ? get(residual + w * d.res_ld, lanes) : zero();
+          const int32_t *tap = columns.taps + w * 2 * d.S, *stop = tap + 2 * columns.count[w];
+          for (; p >= 0 && tap < stop; tap += 2)
+            total = fma(get(g + tap[1] * d.g_ld, lanes), load(weights + tap[0] * w_ld), total);
+          if (lanes == Vec::N)
+            store(out, total);
+          else
+            store_n(out, total, lanes);
         }
-        float* dx = b.out + n * d.x_image + h * d.x_row + w * d.x_ld + c;
-        if (lanes == Vec::N)
-          store(dx, total);
-        else
-          store_n(dx, total, lanes);
+        first = false;
       }
     }
   }

@@ -181,7 +181,7 @@ class Model(Layer, Training):
             if self._runtime is None or self._runtime_key != key:
                 known = {} if self._runtime is None else self._runtime._cache.packed
                 self._runtime = Runtime(LayerSource(self), threads=self.threads)
-                self._runtime._cache.before = {**known, **(self._trainer.cache.packed if self._trainer else {})}
+                self._runtime._cache.before = {**(self._trainer.cache.packed if self._trainer else {}), **known}
                 self._runtime_key = key
             self._checked = now
             return self._runtime

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from fastconv import _core
 from fastconv.compiler import Compiled, WeightCache, compile_graph
 from fastconv.errors import ModelError, ShapeError
-from fastconv.grad import gradients
+from fastconv.grad import Tape, gradients
 from fastconv.graph import Array, Graph, Shape, Value
 from fastconv.isa import resolve_isa
 from fastconv.layers.base import Feed, Layer, Scope
@@ -24,6 +24,7 @@ from fastconv.layers.variable import Variable, touch
 from fastconv.losses import Loss
 from fastconv.optimizers import Optimizer
 from fastconv.passes import remove_dead, restore_activations, restore_norms, simplify
+from fastconv.passes.recompute import recompute
 
 if TYPE_CHECKING:
     from fastconv.models.model import Model
@@ -64,7 +65,8 @@ class Step:
 class Trainer:
     """Steps of one model with one optimiser and loss; made from what `Model.compile` decided.
 
-    trained: the weights to learn; moving: the statistics to move. strict: as for `fastconv.load`.
+    trained: the weights to learn; moving: the statistics to move. strict: as for `fastconv.load`. recompute: see
+    passes/recompute.py.
     """
 
     def __init__(
@@ -75,11 +77,12 @@ class Trainer:
         trained: Sequence[Variable],
         moving: Sequence[Variable],
         strict: bool = False,
+        recompute: bool = False,
     ) -> None:
         if len(model.outputs) != 1:
             raise ValueError(f"model {model.name!r} has {len(model.outputs)} outputs: training expects one")
         self.model, self.optimizer, self.loss = model, optimizer, loss
-        self.trained, self.moving, self.strict = list(trained), list(moving), strict
+        self.trained, self.moving, self.strict, self.recompute = list(trained), list(moving), strict, recompute
         self.isa = resolve_isa(None)
         self.cache = WeightCache()
         self.memory = _core.WeightStore()
@@ -162,7 +165,11 @@ class Trainer:
         loss = graph.add("ReduceSum", [weighted], (1,), axes=(0,), keepdims=1, output="loss")
         state_of = {variable: value for value, variable in scope.states.items()}
         wanted = [state_of[v] for v in self.trained if v in state_of]
+        forward = len(graph.nodes)
         made = gradients(graph, loss, wanted)
+        if self.recompute:
+            graph.outputs = [loss, y, *(g for g in made if g is not None)]
+            graph = recompute(graph, forward, Tape(graph, wanted).active)
         found = [(scope.states[v], v, g) for v, g in zip(wanted, made, strict=True) if g is not None]
         if not found:
             raise ValueError(f"model {self.model.name!r}: the loss depends on no trainable weight")

@@ -45,11 +45,14 @@ class Training:
         metrics: Sequence[MetricLike] | MetricLike | None = None,
         *,
         precision: str = "fp32",
+        recompute: bool = False,
     ) -> None:
         """Decide how to train. Which weights are trainable is settled now: call it again after changing that.
 
         metrics: names ("accuracy" chooses what fits), Metric objects, or functions (y_true, y_pred). precision:
-        "strict" allows no algorithm with a larger rounding error than direct summation. Raises ValueError.
+        "strict" allows no algorithm with a larger rounding error than direct summation. recompute: keep only some
+        activations of the trained part and compute the others again for the gradients, to the same numbers: less memory
+        for about a third more time. Raises ValueError.
         """
         if precision not in ("fp32", "strict"):
             raise ValueError(f'precision={precision!r}: expected "fp32" or "strict"')
@@ -57,7 +60,7 @@ class Training:
         self.loss = None if loss is None else losses.get(loss)
         wanted = [] if metrics is None else [metrics] if isinstance(metrics, str) or callable(metrics) else metrics
         self._metrics = [_metric(m) for m in wanted]
-        self._strict = precision == "strict"
+        self._strict, self._recompute = precision == "strict", bool(recompute)
         self._trainer = None
         self._chosen = self._choice() if self._model.inputs else None
 
@@ -79,7 +82,11 @@ class Training:
         if self._chosen is None:
             self._chosen = self._choice()
         if self._trainer is None or self._trainer.threads != (self._model.threads or self._trainer.threads):
-            self._trainer = Trainer(self._model, self.optimizer, self.loss, *self._chosen, strict=self._strict)
+            self._trainer = Trainer(
+                self._model, self.optimizer, self.loss, *self._chosen, strict=self._strict, recompute=self._recompute
+            )
+            runtime = self._model._runtime
+            self._trainer.cache.before = {} if runtime is None else dict(runtime._cache.packed)
         return self._trainer
 
     # -- one batch --------------------------------------------------------------------------------------------

@@ -27,9 +27,9 @@ from .rewrite import BINARY, UNARY
 
 # Backward operations: which inputs are images, read in N H W C.
 IMAGES = {
-    "ConvBackwardInput": (0, 3), "ConvBackwardWeight": (0, 1), "MaxPoolBackward": (0, 1, 2), "AveragePoolBackward": (0,),
-    "LRNBackward": (0, 1, 2), "BatchNormTrain": (0,), "BatchNormBackward": (0, 1), "Dropout": (0,),
-    "GroupNormalizationBackward": (0, 1),
+    "ConvBackwardInput": (0, 3), "ConvBackwardWeight": (0, 1), "MaxPoolBackward": (0, 1, 2),
+    "AveragePoolBackward": (0,), "LRNBackward": (0, 1, 2), "BatchNormTrain": (0,), "BatchNormBackward": (0, 1),
+    "Dropout": (0,), "GroupNormalizationBackward": (0, 1),
 }  # fmt: skip
 
 

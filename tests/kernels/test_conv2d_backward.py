@@ -160,7 +160,10 @@ def test_dense_weight(isa: Any, trans_b: bool) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    (dict(N=-1), dict(C=0), dict(groups=2), dict(x_ld=3), dict(g_ld=4), dict(stride_h=0), dict(pad_t=-1), dict(K=1 << 31)),
+    (
+        dict(N=-1), dict(C=0), dict(groups=2), dict(x_ld=3), dict(g_ld=4), dict(stride_h=0), dict(pad_t=-1),
+        dict(K=1 << 31),
+    ),
     ids=str,
 )  # fmt: skip
 def test_rejects(wrong: dict[str, int]) -> None:
@@ -169,8 +172,11 @@ def test_rejects(wrong: dict[str, int]) -> None:
         x_image=36, x_row=12, x_ld=4, g_ld=5,
     )  # fmt: skip
     isa, x = LEVELS[0], np.zeros(4096, np.float32)
-    for kind, op in ((_core.Conv2dBackwardWeight, "conv2d_backward_weight"), (_core.Conv2dBackwardInput, "conv2d_backward_input")):  # fmt: skip
-        more = dict(dw_k=4, dw_c=1, dw_tap=1) if kind is _core.Conv2dBackwardWeight else dict(res_ld=4)
-        _core.run_kernel(isa, kind(**good, **more), [x, x], x.copy(), op=getattr(_core.Op, op))
+    for kind, name, more in (
+        (_core.Conv2dBackwardWeight, "conv2d_backward_weight", dict(dw_k=4, dw_c=1, dw_tap=1)),
+        (_core.Conv2dBackwardInput, "conv2d_backward_input", dict(res_ld=4)),
+    ):
+        op = getattr(_core.Op, name)
+        _core.run_kernel(isa, kind(**good, **more), [x, x], x.copy(), op=op)
         with pytest.raises(ValueError):
-            _core.run_kernel(isa, kind(**{**good, **more, **wrong}), [x, x], x.copy(), op=getattr(_core.Op, op))
+            _core.run_kernel(isa, kind(**{**good, **more, **wrong}), [x, x], x.copy(), op=op)

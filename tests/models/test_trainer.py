@@ -152,3 +152,29 @@ def test_nothing_to_learn() -> None:
     model.compile("sgd", "sparse_categorical_crossentropy")
     with pytest.raises(ValueError, match="depends on no trainable weight"):
         model.train_on_batch(X, Y)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_recomputation_needs_less_memory_for_the_same_numbers(dropout: float) -> None:
+    def deep() -> Model:
+        from fastconv.layers.initializers import seeded
+
+        with seeded(3):
+            inputs = x = Input((24, 24, 2))
+            for i in range(12):
+                x = Conv2D(16, 3, padding="same", name=f"c{i}")(x)
+                x = BatchNormalization(name=f"b{i}")(x) if i % 3 == 0 else x
+                x = Activation("relu", name=f"r{i}")(x)
+            return Model(inputs, Dense(3, activation="softmax")(Dropout(dropout)(GlobalAveragePooling2D()(x))))
+
+    x, y = RNG.standard_normal((4, 24, 24, 2)).astype(np.float32), np.array([0, 1, 2, 0])
+    sizes, weights = [], []
+    for again in (False, True):
+        model = deep()
+        model.compile(optimizers.SGD(0.1), "sparse_categorical_crossentropy", recompute=again)
+        losses = [model.train_on_batch(x, y, seed=1) for _ in range(3)]
+        weights.append((losses, [a.tobytes() for a in model.get_weights()]))
+        (step,) = model.trainer().steps.values()
+        sizes.append(step.compiled.arena_bytes)
+    assert weights[0] == weights[1]
+    assert sizes[1] < 0.7 * sizes[0]
