@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from . import _core, lowering_tensors
+from . import _core, lowering_grad, lowering_tensors
 from .errors import FastconvError, ModelError, UnsupportedOpError
 from .graph import Array, Graph, Node, Shape, Value, Weight
-from .lowering import LOWERINGS
+from .lowering import LOWERINGS, parts_of_sum
+from .packing import as_float32
+from .packing_states import pack_at_run_time, packed_bytes, turned_weight
 from .passes import optimize, plan_memory
 from .target import CPU, Target
 from .views import View, reach, row_strides
 
-_REGISTERED = (lowering_tensors,)  # importing it fills LOWERINGS
-PART_BYTES = 8 << 20  # of a dense weight that is read at a time
-ROWS_PER_PART = 128  # a multiple of every level's dense panel
-MAX_EXACT = 1 << 24  # whole numbers that float32 holds exactly
+_REGISTERED = (lowering_tensors, lowering_grad)  # importing it fills LOWERINGS
 
 
 @dataclass(frozen=True)
@@ -83,19 +81,34 @@ class WeightCache:
         self.target = target
         self.store = target.store()
         self.packed: dict[object, Any] = {}
+        self.before: Mapping[object, Any] = {}  # of a model whose other weights have changed
+
+    def find(self, key: object) -> Any:
+        packed = self.packed.get(key)
+        if packed is None and (packed := self.before.get(key)) is not None:
+            self.packed[key] = packed
+        return packed
 
 
-def compile_graph(graph: Graph, isa: _core.Isa, cache: WeightCache, *, strict: bool = False) -> Compiled:
+States = Mapping[str, "_core.PackedWeight"]
+
+
+def compile_graph(
+    graph: Graph, isa: _core.Isa, cache: WeightCache, *, strict: bool = False, states: States | None = None
+) -> Compiled:
     """Optimise a logical graph (ONNX axis order, concrete shapes) and compile it.
 
+    states: the memory of each of the graph's states by name; plans that are given the same memory share it.
     strict: no algorithm whose rounding error is larger than that of direct summation.
     Raises UnsupportedOpError for an operation that has no kernel.
     """
-    return Compiler(optimize(graph), isa, cache, strict).compile()
+    return Compiler(optimize(graph), isa, cache, strict, states).compile()
 
 
 class Compiler:
-    def __init__(self, graph: Graph, isa: _core.Isa, cache: WeightCache, strict: bool) -> None:
+    def __init__(
+        self, graph: Graph, isa: _core.Isa, cache: WeightCache, strict: bool, states: States | None = None
+    ) -> None:
         self.target = cache.target
         self.graph = _prepare(graph, isa, strict, self.target)
         self.isa = isa
@@ -106,7 +119,9 @@ class Compiler:
         self.ops: list[OpInfo] = []
         externals = [*self.graph.inputs, *self.graph.outputs]
         self.external = {v: i for i, v in enumerate(externals)}
+        self.states = {v: (states or {})[v.name] for v in graph.states}
         self._tensors: dict[object, int] = {}
+        self.packer = self.target.packer(cache.store, isa)
 
     def compile(self) -> Compiled:
         for node in self.graph.nodes:
@@ -138,10 +153,14 @@ class Compiler:
 
     # -- where things are ---------------------------------------------------------------------------------------
     def view(self, value: Value) -> View:
-        """The place of a value: weight, model input, or what the memory plan says."""
+        """The place of a value: weight, state, model input, or what the memory plan says."""
         if value.is_const:
             return View("weight", self._put(value), 0, value.shape, row_strides(value.shape))
         place = self.memory.places.get(value)
+        state = self.states.get(value if place is None or place.base is None else place.base)
+        if state is not None:
+            offset, ld = (0, None) if place is None else (place.offset // 4, place.ld)
+            return View("state", state, offset, value.shape, row_strides(value.shape, ld))
         if place is None:
             return View("external", self.external[value], 0, value.shape, row_strides(value.shape))
         strides = row_strides(value.shape, place.ld)
@@ -152,13 +171,15 @@ class Compiler:
     def tensor(self, view: View) -> int:
         """The number of a view in the plan."""
         size = reach(view.shape, view.strides)
-        key = (view.kind, id(view.base) if view.kind == "weight" else view.base, view.first, size)
+        key = (view.kind, id(view.base) if view.kind in ("weight", "state") else view.base, view.first, size)
         number = self._tensors.get(key)
         if number is None:
             if view.kind == "arena":
                 number = self.plan.arena(4 * view.first, size)
             elif view.kind == "weight":
                 number = self.plan.weight(view.base)
+            elif view.kind == "state":
+                number = self.plan.state(view.base, view.first, size)
             else:
                 number = self.plan.external(view.base, view.first, size)
             self._tensors[key] = number
@@ -171,7 +192,7 @@ class Compiler:
     def _put(self, value: Value) -> Any:
         assert value.weight is not None
         key = (value.weight.key, "dense")
-        packed = self.cache.packed.get(key)
+        packed = self.cache.find(key)
         if packed is None:
             packed = self.cache.packed[key] = self.cache.store.put(as_float32(value.weight))
         return packed
@@ -180,13 +201,12 @@ class Compiler:
         """The tensor of an optional constant vector; -1 where it is absent."""
         return -1 if value is None else self.tensor(self.view(value))
 
-    def _pack(
+    def pack_constant(
         self,
         node: Node,
         how: object,
-        pack: Callable[[Array, Array | None], Any],
+        pack: Callable[[Weight, Array | None], _core.PackedWeight],
         source: Weight | None = None,
-        pack_by_parts: Callable[[Weight, Array | None], Any] | None = None,
     ) -> int:
         """The tensor of input 1, packed; `source` is what `pack` gets instead of it."""
         w = node.input(1).weight
@@ -194,32 +214,45 @@ class Compiler:
             raise UnsupportedOpError(f"node {node.name!r} ({node.op}): weights that are computed at run time")
         scale = node.attrs.get("scale")
         key = (w.key, how, None if scale is None else scale.tobytes())
-        packed = self.cache.packed.get(key)
+        packed = self.cache.find(key)
         if packed is None:
-            x = source or w
-            if pack_by_parts is not None and x.read_part is not None and x.nbytes > PART_BYTES and not x.in_memory:
-                packed = pack_by_parts(x, scale)
-            else:
-                packed = pack(as_float32(x), scale)
-            self.cache.packed[key] = packed
+            packed = self.cache.packed[key] = pack(source or w, scale)
         number = self._tensors.get(key)
         if number is None:
             number = self._tensors[key] = self.plan.weight(packed)
         return number
 
+    def packed_from(self, node: Node, spec: ConvSpec, first: int) -> int:
+        """The tensor of a convolution's packed weights from an element on."""
+        self.packed(node, spec)
+        scale, weight = node.attrs.get("scale"), node.input(1).weight
+        assert weight is not None
+        key = (weight.key, self._conv2d_packing(spec), None if scale is None else scale.tobytes())
+        number: int = self.plan.weight(self.cache.packed[key], first)
+        return number
+
     def packed(self, node: Node, spec: ConvSpec) -> int:
-        store, isa = self.cache.store, self.isa
+        if not node.input(1).is_const:
+            return pack_at_run_time(self, node, spec)
+        packer, source = self.packer, turned_weight(node, spec.groups) if node.attrs.get("turned") else None
+        how: tuple[object, ...] = (spec.choice, spec.m, spec.groups, source is not None)
         if spec.choice == "depthwise":
-            return self._pack(node, "depthwise", lambda w, s: store.pack_depthwise_conv2d(w, s, isa))
+            return self.pack_constant(node, how, packer.depthwise, source)
         if spec.choice == "winograd":
-            return self._pack(node, ("winograd", spec.m), lambda w, s: store.pack_winograd(w, s, spec.m, isa))
-        unit = self.target.channel_unit if spec.choice == "row_run" else 1
-        how = ("conv2d", spec.groups, unit)
-        return self._pack(node, how, lambda w, s: store.pack_conv2d(_pad_channels(w, unit), s, spec.groups, isa))
+            return self.pack_constant(node, how, lambda w, s: packer.winograd(w, s, spec.m), source)
+        unit, how = self._channel_unit(spec), self._conv2d_packing(spec, source is not None)
+        return self.pack_constant(node, how, lambda w, s: packer.conv2d(_pad_channels(w, unit), s, spec.groups), source)
+
+    def _channel_unit(self, spec: ConvSpec) -> int:
+        return self.target.channel_unit if spec.choice == "row_run" else 1
+
+    def _conv2d_packing(self, spec: ConvSpec, turned: bool = False) -> tuple[object, ...]:
+        return "conv2d", spec.groups, turned, self._channel_unit(spec)
 
     def packed_linear(self, node: Node) -> int:
+        if not node.input(1).is_const:
+            return pack_at_run_time(self, node)
         trans_b = bool(node.attrs.get("trans_b"))
-        store, isa = self.cache.store, self.isa
         taps, source = 1, None
         w = node.input(1).weight
         if w is not None and w.origin is not None and w.origin[1][0] == "flatten":
@@ -228,8 +261,7 @@ class Compiler:
             if tuple(order) == (*range(1, len(dims)), 0):
                 taps, source = math.prod(dims[1:]), w.origin[0]
         how = ("linear", trans_b)
-        pack = partial(_pack_by_parts, store, isa, taps) if trans_b and self.target.reads_parts else None
-        return self._pack(node, how, lambda x, s: store.pack_linear(x, s, trans_b, isa, taps), source, pack)
+        return self.pack_constant(node, how, lambda x, s: self.packer.linear(x, s, trans_b, taps), source)
 
     # -- operations ---------------------------------------------------------------------------------------------
     def conv_spec(self, node: Node) -> ConvSpec:
@@ -245,17 +277,21 @@ class Compiler:
         algorithm: str,
         flops: int = 0,
         bytes_: int | None = None,
+        *,
+        more: Sequence[int] = (),
     ) -> None:
-        """Append one kernel call and its description."""
-        getattr(self.plan, name)(desc, list(inputs), out)
+        """Append one kernel call and its description; `more` are tensors of its further outputs."""
+        getattr(self.plan, name)(desc, list(inputs), out, list(more))
         if bytes_ is None:
             values = [v for v in [*node.inputs, *node.outputs] if v is not None]
             bytes_ = 4 * sum(v.size for v in values)
-        view = self.view(node.output)
-        external = view.kind == "external"
-        where = f"output {view.base - len(self.graph.inputs)}" if external else f"arena+{4 * view.first:#x}"
+        result = node.output if node.outputs else node.input(0)
+        view = self.view(result)
+        where = f"state+{4 * view.first:#x}" if view.kind == "state" else f"arena+{4 * view.first:#x}"
+        if view.kind == "external":
+            where = f"output {view.base - len(self.graph.inputs)}"
         level = self.target.level(self.isa)
-        self.ops.append(OpInfo(node.name, node.op, algorithm, level, node.output.shape, flops, bytes_, where))
+        self.ops.append(OpInfo(node.name, node.op, algorithm, level, result.shape, flops, bytes_, where))
 
 
 def conv_spec(node: Node, isa: _core.Isa, strict: bool, target: Target = CPU) -> ConvSpec:
@@ -285,6 +321,7 @@ def _prepare(graph: Graph, isa: _core.Isa, strict: bool, target: Target = CPU) -
     for node in g.nodes:
         if node in pools:
             continue
+        node = lowering_grad.prepare(node, isa)
         if node.op == "Conv":
             spec = conv_spec(node, isa, strict, target)
             if spec.choice == "winograd":
@@ -295,6 +332,8 @@ def _prepare(graph: Graph, isa: _core.Isa, strict: bool, target: Target = CPU) -
                     node.attrs["pooled"] = (P, Q)
                     node.outputs = [after[0].output]
                 node.attrs["workspace_bytes"] = 4 * _core.winograd_workspace(N, P, Q, spec.C, K, spec.m, spec.R)
+            if spec.choice == "gemm" and target.takes_gates:
+                _take_gate(node, spec, nodes, producers, users, outputs, isa)
             if spec.choice == "row_run":
                 top, left, bottom, right = node.attrs["pads"]
                 N = node.output.shape[0]
@@ -306,9 +345,14 @@ def _prepare(graph: Graph, isa: _core.Isa, strict: bool, target: Target = CPU) -
                     node.attrs["x_perm"] = border.attrs["perm"]
                     node.inputs[0] = border.input(0)
                     nodes.remove(border)
+            _add_packed(node, packed_bytes(node, isa, spec))
+        elif node.op == "Gemm":
+            _add_packed(node, packed_bytes(node, isa))
         elif node.op == "MatMul":
             a, b = node.input(0), node.input(1)
             node.inputs = [_batches(g, a, b, nodes), _batches(g, b, a, nodes)]
+        elif node.op == "AffineSample":
+            node.inputs = [node.input(0), _dense(g, node.input(1), nodes)]
         elif node.op.startswith(("Reduce", "Arg")):
             nodes.extend(_reductions(g, node))
             continue
@@ -323,6 +367,39 @@ def _prepare(graph: Graph, isa: _core.Isa, strict: bool, target: Target = CPU) -
         nodes.append(node)
     g.nodes = nodes
     return g
+
+
+def _take_gate(
+    conv: Node,
+    spec: ConvSpec,
+    nodes: list[Node],
+    producers: dict[Value, Node],
+    users: dict[Value, list[Node]],
+    outputs: set[Value],
+    isa: _core.Isa,
+) -> None:
+    """Squeeze-and-excite in front of a 1x1 convolution of one image: the gate becomes input 4, which scales the weights
+    where they are fewer than the pixels, and the product in front vanishes."""
+    x = conv.input(0)
+    mul = producers.get(x)
+    if mul is None or mul.op != "Mul" or "activation" in mul.attrs or len(users[x]) != 1 or x in outputs:
+        return
+    N, K = conv.output.shape[0], conv.output.shape[-1]
+    if N != 1 or spec.groups != 1 or spec.P * spec.Q <= K or conv.input(1).weight is None:
+        return
+    for image, gate in ((mul.input(0), mul.input(1)), (mul.input(1), mul.input(0))):
+        if image.shape == x.shape and gate.shape == (1, 1, 1, spec.C) and not gate.is_const and not image.is_const:
+            conv.inputs = [image, *conv.inputs[1:], *[None] * (4 - len(conv.inputs)), gate]
+            conv.attrs["workspace_bytes"] = 4 * spec.C * sum(_core.conv2d_panels(K, isa))
+            nodes.remove(mul)
+            return
+
+
+def _add_packed(node: Node, size: int) -> None:
+    """Room for weights that are packed at run time, behind the node's workspace."""
+    if size:
+        at = -(-node.attrs.get("workspace_bytes", 0) // 64) * 64
+        node.attrs["packed_at"], node.attrs["workspace_bytes"] = at, at + size
 
 
 def _pools_by_two(conv: Node, pool: Node) -> bool:
@@ -394,6 +471,9 @@ def _reductions(g: Graph, node: Node) -> list[Node]:
             x = part.output
             continue
         last = Node(node.op, [x], node.outputs, {**node.attrs, "axes": tuple(run)}, node.name)
+        parts = parts_of_sum(last)
+        if parts > 1:
+            last.attrs["workspace_bytes"] = 4 * (parts + 1) * math.prod(x.shape[run[-1] + 1 :])
         if run[-1] == end - 1 or (run[-1] == end and node.attrs.get("keepdims", 1)):
             nodes.append(last)
         else:
@@ -401,39 +481,18 @@ def _reductions(g: Graph, node: Node) -> list[Node]:
     return nodes
 
 
-def _pack_by_parts(
-    store: _core.WeightStore, isa: _core.Isa, taps: int, weight: Weight, scale: Array | None
-) -> _core.PackedWeight:
-    """The dense weight [K, C], read from its file and packed some rows at a time: it is never held whole."""
-    K, C = weight.shape
-    assert weight.read_part is not None
-    packed = store.reserve_linear(K, C, isa)
-    step = max(1, PART_BYTES // (4 * C * ROWS_PER_PART)) * ROWS_PER_PART
-    buffer = np.empty((min(step, K), C), np.float32)
-    for first in range(0, K, step):
-        rows = buffer[: min(step, K - first)]
-        weight.read_part(first * C, rows)
-        _core.pack_linear_rows(packed, first, rows, None if scale is None else scale[first : first + step], isa, taps)
-    return packed
-
-
-def as_float32(weight: Weight) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """The array in the only type that plans hold; UnsupportedOpError for whole numbers that do not fit exactly."""
-    array = weight.numpy()
-    held = np.ascontiguousarray(array, dtype=np.float32)
-    if array.dtype.kind in "iu" and array.size and float(np.abs(held).max()) > MAX_EXACT:
-        raise UnsupportedOpError(f"a constant of {array.dtype} reaches {array.min()} to {array.max()}, beyond 2^24")
-    return held
-
-
 def round_up(n: int, unit: int) -> int:
     return -(-n // unit) * unit
 
 
-def _pad_channels(w: Array, unit: int) -> Array:
+def _pad_channels(w: Weight, unit: int) -> Weight:
     """w [K, C, R, S] with zeros for channels up to a multiple of `unit`."""
-    missing = round_up(w.shape[1], unit) - w.shape[1]
-    return w if missing == 0 else np.pad(w, ((0, 0), (0, missing), (0, 0), (0, 0)))
+    K, C, R, S = w.shape
+    missing = round_up(C, unit) - C
+    if missing == 0:
+        return w
+    pads = ((0, 0), (0, missing), (0, 0), (0, 0))
+    return w.derive((K, C + missing, R, S), w.dtype, lambda x: np.pad(x, pads), ("channels", unit))
 
 
 def _physical_memory() -> int:

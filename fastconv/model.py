@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,19 +13,23 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core
-from .compiler import MAX_EXACT, Compiled, OpInfo, WeightCache, compile_graph
+from .compiler import Compiled, OpInfo, WeightCache, compile_graph
 from .cut import Part, probe_shapes
+from .data import names_from_metadata
 from .errors import ModelError, ShapeError
-from .graph import Graph, Shape
+from .forks import hold_at_fork
+from .graph import MAX_EXACT, Graph, Shape
 from .isa import resolve_isa
 from .onnx.reader import read
 from .profile import Profile, measure
 from .source import Source
+from .summary import network_summary
 from .target import target
 
 if TYPE_CHECKING:
     from .layers.base import Layer
     from .layers.imported import Imported
+    from .models.model import Model as LayersModel
 
 FloatArray = npt.NDArray[np.float32]
 MAX_PLANS = 16  # compiled shapes that a model keeps
@@ -53,15 +56,20 @@ def load(
     precision: str = "fp32",
     _isa: str | None = None,
 ) -> Model:
-    """Load a CNN in ONNX form: a path, the file's bytes, or an onnx.ModelProto.
+    """Load a CNN in ONNX form or a saved plan: a path, the file's bytes, or an onnx.ModelProto.
 
     threads: processors to use, None for all that this process may use. device: "cpu", or "cuda" (docs/cuda.md).
     precision: "fp32", or "strict", which allows no algorithm with a larger rounding error than direct summation; on a
     GPU also "tf32", "fp16" or "bf16". Weights are read when first needed.
 
     Raises ModelError for a file that is broken, UnsupportedOpError for one that needs an operator which fastconv lacks,
-    DeviceError for a device or precision that is not there, OSError for a file that cannot be opened.
+    DeviceError for a device or precision that is not there or a plan for other CPUs, OSError for a file that cannot be
+    opened.
     """
+    from .saved import SavedModel, is_plan
+
+    if is_plan(model):
+        return SavedModel(model, threads=threads, device=device, precision=precision, _isa=_isa)
     return Model(model, threads=threads, device=device, precision=precision, _isa=_isa)
 
 
@@ -82,24 +90,21 @@ class Model:
         _isa: str | None = None,
     ) -> None:
         self._target = target(device, precision)
-        if threads is not None and not (
-            isinstance(threads, (int, np.integer)) and not isinstance(threads, bool) and 1 <= threads <= MAX_THREADS
-        ):
-            raise ValueError(f"threads={threads!r}: expected None or an int from 1 to {MAX_THREADS}")
         self.device, self.precision = device, precision
-        self.threads = int(threads) if threads else _core.usable_cpus()
+        self.threads = thread_count(threads)
         self._threads_arg = threads
         self._isa = resolve_isa(_isa)
         # an OnnxModel, or another source of Graphs such as a network of layers
         given: Any = source
         self._onnx: Source = given if hasattr(source, "build") and hasattr(source, "inputs") else read(given)
         self.name = self._onnx.name
+        self.metadata: dict[str, str] = dict(getattr(self._onnx, "metadata", {}))
         self.inputs = tuple(TensorInfo(i.name, i.shape, str(i.dtype)) for i in self._onnx.inputs)
         self._cache = WeightCache(self._target)
         self._executor = self._target.executor(self.threads)
         self._plans: dict[tuple[Shape, ...], Compiled] = {}
         self._lock = threading.Lock()
-        _models.add(self)
+        hold_at_fork(self)
         self._graph: Graph | None = None
         self._parts: Imported | None = None
         default = self._default_shapes()
@@ -258,6 +263,11 @@ class Model:
 
     # -- looking ------------------------------------------------------------------------------------------------
     @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """What the classes are called, where the file's metadata say it (fine_tune writes them)."""
+        return names_from_metadata(self.metadata)
+
+    @property
     def isa(self) -> str:
         return self._isa.name
 
@@ -273,7 +283,7 @@ class Model:
         if self._parts is None:
             from .layers.imported import Imported
 
-            network = Imported(self._onnx, inputs_last=True)
+            network = Imported(self._onnx, inputs_last=True, fixed=True)
             network.ensure_built(*probe_shapes(self._onnx).values())
             self._parts = network
         return self._parts
@@ -282,21 +292,15 @@ class Model:
     def layers(self) -> list[Layer]:
         """The operations in order, each with name, `weights`, `get_weights()`, `count_params()` and `output_shape`.
 
-        Weights keep the file's layout: [K, C / group, R, S] for convolutions.
+        Weights keep the file's layout, [K, C / group, R, S] for convolutions, and cannot be changed.
         """
         return list(self._imported().parts)
 
     def get_layer(self, name: str | None = None, index: int | None = None) -> Layer:
         """The layer of that name or at that position. Raises ValueError."""
-        layers = self.layers
-        if (name is None) == (index is None):
-            raise ValueError("get_layer: expected either a name or an index")
-        if index is not None and -len(layers) <= index < len(layers):
-            return layers[index]
-        found = next((layer for layer in layers if index is None and layer.name == name), None)
-        if found is None:
-            raise ValueError(f"no layer {name if index is None else index!r} in model {self.name!r}")
-        return found
+        from .models.order import find_layer
+
+        return find_layer(self.layers, name, index)
 
     def count_params(self) -> int:
         """Learnable numbers, without moving statistics. Exporters may have folded batch normalisation away."""
@@ -305,50 +309,87 @@ class Model:
     def without_top(self, pooling: str | None = None) -> Model:
         """The network up to the last feature maps [N, C, H, W]; pooling "avg" or "max" gives [N, C] instead.
 
+        Of a network that has come from here nothing more is cut: it stays as it is, or its maps are pooled as asked.
         Raises ModelError where no classifier is found: name a layer in `features` then.
         """
-        return self._part(Part(self._onnx, None, pooling))
+        source = self._onnx
+        if isinstance(source, Part) and source.layers is None:
+            return self._part(source if pooling is None else Part(source.base, None, pooling))
+        return self._part(Part(source, None, pooling))
 
     def features(self, *layers: str | Layer, pooling: str | None = None) -> Model:
         """The network that ends at the named layers, whose outputs it gives in this order, in the file's axis order.
 
         pooling as for `without_top`, of each output. Raises ModelError for an unknown name.
         """
-        if not layers:
-            raise ValueError("features: name at least one layer")
-        return self._part(Part(self._onnx, [la if isinstance(la, str) else la.name for la in layers], pooling))
+        names: list[Any] = [getattr(layer, "name", layer) for layer in layers]
+        if not names or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"features: expected at least one layer or name, each an argument, got {layers}")
+        return self._part(Part(self._onnx, names, pooling))
+
+    def add_head(
+        self,
+        classes: int,
+        hidden: Sequence[int] = (),
+        dropout: float = 0.0,
+        activation: str = "softmax",
+        *,
+        name: str | None = None,
+        trainable: bool = False,
+    ) -> LayersModel:
+        """A model of layers, to be trained: this network under dense layers that are new.
+
+        hidden: their units, with relu and then a Dropout of `dropout`; then `classes` units under `activation`. Feature
+        maps are flattened: `without_top(pooling="avg")` averages them. Images go in channels-last, as among all layers.
+        The network's layers are frozen unless trainable: `model.layers[-n:]` are the last ones. A batch normalisation
+        that an exporter has folded into a convolution stays a part of that convolution's weights.
+        """
+        from .models.heads import with_head
+
+        return with_head(self, classes, hidden, dropout, activation, name, trainable)
+
+    def as_layers(self, name: str | None = None) -> LayersModel:
+        """The network as a model of layers with `compile` and `fit`; images go in and come out channels-last."""
+        from .models.heads import as_layers
+
+        return as_layers(self, name)
 
     def _part(self, part: Part) -> Model:
         return Model(part, threads=self._threads_arg, device=self.device, precision=self.precision, _isa=self.isa)
 
-    def save(self, path: str | os.PathLike[str], *, shape: Sequence[int] | None = None) -> None:
-        """Write x.onnx (the network; sizes that are free need `shape`) or x.safetensors (its weights).
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        shape: Sequence[int] | None = None,
+        isa: Sequence[str] | None = None,
+        labels: Sequence[str] = (),
+    ) -> None:
+        """Write x.onnx (the network; sizes that are free need `shape`), x.safetensors (its weights) or x.fcplan.
 
-        Files are written beside their place and moved there when they are whole.
+        A saved plan is for one input shape and runs without Python: docs/embedded.md. isa: the instruction sets to pack
+        weights for, None for this model's own; labels: names of the classes, stored in it. Files are written beside
+        their place and moved there when they are whole.
         """
+        from .saved import names_plan, save_plan
+
+        if names_plan(path):
+            shapes = self._key(() if shape is None else (shape,))
+            levels = [self.isa] if isa is None else isa
+            save_plan(self._onnx, path, shapes, levels, strict=self.precision == "strict", labels=labels)
+            return
         from .weights.save import save_source
 
         save_source(self._onnx, path, shape)
 
-    def summary(self) -> str:
-        """The graph as text: one line per node with its output shape, and the number of parameters."""
-        g = self.graph
-        width = max([len(n.name) for n in g.nodes] + [4])
-        lines = [f"Model {self.name!r}", f"{'name':{width}}  {'operator':18}  {'output':20}  parameters"]
-        seen: set[object] = set()
-        total = statistics = 0
-        for n in g.nodes:
-            count = 0
-            for i, v in enumerate(n.inputs):
-                if v is not None and v.weight is not None and v.weight.key not in seen:
-                    seen.add(v.weight.key)
-                    count += v.size
-                    statistics += v.size if n.op == "BatchNormalization" and i > 2 else 0
-            total += count
-            lines.append(f"{n.name:{width}}  {n.op:18}  {'x'.join(map(str, n.output.shape)):20}  {count:,}")
-        moving = f", of which {statistics:,} are moving statistics" if statistics else ""
-        lines.append(f"{len(g.nodes)} nodes, {total:,} parameters{moving}")
-        return "\n".join(lines)
+    def summary(self, line_length: int | None = None, print_fn: Callable[[str], Any] | None = None) -> None:
+        """Print one line per node: name and operator, output shape, learnable numbers; then the sums.
+
+        Shapes are those for one image, of 299 pixels where the file leaves the size open. line_length: the table is at
+        least so wide. print_fn: gets the whole text instead of `print`.
+        """
+        text = network_summary(self.name, self._imported(), probe_shapes(self._onnx), line_length)
+        (print_fn or print)(text)
 
     def inspect(self, *shapes: Sequence[int]) -> list[OpInfo]:
         """The operations of the plan for these input shapes."""
@@ -370,35 +411,20 @@ class Model:
         return f"<fastconv.Model {self.name!r} ({ins}), {self.threads} threads, {self._target.level(self._isa)}>"
 
 
+def thread_count(threads: int | None) -> int:
+    """How many threads `threads` means. Raises ValueError."""
+    if threads is not None and not (
+        isinstance(threads, (int, np.integer)) and not isinstance(threads, bool) and 1 <= threads <= MAX_THREADS
+    ):
+        raise ValueError(f"threads={threads!r}: expected None or an int from 1 to {MAX_THREADS}")
+    return int(threads) if threads else _core.usable_cpus()
+
+
 def _as_float32(x: npt.NDArray[Any], where: str) -> FloatArray:
     """Plans hold whole numbers and bools as float32, which is exact up to 2^24."""
     if x.dtype.kind in "iu" and x.size and max(abs(int(x.min())), abs(int(x.max()))) > MAX_EXACT:
         raise ShapeError(f"{where}: expected numbers from -2^24 to 2^24, got {x.min()} to {x.max()}")
     return x.astype(np.float32)
-
-
-# A fork waits until no model compiles, so that the child finds every lock free and every weight store whole.
-_models: weakref.WeakSet[Any] = weakref.WeakSet()
-_held: list[threading.Lock] = []
-
-
-def hold_at_fork(owner: Any) -> None:
-    """A fork waits for `owner._lock`, too."""
-    _models.add(owner)
-
-
-def _before_fork() -> None:
-    for model in list(_models):
-        model._lock.acquire()
-        _held.append(model._lock)
-
-
-def _after_fork() -> None:
-    while _held:
-        _held.pop().release()
-
-
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
 
 
 def _rebuild(source: Source, threads: int | None, device: str, precision: str, isa: str) -> Model:

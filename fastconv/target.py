@@ -7,19 +7,23 @@ from typing import Any
 import numpy as np
 
 from . import _core
+from .packing import Packer
 
 
 class Target:
     """The CPU. fastconv.cuda.Target is a GPU."""
 
     channel_unit = 1  # a stem's channels are rounded up to this
-    reads_parts = True  # dense weights may be packed as they are read
+    takes_gates = True  # a 1x1 convolution may take a gate of its input channels (compiler._take_gate)
 
     def executor(self, threads: int) -> Any:
         return _core.Executor(threads)
 
     def store(self) -> Any:
         return _core.WeightStore()
+
+    def packer(self, store: Any, isa: _core.Isa) -> Any:
+        return Packer(store, isa)
 
     def plan(self, isa: _core.Isa, store: Any) -> Any:
         return _core.Plan(isa, store)

@@ -10,22 +10,22 @@ namespace fastconv {
 static int64_t vectors(int64_t columns, int64_t V) { return (columns + V - 1) / V; }
 
 int64_t packed_conv2d_size(int64_t K, int64_t C, int64_t R, int64_t S, int64_t groups, Isa isa) {
-  const int64_t V = kernels(isa).vector_length;
+  const int64_t V = geometry(isa).vector_length;
   return groups * vectors(K / groups, V) * V * (C / groups) * R * S;
 }
 
 int64_t packed_depthwise_size(int64_t K, int64_t R, int64_t S, Isa isa) {
-  const int64_t V = kernels(isa).vector_length;
+  const int64_t V = geometry(isa).vector_length;
   return vectors(K, V) * V * R * S;
 }
 
 int64_t packed_winograd_size(int64_t K, int64_t C, int64_t m, int64_t r, Isa isa) {
-  const int64_t V = kernels(isa).vector_length, edge = m + r - 1;
+  const int64_t V = geometry(isa).vector_length, edge = m + r - 1;
   return vectors(K, V) * V * C * edge * edge;
 }
 
 int64_t packed_linear_size(int64_t K, int64_t C, Isa isa) {
-  const int64_t V = kernels(isa).vector_length;
+  const int64_t V = geometry(isa).vector_length;
   return vectors(K, V) * V * C;
 }
 
@@ -54,96 +54,89 @@ static void pack_panel(float* out, const float* w, const float* scale, int64_t c
   }
 }
 
-void pack_conv2d(float* out, const float* w, const float* scale, int64_t K, int64_t C, int64_t R, int64_t S,
-                 int64_t groups, Isa isa) {
-  const int64_t V = kernels(isa).vector_length, widest = kernels(isa).max_panel;
-  const int64_t Kg = K / groups, Cg = C / groups, depth = Cg * R * S;
-  const int64_t n = vectors(Kg, V), count = (n + widest - 1) / widest;
-  for (int64_t g = 0; g < groups; g++) {
-    for (int64_t p = 0, first = 0; p < count; p++) {
-      const int64_t nv = n / count + (p < n % count), k = g * Kg + first * V;
-      const int64_t columns = Kg - first * V < nv * V ? Kg - first * V : nv * V;
-      pack_panel(out, w + k * depth, scale ? scale + k : nullptr, columns, nv * V, Cg, R * S);
-      out += depth * nv * V;
-      first += nv;
-    }
+int64_t panel_count(int64_t K, Isa isa) {
+  const int64_t widest = geometry(isa).max_panel;
+  return (vectors(K, geometry(isa).vector_length) + widest - 1) / widest;
+}
+
+// Nearly equal panels, the wider ones first.
+int64_t panel_first(int64_t K, int64_t p, Isa isa) {
+  const int64_t V = geometry(isa).vector_length, n = vectors(K, V), count = panel_count(K, isa);
+  return p == count ? K : (n / count * p + (p < n % count ? p : n % count)) * V;
+}
+
+// fill(k, columns, width) for each panel of K outputs whose first one, k, lies in [first, first + rows).
+template <class Fill>
+static void for_panels(int64_t K, int64_t first, int64_t rows, Isa isa, const Fill& fill) {
+  const int64_t V = geometry(isa).vector_length, count = panel_count(K, isa);
+  for (int64_t p = 0; p < count; p++) {
+    const int64_t k = panel_first(K, p, isa), columns = panel_first(K, p + 1, isa) - k;
+    if (k >= first && k < first + rows) fill(k, columns, vectors(columns, V) * V);
   }
 }
 
-// The matrix G of F(m, r): row j holds the powers of point j over its distances to the others; the last is infinity.
-struct FilterTransform {
-  int edge, taps;
-  double g[6][5] = {};
-  FilterTransform(int64_t m, int64_t r) : edge((int)(m + r - 1)), taps((int)r) {
-    const double* points = edge == 4 ? WINOGRAD_POINTS_4 : edge == 5 ? WINOGRAD_POINTS_5 : WINOGRAD_POINTS_6;
-    for (int j = 0; j < edge - 1; j++) {
-      double value = 1;
-      for (int k = 0; k < edge - 1; k++) value /= k == j ? 1 : points[j] - points[k];
-      for (int i = 0; i < taps; i++, value *= points[j]) g[j][i] = value;
-    }
-    g[edge - 1][taps - 1] = 1;
-  }
-};
+void pack_conv2d_rows(float* out, const float* w, const float* scale, int64_t first, int64_t rows, int64_t K, int64_t C,
+                      int64_t R, int64_t S, Isa isa) {
+  const int64_t depth = C * R * S;
+  for_panels(K, first, rows, isa, [&](int64_t k, int64_t columns, int64_t width) {
+    pack_panel(out + k * depth, w + (k - first) * depth, scale ? scale + (k - first) : nullptr, columns, width, C,
+               R * S);
+  });
+}
 
-// U = G g G^T of `lanes` filters that lie `stride` apart, in double precision; out[e * plane + lane].
-static void transform_filters(float* out, int64_t plane, const float* w, int64_t stride, const float* scale,
-                              int64_t lanes, const FilterTransform& G) {
-  constexpr int L = 16;
-  const int T = G.edge, R = G.taps;
-  double g[25][L] = {}, t[6][5][L];
-  for (int64_t i = 0; i < lanes; i++) {
-    for (int e = 0; e < R * R; e++) g[e][i] = (double)w[i * stride + e] * (scale ? scale[i] : 1.0f);
+void pack_conv2d(float* out, const float* w, const float* scale, int64_t K, int64_t C, int64_t R, int64_t S,
+                 int64_t groups, Isa isa) {
+  const int64_t Kg = K / groups, Cg = C / groups, depth = Cg * R * S;
+  for (int64_t g = 0; g < groups; g++) {
+    pack_conv2d_rows(out, w + g * Kg * depth, scale ? scale + g * Kg : nullptr, 0, Kg, Kg, Cg, R, S, isa);
+    out += packed_conv2d_size(Kg, Cg, R, S, 1, isa);
   }
-  for (int r = 0; r < T; r++) {
-    for (int s = 0; s < R; s++) {
-      for (int i = 0; i < L; i++) {
-        double sum = 0;
-        for (int k = 0; k < R; k++) sum += G.g[r][k] * g[k * R + s][i];
-        t[r][s][i] = sum;
+}
+
+static WinogradFilter filter_transform(int64_t m, int64_t r) {
+  WinogradFilter G = {(int)(m + r - 1), (int)r, {}};
+  const double* points = G.edge == 4 ? WINOGRAD_POINTS_4 : G.edge == 5 ? WINOGRAD_POINTS_5 : WINOGRAD_POINTS_6;
+  for (int j = 0; j < G.edge - 1; j++) {
+    double value = 1;
+    for (int k = 0; k < G.edge - 1; k++) value /= k == j ? 1 : points[j] - points[k];
+    for (int i = 0; i < G.taps; i++, value *= points[j]) G.g[j][i] = value;
+  }
+  G.g[G.edge - 1][G.taps - 1] = 1;
+  return G;
+}
+
+void pack_winograd_rows(float* out, const float* w, const float* scale, int64_t first, int64_t rows, int64_t K,
+                        int64_t C, int64_t m, int64_t r, Isa isa) {
+  constexpr int64_t L = 16;  // filters at a time
+  const WinogradFilter G = filter_transform(m, r);
+  const int64_t planes = G.edge * G.edge, taps = r * r;
+  for_panels(K, first, rows, isa, [&](int64_t k, int64_t columns, int64_t width) {
+    float* o = out + k * planes * C;
+    const float *x = w + (k - first) * C * taps, *s = scale ? scale + (k - first) : nullptr;
+    if (columns < width) memset(o, 0, sizeof(float) * planes * C * width);
+    for (int64_t c = 0; c < C; c++) {
+      for (int64_t i = 0; i < columns; i += L) {
+        kernels(best_isa())
+            .winograd_filter(G, o + c * width + i, C * width, x + (i * C + c) * taps, C * taps, s ? s + i : nullptr,
+                             columns - i < L ? columns - i : L);
       }
     }
-  }
-  for (int r = 0; r < T; r++) {
-    for (int s = 0; s < T; s++) {
-      float u[L];
-      for (int i = 0; i < L; i++) {
-        double sum = 0;
-        for (int k = 0; k < R; k++) sum += t[r][k][i] * G.g[s][k];
-        u[i] = (float)sum;
-      }
-      memcpy(out + (r * T + s) * plane, u, sizeof(float) * lanes);
-    }
-  }
+  });
 }
 
 void pack_winograd(float* out, const float* w, const float* scale, int64_t K, int64_t C, int64_t m, int64_t r,
                    Isa isa) {
-  const FilterTransform G(m, r);
-  const int64_t V = kernels(isa).vector_length, widest = kernels(isa).max_panel, planes = G.edge * G.edge;
-  const int64_t n = vectors(K, V), count = (n + widest - 1) / widest;
-  for (int64_t p = 0, first = 0; p < count; p++) {
-    const int64_t nv = n / count + (p < n % count), width = nv * V, k = first * V;
-    const int64_t columns = K - k < width ? K - k : width;
-    if (columns < width) memset(out, 0, sizeof(float) * planes * C * width);
-    for (int64_t c = 0; c < C; c++) {
-      for (int64_t i = 0; i < columns; i += 16) {
-        transform_filters(out + c * width + i, C * width, w + ((k + i) * C + c) * r * r, C * r * r,
-                          scale ? scale + k + i : nullptr, columns - i < 16 ? columns - i : 16, G);
-      }
-    }
-    out += planes * C * width;
-    first += nv;
-  }
+  pack_winograd_rows(out, w, scale, 0, K, K, C, m, r, isa);
 }
 
 void pack_depthwise(float* out, const float* w, const float* scale, int64_t K, int64_t R, int64_t S, Isa isa) {
-  const int64_t V = kernels(isa).vector_length;
+  const int64_t V = geometry(isa).vector_length;
   pack_panel(out, w, scale, K, vectors(K, V) * V, 1, R * S);
 }
 
 void pack_linear(float* out, const float* w, const float* scale, int64_t K, int64_t C, int64_t taps, bool trans_b,
                  Isa isa) {
-  const int64_t V = kernels(isa).vector_length, panel = kernels(isa).dense_panel * V, channels = C / taps;
+  const int64_t V = geometry(isa).vector_length, panel = geometry(isa).dense_panel * V, channels = C / taps;
   for (int64_t k = 0; k < K; k += panel) {
     const int64_t columns = K - k < panel ? K - k : panel, width = vectors(columns, V) * V;
     if (trans_b) {

@@ -1,5 +1,6 @@
 // The kernels of one ISA level behind one table.
 #pragma once
+#include "cpu/winograd.h"
 #include "ops.h"
 
 namespace fastconv {
@@ -8,11 +9,20 @@ struct KernelTable {
 #define KERNEL(name, Descriptor) void (*name)(const Descriptor&, const Buffers&, int64_t, int64_t);
 #include "cpu/kernels.def"
 #undef KERNEL
+  // U = G g G^T of `lanes` <= 16 filters that lie `stride` floats apart: out[e * plane + lane]; scale may be null.
+  void (*winograd_filter)(const WinogradFilter& G, float* out, int64_t plane, const float* w, int64_t stride,
+                          const float* scale, int64_t lanes);
   float (*fma_rate)(int64_t iterations);  // does iterations * fma_rate_flops floating-point operations in registers
   double fma_rate_flops;
+};
+
+// How a level's kernels want weights: known of every level, so that any can be packed and planned anywhere.
+struct Geometry {
   int vector_length;  // floats
   int max_panel;      // vectors in the widest weight panel of a convolution
   int dense_panel;    // vectors in a weight panel of a dense layer
 };
+
+constexpr Geometry GEOMETRY[] = {{4, 2, 4}, {8, 2, 8}, {16, 4, 8}, {4, 4, 8}};  // by Isa; table.cpp asserts them
 
 }  // namespace fastconv

@@ -1,4 +1,5 @@
-// Operations that the GPU does not have. The compiler chooses none of them for it (Winograd), or says so to the user.
+// Operations that the GPU does not have (absent.def): plans refuse them. The compiler chooses none for it (Winograd),
+// or the user hears of it.
 #include "kernels.h"
 
 namespace fastconv {
@@ -6,10 +7,19 @@ namespace cuda {
 
 #define ABSENT(name, Descriptor) \
   void name(const Descriptor&, const Call&) { throw std::invalid_argument(#name ": the GPU has no kernel for it"); }
-ABSENT(winograd_conv2d, Winograd)
-ABSENT(winograd_input, Winograd)
-ABSENT(winograd_product, Winograd)
+#include "absent.def"
 #undef ABSENT
+
+bool present(Op op) {
+  switch (op) {
+#define ABSENT(name, Descriptor) case Op::name:
+#include "absent.def"
+#undef ABSENT
+    return false;
+    default:
+      return true;
+  }
+}
 
 }  // namespace cuda
 }  // namespace fastconv

@@ -24,6 +24,8 @@ struct Call {
 #include "cpu/kernels.def"
 #undef KERNEL
 
+bool present(Op op);  // whether the GPU has a kernel for it: absent.def
+
 int64_t workspace_floats(const Conv2d& d, Precision precision, int multiprocessors);
 int64_t workspace_floats(const Linear& d, Precision precision, int multiprocessors);
 template <class D>

@@ -293,6 +293,7 @@ API int fastconv_cuda_plan(int precision, int multiprocessors, cudaStream_t stre
 API int fastconv_cuda_plan_destroy(fastconv::cuda::Plan* plan) {
   return guarded([&] { delete plan; });
 }
+API int fastconv_cuda_present(int op) { return present((Op)op); }
 API int fastconv_cuda_add(fastconv::cuda::Plan* plan, int op, const void* descriptor, int64_t bytes,
                           const Reference* operands) {
   return guarded([&] { plan->add((Op)op, descriptor, (size_t)bytes, operands); });

@@ -3,12 +3,12 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 #include <string.h>
-#include <time.h>
 
 #include <algorithm>
 #include <array>
 #include <optional>
 
+#include "clock.h"
 #include "conv_checks.h"
 #include "cpu/select.h"
 #include "cpu/winograd.h"
@@ -96,9 +96,72 @@ PackedWeight pack_dense(const std::shared_ptr<WeightStore>& store, const Array& 
   return {store, out, n};
 }
 
-// The same part by part, from the rows [first, first + rows) of w: [K, C]. `first` counts whole panels.
+// Room for a weight [K, C, R, S] that comes part by part. Sizes are bounded so that products stay far below 2^63.
+void check_weight(int64_t K, int64_t C, int64_t R, int64_t S) {
+  constexpr int64_t MOST = int64_t(1) << 40;
+  if (K < 1 || C < 1 || R < 1 || S < 1 || K > MOST / C || R > MOST / (K * C) || S > MOST / (K * C * R))
+    throw std::invalid_argument("no such weight");
+}
+
+PackedWeight reserve_conv(const std::shared_ptr<WeightStore>& store, int64_t K, int64_t C, int64_t R, int64_t S,
+                          Isa isa) {
+  check_weight(K, C, R, S);
+  const int64_t n = packed_conv2d_size(K, C, R, S, 1, isa);
+  return {store, store->allocate(n), n};
+}
+
+PackedWeight reserve_wino(const std::shared_ptr<WeightStore>& store, int64_t K, int64_t C, int64_t m, int64_t r,
+                          Isa isa) {
+  check_weight(K, C, r, r);
+  if (!winograd_known(m, r)) throw std::invalid_argument("no such form of Winograd's convolution");
+  const int64_t n = packed_winograd_size(K, C, m, r, isa);
+  return {store, store->allocate(n), n};
+}
+
+// Whether w holds whole panels of K outputs, from output `first` on.
+void check_panels(const Array& w, int64_t first, int64_t K, Isa isa) {
+  bool begins = false, ends = false;
+  const int64_t count = w.ndim() == 4 && K > 0 ? panel_count(K, isa) : -1;
+  for (int64_t p = 0; p <= count; p++) {
+    begins = begins || panel_first(K, p, isa) == first;
+    ends = ends || panel_first(K, p, isa) == first + w.shape(0);
+  }
+  if (!begins || !ends) throw std::invalid_argument("the rows are no whole panels of the weight");
+}
+
+std::vector<int64_t> panels(int64_t K, Isa isa) {
+  std::vector<int64_t> starts;
+  for (int64_t p = 0; p < panel_count(K, isa); p++) starts.push_back(panel_first(K, p, isa));
+  return starts;
+}
+
+void pack_conv_rows(const PackedWeight& packed, int64_t K, int64_t first, const Array& w,
+                    const std::optional<Array>& scale, Isa isa) {
+  check_panels(w, first, K, isa);
+  const int64_t rows = w.shape(0), C = w.shape(1), R = w.shape(2), S = w.shape(3);
+  check_weight(K, C, R, S);
+  if (packed.size != packed_conv2d_size(K, C, R, S, 1, isa)) throw std::invalid_argument("packed is of another size");
+  const float *x = w.data(), *s = scale_of(scale, rows);
+  ReleaseGil release;
+  pack_conv2d_rows(const_cast<float*>(packed.address), x, s, first, rows, K, C, R, S, isa);
+}
+
+void pack_wino_rows(const PackedWeight& packed, int64_t K, int64_t first, const Array& w,
+                    const std::optional<Array>& scale, int64_t m, Isa isa) {
+  check_panels(w, first, K, isa);
+  const int64_t rows = w.shape(0), C = w.shape(1), r = w.shape(2);
+  check_weight(K, C, r, r);
+  if (w.shape(3) != r || !winograd_known(m, r) || packed.size != packed_winograd_size(K, C, m, r, isa))
+    throw std::invalid_argument("packed is of another size");
+  const float *x = w.data(), *s = scale_of(scale, rows);
+  ReleaseGil release;
+  pack_winograd_rows(const_cast<float*>(packed.address), x, s, first, rows, K, C, m, r, isa);
+}
+
+// A dense weight part by part, from the rows [first, first + rows) of w: [K, C]. `first` counts whole panels.
 PackedWeight reserve_dense(const std::shared_ptr<WeightStore>& store, int64_t K, int64_t C, Isa isa) {
-  if (K < 0 || C < 0 || (C > 0 && K > (int64_t(1) << 40) / C)) throw std::invalid_argument("w must be a matrix");
+  if (K < 0 || C < 0 || (C > 0 && K > (int64_t(1) << 40) / C))
+    throw std::invalid_argument("w: more than 2^40 elements");
   const int64_t n = packed_linear_size(K, C, isa);
   return {store, store->allocate(n), n};
 }
@@ -106,7 +169,7 @@ PackedWeight reserve_dense(const std::shared_ptr<WeightStore>& store, int64_t K,
 void pack_dense_rows(const PackedWeight& packed, int64_t first, const Array& w, const std::optional<Array>& scale,
                      Isa isa, int64_t taps) {
   if (w.ndim() != 2) throw std::invalid_argument("w must be a matrix");
-  const int64_t rows = w.shape(0), C = w.shape(1), panel = kernels(isa).dense_panel * kernels(isa).vector_length;
+  const int64_t rows = w.shape(0), C = w.shape(1), panel = geometry(isa).dense_panel * geometry(isa).vector_length;
   if (taps < 1 || C % taps) throw std::invalid_argument("taps must divide the rows of w");
   if (first < 0 || first % panel || first > packed.size || C > packed.size ||
       packed_linear_size(rows, C, isa) > packed.size - first * C)
@@ -114,6 +177,28 @@ void pack_dense_rows(const PackedWeight& packed, int64_t first, const Array& w, 
   const float *x = w.data(), *s = scale_of(scale, rows);
   ReleaseGil release;
   pack_linear(const_cast<float*>(packed.address) + first * C, x, s, rows, C, taps, true, isa);
+}
+
+// The same from the rows [first, first + rows) of w: [C, K], for all panels.
+void pack_dense_inputs(const PackedWeight& packed, int64_t C, int64_t first, const Array& w,
+                       const std::optional<Array>& scale, Isa isa) {
+  if (w.ndim() != 2) throw std::invalid_argument("w must be a matrix");
+  const int64_t rows = w.shape(0), K = w.shape(1), V = geometry(isa).vector_length;
+  if (first < 0 || C < 1 || first > C || rows > C - first || C > packed.size ||
+      packed_linear_size(K, 1, isa) > packed.size / C)
+    throw std::invalid_argument("the rows do not lie in the packed weight");
+  const float *x = w.data(), *s = scale_of(scale, K);
+  ReleaseGil release;
+  float* out = const_cast<float*>(packed.address);
+  for (int64_t k = 0, panel = geometry(isa).dense_panel * V; k < K; k += panel) {
+    const int64_t columns = std::min(panel, K - k), width = (columns + V - 1) / V * V;
+    for (int64_t c = 0; c < rows; c++) {
+      float* o = out + (first + c) * width;
+      for (int64_t i = 0; i < columns; i++) o[i] = x[c * K + k + i] * (s ? s[k + i] : 1.0f);
+      std::fill(o + columns, o + width, 0.0f);
+    }
+    out += C * width;
+  }
 }
 
 // The addresses of the caller's arrays, checked against what the plan touches.
@@ -158,11 +243,7 @@ double measure_peak(Isa isa, double seconds) {
   if (!isa_supported(isa)) throw std::invalid_argument("this CPU lacks that level");
   const KernelTable& table = kernels(isa);
   ReleaseGil release;
-  auto clock = [] {
-    timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec + 1e-9 * t.tv_nsec;
-  };
+  auto clock = [] { return 1e-9 * static_cast<double>(nanoseconds_now()); };
   const int64_t iterations = 100000;
   double best = 0;
   const double until = clock() + seconds;
@@ -193,7 +274,7 @@ void init_plan(py::module_& m) {
       "The instruction set levels that this CPU and this build have, slowest first.");
   m.def("usable_cpus", &usable_cpus, "Processors that this process may use, by affinity and cgroup quota.");
   m.def("huge_pages", &huge_pages, "What the system says of transparent huge pages.");
-  m.def("vector_length", [](Isa isa) { return kernels(isa).vector_length; }, py::arg("isa"));
+  m.def("vector_length", [](Isa isa) { return geometry(isa).vector_length; }, py::arg("isa"));
   m.def("measure_peak", &measure_peak, py::arg("isa"), py::arg("seconds") = 0.05,
         "The FMA rate of one core in GFLOP/s: independent chains in registers, best of many short runs.");
   m.def(
@@ -234,9 +315,27 @@ void init_plan(py::module_& m) {
       },
       py::arg("N"), py::arg("P"), py::arg("Q"), py::arg("C"), py::arg("K"), py::arg("m"), py::arg("r"),
       "Floats of workspace between the two operations of a Winograd convolution; 0 where one does it all.");
+  m.def(
+      "conv2d_panels",
+      [](int64_t K, Isa isa) {
+        const int64_t V = geometry(isa).vector_length;
+        std::vector<int64_t> widths;
+        for (int64_t p = 0; p < panel_count(K, isa); p++) {
+          widths.push_back((panel_first(K, p + 1, isa) - panel_first(K, p, isa) + V - 1) / V * V);
+        }
+        return widths;
+      },
+      py::arg("K"), py::arg("isa"), "Columns of each panel of packed convolution weights, filled up with zeros.");
 
   py::class_<PackedWeight>(m, "PackedWeight", "Constant floats in the order in which a kernel reads them.")
-      .def_readonly("size", &PackedWeight::size);
+      .def_readonly("size", &PackedWeight::size)
+      .def(
+          "numpy",
+          [](const py::object& self) {
+            const auto& w = self.cast<const PackedWeight&>();
+            return py::array_t<float>(w.size, w.address, self);
+          },
+          "The floats themselves, not a copy: a writable vector that keeps them alive.");
   py::class_<WeightStore, std::shared_ptr<WeightStore>>(m, "WeightStore", "Memory of packed weights.")
       .def(py::init([] { return std::make_shared<WeightStore>(); }))
       .def_property_readonly("bytes", &WeightStore::bytes)
@@ -244,26 +343,54 @@ void init_plan(py::module_& m) {
       .def("pack_conv2d", &pack_conv, py::arg("w"), py::arg("scale"), py::arg("groups"), py::arg("isa"))
       .def("pack_winograd", &pack_wino, py::arg("w"), py::arg("scale"), py::arg("m"), py::arg("isa"))
       .def("pack_depthwise_conv2d", &pack_depth, py::arg("w"), py::arg("scale"), py::arg("isa"))
+      .def("reserve_conv2d", &reserve_conv, py::arg("K"), py::arg("C"), py::arg("R"), py::arg("S"), py::arg("isa"),
+           "Room for a [K, C, R, S] weight of one group, to be filled by pack_conv2d_rows.")
+      .def("reserve_winograd", &reserve_wino, py::arg("K"), py::arg("C"), py::arg("m"), py::arg("r"), py::arg("isa"),
+           "Room for a [K, C, r, r] weight of F(m x m, r x r), to be filled by pack_winograd_rows.")
       .def("reserve_linear", &reserve_dense, py::arg("K"), py::arg("C"), py::arg("isa"),
-           "Room for a [K, C] matrix, to be filled by pack_linear_rows.")
+           "Room for a [K, C] matrix, to be filled by pack_linear_rows or pack_linear_inputs.")
       .def("pack_linear", &pack_dense, py::arg("w"), py::arg("scale"), py::arg("trans_b"), py::arg("isa"),
            py::arg("taps") = 1);
 
+  m.def("panels", &panels, py::arg("K"), py::arg("isa"), "The first outputs of the panels of a convolution's weight.");
+  m.def("pack_conv2d_rows", &pack_conv_rows, py::arg("packed"), py::arg("K"), py::arg("first"), py::arg("w"),
+        py::arg("scale"), py::arg("isa"), "Fill in whole panels of K outputs from the first-th output on.");
+  m.def("pack_winograd_rows", &pack_wino_rows, py::arg("packed"), py::arg("K"), py::arg("first"), py::arg("w"),
+        py::arg("scale"), py::arg("m"), py::arg("isa"),
+        "Fill in whole panels of K outputs from the first-th output on.");
   m.def("pack_linear_rows", &pack_dense_rows, py::arg("packed"), py::arg("first"), py::arg("w"), py::arg("scale"),
         py::arg("isa"), py::arg("taps") = 1, "Fill in rows from the first-th on, a multiple of the panel.");
+  m.def("pack_linear_inputs", &pack_dense_inputs, py::arg("packed"), py::arg("C"), py::arg("first"), py::arg("w"),
+        py::arg("scale"), py::arg("isa"), "Fill in what reads the inputs from the first-th on: w is [inputs, K] of C.");
 
   py::class_<Plan, std::shared_ptr<Plan>> plan(m, "Plan", "A flat list of operations on fixed buffers.");
   plan.def(py::init<Isa, std::shared_ptr<WeightStore>>(), py::arg("isa"), py::arg("weights"))
       .def("arena", &Plan::add_arena, py::arg("offset"), py::arg("size"), "A tensor in the arena; returns its number.")
       .def(
-          "weight", [](Plan& p, const PackedWeight& w) { return p.add_weight(w.address, w.size); }, py::arg("weight"),
-          py::keep_alive<1, 2>())
+          "weight",
+          [](Plan& p, const PackedWeight& w, int64_t first) {
+            if (first < 0 || first > w.size) throw std::invalid_argument("the weight has no such element");
+            return p.add_weight(w.address + first, w.size - first);
+          },
+          py::arg("weight"), py::arg("first") = 0, py::keep_alive<1, 2>(), "A weight, from its first-th element on.")
+      .def(
+          "state",
+          [](Plan& p, const PackedWeight& w, int64_t first, int64_t size) {
+            if (first < 0 || size < 0 || first > w.size || size > w.size - first) {
+              throw std::invalid_argument("state tensor: beyond its memory");
+            }
+            return p.add_state(const_cast<float*>(w.address) + first, size);
+          },
+          py::arg("state"), py::arg("first"), py::arg("size"), py::keep_alive<1, 2>(),
+          "A tensor that operations may write, in memory that outlives runs.")
       .def("external", &Plan::add_external, py::arg("index"), py::arg("first"), py::arg("size"),
            "A tensor in the index-th array of a run.")
       .def_property_readonly("arena_bytes", &Plan::arena_bytes)
       .def_property_readonly("scratch_bytes", &Plan::scratch_bytes)
       .def("__len__", [](const Plan& p) { return p.operations().size(); });
-#define KERNEL(name, Descriptor) plan.def(#name, &Plan::name, py::arg("desc"), py::arg("inputs"), py::arg("out"));
+#define KERNEL(name, Descriptor)                                                   \
+  plan.def(#name, &Plan::name, py::arg("desc"), py::arg("inputs"), py::arg("out"), \
+           py::arg("more") = std::vector<int>());
 #include "cpu/kernels.def"
 #undef KERNEL
 

@@ -48,6 +48,7 @@ _SIGNATURES = {
     "run": [c_void_p, POINTER(c_void_p), c_int, c_void_p, c_void_p],
     "profile": [c_void_p, POINTER(c_void_p), c_void_p, c_void_p, POINTER(c_int64)],
     "time": [c_void_p, POINTER(c_void_p), c_int, c_void_p, c_void_p, c_int, POINTER(c_double)],
+    "present": [c_int],
     "force": [c_int, c_int],
     "choose": [c_int64, c_int64, c_int64, c_int64, c_int, POINTER(c_int32)],
 }
@@ -101,6 +102,10 @@ class Library:
         if status != 0:
             raise DeviceError(f'device="cuda:{number}": {self.error()}')
         return info
+
+    def present(self, op: int) -> bool:
+        """Whether there is a kernel for this _core.Op."""
+        return bool(self._handle.fastconv_cuda_present(op))
 
     def workspace(self, plan: c_void_p) -> int:
         return int(self._handle.fastconv_cuda_workspace(plan))

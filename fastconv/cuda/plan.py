@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from .. import _core
-from ..errors import UnsupportedOpError
+from ..errors import DeviceError, UnsupportedOpError
 from .library import ARENA, EXTERNAL, NONE, WEIGHT, Device, Reference
 from .weights import HALVES, PRECISIONS, DeviceWeight, width
 
@@ -59,6 +59,10 @@ class DevicePlan:
         self.arena_elements = max(self.arena_elements, offset // 4 + size)
         return self._add(Tensor(ARENA, offset // 4, 0, None, size))
 
+    def state(self, state: Any, first: int, size: int) -> int:
+        """What training changes: not on a GPU. Raises DeviceError."""
+        raise DeviceError('training runs on device="cpu"')
+
     def weight(self, weight: DeviceWeight) -> int:
         self._weights.append(weight)
         return self._add(Tensor(WEIGHT, 0, 0, weight, weight.size))
@@ -83,9 +87,14 @@ class DevicePlan:
     def __len__(self) -> int:
         return self.operations
 
-    def _operation(self, name: str, desc: Any, inputs: Sequence[int], out: int) -> None:
-        """Append one kernel call. Raises ValueError for operands that are too small."""
+    def _operation(self, name: str, desc: Any, inputs: Sequence[int], out: int, more: Sequence[int] = ()) -> None:
+        """Append one kernel call.
+
+        Raises UnsupportedOpError where the GPU has none, ValueError for operands that are too small.
+        """
         op = _core.Op.__members__[name]
+        if more or not self.owner.library.present(int(op)):  # only training has further outputs
+            raise UnsupportedOpError(f"{name}: the GPU has no kernel for it")
         reads, writes = _core.extent(desc, SIZES, op)
         needs = self._packed_sizes(name, desc, list(reads))
         self._check_numbers(name, desc)

@@ -12,13 +12,13 @@ from .arrays import Borrowed, DeviceArray, borrow
 from .executor import DeviceExecutor
 from .library import device
 from .plan import DevicePlan
-from .weights import PRECISIONS, DeviceStore, width
+from .weights import PRECISIONS, DevicePacker, DeviceStore, width
 
 
 class Target(Base):
     """One GPU at one precision. Raises DeviceError for what does not exist."""
 
-    reads_parts = False
+    takes_gates = False
 
     def __init__(self, name: str, precision: str) -> None:
         match = re.fullmatch(r"cuda(?::(\d+))?", name)
@@ -40,6 +40,9 @@ class Target(Base):
 
     def store(self) -> DeviceStore:
         return DeviceStore(self.owner, self.precision)
+
+    def packer(self, store: Any, isa: _core.Isa) -> DevicePacker:
+        return DevicePacker(store)
 
     def plan(self, isa: _core.Isa, store: Any) -> DevicePlan:
         self.owner.use()

@@ -16,10 +16,13 @@ import numpy.typing as npt
 
 from .. import _core
 from ..errors import UnsupportedOpError
+from ..graph import Array, Weight
+from ..packing import as_float32
 from .library import Device, Memory
 
 F32 = npt.NDArray[np.float32]
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16")  # in the order of csrc/cuda/kernels.h
+ANY = _core.Isa.scalar  # where a level of the CPU is asked for that has no meaning
 HALVES = {"fp16": np.dtype(np.float16), "bf16": np.dtype(np.uint16)}
 
 
@@ -82,6 +85,22 @@ class DeviceWeight:
             if self.packed:
                 self._array = None
         return memory.address
+
+
+class DevicePacker:
+    """What fastconv.packing.Packer is for the CPU; weights are held whole while they are packed."""
+
+    def __init__(self, store: DeviceStore) -> None:
+        self.store = store
+
+    def conv2d(self, w: Weight, scale: Array | None, groups: int) -> DeviceWeight:
+        return self.store.pack_conv2d(as_float32(w), scale, groups, ANY)
+
+    def depthwise(self, w: Weight, scale: Array | None) -> DeviceWeight:
+        return self.store.pack_depthwise_conv2d(as_float32(w), scale, ANY)
+
+    def linear(self, w: Weight, scale: Array | None, trans_b: bool, taps: int) -> DeviceWeight:
+        return self.store.pack_linear(as_float32(w), scale, trans_b, ANY, taps)
 
 
 class DeviceStore:

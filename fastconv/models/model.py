@@ -8,27 +8,31 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fastconv.errors import ShapeError
+from fastconv.forks import hold_at_fork
 from fastconv.graph import Graph, Value
 from fastconv.layers.base import Call, Dims, InputLayer, Layer, Scope, Tensor
 from fastconv.layers.imported import Imported
 from fastconv.layers.variable import last_change
+from fastconv.layers.windows import whole
 from fastconv.model import Model as Runtime
-from fastconv.model import hold_at_fork
-from fastconv.models.order import distinct, layer_order, sorted_calls, tensors
+from fastconv.models.order import find_layer, layer_order, sorted_calls, tensors
 from fastconv.models.source import LayerSource
+from fastconv.models.training import Training
+from fastconv.source import distinct
+from fastconv.summary import model_summary
 
 FloatArray = npt.NDArray[np.float32]
 Preprocess = Callable[..., FloatArray]
 
 
-class Model(Layer):
+class Model(Layer, Training):
     """A network from symbolic inputs to symbolic outputs: `Model(inputs=base.input, outputs=predictions)`.
 
     It is a layer as well: called on a symbolic tensor it becomes a part of another model, and shares its weights.
@@ -48,6 +52,7 @@ class Model(Layer):
     def _prepare(self) -> None:
         self.threads: int | None = None
         self.preprocess_input: Preprocess | None = None
+        self.metadata: dict[str, str] = {}  # what `save` writes into an ONNX file beside the network
         self._lock = threading.Lock()
         hold_at_fork(self)
         self._runtime: Runtime | None = None
@@ -64,7 +69,7 @@ class Model(Layer):
         steps = []
         for call in self._calls:
             if not isinstance(call.layer, InputLayer):
-                steps.append((call.layer, [number[t] for t in call.inputs]))
+                steps.append((call.layer, [number[t] for t in call.inputs], call.training))
                 number.update(zip(call.outputs, range(len(number), len(number) + len(call.outputs)), strict=True))
         ends = [number[t] for t in self.outputs]
         return _rebuild, (self.name, self._trainable, starts, steps, ends, self.threads, self.preprocess_input)
@@ -94,17 +99,7 @@ class Model(Layer):
 
     def get_layer(self, name: str | None = None, index: int | None = None) -> Layer:
         """The layer of that name, or at that position. Raises ValueError."""
-        layers = self.layers
-        if (name is None) == (index is None):
-            raise ValueError("get_layer: expected either a name or an index")
-        if index is not None:
-            if not -len(layers) <= index < len(layers):
-                raise ValueError(f"no layer {index}: the model has {len(layers)} layers")
-            return layers[index]
-        for layer in layers:
-            if layer.name == name:
-                return layer
-        raise ValueError(f"no layer named {name!r}; the layers are {', '.join(la.name for la in layers)}")
+        return find_layer(self.layers, name, index)
 
     @property
     def input(self) -> Any:
@@ -152,7 +147,8 @@ class Model(Layer):
             if isinstance(call.layer, InputLayer):
                 continue
             scope.name = call.layer.name
-            made = call.layer.emit(scope, *(values[t] for t in call.inputs))
+            with scope.mode(call.training):
+                made = call.layer.emit(scope, *(values[t] for t in call.inputs))
             outs = made if isinstance(made, list) else [made]
             if len(outs) == 1 and not isinstance(call.layer, Model) and outs[0].name.startswith(f"{scope.name}//"):
                 outs[0].name = scope.name if call is call.layer.calls[0] else outs[0].name
@@ -175,7 +171,9 @@ class Model(Layer):
                 return self._runtime
             key = (tuple((v.serial, v.version) for v in self.weights), self.threads)
             if self._runtime is None or self._runtime_key != key:
+                known = {} if self._runtime is None else self._runtime._cache.packed
                 self._runtime = Runtime(LayerSource(self), threads=self.threads)
+                self._runtime._cache.before = {**(self._trainer.cache.packed if self._trainer else {}), **known}
                 self._runtime_key = key
             self._checked = now
             return self._runtime
@@ -185,16 +183,18 @@ class Model(Layer):
     ) -> Any:
         """Outputs for x, N images [N, H, W, C] of numbers (lists for several inputs), computed in batches.
 
-        Returns a float32 array, a list of them for several outputs. batch_size: 32 where None. x may also be an
-        iterable of batches; steps: how many of them. `verbose` is accepted; nothing is printed.
+        Returns a float32 array, a list of them for several outputs. batch_size: 32 where None. x may also be a dict
+        of arrays by the inputs' names, or an iterable of batches; steps: how many of them. `verbose` is accepted;
+        nothing is printed.
         Raises ShapeError (a ValueError) for inputs that do not fit.
         """
-        if batch_size is not None and (not isinstance(batch_size, (int, np.integer)) or batch_size < 1):
-            raise ValueError(f"batch_size={batch_size!r}: expected a positive int")
-        if not isinstance(x, (np.ndarray, list, tuple)) and hasattr(x, "__iter__") and not hasattr(x, "__array__"):
+        size = 32 if batch_size is None else whole(batch_size, "batch_size")
+        steps = None if steps is None else whole(steps, "steps")
+        whole_arrays = isinstance(x, (np.ndarray, list, tuple, Mapping)) or hasattr(x, "__array__")
+        if isinstance(x, Iterable) and not whole_arrays:
             return _joined([self._batch(part[0] if isinstance(part, tuple) else part) for part in _some(x, steps)])
         arrays = self._arrays(x)
-        n, size = len(arrays[0]), int(batch_size or 32)
+        n = len(arrays[0])
         if any(len(a) != n for a in arrays):
             raise ShapeError(f"inputs of different lengths: {[len(a) for a in arrays]}")
         stop = n if steps is None else min(n, steps * size)
@@ -206,6 +206,12 @@ class Model(Layer):
         return _joined([self._batch(x)])
 
     def _arrays(self, x: Any) -> list[Any]:
+        if isinstance(x, Mapping):
+            names = [t.name for t in self.inputs]
+            if set(x) != set(names):
+                raise ShapeError(f"model {self.name!r} has the inputs {names}, got {list(x)}")
+            x = [x[name] for name in names]
+            x = x if len(names) > 1 else x[0]
         arrays = list(x) if isinstance(x, (list, tuple)) and len(self.inputs) > 1 else [x]
         if len(arrays) != len(self.inputs):
             raise ShapeError(f"model {self.name!r} takes {len(self.inputs)} inputs, got {len(arrays)}")
@@ -226,11 +232,21 @@ class Model(Layer):
         return y if isinstance(y, list) else [y]
 
     # -- looking ----------------------------------------------------------------------------------------------
-    def summary(self, line_length: int | None = None, print_fn: Callable[[str], Any] | None = None, **_: Any) -> None:
-        """Print one line per layer: name and class, output shape, learnable numbers; then the sums."""
-        from fastconv.summary import model_summary
+    def summary(
+        self,
+        line_length: int | None = None,
+        print_fn: Callable[[str], Any] | None = None,
+        *,
+        expand_nested: bool = False,
+        show_trainable: bool = False,
+    ) -> None:
+        """Print one line per layer: name and class, output shape, learnable numbers; then the sums.
 
-        (print_fn or print)(model_summary(self, line_length))
+        line_length: the table is at least so wide. print_fn: gets the whole text instead of `print`. expand_nested:
+        layers of inner models get lines, too. show_trainable: a column says which layers are trained.
+        """
+        text = model_summary(self, line_length, expand_nested=expand_nested, show_trainable=show_trainable)
+        (print_fn or print)(text)
 
     def graph(self, *shapes: Sequence[int]) -> Graph:
         """The Graph for input shapes as users see them (none: the model's own, a free batch taken as 1)."""
@@ -243,13 +259,17 @@ class Model(Layer):
 
     # -- files ------------------------------------------------------------------------------------------------
     def load_weights(self, path: str | os.PathLike[str], *, by_name: bool = False) -> None:
-        """Read weights of this architecture from .safetensors or a torch file. by_name: only layers that are there.
+        """Read weights of this architecture: .safetensors, .ckpt or a torch file. by_name: only layers that are there.
 
         Raises ModelError naming the first layer that differs; nothing is changed then.
         """
+        from fastconv.training_state import load_training
         from fastconv.weights import load_into
 
-        load_into(self, path, by_name=by_name)
+        if os.fspath(path).lower().endswith(".ckpt"):
+            load_training(self, path, optimizer=False)
+        else:
+            load_into(self, path, by_name=by_name)
 
     def save_weights(self, path: str | os.PathLike[str]) -> None:
         """Write all weights to a .safetensors file."""
@@ -258,7 +278,8 @@ class Model(Layer):
         save_safetensors(self, path)
 
     def save(self, path: str | os.PathLike[str], *, shape: Sequence[int] | None = None) -> None:
-        """Write x.onnx (the network; sizes that are free need `shape`, N H W C) or x.safetensors (its weights).
+        """Write x.onnx (the network; sizes that are free need `shape`, N H W C), x.safetensors (its weights) or x.ckpt
+        (weights and optimiser).
 
         Files are written beside their place and moved there when they are whole.
         """
@@ -268,13 +289,13 @@ class Model(Layer):
 
 
 def _rebuild(
-    name: str, trainable: bool, starts: Sequence[Any], steps: Sequence[tuple[Layer, list[int]]], ends: Sequence[int],
+    name: str, trainable: bool, starts: Sequence[Any], steps: Sequence[Any], ends: Sequence[int],
     threads: int | None, preprocess_input: Preprocess | None,
 ) -> Model:  # fmt: skip
     """A model from its pickled parts: the layers are called anew, in the same order."""
     found = [s.output if isinstance(s, InputLayer) else Tensor(*s) for s in starts]
-    for layer, inputs in steps:
-        made = layer([found[i] for i in inputs])
+    for layer, inputs, training in steps:
+        made = layer([found[i] for i in inputs], training=training)
         found.extend(made if isinstance(made, list) else [made])
     model = Model(found[: len(starts)], [found[i] for i in ends], name, trainable=trainable)
     model.threads, model.preprocess_input = threads, preprocess_input

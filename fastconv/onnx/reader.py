@@ -42,7 +42,7 @@ from fastconv.onnx.builder import Builder
 from fastconv.onnx.functions import inline
 from fastconv.onnx.registry import MAX_OPSET, MIN_OPSET, Operator, bind_attributes, bind_inputs, lookup
 from fastconv.onnx.scan import Dims, NodeProto, ScannedModel, SerializableModel, Source, scan
-from fastconv.onnx.weights import BFLOAT16, DTYPES, WeightStore
+from fastconv.onnx.weights import BFLOAT16, DTYPES, Constants
 
 __all__ = ["InputInfo", "OnnxModel", "OutputInfo", "read"]
 
@@ -95,7 +95,7 @@ class OnnxModel:
         self.ir_version = scanned.ir_version
         self.metadata = scanned.metadata
         self.opset = _opset(scanned)
-        self._store = WeightStore(scanned.file, scanned.folder)
+        self._store = Constants(scanned.file, scanned.folder)
 
         self._initializers = {t.name: t for t in scanned.initializers}
         if "" in self._initializers:
@@ -270,8 +270,6 @@ def _repeated(names: list[str]) -> str:
 
 
 def _opset(m: ScannedModel) -> int:
-    if m.ir_version < 1:
-        raise ModelError(f"ir_version is {m.ir_version}, expected a positive number: this is no ONNX model")
     opset = m.opsets.get("")
     if opset is None:
         raise ModelError(f"the model imports no ONNX operator set, only {sorted(m.opsets)}")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,8 +17,10 @@ from fastconv.preprocessing.image import INTERPOLATIONS, MAX_PIXELS, load_img, r
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_TORCH_MEAN, _TORCH_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_CAFFE_MEAN = (103.939, 116.779, 123.68)  # blue, green, red
+# of ImageNet's pixels
+TORCH_MEAN, TORCH_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # red, green, blue, from 0 to 1
+CAFFE_MEAN = (103.939, 116.779, 123.68)  # blue, green, red, from 0 to 255
+METADATA = "fastconv.preset"  # key of an ONNX file's metadata
 _ZERO, _ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
 
@@ -70,6 +73,10 @@ class Preset:
     def size(self) -> tuple[int, int] | None:
         """(height, width) of every result, or None where it follows the image."""
         return self.squash or self.crop
+
+    def to_metadata(self) -> dict[str, str]:
+        """This preset as an entry of a model file's metadata."""
+        return {METADATA: json.dumps(asdict(self))}
 
     def for_size(self, height: int, width: int) -> Preset:
         """The same preset for a network of that input size; the share that the crop keeps stays the same."""
@@ -153,7 +160,7 @@ class Preset:
         return to_mode(image)
 
 
-_TORCH: dict[str, Any] = {"mean": _TORCH_MEAN, "std": _TORCH_STD, "scale": 1 / 255}
+_TORCH: dict[str, Any] = {"mean": TORCH_MEAN, "std": TORCH_STD, "scale": 1 / 255}
 _SIGNED: dict[str, Any] = {"mean": _ONE, "scale": 1 / 127.5}  # -1 to 1
 _224: dict[str, Any] = {"resize": (256, 256), "crop": (224, 224)}
 
@@ -169,11 +176,11 @@ PRESETS: dict[str, Preset] = {
         # TensorFlow's MobileNet family: -1 to 1
         Preset("tf", **_224, **_SIGNED),
         # Caffe's VGG and ResNet: blue, green, red, mean subtracted
-        Preset("caffe", **_224, mean=_CAFFE_MEAN, channels="bgr"),
+        Preset("caffe", **_224, mean=CAFFE_MEAN, channels="bgr"),
         # keras: load_img(target_size=(224, 224)), then the preprocess_input of MobileNetV2 and InceptionV3
         Preset("keras", squash=(224, 224), interpolation="nearest", **_SIGNED),
         # the same with preprocess_input of VGG16 and ResNet50
-        Preset("keras-caffe", squash=(224, 224), interpolation="nearest", mean=_CAFFE_MEAN, channels="bgr"),
+        Preset("keras-caffe", squash=(224, 224), interpolation="nearest", mean=CAFFE_MEAN, channels="bgr"),
         # 0 to 255, no resizing but to a model's fixed size
         Preset("raw"),
         # 0 to 1, likewise
@@ -187,3 +194,18 @@ def preset(name: str) -> Preset:
     if name not in PRESETS:
         raise FastconvError(f"preset {name!r}: expected one of {', '.join(PRESETS)}")
     return PRESETS[name]
+
+
+def from_metadata(metadata: Mapping[str, str]) -> Preset | None:
+    """The preset that a model file was trained with, where its metadata say it. Raises ShapeError for a wrong one."""
+    if METADATA not in metadata:
+        return None
+    try:
+        fields: dict[str, Any] = json.loads(metadata[METADATA])
+        for name, value in fields.items():
+            fields[name] = tuple(value) if isinstance(value, list) else value
+        return Preset(**fields)
+    except (TypeError, ValueError, AttributeError, RecursionError) as e:
+        if isinstance(e, ShapeError):
+            raise
+        raise ShapeError(f"metadata {METADATA!r}: not a preset: {e}") from None

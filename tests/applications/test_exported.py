@@ -61,6 +61,8 @@ def test_another_head(files: dict[str, Path], kind: str) -> None:
     y = model.predict(X)
     assert y.shape == (1, 7)
     np.testing.assert_allclose(y.sum(), 1, rtol=1e-5)
+    with pytest.raises(ValueError, match="belongs to the file"):
+        model.layers[3](model.input)
     features = ResNet18(weights=files["pth"], include_top=False, pooling="avg").predict(X)
     w, b = model.get_layer("predictions").get_weights()
     logits = features @ w + b
@@ -137,6 +139,14 @@ def test_flattened_heads(tmp_path: Path) -> None:
     cut = Model(model.input, model.get_layer("s4").output)
     close(LeNet5(weights=tmp_path / "l.onnx", include_top=False).predict(x), cut.predict(x))
     assert LeNet5(weights=tmp_path / "l.onnx", classes=3).predict(x).shape == (2, 3)
+
+
+def test_features_are_no_scores(files: dict[str, Path], tmp_path: Path) -> None:
+    """A file without its classifier, with as many features as classes are asked for."""
+    ResNet18(weights=files["pth"], include_top=False, pooling="avg", input_shape=(*SIZE, 3)).save(tmp_path / "f.onnx")
+    for classes in (512, 10):
+        with pytest.raises(ModelError, match="does not end with a dense layer"):
+            ResNet18(weights=tmp_path / "f.onnx", classes=classes, input_shape=(*SIZE, 3))
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,9 @@ def compiler() -> str:
 
 def _key(source: Path, flags: list[str]) -> str:
     digest = hashlib.sha256(repr((compiler(), flags)).encode())
-    headers = [*(ROOT / "csrc" / "cuda").glob("*.*h"), ROOT / "csrc" / "ops.h", ROOT / "csrc" / "cpu" / "kernels.def"]
+    csrc = ROOT / "csrc"
+    headers = [*(csrc / "cuda").glob("*.*h"), csrc / "cuda" / "absent.def", csrc / "cpu" / "kernels.def"]
+    headers += [csrc / "ops.h", csrc / "training_ops.h"]
     for path in sorted([*headers, *HERE.glob("*.h"), source]):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:20]

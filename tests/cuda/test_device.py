@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 import fastconv
-from fastconv import DeviceError, ShapeError
-from fastconv.cuda import library
+from fastconv import DeviceError, ShapeError, UnsupportedOpError, _core
+from fastconv.cuda import Target, library
 from fastconv.cuda.arrays import _lent
 from tests.models import nets, nets_formats
+from tests.test_gate import network as gate_network
 
 assert nets_formats  # importing it fills NETS
 NET = "channel_tails"
@@ -222,3 +223,34 @@ def test_taken_capsule() -> None:
     assert address in _lent
     managed.contents.deleter(managed)
     assert address not in _lent
+
+
+# -- what it does not do --------------------------------------------------------------------------------------------
+def test_training_says_where_it_runs() -> None:
+    model = load()
+    for make in (model.as_layers, lambda: model.add_head(3)):
+        with pytest.raises(DeviceError, match=r"device='cuda': training runs on device=\"cpu\""):
+            make()
+    target = Target("cuda", "fp32")
+    with pytest.raises(DeviceError, match="training"):
+        target.plan(_core.Isa.scalar, target.store()).state(None, 0, 1)
+
+
+def test_absent_kernels_are_named() -> None:
+    target = Target("cuda", "fp32")
+    plan = target.plan(_core.Isa.scalar, target.store())
+    x = plan.external(0, 0, 4)
+    with pytest.raises(UnsupportedOpError, match="squared_norm: the GPU has no kernel for it"):
+        plan.squared_norm(_core.SquaredNorm(n=4), [x], plan.external(1, 0, 4))
+    present = {name for name, op in _core.Op.__members__.items() if target.owner.library.present(int(op))}
+    assert {"conv2d", "suppress"} <= present and not {"winograd_conv2d", "affine_sample", "sgd"} & present
+
+
+def test_no_gate_is_taken() -> None:
+    """The CPU scales weights by a gate; packed weights of the GPU have another order."""
+    rng, source = np.random.default_rng(0), gate_network(12, 19, 24)
+    x = rng.standard_normal((1, 19, 12, 12), np.float32)
+    cpu, gpu = fastconv.load(source), fastconv.load(source, device="cuda")
+    assert "gate" in {op.algorithm for op in cpu.inspect(x.shape)}
+    assert "gate" not in {op.algorithm for op in gpu.inspect(x.shape)}
+    np.testing.assert_allclose(gpu(x), cpu(x), rtol=1e-4, atol=1e-5)

@@ -10,7 +10,7 @@ import pytest
 from fastconv import layers as L
 from fastconv.graph import Value
 from fastconv.layers.activations import NAMES
-from fastconv.layers.base import inner_axis, inner_shape, outer_shape
+from fastconv.layers.base import Scope, inner_axis, inner_shape, outer_shape
 from fastconv.models import Model
 from tests import reference as ref
 
@@ -265,6 +265,16 @@ def test_the_seed_decides_whenever_values_are_drawn() -> None:
         (lambda: L.Input(shape=(0, 3)), "positive sizes"),
         (lambda: L.Input(shape=(3,), dtype="int32"), "dtype='int32'"),
         (lambda: L.Dense(3, name=""), "name"),
+        (lambda: L.Conv2D(True, 3), "filters=True"),
+        (lambda: L.Conv2D(3.0, 3), r"filters=3\.0"),
+        (lambda: L.Conv2D(3, None), "kernel_size=None"),
+        (lambda: L.Conv2D(3, 3, padding=None), "padding=None"),
+        (lambda: L.Conv2D(3, 3, padding=1.5), r"padding=1\.5"),
+        (lambda: L.Conv2D(3, 3, padding=((1, 2), (3,))), "padding="),
+        (lambda: L.DepthwiseConv2D(3, depth_multiplier=(1, 2)), "depth_multiplier"),
+        (lambda: L.SeparableConv2D((3, 4), 3), "filters"),
+        (lambda: L.Input(shape=5), "shape=5"),
+        (lambda: L.Input("5"), "shape='5'"),
     ],
 )
 def test_wrong_arguments(make: Any, text: str) -> None:
@@ -296,6 +306,14 @@ def test_wrong_shapes(layer: L.Layer, shapes: list[Any], text: str) -> None:
     assert layer.name in str(error.value)
 
 
+def test_numbers_of_numpy() -> None:
+    layer = L.Conv2D(np.int64(4), (np.int32(3), 2), strides=np.int64(2), padding=np.int64(1))  # type: ignore[arg-type]
+    assert layer(L.Input(shape=(9, 7, 6))).shape == (None, 5, 4, 4)
+    assert isinstance(layer.filters, int) and layer.kernel is not None
+    np.testing.assert_array_equal(np.array(layer.kernel), layer.kernel.numpy())
+    assert np.asarray(layer.kernel, np.float64).dtype == np.float64
+
+
 def test_weights_that_do_not_fit() -> None:
     layer = L.Dense(3)
     with pytest.raises(ValueError, match="no weights yet"):
@@ -311,3 +329,21 @@ def test_weights_that_do_not_fit() -> None:
     other(L.Input(shape=(4,)))
     with pytest.raises(ValueError, match="expected 4 numbers"):
         other(L.Input(shape=(5,)))
+
+
+def test_a_layer_says_what_it_computes() -> None:
+    class Nothing(L.Layer):
+        pass
+
+    with pytest.raises(TypeError, match=r"abstract .*emit"):
+        Nothing()  # type: ignore[abstract]
+
+
+def test_a_layer_of_ones_own() -> None:
+    class Square(L.Layer):
+        def emit(self, scope: Scope, *inputs: Value) -> Value:
+            return scope.add("Mul", [inputs[0], inputs[0]], inputs[0].shape)
+
+    x = np.random.default_rng(0).random((2, 5, 4, 3), np.float32)
+    given = L.Input(shape=(None, None, 3))
+    np.testing.assert_allclose(Model(given, Square(name="sq")(given)).predict(x), x * x, rtol=1e-6)
