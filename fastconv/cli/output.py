@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Column:
-    """A table's column. On a narrow terminal flexible ones shrink to 20 characters; then the highest `drop` goes first."""
+    """A table's column. If narrow, flexible ones shrink to 20 characters, then the highest `drop` goes first."""
 
     title: str
     right: bool = False
