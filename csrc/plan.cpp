@@ -51,9 +51,12 @@ void compute(void* argument, int64_t begin, int64_t end, int thread) {
 
 }  // namespace
 
-Plan::Plan(Isa isa, std::shared_ptr<WeightStore> weights) : isa_(isa), weights_(std::move(weights)) {
-  if (!isa_supported(isa)) throw std::invalid_argument(std::string("this CPU lacks ") + isa_name(isa));
+Plan::Plan(Isa isa, std::shared_ptr<WeightStore> weights) : Plan(isa, std::shared_ptr<const void>(weights)) {
+  store_ = weights.get();
 }
+
+Plan::Plan(Isa isa, std::shared_ptr<const void> weights)
+    : isa_(isa), runs_here_(isa_supported(isa)), weights_(std::move(weights)) {}
 
 int Plan::add(const Tensor& t) {
   tensors_.push_back(t);
@@ -105,25 +108,27 @@ void Plan::check(const Extent& needs, const std::vector<int>& in, int out) const
   }
 }
 
-#define KERNEL(name, Descriptor)                                             \
-  void Plan::name(Descriptor d, const std::vector<int>& in, int out) {       \
-    check(extent_for(d, isa_, Op::name), in, out);                           \
-    prepare_for(d, isa_, Op::name);                                          \
-    Operation o;                                                             \
-    o.op = Op::name;                                                         \
-    for (int i = 0; i < 4; i++) o.in[i] = i < (int)in.size() ? in[i] : -1;   \
-    o.out = out;                                                             \
-    o.chunks = d.chunks;                                                     \
-    o.weight_parts = weight_parts_for(d, isa_, Op::name);                    \
-    o.name = d;                                                              \
-    const int64_t scratch = (scratch_for(d, isa_, Op::name) + 63) / 64 * 64; \
-    if (scratch > scratch_bytes_) scratch_bytes_ = scratch;                  \
-    operations_.push_back(o);                                                \
+#define KERNEL(name, Descriptor)                                                                           \
+  void Plan::name(Descriptor d, const std::vector<int>& in, int out) {                                     \
+    if (runs_here_ && !kernels(isa_).name) throw std::invalid_argument("this build leaves " #name " out"); \
+    check(extent_for(d, isa_, Op::name), in, out);                                                         \
+    prepare_for(d, isa_, Op::name);                                                                        \
+    Operation o;                                                                                           \
+    o.op = Op::name;                                                                                       \
+    for (int i = 0; i < 4; i++) o.in[i] = i < (int)in.size() ? in[i] : -1;                                 \
+    o.out = out;                                                                                           \
+    o.chunks = d.chunks;                                                                                   \
+    o.weight_parts = weight_parts_for(d, isa_, Op::name);                                                  \
+    o.name = d;                                                                                            \
+    const int64_t scratch = (scratch_for(d, isa_, Op::name) + 63) / 64 * 64;                               \
+    if (scratch > scratch_bytes_) scratch_bytes_ = scratch;                                                \
+    operations_.push_back(o);                                                                              \
   }
 #include "cpu/kernels.def"
 #undef KERNEL
 
 void Plan::run(char* arena, float* scratch, float* const* externals, ThreadPool& pool, int64_t* nanoseconds) const {
+  if (!runs_here_) throw std::invalid_argument(std::string("this CPU or build lacks ") + isa_name(isa_));
   Call call{};
   call.table = &kernels(isa_);
   call.scratch = (char*)scratch;

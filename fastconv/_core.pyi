@@ -11,6 +11,8 @@ import numpy.typing
 
 __all__: list[str] = [
     "MAX_RANK",
+    "PLAN_MAGIC",
+    "PLAN_VERSION",
     "Activation",
     "Affine",
     "Binary",
@@ -33,10 +35,12 @@ __all__: list[str] = [
     "Pad",
     "PadMode",
     "Plan",
+    "PlanFile",
     "Pool2d",
     "Reduce",
     "ReduceFunc",
     "Resample",
+    "SavedPlan",
     "Softmax",
     "Suppress",
     "Take",
@@ -46,6 +50,7 @@ __all__: list[str] = [
     "Where",
     "Winograd",
     "choose_conv2d",
+    "conv2d_panels",
     "extent",
     "huge_pages",
     "isa_levels",
@@ -55,11 +60,13 @@ __all__: list[str] = [
     "pack_linear_rows",
     "pack_winograd_rows",
     "panels",
+    "plan_checksum",
     "prepare",
     "run_kernel",
     "usable_cpus",
     "vector_length",
     "winograd_workspace",
+    "write_plan",
 ]
 
 class OnnxTensor:
@@ -276,6 +283,7 @@ class Activation:
     beta: float
     func: Func
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Conv2d:
@@ -311,6 +319,7 @@ class Conv2d:
     x_row: int
     y_ld: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Winograd:
@@ -339,6 +348,7 @@ class Winograd:
     x_row: int
     y_ld: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class DepthwiseConv2d:
@@ -369,6 +379,7 @@ class DepthwiseConv2d:
     x_row: int
     y_ld: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Linear:
@@ -385,6 +396,7 @@ class Linear:
     x_ld: int
     y_ld: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class MatMul:
@@ -402,6 +414,7 @@ class MatMul:
     y_batch: int
     y_ld: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Pool2d:
@@ -431,6 +444,7 @@ class Pool2d:
     x_row: int
     y_ld: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Unary:
@@ -443,6 +457,7 @@ class Unary:
     x_ld: int
     y_ld: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Binary:
@@ -457,6 +472,7 @@ class Binary:
     rank: int
     y_stride: collections.abc.Sequence[int]
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Affine:
@@ -469,6 +485,7 @@ class Affine:
     x_ld: int
     y_ld: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Reduce:
@@ -483,6 +500,7 @@ class Reduce:
     x_outer: int
     y_outer: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Softmax:
@@ -498,6 +516,7 @@ class Softmax:
     y_n: int
     y_outer: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Lrn:
@@ -513,6 +532,7 @@ class Lrn:
     x_ld: int
     y_ld: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Copy:
@@ -524,6 +544,7 @@ class Copy:
     x_stride: collections.abc.Sequence[int]
     y_stride: collections.abc.Sequence[int]
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Pad:
@@ -539,6 +560,7 @@ class Pad:
     x_stride: collections.abc.Sequence[int]
     y_stride: collections.abc.Sequence[int]
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Resample:
@@ -558,6 +580,7 @@ class Resample:
     y_p: int
     y_row: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Where:
@@ -571,6 +594,7 @@ class Where:
     rank: int
     y_stride: collections.abc.Sequence[int]
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Normalize:
@@ -587,6 +611,7 @@ class Normalize:
     y_outer: int
     y_row: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class TopK:
@@ -599,6 +624,7 @@ class TopK:
     n: int
     outer: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Take:
@@ -610,6 +636,7 @@ class Take:
     n: int
     outer: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Suppress:
@@ -625,10 +652,14 @@ class Suppress:
     most: int
     score: float
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class PackedWeight:
     """Constant floats in the order in which a kernel reads them."""
+
+    def array(self) -> numpy.typing.NDArray[numpy.float32]:
+        """A copy, as float32[size]."""
 
     @property
     def size(self) -> int: ...
@@ -706,7 +737,9 @@ class Plan:
     def take(self, desc: Take, inputs: collections.abc.Sequence[int], out: int) -> None: ...
     def topk(self, desc: TopK, inputs: collections.abc.Sequence[int], out: int) -> None: ...
     def unary(self, desc: Unary, inputs: collections.abc.Sequence[int], out: int) -> None: ...
-    def weight(self, weight: PackedWeight) -> int: ...
+    def weight(self, weight: PackedWeight, first: int = 0) -> int:
+        """A weight, from its first-th element on."""
+
     def where(self, desc: Where, inputs: collections.abc.Sequence[int], out: int) -> None: ...
     def winograd_conv2d(self, desc: Winograd, inputs: collections.abc.Sequence[int], out: int) -> None: ...
     def winograd_input(self, desc: Winograd, inputs: collections.abc.Sequence[int], out: int) -> None: ...
@@ -731,6 +764,40 @@ class Executor:
     @property
     def threads(self) -> int: ...
 
+class SavedPlan:
+    """One variant of a plan file, checked."""
+
+    @property
+    def inputs(self) -> list[tuple[str, str, list[int], bool]]: ...
+    @property
+    def isa(self) -> Isa: ...
+    @property
+    def labels(self) -> list[str]: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def operations(self) -> list[tuple[str, str, str, str, int, int, list[int]]]: ...
+    @property
+    def outputs(self) -> list[tuple[str, str, list[int], bool]]: ...
+    @property
+    def plan(self) -> Plan: ...
+    @property
+    def weight_bytes(self) -> int: ...
+
+class PlanFile:
+    """An .fcplan file, mapped, or its bytes. Raises ValueError where it is broken."""
+
+    @typing.overload
+    def __init__(self, content: bytes) -> None: ...
+    @typing.overload
+    def __init__(self, path: str) -> None: ...
+    def read(self, isa: Isa | None = None, verify: bool = False, look: bool = False) -> SavedPlan:
+        """The variant of a level (None: the best that runs here); verify: check the sum of its weights; look: it need
+        not run here. Raises ValueError for a broken file, RuntimeError where no such variant runs here."""
+
+    @property
+    def levels(self) -> list[str]: ...
+
 def choose_conv2d(
     *,
     N: int,
@@ -750,6 +817,9 @@ def choose_conv2d(
     strict: bool = False,
 ) -> tuple[str, int]:
     """The algorithm for a shape (gemm, implicit, row_run, depthwise or winograd), and the m of F(m x m, r x r)."""
+
+def conv2d_panels(K: int, isa: Isa) -> list[int]:
+    """Columns of each panel of packed convolution weights, filled up with zeros."""
 
 @typing.overload
 def extent(desc: Conv2d, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]:
@@ -846,6 +916,9 @@ def pack_winograd_rows(
 def panels(K: int, isa: Isa) -> list[int]:
     """The first outputs of the panels of a convolution's weight."""
 
+def plan_checksum(data: bytes) -> int:
+    """The sum that plan files hold of their parts."""
+
 @typing.overload
 def prepare(desc: Conv2d, isa: Isa, op: Op | None = None) -> None:
     """Check the descriptor and set its chunks."""
@@ -906,5 +979,23 @@ def vector_length(isa: Isa) -> int: ...
 def winograd_workspace(N: int, P: int, Q: int, C: int, K: int, m: int, r: int) -> int:
     """Floats of workspace between the two operations of a Winograd convolution; 0 where one does it all."""
 
+def write_plan(
+    path: str,
+    model: str,
+    labels: collections.abc.Sequence[str],
+    variants: collections.abc.Sequence[
+        tuple[
+            Plan,
+            collections.abc.Sequence[tuple[str, str, collections.abc.Sequence[int], bool]],
+            collections.abc.Sequence[tuple[str, str, collections.abc.Sequence[int], bool]],
+            collections.abc.Sequence[tuple[str, str, str, int, int, collections.abc.Sequence[int]]],
+        ]
+    ],
+) -> None:
+    """Write an .fcplan file. variants: (plan, inputs, outputs, operations) with inputs and outputs as (name, dtype,
+    shape, ragged) and operations as (name, op, algorithm, flops, bytes, shape). Raises OSError."""
+
 MAX_RANK: int = 8
+PLAN_MAGIC: bytes
+PLAN_VERSION: int = 1
 __version__: str

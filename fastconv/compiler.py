@@ -194,6 +194,14 @@ class Compiler:
             number = self._tensors[key] = self.plan.weight(packed)
         return number
 
+    def packed_from(self, node: Node, spec: ConvSpec, first: int) -> int:
+        """The tensor of a convolution's packed weights from an element on."""
+        self.packed(node, spec)
+        scale, weight = node.attrs.get("scale"), node.input(1).weight
+        assert weight is not None
+        key = (weight.key, ("conv2d", spec.groups), None if scale is None else scale.tobytes())
+        return self.plan.weight(self.cache.packed[key], first)
+
     def packed(self, node: Node, spec: ConvSpec) -> int:
         if spec.choice == "depthwise":
             return self._pack(node, "depthwise", self._packer.depthwise)
@@ -275,6 +283,8 @@ def _prepare(graph: Graph, isa: _core.Isa, strict: bool) -> Graph:
                     node.attrs["pooled"] = (P, Q)
                     node.outputs = [after[0].output]
                 node.attrs["workspace_bytes"] = 4 * _core.winograd_workspace(N, P, Q, spec.C, K, spec.m, spec.R)
+            if spec.choice == "gemm":
+                _take_gate(node, spec, nodes, producers, users, outputs, isa)
             if spec.choice == "row_run":
                 top, left, bottom, right = node.attrs["pads"]
                 N = node.output.shape[0]
@@ -302,6 +312,32 @@ def _prepare(graph: Graph, isa: _core.Isa, strict: bool) -> Graph:
         nodes.append(node)
     g.nodes = nodes
     return g
+
+
+def _take_gate(
+    conv: Node,
+    spec: ConvSpec,
+    nodes: list[Node],
+    producers: dict[Value, Node],
+    users: dict[Value, list[Node]],
+    outputs: set[Value],
+    isa: _core.Isa,
+) -> None:
+    """Squeeze-and-excite in front of a 1x1 convolution of one image: the gate becomes input 4, which scales the weights
+    where they are fewer than the pixels, and the product in front vanishes."""
+    x = conv.input(0)
+    mul = producers.get(x)
+    if mul is None or mul.op != "Mul" or "activation" in mul.attrs or len(users[x]) != 1 or x in outputs:
+        return
+    N, K = conv.output.shape[0], conv.output.shape[-1]
+    if N != 1 or spec.groups != 1 or spec.P * spec.Q <= K or conv.input(1).weight is None:
+        return
+    for image, gate in ((mul.input(0), mul.input(1)), (mul.input(1), mul.input(0))):
+        if image.shape == x.shape and gate.shape == (1, 1, 1, spec.C) and not gate.is_const and not image.is_const:
+            conv.inputs = [image, *conv.inputs[1:], *[None] * (4 - len(conv.inputs)), gate]
+            conv.attrs["workspace_bytes"] = 4 * spec.C * sum(_core.conv2d_panels(K, isa))
+            nodes.remove(mul)
+            return
 
 
 def _pools_by_two(conv: Node, pool: Node) -> bool:

@@ -105,7 +105,9 @@ def conv(c: Compiler, node: Node) -> None:
         geometry.update(H=Hp, W=Wp, pad_t=0, pad_l=0, x_ld=C, x_row=Wp * C, x_image=Hp * Wp * C)
     flops = 2 * N * P * Q * K * (C // spec.groups) * spec.R * spec.S
     moved = 4 * (N * H * W * C + w.size + node.output.size * (2 if res else 1))
-    inputs = [x_tensor, c.packed(node, spec), c.constant(bias), c.tensor(res) if res else -1]
+    gate = node.optional(4)
+    weights = c.packed(node, spec) if gate is None else _gated(c, node, spec, c.tensor(c.view(gate)))
+    inputs = [x_tensor, weights, c.constant(bias), c.tensor(res) if res else -1]
     if spec.choice == "winograd":
         _winograd(c, node, spec, geometry, inputs, y, flops, moved)
     elif spec.choice == "depthwise":
@@ -114,6 +116,24 @@ def conv(c: Compiler, node: Node) -> None:
     else:
         desc = _core.Conv2d(groups=spec.groups, algorithm=getattr(_core.ConvAlgorithm, spec.choice), **geometry)
         c.emit("conv2d", desc, inputs, c.tensor(y), node, spec.choice, flops, moved)
+
+
+def _gated(c: Compiler, node: Node, spec: ConvSpec, gate: int) -> int:
+    """The packed weights of a 1x1 convolution times the gate of their input channels, in the node's workspace."""
+    widths = _core.conv2d_panels(node.output.shape[-1], c.isa)
+    first, base, size = 0, c.workspace(node) // 4, spec.C * sum(widths)
+    for width, run in itertools.groupby(widths):
+        shape = (len(list(run)), spec.C, width)
+        strides = row_strides(shape)
+        desc = _core.Binary(
+            rank=3, dims=shape, a_stride=strides, b_stride=(0, 1, 0), y_stride=strides, func=_core.BinaryFunc.mul,
+            act=activation(None),
+        )  # fmt: skip
+        part = c.tensor(View("arena", None, base + first, (math.prod(shape),), (1,)))
+        inputs = [c.packed_from(node, spec, first), gate]
+        c.emit("binary", desc, inputs, part, node, "gate", math.prod(shape), 8 * math.prod(shape))
+        first += math.prod(shape)
+    return c.tensor(View("arena", None, base, (size,), (1,)))
 
 
 def _winograd(

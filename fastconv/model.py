@@ -52,14 +52,18 @@ def load(
     precision: str = "fp32",
     _isa: str | None = None,
 ) -> Model:
-    """Load a CNN in ONNX form: a path, the file's bytes, or an onnx.ModelProto.
+    """Load a CNN in ONNX form or a saved plan: a path, the file's bytes, or an onnx.ModelProto.
 
     threads: processors to use, None for all that this process may use. device: "cpu". precision: "fp32", or "strict",
     which allows no algorithm with a larger rounding error than direct summation. Weights are read when first needed.
 
     Raises ModelError for a file that is broken, UnsupportedOpError for one that needs an operator which fastconv lacks,
-    DeviceError for another device or precision, OSError for a file that cannot be opened.
+    DeviceError for another device or precision or a plan for other CPUs, OSError for a file that cannot be opened.
     """
+    from .saved import SavedModel, is_plan
+
+    if is_plan(model):
+        return SavedModel(model, threads=threads, device=device, precision=precision, _isa=_isa)
     return Model(model, threads=threads, device=device, precision=precision, _isa=_isa)
 
 
@@ -83,12 +87,8 @@ class Model:
             raise DeviceError(f'device={device!r}: this build runs on "cpu"')
         if precision not in ("fp32", "strict"):
             raise DeviceError(f'precision={precision!r}: the CPU computes in "fp32" or "strict"')
-        if threads is not None and not (
-            isinstance(threads, (int, np.integer)) and not isinstance(threads, bool) and 1 <= threads <= MAX_THREADS
-        ):
-            raise ValueError(f"threads={threads!r}: expected None or an int from 1 to {MAX_THREADS}")
         self.device, self.precision = device, precision
-        self.threads = int(threads) if threads else _core.usable_cpus()
+        self.threads = thread_count(threads)
         self._threads_arg = threads
         self._isa = resolve_isa(_isa)
         # an OnnxModel, or another source of Graphs such as a network of layers
@@ -316,11 +316,27 @@ class Model:
     def _part(self, part: Part) -> Model:
         return Model(part, threads=self._threads_arg, device=self.device, precision=self.precision, _isa=self.isa)
 
-    def save(self, path: str | os.PathLike[str], *, shape: Sequence[int] | None = None) -> None:
-        """Write x.onnx (the network; sizes that are free need `shape`) or x.safetensors (its weights).
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        shape: Sequence[int] | None = None,
+        isa: Sequence[str] | None = None,
+        labels: Sequence[str] = (),
+    ) -> None:
+        """Write x.onnx (the network; sizes that are free need `shape`), x.safetensors (its weights) or x.fcplan.
 
-        Files are written beside their place and moved there when they are whole.
+        A saved plan is for one input shape and runs without Python: docs/embedded.md. isa: the instruction sets to pack
+        weights for, None for this model's own; labels: names of the classes, stored in it. Files are written beside
+        their place and moved there when they are whole.
         """
+        from .saved import names_plan, save_plan
+
+        if names_plan(path):
+            shapes = self._key(() if shape is None else (shape,))
+            levels = [self.isa] if isa is None else isa
+            save_plan(self._onnx, path, shapes, levels, strict=self.precision == "strict", labels=labels)
+            return
         from .weights.save import save_source
 
         save_source(self._onnx, path, shape)
@@ -352,6 +368,15 @@ class Model:
     def __repr__(self) -> str:
         ins = ", ".join(f"{i.name}{_show(i.shape)}" for i in self.inputs)
         return f"<fastconv.Model {self.name!r} ({ins}), {self.threads} threads, {self.isa}>"
+
+
+def thread_count(threads: int | None) -> int:
+    """How many threads `threads` means. Raises ValueError."""
+    if threads is not None and not (
+        isinstance(threads, (int, np.integer)) and not isinstance(threads, bool) and 1 <= threads <= MAX_THREADS
+    ):
+        raise ValueError(f"threads={threads!r}: expected None or an int from 1 to {MAX_THREADS}")
+    return int(threads) if threads else _core.usable_cpus()
 
 
 def _as_float32(x: npt.NDArray[Any], where: str) -> FloatArray:

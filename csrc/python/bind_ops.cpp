@@ -50,6 +50,7 @@ class Binder {
       }
       return d;
     }));
+    class_.def("__bytes__", [](const D& d) { return py::bytes(reinterpret_cast<const char*>(&d), sizeof d); });
     class_.def("__repr__", [fields, type](const D& d) {
       std::string text;
       for (const Field& f : *fields)
@@ -313,7 +314,6 @@ void define_checks(py::module_& m, Op op) {
   m.def(
       "prepare",
       [op](D& d, Isa isa, const std::optional<Op>& other) {
-        require_isa(isa);
         extent_for(d, isa, other.value_or(op));
         prepare_for(d, isa, other.value_or(op));
       },
@@ -321,7 +321,6 @@ void define_checks(py::module_& m, Op op) {
   m.def(
       "extent",
       [op](const D& d, Isa isa, const std::optional<Op>& other) {
-        require_isa(isa);
         const Extent e = extent_for(d, isa, other.value_or(op));
         return py::make_tuple(py::make_tuple(e.in[0], e.in[1], e.in[2], e.in[3]), e.out);
       },

@@ -84,11 +84,39 @@ def predict(
 
 
 @app.command()
-def info(model: Model, json: Json = False) -> int:
-    """Inputs, outputs, operator set, parameters and operators of a model file."""
+def info(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="ONNX file or saved plan.", show_default=False)],
+    json: Json = False,
+    kernels: Annotated[bool, typer.Option("--kernels", help="Only the kernels of a saved plan, for CMake.")] = False,
+) -> int:
+    """Inputs, outputs, operator set, parameters and operators of a model file; of a saved plan, what it holds."""
+    from fastconv.saved import is_plan
+
+    if kernels or is_plan(model):
+        from fastconv.cli import saved
+
+        return saved.info(model, json, kernels)
     from fastconv.cli import inspect as work
 
     return work.info(model, json)
+
+
+@app.command("compile")
+def compile_(
+    model: Model,
+    target: Annotated[str, typer.Option("--output", "-o", metavar="X.fcplan", help="The plan.", show_default=False)],
+    shape: Shapes = None,
+    isa: Annotated[
+        str | None,
+        typer.Option(metavar="avx2,avx512,neon,scalar", help="Instruction sets; this CPU's best if not given."),
+    ] = None,
+    labels: Annotated[str | None, typer.Option(metavar="FILE", help="Class names to store, one a line.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="No algorithm of larger rounding error.")] = False,
+) -> int:
+    """Write a saved plan, which runs without Python and without the model file."""
+    from fastconv.cli import saved as work
+
+    return work.compile_model(model, target, shape or [], isa, labels, strict)
 
 
 @app.command()

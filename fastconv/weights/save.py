@@ -32,7 +32,15 @@ def save_safetensors(model: Model, path: str | os.PathLike[str]) -> None:
 
 
 def save_model(model: Model, path: str | os.PathLike[str], *, shape: Sequence[int | None] | None = None) -> None:
-    """By the ending of `path`: .onnx or .safetensors. Raises ModelError for another one."""
+    """By the ending of `path`: .onnx, .safetensors or .fcplan. Raises ModelError for another one."""
+    from fastconv.saved import names_plan
+
+    if names_plan(path):
+        from fastconv.model import Model as Loaded
+        from fastconv.models import LayerSource
+
+        Loaded(LayerSource(model)).save(path, shape=None if shape is None else [1 if d is None else d for d in shape])
+        return
     if _ending(path) == ".safetensors":
         save_safetensors(model, path)
     else:
@@ -60,5 +68,5 @@ def save_source(source: Source, path: str | os.PathLike[str], shape: Sequence[in
 def _ending(path: str | os.PathLike[str]) -> str:
     ending = os.path.splitext(os.fspath(path))[1].lower()
     if ending not in (".onnx", ".safetensors"):
-        raise ModelError(f"{os.fspath(path)}: expected a name that ends with .onnx or .safetensors")
+        raise ModelError(f"{os.fspath(path)}: expected a name that ends with .onnx, .safetensors or .fcplan")
     return ending
