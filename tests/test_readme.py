@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fastconv.cli import main
+from fastconv.cli import run
 
 TEXT = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -45,7 +45,7 @@ def test_commands(
         pytest.importorskip("onnxruntime")
     monkeypatch.chdir(folder)
     few = ["--runs", "2"] if command.startswith(("bench", "profile")) else []
-    assert main([*shlex.split(command), *few]) == 0
+    assert run([*shlex.split(command), *few]) == 0
     out = capsys.readouterr().out
     assert out and ("cat.png" not in command or "Egyptian cat" in out)
 
