@@ -64,13 +64,14 @@ demo: .venv/installed ## classify real photos with EfficientNet-Lite0, beside on
 # -- tests ------------------------------------------------------------------------------------------------------------
 # FASTCONV_TEST_ALL: a missing package fails a test instead of skipping it.
 check: .venv/installed ## the quick tests
-	FASTCONV_TEST_ALL=1 $(PY) -m pytest -q -m 'not full and not slow' $(PYTEST)
+	FASTCONV_TEST_ALL=1 $(PY) -m pytest -q -m 'not full and not torch and not slow' $(PYTEST)
 
 test: .venv/installed ## all tests but those of make test-full
 	FASTCONV_TEST_ALL=1 $(PY) -m pytest -ra --durations=10 $(PYTEST)
 
-test-full: .venv/installed $(MODELS)/exported $(MODELS)/timm/made $(MODELS)/states/made ## everything: the models of torchvision and timm in full size
-	FASTCONV_TEST_ALL=1 FASTCONV_TEST_MODELS=$(MODELS) $(PY) -m pytest -ra --durations=20 -m 'full or not full' $(PYTEST)
+test-full: .venv/installed .venv-bench/installed $(MODELS)/exported $(MODELS)/timm/made $(MODELS)/states/made ## everything: models in full size, training beside torch
+	FASTCONV_TEST_ALL=1 FASTCONV_TEST_MODELS=$(MODELS) $(PY) -m pytest -ra --durations=20 -m 'not torch' $(PYTEST)
+	$(BENCH_PY) -m pytest -ra -m torch tests/training $(PYTEST)
 
 $(MODELS)/exported: .venv-bench/torch .venv/installed bench/export.py
 	names=$$($(PY) -c 'from tests.models.test_torchvision import FAMILIES as f; print(",".join(f))'); \
@@ -131,6 +132,7 @@ define measure
 	$(BENCH_PY) -m bench.load --dir $(MODELS)/classic --models vgg16,resnet50 --json build/bench/load.json || status=$$?; \
 	$(BENCH_PY) -m bench.roofline --models resnet50,mobilenet_v2,vgg16 --json build/bench/layers.json || status=$$?; \
 	$(BENCH_PY) -m bench.kernels --json build/bench/kernels.json || status=$$?; \
+	$(BENCH_PY) -m bench.training --json build/bench/training.json || status=$$?; \
 	$(BENCH_PY) -m bench.report build/bench/*.json --out build/bench; \
 	exit $$status
 endef

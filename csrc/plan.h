@@ -1,8 +1,9 @@
 // A Plan: a flat list of operations on fixed buffers, specialised to one input shape. run() allocates nothing.
 //
-// Tensors live in one of three spaces: the arena (activations, by byte offset), weights (by address in a WeightStore or
-// a mapped file that the plan keeps alive), and externals (inputs and outputs, bound at each run). An Executor owns
-// what a run needs besides: arenas and threads, one set for each run that goes on at the same time.
+// Tensors live in one of four spaces: the arena (activations, by byte offset), weights (by address in a WeightStore or
+// a mapped file that the plan keeps alive), states (in a WeightStore, but operations may write them: what training
+// changes), and externals (inputs and outputs, bound at each run). An Executor owns what a run needs besides: arenas
+// and threads, one set for each run that goes on at the same time.
 #pragma once
 #include <stdint.h>
 
@@ -17,13 +18,13 @@
 
 namespace fastconv {
 
-enum class Space : int32_t { none, arena, weight, external };
+enum class Space : int32_t { none, arena, weight, state, external };
 
 struct Tensor {
   Space space;
   int64_t offset;        // arena: bytes. external: index
   int64_t external_at;   // external: first element
-  const float* address;  // weight
+  const float* address;  // weight, state
   int64_t size;          // elements that may be touched
 };
 
@@ -31,6 +32,7 @@ struct Operation {
   Op op;
   int32_t in[4];  // tensor numbers, or -1
   int32_t out;
+  int32_t more[2];  // further outputs, or -1
   int64_t chunks;
   int64_t weight_parts;  // chunk i reads part i % weight_parts of the weights; 0 where they are few
   union {
@@ -49,9 +51,11 @@ class Plan {
 
   int add_arena(int64_t offset, int64_t size);
   int add_weight(const float* address, int64_t size);
+  int add_state(float* address, int64_t size);
   int add_external(int index, int64_t first, int64_t size);
 
-#define KERNEL(name, Descriptor) void name(Descriptor d, const std::vector<int>& in, int out);
+#define KERNEL(name, Descriptor) \
+  void name(Descriptor d, const std::vector<int>& in, int out, const std::vector<int>& more = {});
 #include "cpu/kernels.def"
 #undef KERNEL
 
@@ -69,7 +73,7 @@ class Plan {
 
  private:
   template <typename Extent>
-  void check(const Extent& needs, const std::vector<int>& in, int out) const;
+  void check(const Extent& needs, const std::vector<int>& in, int out, const std::vector<int>& more) const;
   int add(const Tensor& t);
 
   Isa isa_;

@@ -15,43 +15,61 @@ __all__: list[str] = [
     "PLAN_VERSION",
     "Activation",
     "Affine",
+    "AffineSample",
+    "BatchNorm",
     "Binary",
     "BinaryFunc",
     "Conv2d",
+    "Conv2dBackwardInput",
+    "Conv2dBackwardWeight",
     "ConvAlgorithm",
     "Copy",
     "DepthwiseConv2d",
+    "Dropout",
     "Executor",
+    "FillMode",
     "Func",
     "Isa",
     "Linear",
     "Lrn",
+    "LrnBackward",
     "MatMul",
     "ModelFile",
+    "MovingAverage",
     "Normalize",
+    "NormalizeBackward",
     "OnnxTensor",
     "Op",
+    "Optimizer",
+    "PackWeights",
     "PackedWeight",
     "Pad",
     "PadMode",
+    "PanelLayout",
     "Plan",
     "PlanFile",
     "Pool2d",
+    "Pool2dBackward",
     "Reduce",
     "ReduceFunc",
     "Resample",
     "SavedPlan",
     "Softmax",
+    "SoftmaxBackward",
+    "SoftmaxCrossEntropy",
+    "SquaredNorm",
     "Suppress",
     "Take",
     "TopK",
     "Unary",
+    "UnaryBackward",
     "WeightStore",
     "Where",
     "Winograd",
     "choose_conv2d",
     "conv2d_panels",
     "extent",
+    "extent_more",
     "huge_pages",
     "isa_levels",
     "measure_peak",
@@ -136,26 +154,54 @@ class Isa:
 
 class Op:
     __members__: typing.ClassVar[dict[str, Op]]
+    adam: typing.ClassVar[Op]
     affine: typing.ClassVar[Op]
+    affine_sample: typing.ClassVar[Op]
     avg_pool2d: typing.ClassVar[Op]
+    avg_pool2d_backward: typing.ClassVar[Op]
+    batch_norm_apply: typing.ClassVar[Op]
+    batch_norm_backward_apply: typing.ClassVar[Op]
+    batch_norm_backward_finish: typing.ClassVar[Op]
+    batch_norm_backward_stats: typing.ClassVar[Op]
+    batch_norm_finish: typing.ClassVar[Op]
+    batch_norm_stats: typing.ClassVar[Op]
     binary: typing.ClassVar[Op]
     conv2d: typing.ClassVar[Op]
+    conv2d_backward_input: typing.ClassVar[Op]
+    conv2d_backward_weight: typing.ClassVar[Op]
+    conv2d_backward_weight_sum: typing.ClassVar[Op]
     copy: typing.ClassVar[Op]
+    depthwise_backward_input: typing.ClassVar[Op]
+    depthwise_backward_weight: typing.ClassVar[Op]
     depthwise_conv2d: typing.ClassVar[Op]
+    dropout: typing.ClassVar[Op]
     linear: typing.ClassVar[Op]
     lrn: typing.ClassVar[Op]
+    lrn_backward: typing.ClassVar[Op]
     matmul: typing.ClassVar[Op]
     max_pool2d: typing.ClassVar[Op]
+    max_pool2d_backward: typing.ClassVar[Op]
     max_pool2d_index: typing.ClassVar[Op]
+    moving_average: typing.ClassVar[Op]
     normalize: typing.ClassVar[Op]
+    normalize_backward: typing.ClassVar[Op]
+    pack_weights: typing.ClassVar[Op]
+    pack_winograd_weights: typing.ClassVar[Op]
     pad: typing.ClassVar[Op]
     reduce: typing.ClassVar[Op]
     resample: typing.ClassVar[Op]
+    rmsprop: typing.ClassVar[Op]
+    sgd: typing.ClassVar[Op]
     softmax: typing.ClassVar[Op]
+    softmax_backward: typing.ClassVar[Op]
+    softmax_cross_entropy: typing.ClassVar[Op]
+    softmax_cross_entropy_backward: typing.ClassVar[Op]
+    squared_norm: typing.ClassVar[Op]
     suppress: typing.ClassVar[Op]
     take: typing.ClassVar[Op]
     topk: typing.ClassVar[Op]
     unary: typing.ClassVar[Op]
+    unary_backward: typing.ClassVar[Op]
     where: typing.ClassVar[Op]
     winograd_conv2d: typing.ClassVar[Op]
     winograd_input: typing.ClassVar[Op]
@@ -253,6 +299,21 @@ class PadMode:
     constant: typing.ClassVar[PadMode]
     edge: typing.ClassVar[PadMode]
     reflect: typing.ClassVar[PadMode]
+
+    def __index__(self) -> int: ...
+    def __init__(self, value: int) -> None: ...
+    def __int__(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def value(self) -> int: ...
+
+class FillMode:
+    __members__: typing.ClassVar[dict[str, FillMode]]
+    constant: typing.ClassVar[FillMode]
+    nearest: typing.ClassVar[FillMode]
+    reflect: typing.ClassVar[FillMode]
+    wrap: typing.ClassVar[FillMode]
 
     def __index__(self) -> int: ...
     def __init__(self, value: int) -> None: ...
@@ -583,6 +644,25 @@ class Resample:
     def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
+class AffineSample:
+    """in: x, matrix"""
+
+    C: int
+    H: int
+    N: int
+    P: int
+    Q: int
+    W: int
+    bilinear: int
+    chunks: int
+    fill: FillMode
+    value: float
+    x_ld: int
+    y_ld: int
+
+    def __bytes__(self) -> bytes: ...
+    def __init__(self, **kwargs: typing.Any) -> None: ...
+
 class Where:
     """in: condition, a, b"""
 
@@ -655,11 +735,282 @@ class Suppress:
     def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
+class PanelLayout:
+    __members__: typing.ClassVar[dict[str, PanelLayout]]
+    conv2d: typing.ClassVar[PanelLayout]
+    depthwise: typing.ClassVar[PanelLayout]
+    linear: typing.ClassVar[PanelLayout]
+
+    def __index__(self) -> int: ...
+    def __init__(self, value: int) -> None: ...
+    def __int__(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def value(self) -> int: ...
+
+class UnaryBackward:
+    """in: g, v"""
+
+    act: Activation
+    chunks: int
+    from_output: int
+    g_ld: int
+    n: int
+    rows: int
+    v_ld: int
+    y_ld: int
+
+    def __bytes__(self) -> bytes: ...
+    def __init__(self, **kwargs: typing.Any) -> None: ...
+
+class SoftmaxBackward:
+    """in: g, y"""
+
+    chunks: int
+    g_n: int
+    g_outer: int
+    inner: int
+    log: int
+    n: int
+    outer: int
+    x_n: int
+    x_outer: int
+    y_n: int
+    y_outer: int
+
+    def __bytes__(self) -> bytes: ...
+    def __init__(self, **kwargs: typing.Any) -> None: ...
+
+class SoftmaxCrossEntropy:
+    """in: x, target; backward: g, x, target"""
+
+    K: int
+    M: int
+    chunks: int
+    dx_ld: int
+    one_hot: int
+    smoothing: float
+    t_ld: int
+    x_ld: int
+
+    def __bytes__(self) -> bytes: ...
+    def __init__(self, **kwargs: typing.Any) -> None: ...
+
+class Conv2dBackwardWeight:
+    """in: x, g; sum: the parts"""
+
+    C: int
+    H: int
+    K: int
+    N: int
+    P: int
+    Q: int
+    R: int
+    S: int
+    W: int
+    chunks: int
+    dilation_h: int
+    dilation_w: int
+    dw_c: int
+    dw_k: int
+    dw_tap: int
+    g_ld: int
+    groups: int
+    pad_l: int
+    pad_t: int
+    parts: int
+    stride_h: int
+    stride_w: int
+    x_image: int
+    x_ld: int
+    x_row: int
+
+    def __bytes__(self) -> bytes: ...
+    def __init__(self, **kwargs: typing.Any) -> None: ...
+
+class Conv2dBackwardInput:
+    """in: g, packed weights, residual"""
+
+    C: int
+    H: int
+    K: int
+    N: int
+    P: int
+    Q: int
+    R: int
+    S: int
+    W: int
+    chunks: int
+    dilation_h: int
+    dilation_w: int
+    g_ld: int
+    groups: int
+    pad_l: int
+    pad_t: int
+    panel_chunks: int
+    panels_per_chunk: int
+    res_ld: int
+    row_chunks: int
+    rows_per_chunk: int
+    stride_h: int
+    stride_w: int
+    x_image: int
+    x_ld: int
+    x_row: int
+
+    def __bytes__(self) -> bytes: ...
+    def __init__(self, **kwargs: typing.Any) -> None: ...
+
+class PackWeights:
+    """in: w"""
+
+    C: int
+    K: int
+    chunks: int
+    flip: int
+    groups: int
+    layout: PanelLayout
+    m: int
+    taps: int
+    w_c: int
+    w_group: int
+    w_k: int
+    w_tap: int
+
+    def __bytes__(self) -> bytes: ...
+    def __init__(self, **kwargs: typing.Any) -> None: ...
+
+class Pool2dBackward:
+    """in: g, x, y (average: g)"""
+
+    C: int
+    H: int
+    N: int
+    P: int
+    Q: int
+    R: int
+    S: int
+    W: int
+    chunks: int
+    count_include_pad: int
+    dilation_h: int
+    dilation_w: int
+    dx_ld: int
+    g_ld: int
+    pad_b: int
+    pad_l: int
+    pad_r: int
+    pad_t: int
+    stride_h: int
+    stride_w: int
+    x_ld: int
+    y_ld: int
+
+    def __bytes__(self) -> bytes: ...
+    def __init__(self, **kwargs: typing.Any) -> None: ...
+
+class BatchNorm:
+    """see csrc/training_ops.h"""
+
+    C: int
+    chunks: int
+    epsilon: float
+    g_ld: int
+    parts: int
+    rows: int
+    x_ld: int
+    y_ld: int
+
+    def __bytes__(self) -> bytes: ...
+    def __init__(self, **kwargs: typing.Any) -> None: ...
+
+class NormalizeBackward:
+    """in: g, x, scale"""
+
+    chunks: int
+    dx_outer: int
+    dx_row: int
+    epsilon: float
+    g_outer: int
+    g_row: int
+    groups: int
+    outer: int
+    rows: int
+    width: int
+    x_outer: int
+    x_row: int
+
+    def __bytes__(self) -> bytes: ...
+    def __init__(self, **kwargs: typing.Any) -> None: ...
+
+class LrnBackward:
+    """in: g, x, y"""
+
+    C: int
+    alpha: float
+    beta: float
+    bias: float
+    chunks: int
+    dx_ld: int
+    g_ld: int
+    rows: int
+    size: int
+    x_ld: int
+    y_ld: int
+
+    def __bytes__(self) -> bytes: ...
+    def __init__(self, **kwargs: typing.Any) -> None: ...
+
+class Dropout:
+    """in: x, seed"""
+
+    chunks: int
+    n: int
+    rate: float
+    rows: int
+    x_ld: int
+    y_ld: int
+
+    def __bytes__(self) -> bytes: ...
+    def __init__(self, **kwargs: typing.Any) -> None: ...
+
+class Optimizer:
+    """in: g, hyper, factor; out: w; more: slots"""
+
+    centered: int
+    chunks: int
+    decays: int
+    momentum: int
+    n: int
+
+    def __bytes__(self) -> bytes: ...
+    def __init__(self, **kwargs: typing.Any) -> None: ...
+
+class MovingAverage:
+    """in: x; out: state"""
+
+    chunks: int
+    momentum: float
+    n: int
+
+    def __bytes__(self) -> bytes: ...
+    def __init__(self, **kwargs: typing.Any) -> None: ...
+
+class SquaredNorm:
+    """in: x"""
+
+    chunks: int
+    n: int
+
+    def __bytes__(self) -> bytes: ...
+    def __init__(self, **kwargs: typing.Any) -> None: ...
+
 class PackedWeight:
     """Constant floats in the order in which a kernel reads them."""
 
-    def array(self) -> numpy.typing.NDArray[numpy.float32]:
-        """A copy, as float32[size]."""
+    def numpy(self) -> numpy.typing.NDArray[numpy.float32]:
+        """The floats themselves, not a copy: a writable vector that keeps them alive."""
 
     @property
     def size(self) -> int: ...
@@ -711,39 +1062,250 @@ class Plan:
 
     def __init__(self, isa: Isa, weights: WeightStore) -> None: ...
     def __len__(self) -> int: ...
-    def affine(self, desc: Affine, inputs: collections.abc.Sequence[int], out: int) -> None: ...
+    def adam(
+        self, desc: Optimizer, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def affine(
+        self, desc: Affine, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def affine_sample(
+        self,
+        desc: AffineSample,
+        inputs: collections.abc.Sequence[int],
+        out: int,
+        more: collections.abc.Sequence[int] = [],
+    ) -> None: ...
     def arena(self, offset: int, size: int) -> int:
         """A tensor in the arena; returns its number."""
 
-    def avg_pool2d(self, desc: Pool2d, inputs: collections.abc.Sequence[int], out: int) -> None: ...
-    def binary(self, desc: Binary, inputs: collections.abc.Sequence[int], out: int) -> None: ...
-    def conv2d(self, desc: Conv2d, inputs: collections.abc.Sequence[int], out: int) -> None: ...
-    def copy(self, desc: Copy, inputs: collections.abc.Sequence[int], out: int) -> None: ...
-    def depthwise_conv2d(self, desc: DepthwiseConv2d, inputs: collections.abc.Sequence[int], out: int) -> None: ...
+    def avg_pool2d(
+        self, desc: Pool2d, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def avg_pool2d_backward(
+        self,
+        desc: Pool2dBackward,
+        inputs: collections.abc.Sequence[int],
+        out: int,
+        more: collections.abc.Sequence[int] = [],
+    ) -> None: ...
+    def batch_norm_apply(
+        self, desc: BatchNorm, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def batch_norm_backward_apply(
+        self, desc: BatchNorm, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def batch_norm_backward_finish(
+        self, desc: BatchNorm, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def batch_norm_backward_stats(
+        self, desc: BatchNorm, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def batch_norm_finish(
+        self, desc: BatchNorm, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def batch_norm_stats(
+        self, desc: BatchNorm, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def binary(
+        self, desc: Binary, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def conv2d(
+        self, desc: Conv2d, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def conv2d_backward_input(
+        self,
+        desc: Conv2dBackwardInput,
+        inputs: collections.abc.Sequence[int],
+        out: int,
+        more: collections.abc.Sequence[int] = [],
+    ) -> None: ...
+    def conv2d_backward_weight(
+        self,
+        desc: Conv2dBackwardWeight,
+        inputs: collections.abc.Sequence[int],
+        out: int,
+        more: collections.abc.Sequence[int] = [],
+    ) -> None: ...
+    def conv2d_backward_weight_sum(
+        self,
+        desc: Conv2dBackwardWeight,
+        inputs: collections.abc.Sequence[int],
+        out: int,
+        more: collections.abc.Sequence[int] = [],
+    ) -> None: ...
+    def copy(
+        self, desc: Copy, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def depthwise_backward_input(
+        self,
+        desc: Conv2dBackwardInput,
+        inputs: collections.abc.Sequence[int],
+        out: int,
+        more: collections.abc.Sequence[int] = [],
+    ) -> None: ...
+    def depthwise_backward_weight(
+        self,
+        desc: Conv2dBackwardWeight,
+        inputs: collections.abc.Sequence[int],
+        out: int,
+        more: collections.abc.Sequence[int] = [],
+    ) -> None: ...
+    def depthwise_conv2d(
+        self,
+        desc: DepthwiseConv2d,
+        inputs: collections.abc.Sequence[int],
+        out: int,
+        more: collections.abc.Sequence[int] = [],
+    ) -> None: ...
+    def dropout(
+        self, desc: Dropout, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
     def external(self, index: int, first: int, size: int) -> int:
         """A tensor in the index-th array of a run."""
 
-    def linear(self, desc: Linear, inputs: collections.abc.Sequence[int], out: int) -> None: ...
-    def lrn(self, desc: Lrn, inputs: collections.abc.Sequence[int], out: int) -> None: ...
-    def matmul(self, desc: MatMul, inputs: collections.abc.Sequence[int], out: int) -> None: ...
-    def max_pool2d(self, desc: Pool2d, inputs: collections.abc.Sequence[int], out: int) -> None: ...
-    def max_pool2d_index(self, desc: Pool2d, inputs: collections.abc.Sequence[int], out: int) -> None: ...
-    def normalize(self, desc: Normalize, inputs: collections.abc.Sequence[int], out: int) -> None: ...
-    def pad(self, desc: Pad, inputs: collections.abc.Sequence[int], out: int) -> None: ...
-    def reduce(self, desc: Reduce, inputs: collections.abc.Sequence[int], out: int) -> None: ...
-    def resample(self, desc: Resample, inputs: collections.abc.Sequence[int], out: int) -> None: ...
-    def softmax(self, desc: Softmax, inputs: collections.abc.Sequence[int], out: int) -> None: ...
-    def suppress(self, desc: Suppress, inputs: collections.abc.Sequence[int], out: int) -> None: ...
-    def take(self, desc: Take, inputs: collections.abc.Sequence[int], out: int) -> None: ...
-    def topk(self, desc: TopK, inputs: collections.abc.Sequence[int], out: int) -> None: ...
-    def unary(self, desc: Unary, inputs: collections.abc.Sequence[int], out: int) -> None: ...
+    def linear(
+        self, desc: Linear, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def lrn(
+        self, desc: Lrn, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def lrn_backward(
+        self,
+        desc: LrnBackward,
+        inputs: collections.abc.Sequence[int],
+        out: int,
+        more: collections.abc.Sequence[int] = [],
+    ) -> None: ...
+    def matmul(
+        self, desc: MatMul, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def max_pool2d(
+        self, desc: Pool2d, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def max_pool2d_backward(
+        self,
+        desc: Pool2dBackward,
+        inputs: collections.abc.Sequence[int],
+        out: int,
+        more: collections.abc.Sequence[int] = [],
+    ) -> None: ...
+    def max_pool2d_index(
+        self, desc: Pool2d, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def moving_average(
+        self,
+        desc: MovingAverage,
+        inputs: collections.abc.Sequence[int],
+        out: int,
+        more: collections.abc.Sequence[int] = [],
+    ) -> None: ...
+    def normalize(
+        self, desc: Normalize, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def normalize_backward(
+        self,
+        desc: NormalizeBackward,
+        inputs: collections.abc.Sequence[int],
+        out: int,
+        more: collections.abc.Sequence[int] = [],
+    ) -> None: ...
+    def pack_weights(
+        self,
+        desc: PackWeights,
+        inputs: collections.abc.Sequence[int],
+        out: int,
+        more: collections.abc.Sequence[int] = [],
+    ) -> None: ...
+    def pack_winograd_weights(
+        self,
+        desc: PackWeights,
+        inputs: collections.abc.Sequence[int],
+        out: int,
+        more: collections.abc.Sequence[int] = [],
+    ) -> None: ...
+    def pad(
+        self, desc: Pad, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def reduce(
+        self, desc: Reduce, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def resample(
+        self, desc: Resample, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def rmsprop(
+        self, desc: Optimizer, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def sgd(
+        self, desc: Optimizer, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def softmax(
+        self, desc: Softmax, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def softmax_backward(
+        self,
+        desc: SoftmaxBackward,
+        inputs: collections.abc.Sequence[int],
+        out: int,
+        more: collections.abc.Sequence[int] = [],
+    ) -> None: ...
+    def softmax_cross_entropy(
+        self,
+        desc: SoftmaxCrossEntropy,
+        inputs: collections.abc.Sequence[int],
+        out: int,
+        more: collections.abc.Sequence[int] = [],
+    ) -> None: ...
+    def softmax_cross_entropy_backward(
+        self,
+        desc: SoftmaxCrossEntropy,
+        inputs: collections.abc.Sequence[int],
+        out: int,
+        more: collections.abc.Sequence[int] = [],
+    ) -> None: ...
+    def squared_norm(
+        self,
+        desc: SquaredNorm,
+        inputs: collections.abc.Sequence[int],
+        out: int,
+        more: collections.abc.Sequence[int] = [],
+    ) -> None: ...
+    def state(self, state: PackedWeight, first: int, size: int) -> int:
+        """A tensor that operations may write, in memory that outlives runs."""
+
+    def suppress(
+        self, desc: Suppress, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def take(
+        self, desc: Take, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def topk(
+        self, desc: TopK, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def unary(
+        self, desc: Unary, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def unary_backward(
+        self,
+        desc: UnaryBackward,
+        inputs: collections.abc.Sequence[int],
+        out: int,
+        more: collections.abc.Sequence[int] = [],
+    ) -> None: ...
     def weight(self, weight: PackedWeight, first: int = 0) -> int:
         """A weight, from its first-th element on."""
 
-    def where(self, desc: Where, inputs: collections.abc.Sequence[int], out: int) -> None: ...
-    def winograd_conv2d(self, desc: Winograd, inputs: collections.abc.Sequence[int], out: int) -> None: ...
-    def winograd_input(self, desc: Winograd, inputs: collections.abc.Sequence[int], out: int) -> None: ...
-    def winograd_product(self, desc: Winograd, inputs: collections.abc.Sequence[int], out: int) -> None: ...
+    def where(
+        self, desc: Where, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def winograd_conv2d(
+        self, desc: Winograd, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def winograd_input(
+        self, desc: Winograd, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def winograd_product(
+        self, desc: Winograd, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
     @property
     def arena_bytes(self) -> int: ...
     @property
@@ -854,6 +1416,8 @@ def extent(desc: Pad, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, i
 @typing.overload
 def extent(desc: Resample, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
 @typing.overload
+def extent(desc: AffineSample, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
+@typing.overload
 def extent(desc: Where, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
 @typing.overload
 def extent(desc: Normalize, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
@@ -863,6 +1427,106 @@ def extent(desc: TopK, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, 
 def extent(desc: Take, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
 @typing.overload
 def extent(desc: Suppress, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
+@typing.overload
+def extent(desc: UnaryBackward, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
+@typing.overload
+def extent(desc: SoftmaxBackward, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
+@typing.overload
+def extent(desc: SoftmaxCrossEntropy, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
+@typing.overload
+def extent(desc: Conv2dBackwardWeight, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
+@typing.overload
+def extent(desc: Conv2dBackwardInput, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
+@typing.overload
+def extent(desc: PackWeights, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
+@typing.overload
+def extent(desc: Pool2dBackward, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
+@typing.overload
+def extent(desc: BatchNorm, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
+@typing.overload
+def extent(desc: NormalizeBackward, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
+@typing.overload
+def extent(desc: LrnBackward, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
+@typing.overload
+def extent(desc: Dropout, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
+@typing.overload
+def extent(desc: Optimizer, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
+@typing.overload
+def extent(desc: MovingAverage, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
+@typing.overload
+def extent(desc: SquaredNorm, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
+@typing.overload
+def extent_more(desc: Conv2d, isa: Isa, op: Op | None = None) -> tuple[int, int]:
+    """Elements that the further outputs of a kernel must have: (int, int)."""
+
+@typing.overload
+def extent_more(desc: Winograd, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: DepthwiseConv2d, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: Linear, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: MatMul, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: Pool2d, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: Unary, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: Binary, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: Affine, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: Reduce, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: Softmax, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: Lrn, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: Copy, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: Pad, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: Resample, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: AffineSample, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: Where, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: Normalize, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: TopK, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: Take, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: Suppress, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: UnaryBackward, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: SoftmaxBackward, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: SoftmaxCrossEntropy, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: Conv2dBackwardWeight, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: Conv2dBackwardInput, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: PackWeights, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: Pool2dBackward, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: BatchNorm, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: NormalizeBackward, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: LrnBackward, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: Dropout, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: Optimizer, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: MovingAverage, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: SquaredNorm, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
 def huge_pages() -> str:
     """What the system says of transparent huge pages."""
 
@@ -952,6 +1616,8 @@ def prepare(desc: Pad, isa: Isa, op: Op | None = None) -> None: ...
 @typing.overload
 def prepare(desc: Resample, isa: Isa, op: Op | None = None) -> None: ...
 @typing.overload
+def prepare(desc: AffineSample, isa: Isa, op: Op | None = None) -> None: ...
+@typing.overload
 def prepare(desc: Where, isa: Isa, op: Op | None = None) -> None: ...
 @typing.overload
 def prepare(desc: Normalize, isa: Isa, op: Op | None = None) -> None: ...
@@ -961,6 +1627,34 @@ def prepare(desc: TopK, isa: Isa, op: Op | None = None) -> None: ...
 def prepare(desc: Take, isa: Isa, op: Op | None = None) -> None: ...
 @typing.overload
 def prepare(desc: Suppress, isa: Isa, op: Op | None = None) -> None: ...
+@typing.overload
+def prepare(desc: UnaryBackward, isa: Isa, op: Op | None = None) -> None: ...
+@typing.overload
+def prepare(desc: SoftmaxBackward, isa: Isa, op: Op | None = None) -> None: ...
+@typing.overload
+def prepare(desc: SoftmaxCrossEntropy, isa: Isa, op: Op | None = None) -> None: ...
+@typing.overload
+def prepare(desc: Conv2dBackwardWeight, isa: Isa, op: Op | None = None) -> None: ...
+@typing.overload
+def prepare(desc: Conv2dBackwardInput, isa: Isa, op: Op | None = None) -> None: ...
+@typing.overload
+def prepare(desc: PackWeights, isa: Isa, op: Op | None = None) -> None: ...
+@typing.overload
+def prepare(desc: Pool2dBackward, isa: Isa, op: Op | None = None) -> None: ...
+@typing.overload
+def prepare(desc: BatchNorm, isa: Isa, op: Op | None = None) -> None: ...
+@typing.overload
+def prepare(desc: NormalizeBackward, isa: Isa, op: Op | None = None) -> None: ...
+@typing.overload
+def prepare(desc: LrnBackward, isa: Isa, op: Op | None = None) -> None: ...
+@typing.overload
+def prepare(desc: Dropout, isa: Isa, op: Op | None = None) -> None: ...
+@typing.overload
+def prepare(desc: Optimizer, isa: Isa, op: Op | None = None) -> None: ...
+@typing.overload
+def prepare(desc: MovingAverage, isa: Isa, op: Op | None = None) -> None: ...
+@typing.overload
+def prepare(desc: SquaredNorm, isa: Isa, op: Op | None = None) -> None: ...
 def run_kernel(
     isa: Isa,
     desc: typing.Any,
@@ -968,6 +1662,7 @@ def run_kernel(
     out: numpy.typing.NDArray[typing.Any],
     chunks: tuple[int, int] | None = None,
     op: Op | None = None,
+    more: collections.abc.Sequence[numpy.typing.NDArray[typing.Any]] = [],
 ) -> None:
     """Run a kernel, or its chunks [begin, end), on contiguous float32 arrays (None for an absent input); for tests.
     `op` is needed where a descriptor serves two kernels (Pool2d). A descriptor without chunks is prepared first."""

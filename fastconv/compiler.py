@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from . import _core, lowering_tensors
+from . import _core, lowering_grad, lowering_tensors
 from .errors import FastconvError, ModelError, UnsupportedOpError
 from .graph import Array, Graph, Node, Shape, Value, Weight
-from .lowering import LOWERINGS
+from .lowering import LOWERINGS, parts_of_sum
 from .packing import Packer, as_float32
+from .packing_states import pack_at_run_time, packed_bytes, turned_weight
 from .passes import optimize, plan_memory
 from .views import View, reach, row_strides
 
-_REGISTERED = (lowering_tensors,)  # importing it fills LOWERINGS
+_REGISTERED = (lowering_tensors, lowering_grad)  # importing it fills LOWERINGS
 
 
 @dataclass(frozen=True)
@@ -76,15 +77,28 @@ class WeightCache:
     def __init__(self) -> None:
         self.store = _core.WeightStore()
         self.packed: dict[object, _core.PackedWeight] = {}
+        self.before: Mapping[object, _core.PackedWeight] = {}  # of a model whose other weights have changed
+
+    def find(self, key: object) -> _core.PackedWeight | None:
+        packed = self.packed.get(key)
+        if packed is None and (packed := self.before.get(key)) is not None:
+            self.packed[key] = packed
+        return packed
 
 
-def compile_graph(graph: Graph, isa: _core.Isa, cache: WeightCache, *, strict: bool = False) -> Compiled:
+States = Mapping[str, "_core.PackedWeight"]
+
+
+def compile_graph(
+    graph: Graph, isa: _core.Isa, cache: WeightCache, *, strict: bool = False, states: States | None = None
+) -> Compiled:
     """Optimise a logical graph (ONNX axis order, concrete shapes) and compile it.
 
+    states: the memory of each of the graph's states by name; plans that are given the same memory share it.
     strict: no algorithm whose rounding error is larger than that of direct summation.
     Raises UnsupportedOpError for an operation that has no kernel.
     """
-    return Compiler(optimize(graph), isa, cache, strict).compile()
+    return Compiler(optimize(graph), isa, cache, strict, states).compile()
 
 
 class Compiler:
@@ -95,7 +109,9 @@ class Compiler:
     `tensor`) and for packed weights, and hand it what they made. Weights and their packings come from `cache`.
     """
 
-    def __init__(self, graph: Graph, isa: _core.Isa, cache: WeightCache, strict: bool) -> None:
+    def __init__(
+        self, graph: Graph, isa: _core.Isa, cache: WeightCache, strict: bool, states: States | None = None
+    ) -> None:
         self.graph = _prepare(graph, isa, strict)
         self.isa = isa
         self.strict = strict
@@ -105,8 +121,9 @@ class Compiler:
         self.ops: list[OpInfo] = []
         externals = [*self.graph.inputs, *self.graph.outputs]
         self.external = {v: i for i, v in enumerate(externals)}
+        self.states = {v: (states or {})[v.name] for v in graph.states}
         self._tensors: dict[object, int] = {}
-        self._packer = Packer(cache.store, isa)
+        self.packer = Packer(cache.store, isa)
 
     def compile(self) -> Compiled:
         for node in self.graph.nodes:
@@ -138,10 +155,14 @@ class Compiler:
 
     # -- where things are ---------------------------------------------------------------------------------------
     def view(self, value: Value) -> View:
-        """The place of a value: weight, model input, or what the memory plan says."""
+        """The place of a value: weight, state, model input, or what the memory plan says."""
         if value.is_const:
             return View("weight", self._put(value), 0, value.shape, row_strides(value.shape))
         place = self.memory.places.get(value)
+        state = self.states.get(value if place is None or place.base is None else place.base)
+        if state is not None:
+            offset, ld = (0, None) if place is None else (place.offset // 4, place.ld)
+            return View("state", state, offset, value.shape, row_strides(value.shape, ld))
         if place is None:
             return View("external", self.external[value], 0, value.shape, row_strides(value.shape))
         strides = row_strides(value.shape, place.ld)
@@ -152,13 +173,15 @@ class Compiler:
     def tensor(self, view: View) -> int:
         """The number of a view in the plan."""
         size = reach(view.shape, view.strides)
-        key = (view.kind, id(view.base) if view.kind == "weight" else view.base, view.first, size)
+        key = (view.kind, id(view.base) if view.kind in ("weight", "state") else view.base, view.first, size)
         number = self._tensors.get(key)
         if number is None:
             if view.kind == "arena":
                 number = self.plan.arena(4 * view.first, size)
             elif view.kind == "weight":
                 number = self.plan.weight(view.base)
+            elif view.kind == "state":
+                number = self.plan.state(view.base, view.first, size)
             else:
                 number = self.plan.external(view.base, view.first, size)
             self._tensors[key] = number
@@ -171,7 +194,7 @@ class Compiler:
     def _put(self, value: Value) -> _core.PackedWeight:
         assert value.weight is not None
         key = (value.weight.key, "dense")
-        packed = self.cache.packed.get(key)
+        packed = self.cache.find(key)
         if packed is None:
             packed = self.cache.packed[key] = self.cache.store.put(as_float32(value.weight))
         return packed
@@ -180,7 +203,7 @@ class Compiler:
         """The tensor of an optional constant vector; -1 where it is absent."""
         return -1 if value is None else self.tensor(self.view(value))
 
-    def _pack(
+    def pack_constant(
         self,
         node: Node,
         how: object,
@@ -193,7 +216,7 @@ class Compiler:
             raise UnsupportedOpError(f"node {node.name!r} ({node.op}): weights that are computed at run time")
         scale = node.attrs.get("scale")
         key = (w.key, how, None if scale is None else scale.tobytes())
-        packed = self.cache.packed.get(key)
+        packed = self.cache.find(key)
         if packed is None:
             packed = self.cache.packed[key] = pack(source or w, scale)
         number = self._tensors.get(key)
@@ -210,13 +233,20 @@ class Compiler:
         return self.plan.weight(self.cache.packed[key], first)
 
     def packed(self, node: Node, spec: ConvSpec) -> int:
+        if not node.input(1).is_const:
+            return pack_at_run_time(self, node, spec)
+        packer, source = self.packer, turned_weight(node, spec.groups) if node.attrs.get("turned") else None
+        how: tuple[object, ...] = (spec.choice, spec.m, spec.groups, source is not None)
         if spec.choice == "depthwise":
-            return self._pack(node, "depthwise", self._packer.depthwise)
+            return self.pack_constant(node, how, packer.depthwise, source)
         if spec.choice == "winograd":
-            return self._pack(node, ("winograd", spec.m), lambda w, s: self._packer.winograd(w, s, spec.m))
-        return self._pack(node, ("conv2d", spec.groups), lambda w, s: self._packer.conv2d(w, s, spec.groups))
+            return self.pack_constant(node, how, lambda w, s: packer.winograd(w, s, spec.m), source)
+        how = ("conv2d", spec.groups, source is not None)
+        return self.pack_constant(node, how, lambda w, s: packer.conv2d(w, s, spec.groups), source)
 
     def packed_linear(self, node: Node) -> int:
+        if not node.input(1).is_const:
+            return pack_at_run_time(self, node)
         trans_b = bool(node.attrs.get("trans_b"))
         taps, source = 1, None
         w = node.input(1).weight
@@ -225,7 +255,8 @@ class Compiler:
             _, dims, order, _ = w.origin[1]
             if tuple(order) == (*range(1, len(dims)), 0):
                 taps, source = math.prod(dims[1:]), w.origin[0]
-        return self._pack(node, ("linear", trans_b), lambda x, s: self._packer.linear(x, s, trans_b, taps), source)
+        how = ("linear", trans_b)
+        return self.pack_constant(node, how, lambda x, s: self.packer.linear(x, s, trans_b, taps), source)
 
     # -- operations ---------------------------------------------------------------------------------------------
     def conv_spec(self, node: Node) -> ConvSpec:
@@ -241,16 +272,20 @@ class Compiler:
         algorithm: str,
         flops: int = 0,
         bytes_: int | None = None,
+        *,
+        more: Sequence[int] = (),
     ) -> None:
-        """Append one kernel call and its description."""
-        getattr(self.plan, name)(desc, list(inputs), out)
+        """Append one kernel call and its description; `more` are tensors of its further outputs."""
+        getattr(self.plan, name)(desc, list(inputs), out, list(more))
         if bytes_ is None:
             values = [v for v in [*node.inputs, *node.outputs] if v is not None]
             bytes_ = 4 * sum(v.size for v in values)
-        view = self.view(node.output)
-        external = view.kind == "external"
-        where = f"output {view.base - len(self.graph.inputs)}" if external else f"arena+{4 * view.first:#x}"
-        self.ops.append(OpInfo(node.name, node.op, algorithm, self.isa.name, node.output.shape, flops, bytes_, where))
+        result = node.output if node.outputs else node.input(0)
+        view = self.view(result)
+        where = f"state+{4 * view.first:#x}" if view.kind == "state" else f"arena+{4 * view.first:#x}"
+        if view.kind == "external":
+            where = f"output {view.base - len(self.graph.inputs)}"
+        self.ops.append(OpInfo(node.name, node.op, algorithm, self.isa.name, result.shape, flops, bytes_, where))
 
 
 def conv_spec(node: Node, isa: _core.Isa, strict: bool) -> ConvSpec:
@@ -280,6 +315,7 @@ def _prepare(graph: Graph, isa: _core.Isa, strict: bool) -> Graph:
     for node in g.nodes:
         if node in pools:
             continue
+        node = lowering_grad.prepare(node, isa)
         if node.op == "Conv":
             spec = conv_spec(node, isa, strict)
             if spec.choice == "winograd":
@@ -302,9 +338,14 @@ def _prepare(graph: Graph, isa: _core.Isa, strict: bool) -> Graph:
                     node.attrs["x_perm"] = border.attrs["perm"]
                     node.inputs[0] = border.input(0)
                     nodes.remove(border)
+            _add_packed(node, packed_bytes(node, isa, spec))
+        elif node.op == "Gemm":
+            _add_packed(node, packed_bytes(node, isa))
         elif node.op == "MatMul":
             a, b = node.input(0), node.input(1)
             node.inputs = [_batches(g, a, b, nodes), _batches(g, b, a, nodes)]
+        elif node.op == "AffineSample":
+            node.inputs = [node.input(0), _dense(g, node.input(1), nodes)]
         elif node.op.startswith(("Reduce", "Arg")):
             nodes.extend(_reductions(g, node))
             continue
@@ -345,6 +386,13 @@ def _take_gate(
             conv.attrs["workspace_bytes"] = 4 * spec.C * sum(_core.conv2d_panels(K, isa))
             nodes.remove(mul)
             return
+
+
+def _add_packed(node: Node, size: int) -> None:
+    """Room for weights that are packed at run time, behind the node's workspace."""
+    if size:
+        at = -(-node.attrs.get("workspace_bytes", 0) // 64) * 64
+        node.attrs["packed_at"], node.attrs["workspace_bytes"] = at, at + size
 
 
 def _pools_by_two(conv: Node, pool: Node) -> bool:
@@ -416,6 +464,9 @@ def _reductions(g: Graph, node: Node) -> list[Node]:
             x = part.output
             continue
         last = Node(node.op, [x], node.outputs, {**node.attrs, "axes": tuple(run)}, node.name)
+        parts = parts_of_sum(last)
+        if parts > 1:
+            last.attrs["workspace_bytes"] = 4 * (parts + 1) * math.prod(x.shape[run[-1] + 1 :])
         if run[-1] == end - 1 or (run[-1] == end and node.attrs.get("keepdims", 1)):
             nodes.append(last)
         else:

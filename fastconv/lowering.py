@@ -231,6 +231,19 @@ def _fold_axes(x: View, axes: Sequence[int]) -> tuple[int, int, int, int, int]:
     return outer, n, inner, stride_outer, stride_n
 
 
+def parts_of_sum(node: Node) -> int:
+    """Into how many parts a sum over all but the last axes is cut, each a chunk; 1 for other reductions.
+
+    The sum over pixels of a gradient, for a bias, would else be cut by channels only, and read with gaps.
+    """
+    x, axes = node.input(0), node.attrs["axes"]
+    n, inner = math.prod(x.shape[a] for a in axes), math.prod(x.shape[axes[-1] + 1 :])
+    if node.op != "ReduceSum" or math.prod(x.shape[: axes[0]]) != 1 or inner == 1:
+        return 1
+    return int(min(64, n * inner // PART_ELEMENTS, n))
+
+
+PART_ELEMENTS = 1 << 15
 REDUCE = {"ReduceMean": "mean", "ReduceMax": "max", "ReduceMin": "min", "ReduceSum": "sum", "ArgMax": "arg_max",
           "ArgMin": "arg_min"}  # fmt: skip
 
@@ -241,11 +254,41 @@ def reduce(c: Compiler, node: Node) -> None:
     outer, n, inner, stride_outer, stride_n = _fold_axes(x, axes)
     y_outer = inner if y.dense else y.ld  # not dense: the slice of a concatenation, one row for each outer index
     func = ("last_" if node.attrs.get("last") else "") + REDUCE[node.op]
+    parts = parts_of_sum(node)
+    if parts > 1:
+        _sum_in_parts(c, node, x, y, (n, inner, stride_n), parts)
+        return
     desc = _core.Reduce(
         outer=outer, n=n, inner=inner, x_outer=stride_outer, x_n=stride_n, y_outer=y_outer,
         func=getattr(_core.ReduceFunc, func),
     )  # fmt: skip
     c.emit("reduce", desc, [c.tensor(x)], c.tensor(y), node, "reduce", outer * n * inner)
+
+
+def _sum_in_parts(c: Compiler, node: Node, x: View, y: View, sizes: tuple[int, int, int], parts: int) -> None:
+    """Sums of equally many rows, those of the rest, and their sum; `sizes`: n, inner, stride of n."""
+    n, inner, step = sizes
+    rows = n // parts
+    whole, rest = n // rows, n % rows
+    if whole > parts:
+        whole, rest = parts, n - parts * rows
+
+    def part(first: int, count: int) -> int:
+        return c.tensor(View("arena", None, c.workspace(node) // 4 + first * inner, (count * inner,), (1,)))
+
+    def total(outer: int, length: int) -> Any:
+        return _core.Reduce(
+            outer=outer, n=length, inner=inner, x_outer=rows * step, x_n=step, y_outer=inner, func=_core.ReduceFunc.sum
+        )
+
+    c.emit("reduce", total(whole, rows), [c.tensor(x)], part(0, whole), node, "parts", n * inner)
+    if rest:
+        tail = View(x.kind, x.base, x.first + whole * rows * step, (rest, inner), (step, 1))
+        c.emit("reduce", total(1, rest), [c.tensor(tail)], part(whole, 1), node, "parts", 0, 4 * rest * inner)
+    count = whole + (rest > 0)
+    last = _core.Reduce(outer=1, n=count, inner=inner, x_outer=count * inner, x_n=inner, y_outer=inner,
+                        func=_core.ReduceFunc.sum)  # fmt: skip
+    c.emit("reduce", last, [part(0, count)], c.tensor(y), node, "sum", 0, 4 * count * inner)
 
 
 @lowers("Softmax", "LogSoftmax")

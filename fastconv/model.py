@@ -14,6 +14,7 @@ import numpy.typing as npt
 from . import _core
 from .compiler import Compiled, OpInfo, WeightCache, compile_graph
 from .cut import Part, probe_shapes
+from .data import names_from_metadata
 from .errors import DeviceError, ModelError, ShapeError
 from .forks import hold_at_fork
 from .graph import MAX_EXACT, Graph, Shape
@@ -26,6 +27,7 @@ from .summary import network_summary
 if TYPE_CHECKING:
     from .layers.base import Layer
     from .layers.imported import Imported
+    from .models.model import Model as LayersModel
 
 FloatArray = npt.NDArray[np.float32]
 MAX_PLANS = 16  # compiled shapes that a model keeps
@@ -95,6 +97,7 @@ class Model:
         given: Any = source
         self._onnx: Source = given if hasattr(source, "build") and hasattr(source, "inputs") else read(given)
         self.name = self._onnx.name
+        self.metadata: dict[str, str] = dict(getattr(self._onnx, "metadata", {}))
         self.inputs = tuple(TensorInfo(i.name, i.shape, str(i.dtype)) for i in self._onnx.inputs)
         self._cache = WeightCache()
         self._executor = _core.Executor(self.threads)
@@ -254,6 +257,11 @@ class Model:
 
     # -- looking ------------------------------------------------------------------------------------------------
     @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """What the classes are called, where the file's metadata say it (fine_tune writes them)."""
+        return names_from_metadata(self.metadata)
+
+    @property
     def isa(self) -> str:
         return self._isa.name
 
@@ -312,6 +320,33 @@ class Model:
         if not names or not all(isinstance(name, str) for name in names):
             raise ValueError(f"features: expected at least one layer or name, each an argument, got {layers}")
         return self._part(Part(self._onnx, names, pooling))
+
+    def add_head(
+        self,
+        classes: int,
+        hidden: Sequence[int] = (),
+        dropout: float = 0.0,
+        activation: str = "softmax",
+        *,
+        name: str | None = None,
+        trainable: bool = False,
+    ) -> LayersModel:
+        """A model of layers, to be trained: this network under dense layers that are new.
+
+        hidden: their units, with relu and then a Dropout of `dropout`; then `classes` units under `activation`. Feature
+        maps are flattened: `without_top(pooling="avg")` averages them. Images go in channels-last, as among all layers.
+        The network's layers are frozen unless trainable: `model.layers[-n:]` are the last ones. A batch normalisation
+        that an exporter has folded into a convolution stays a part of that convolution's weights.
+        """
+        from .models.heads import with_head
+
+        return with_head(self, classes, hidden, dropout, activation, name, trainable)
+
+    def as_layers(self, name: str | None = None) -> LayersModel:
+        """The network as a model of layers with `compile` and `fit`; images go in and come out channels-last."""
+        from .models.heads import as_layers
+
+        return as_layers(self, name)
 
     def _part(self, part: Part) -> Model:
         return Model(part, threads=self._threads_arg, device=self.device, precision=self.precision, _isa=self.isa)

@@ -330,8 +330,12 @@ void init_plan(py::module_& m) {
   py::class_<PackedWeight>(m, "PackedWeight", "Constant floats in the order in which a kernel reads them.")
       .def_readonly("size", &PackedWeight::size)
       .def(
-          "array", [](const PackedWeight& w) { return py::array_t<float>(w.size, w.address); },
-          "A copy, as float32[size].");
+          "numpy",
+          [](const py::object& self) {
+            const auto& w = self.cast<const PackedWeight&>();
+            return py::array_t<float>(w.size, w.address, self);
+          },
+          "The floats themselves, not a copy: a writable vector that keeps them alive.");
   py::class_<WeightStore, std::shared_ptr<WeightStore>>(m, "WeightStore", "Memory of packed weights.")
       .def(py::init([] { return std::make_shared<WeightStore>(); }))
       .def_property_readonly("bytes", &WeightStore::bytes)
@@ -369,12 +373,24 @@ void init_plan(py::module_& m) {
             return p.add_weight(w.address + first, w.size - first);
           },
           py::arg("weight"), py::arg("first") = 0, py::keep_alive<1, 2>(), "A weight, from its first-th element on.")
+      .def(
+          "state",
+          [](Plan& p, const PackedWeight& w, int64_t first, int64_t size) {
+            if (first < 0 || size < 0 || first > w.size || size > w.size - first) {
+              throw std::invalid_argument("state tensor: beyond its memory");
+            }
+            return p.add_state(const_cast<float*>(w.address) + first, size);
+          },
+          py::arg("state"), py::arg("first"), py::arg("size"), py::keep_alive<1, 2>(),
+          "A tensor that operations may write, in memory that outlives runs.")
       .def("external", &Plan::add_external, py::arg("index"), py::arg("first"), py::arg("size"),
            "A tensor in the index-th array of a run.")
       .def_property_readonly("arena_bytes", &Plan::arena_bytes)
       .def_property_readonly("scratch_bytes", &Plan::scratch_bytes)
       .def("__len__", [](const Plan& p) { return p.operations().size(); });
-#define KERNEL(name, Descriptor) plan.def(#name, &Plan::name, py::arg("desc"), py::arg("inputs"), py::arg("out"));
+#define KERNEL(name, Descriptor)                                                   \
+  plan.def(#name, &Plan::name, py::arg("desc"), py::arg("inputs"), py::arg("out"), \
+           py::arg("more") = std::vector<int>());
 #include "cpu/kernels.def"
 #undef KERNEL
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from fastconv.cut import probe_shapes
 from fastconv.errors import ModelError
+from fastconv.training_state import save_training
 from fastconv.weights.files import write_safetensors
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def save_safetensors(model: Model, path: str | os.PathLike[str]) -> None:
 
 
 def save_model(model: Model, path: str | os.PathLike[str], *, shape: Sequence[int | None] | None = None) -> None:
-    """By the ending of `path`: .onnx, .safetensors or .fcplan. Raises ModelError for another one."""
+    """By the ending of `path`: .onnx, .safetensors, .fcplan or .ckpt (see training_state); ModelError for another."""
     from fastconv.saved import names_plan
 
     if names_plan(path):
@@ -41,13 +42,15 @@ def save_model(model: Model, path: str | os.PathLike[str], *, shape: Sequence[in
 
         Loaded(LayerSource(model)).save(path, shape=None if shape is None else [1 if d is None else d for d in shape])
         return
-    if _ending(path) == ".safetensors":
+    if _ending(path) == ".ckpt":
+        save_training(model, path)
+    elif _ending(path) == ".safetensors":
         save_safetensors(model, path)
     else:
         from fastconv.models import LayerSource
         from fastconv.onnx.writer import write_source
 
-        write_source(LayerSource(model), path, shape)
+        write_source(LayerSource(model), path, shape, model.metadata)
 
 
 def save_source(source: Source, path: str | os.PathLike[str], shape: Sequence[int | None] | None = None) -> None:

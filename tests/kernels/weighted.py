@@ -42,7 +42,7 @@ def activation(name: str) -> Any:
 
 def contents(isa: Any, store: Any, weight: Any) -> F32:
     """The floats of a packed weight."""
-    return weight.array()
+    return weight.numpy().copy()
 
 
 def pack_conv2d(isa: Any, w: F32, scale: F32 | None = None, groups: int = 1) -> F32:
