@@ -106,6 +106,13 @@ def compile_graph(
 
 
 class Compiler:
+    """One compilation: an optimised graph (ONNX axis order) becomes physical (N H W C) and then a plan, node by node.
+
+    The constructor lays the graph out, chooses algorithms and places every tensor; `compile` packs weights and appends
+    descriptors. The functions of LOWERINGS take a Compiler and a Node: they ask it where tensors lie (`view`,
+    `tensor`) and for packed weights, and hand it what they made. Weights and their packings come from `cache`.
+    """
+
     def __init__(
         self, graph: Graph, isa: _core.Isa, cache: WeightCache, strict: bool, states: States | None = None
     ) -> None:

@@ -95,15 +95,15 @@ def inspect(path: str, shapes: Sequence[str], threads: int | None, as_json: bool
         rows = [{k: getattr(o, k) for k in keys} for o in ops]
         output.dump_json({"model": path, "inputs": {k: list(v) for k, v in sizes.items()}, "operations": rows})
         return 0
+    levels = sorted({o.isa for o in ops})
     columns = [
         Column("name", flexible=True, style="cyan"),
-        Column("op"),
+        Column("op", drop=1),
         Column("algorithm"),
-        Column("isa", drop=3),
         Column("output"),
         Column("FLOPs", right=True),
-        Column("bytes", right=True, drop=1),
-        Column("buffer", drop=2),
+        Column("bytes", right=True, drop=2),
+        Column("buffer", drop=3),
     ]
     output.table(
         columns,
@@ -112,7 +112,6 @@ def inspect(path: str, shapes: Sequence[str], threads: int | None, as_json: bool
                 o.name,
                 o.op,
                 o.algorithm,
-                o.isa,
                 output.dims(o.shape),
                 output.count(o.flops),
                 output.size(o.bytes),
@@ -123,7 +122,9 @@ def inspect(path: str, shapes: Sequence[str], threads: int | None, as_json: bool
     )
     flops, moved = sum(o.flops for o in ops), sum(o.bytes for o in ops)
     output.print_line(
-        f"{len(ops)} operations, {output.count(flops)}FLOP, {output.size(moved)} read and written", style="bold"
+        f"{len(ops)} operations on {', '.join(levels) or 'no kernels'}, {output.count(flops)}FLOP, "
+        f"{output.size(moved)} read and written",
+        style="bold",
     )
     return 0
 
@@ -150,8 +151,8 @@ def profile(path: str, shapes: Sequence[str], runs: int, threads: int | None, as
         return 0
     columns = [
         Column("name", flexible=True, style="cyan"),
-        Column("op"),
-        Column("algorithm", drop=1),
+        Column("op", drop=1),
+        Column("algorithm"),
         Column("output", drop=2),
         Column("ms", right=True, style="green"),
         Column("time", right=True),
