@@ -39,6 +39,8 @@ def is_plan(model: Any) -> bool:
         return bytes(model[: len(_core.PLAN_MAGIC)]) == _core.PLAN_MAGIC
     if not isinstance(model, (str, os.PathLike)):
         return False
+    if not os.path.isfile(model):  # opening a pipe would wait for somebody to write
+        return names_plan(model)
     try:
         with open(model, "rb") as file:
             return file.read(len(_core.PLAN_MAGIC)) == _core.PLAN_MAGIC or names_plan(model)
