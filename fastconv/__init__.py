@@ -5,9 +5,10 @@ from __future__ import annotations
 from . import ops
 from ._version import __version__
 from .config import show_config
-from .errors import DeviceError, FastconvError, ModelError, ShapeError, UnsupportedOpError
+from .errors import DeviceError, FastconvError, ModelError, ShapeError, TuningError, UnsupportedOpError
 from .model import Model, load
 from .session import InferenceSession, SessionOptions
+from .tuning import Tuning
 
 __all__ = [
     "DeviceError",
@@ -17,6 +18,8 @@ __all__ = [
     "ModelError",
     "SessionOptions",
     "ShapeError",
+    "Tuning",
+    "TuningError",
     "UnsupportedOpError",
     "__version__",
     "load",

@@ -10,6 +10,8 @@ import numpy
 import numpy.typing
 
 __all__: list[str] = [
+    "DEFAULT_WINOGRAD",
+    "LARGEST_WINOGRAD",
     "MAX_RANK",
     "Activation",
     "Affine",
@@ -17,6 +19,7 @@ __all__: list[str] = [
     "BinaryFunc",
     "Conv2d",
     "ConvAlgorithm",
+    "ConvShape",
     "Copy",
     "DepthwiseConv2d",
     "Executor",
@@ -46,15 +49,22 @@ __all__: list[str] = [
     "Where",
     "Winograd",
     "choose_conv2d",
+    "conv2d_candidates",
+    "conv2d_seconds",
+    "conv2d_terms",
     "extent",
     "huge_pages",
     "isa_levels",
+    "linear_seconds",
+    "linear_terms",
     "measure_peak",
+    "moved_seconds",
     "pack_linear_rows",
     "prepare",
     "run_kernel",
     "usable_cpus",
     "vector_length",
+    "weight_price",
     "winograd_workspace",
 ]
 
@@ -721,25 +731,39 @@ class Executor:
     @property
     def threads(self) -> int: ...
 
-def choose_conv2d(
-    *,
-    N: int,
-    H: int,
-    W: int,
-    C: int,
-    K: int,
-    P: int,
-    Q: int,
-    R: int,
-    S: int,
-    groups: int,
-    strides: collections.abc.Sequence[int],
-    dilations: collections.abc.Sequence[int],
-    pads: collections.abc.Sequence[int],
-    isa: Isa,
-    strict: bool = False,
-) -> tuple[str, int]:
-    """The algorithm for a shape (gemm, implicit, row_run, depthwise or winograd), and the m of F(m x m, r x r)."""
+class ConvShape:
+    """Sizes of a convolution: all that the choice of its algorithm looks at."""
+
+    def __init__(
+        self,
+        *,
+        N: int,
+        H: int,
+        W: int,
+        C: int,
+        K: int,
+        P: int,
+        Q: int,
+        R: int,
+        S: int,
+        groups: int,
+        strides: collections.abc.Sequence[int],
+        dilations: collections.abc.Sequence[int],
+        pads: collections.abc.Sequence[int],
+    ) -> None: ...
+
+def choose_conv2d(shape: ConvShape, isa: Isa, winograd: int = 4) -> tuple[str, int]:
+    """The candidate that the cost model expects to be fastest; a function of these arguments alone."""
+
+def conv2d_candidates(shape: ConvShape, isa: Isa, winograd: int = 4) -> list[tuple[str, int]]:
+    """What can compute a shape, as (algorithm, m): gemm, implicit, row_run, depthwise or winograd, and the m of
+    F(m x m, r x r), at most `winograd` (0: none)."""
+
+def conv2d_seconds(shape: ConvShape, algorithm: str, m: int, isa: Isa) -> float:
+    """What the cost model expects of a candidate on one thread of the CPU that it was fitted on."""
+
+def conv2d_terms(shape: ConvShape, algorithm: str, m: int, isa: Isa) -> dict[str, float]:
+    """The work of a candidate, by kind."""
 
 @typing.overload
 def extent(desc: Conv2d, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]:
@@ -789,8 +813,15 @@ def huge_pages() -> str:
 def isa_levels() -> list[str]:
     """The instruction set levels that this CPU and this build have, slowest first."""
 
+def linear_seconds(M: int, C: int, K: int, isa: Isa) -> float:
+    """The same for a dense layer."""
+
+def linear_terms(M: int, C: int, K: int, isa: Isa) -> dict[str, float]: ...
 def measure_peak(isa: Isa, seconds: float = 0.05) -> float:
     """The FMA rate of one core in GFLOP/s: independent chains in registers, best of many short runs."""
+
+def moved_seconds(bytes: float, isa: Isa) -> float:
+    """The same for an operation that reads and writes so many bytes."""
 
 def pack_linear_rows(
     packed: PackedWeight,
@@ -859,7 +890,13 @@ def usable_cpus() -> int:
     """Processors that this process may use, by affinity and cgroup quota."""
 
 def vector_length(isa: Isa) -> int: ...
+def weight_price(bytes: float) -> float:
+    """Seconds that choose_conv2d adds for bytes of packed weights: loading transforms them, threads share memory."""
+
 def winograd_workspace(N: int, P: int, Q: int, C: int, K: int, m: int, r: int) -> int:
     """Floats of workspace between the two operations of a Winograd convolution; 0 where one does it all."""
 
+DEFAULT_WINOGRAD: int = 4
+LARGEST_WINOGRAD: int = 4
 MAX_RANK: int = 8
+__version__: str

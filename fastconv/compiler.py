@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,7 +16,11 @@ from .errors import FastconvError, ModelError, UnsupportedOpError
 from .graph import Array, Graph, Node, Shape, Value, Weight
 from .lowering import LOWERINGS
 from .passes import optimize, plan_memory
+from .selection import DEFAULT_WINOGRAD, Choice, Selection, shape_of
 from .views import View, reach, row_strides
+
+if TYPE_CHECKING:
+    from .tuning import Tuning
 
 _REGISTERED = (lowering_tensors,)  # importing it fills LOWERINGS
 PART_BYTES = 8 << 20  # of a dense weight that is read at a time
@@ -36,6 +40,8 @@ class OpInfo:
     flops: int
     bytes: int  # read and written, each tensor once
     buffer: str
+    expected_ms: float = 0.0  # of one thread: the cost model's, or what was measured (chosen_by "tuned")
+    chosen_by: str = ""  # "model" or "tuned" where there was a choice
 
 
 @dataclass(frozen=True)
@@ -59,22 +65,6 @@ def _is_ragged(graph: Graph, output: Value) -> bool:
     return node is not None and node.op == "Suppress"
 
 
-@dataclass(frozen=True)
-class ConvSpec:
-    H: int
-    W: int
-    C: int
-    P: int
-    Q: int
-    R: int
-    S: int
-    groups: int
-    strides: tuple[int, int]
-    dilations: tuple[int, int]
-    choice: str
-    m: int  # Winograd: outputs of a tile and axis
-
-
 class WeightCache:
     """Packed weights of one model on one ISA level, shared by its plans; each (weight, scale, packing) exists once."""
 
@@ -83,20 +73,27 @@ class WeightCache:
         self.packed: dict[object, _core.PackedWeight] = {}
 
 
-def compile_graph(graph: Graph, isa: _core.Isa, cache: WeightCache, *, strict: bool = False) -> Compiled:
-    """Optimise a logical graph (ONNX axis order, concrete shapes) and compile it.
+def compile_graph(
+    graph: Graph,
+    isa: _core.Isa,
+    cache: WeightCache,
+    *,
+    strict: bool = False,
+    winograd: int = DEFAULT_WINOGRAD,
+    tuning: Tuning | None = None,
+) -> Compiled:
+    """Optimise a logical graph (ONNX axis order, concrete shapes) and compile it; the rest as for Selection.
 
-    strict: no algorithm whose rounding error is larger than that of direct summation.
     Raises UnsupportedOpError for an operation that has no kernel.
     """
-    return Compiler(optimize(graph), isa, cache, strict).compile()
+    return Compiler(optimize(graph), cache, Selection(isa, strict, winograd, tuning)).compile()
 
 
 class Compiler:
-    def __init__(self, graph: Graph, isa: _core.Isa, cache: WeightCache, strict: bool) -> None:
-        self.graph = _prepare(graph, isa, strict)
-        self.isa = isa
-        self.strict = strict
+    def __init__(self, graph: Graph, cache: WeightCache, selection: Selection) -> None:
+        self.graph = _prepare(graph, selection)
+        self.isa = isa = selection.isa
+        self.selection = selection
         self.cache = cache
         self.memory = plan_memory(self.graph)
         self.plan = _core.Plan(isa, cache.store)
@@ -204,14 +201,13 @@ class Compiler:
             number = self._tensors[key] = self.plan.weight(packed)
         return number
 
-    def packed(self, node: Node, spec: ConvSpec) -> int:
-        store, isa = self.cache.store, self.isa
-        if spec.choice == "depthwise":
+    def packed(self, node: Node, choice: Choice) -> int:
+        store, isa, groups = self.cache.store, self.isa, node.attrs["group"]
+        if choice.algorithm == "depthwise":
             return self._pack(node, "depthwise", lambda w, s: store.pack_depthwise_conv2d(w, s, isa))
-        if spec.choice == "winograd":
-            return self._pack(node, ("winograd", spec.m), lambda w, s: store.pack_winograd(w, s, spec.m, isa))
-        how = ("conv2d", spec.groups)
-        return self._pack(node, how, lambda w, s: store.pack_conv2d(w, s, spec.groups, isa))
+        if choice.algorithm == "winograd":
+            return self._pack(node, choice, lambda w, s: store.pack_winograd(w, s, choice.m, isa))
+        return self._pack(node, ("conv2d", groups), lambda w, s: store.pack_conv2d(w, s, groups, isa))
 
     def packed_linear(self, node: Node) -> int:
         trans_b = bool(node.attrs.get("trans_b"))
@@ -228,9 +224,6 @@ class Compiler:
         return self._pack(node, how, lambda x, s: store.pack_linear(x, s, trans_b, isa, taps), source, pack)
 
     # -- operations ---------------------------------------------------------------------------------------------
-    def conv_spec(self, node: Node) -> ConvSpec:
-        return conv_spec(node, self.isa, self.strict)
-
     def emit(
         self,
         name: str,
@@ -241,36 +234,27 @@ class Compiler:
         algorithm: str,
         flops: int = 0,
         bytes_: int | None = None,
+        *,
+        seconds: float | None = None,
+        chosen_by: str = "",
     ) -> None:
-        """Append one kernel call and its description."""
+        """Append one kernel call and its description; seconds: expected, None for what its bytes take."""
         getattr(self.plan, name)(desc, list(inputs), out)
         if bytes_ is None:
             values = [v for v in [*node.inputs, *node.outputs] if v is not None]
             bytes_ = 4 * sum(v.size for v in values)
+        if seconds is None:
+            seconds = _core.moved_seconds(bytes_, self.isa)
         view = self.view(node.output)
         external = view.kind == "external"
         where = f"output {view.base - len(self.graph.inputs)}" if external else f"arena+{4 * view.first:#x}"
-        self.ops.append(OpInfo(node.name, node.op, algorithm, self.isa.name, node.output.shape, flops, bytes_, where))
+        self.ops.append(
+            OpInfo(node.name, node.op, algorithm, self.isa.name, node.output.shape, flops, bytes_, where, seconds * 1e3,
+                   chosen_by)
+        )  # fmt: skip
 
 
-def conv_spec(node: Node, isa: _core.Isa, strict: bool) -> ConvSpec:
-    """Sizes and algorithm of a Conv in a physical graph."""
-    a = node.attrs
-    N, H, W, C = node.input(0).shape
-    if "x_perm" in a:
-        H, W, C = (node.input(0).shape[i] for i in a["x_perm"][1:])
-    _, P, Q, K = node.output.shape
-    P, Q = a.get("pooled", (P, Q))
-    R, S = node.input(1).shape[2:]
-    groups, strides, dilations, pads = a["group"], tuple(a["strides"]), tuple(a["dilations"]), tuple(a["pads"])
-    choice, m = _core.choose_conv2d(
-        N=N, H=H, W=W, C=C, K=K, P=P, Q=Q, R=R, S=S, groups=groups, strides=strides, dilations=dilations, pads=pads,
-        isa=isa, strict=strict,
-    )  # fmt: skip
-    return ConvSpec(H, W, C, P, Q, R, S, groups, strides, dilations, choice, m)
-
-
-def _prepare(graph: Graph, isa: _core.Isa, strict: bool) -> Graph:
+def _prepare(graph: Graph, selection: Selection) -> Graph:
     """What the memory plan must know: workspaces, and reductions that take two steps or dense rows."""
     g = graph.copy()
     users, producers = g.users(), g.producers()
@@ -281,19 +265,19 @@ def _prepare(graph: Graph, isa: _core.Isa, strict: bool) -> Graph:
         if node in pools:
             continue
         if node.op == "Conv":
-            spec = conv_spec(node, isa, strict)
-            if spec.choice == "winograd":
-                N, P, Q, K = node.output.shape
+            shape = shape_of(node)
+            N, P, Q, C, K = shape.N, shape.P, shape.Q, shape.C, shape.K
+            algorithm, m = selection.choose(shape).choice
+            if algorithm == "winograd":
                 after = users.get(node.output, [])
-                if spec.m % 2 == 0 and len(after) == 1 and node.output not in outputs and _pools_by_two(node, after[0]):
+                if m % 2 == 0 and len(after) == 1 and node.output not in outputs and _pools_by_two(node, after[0]):
                     pools.add(after[0])
                     node.attrs["pooled"] = (P, Q)
                     node.outputs = [after[0].output]
-                node.attrs["workspace_bytes"] = 4 * _core.winograd_workspace(N, P, Q, spec.C, K, spec.m, spec.R)
-            if spec.choice == "row_run":
-                top, left, bottom, right = node.attrs["pads"]
-                N = node.output.shape[0]
-                node.attrs["workspace_bytes"] = 4 * N * (spec.H + top + bottom) * (spec.W + left + right) * spec.C
+                node.attrs["workspace_bytes"] = 4 * _core.winograd_workspace(N, P, Q, C, K, m, shape.R)
+            if algorithm == "row_run":
+                top, left, bottom, right = shape.pads
+                node.attrs["workspace_bytes"] = 4 * N * (shape.H + top + bottom) * (shape.W + left + right) * C
                 border = producers.get(node.input(0))
                 alone = len(users[node.input(0)]) == 1 and node.input(0) not in outputs
                 if border is not None and border.op == "Transpose" and alone:

@@ -20,7 +20,9 @@ from .graph import Graph, Shape
 from .isa import resolve_isa
 from .onnx.reader import read
 from .profile import Profile, measure
+from .selection import DEFAULT_WINOGRAD, check_winograd
 from .source import Source
+from .tuning import Tuning
 
 if TYPE_CHECKING:
     from .layers.base import Layer
@@ -49,17 +51,25 @@ def load(
     threads: int | None = None,
     device: str = "cpu",
     precision: str = "fp32",
+    winograd: int = DEFAULT_WINOGRAD,
+    tuning: str | os.PathLike[str] | Tuning | None = None,
     _isa: str | None = None,
 ) -> Model:
     """Load a CNN in ONNX form: a path, the file's bytes, or an onnx.ModelProto.
 
     threads: processors to use, None for all that this process may use. device: "cpu". precision: "fp32", or "strict",
-    which allows no algorithm with a larger rounding error than direct summation. Weights are read when first needed.
+    which allows no algorithm with a larger rounding error than direct summation. winograd: the largest m of Winograd's
+    F(m x m, 3 x 3) that may be chosen, 4, or 6, whose rounding error is 8 to 10 times that of direct summation. tuning:
+    a file that `fastconv tune` wrote on this machine: convolutions that it knows take what was fastest there. Without
+    one the algorithms depend on shapes and instruction set alone. Weights are read when first needed.
 
     Raises ModelError for a file that is broken, UnsupportedOpError for one that needs an operator which fastconv lacks,
-    DeviceError for another device or precision, OSError for a file that cannot be opened.
+    DeviceError for another device, precision or m, TuningError for a tuning that is broken or of another CPU, OSError
+    for a file that cannot be opened.
     """
-    return Model(model, threads=threads, device=device, precision=precision, _isa=_isa)
+    return Model(
+        model, threads=threads, device=device, precision=precision, winograd=winograd, tuning=tuning, _isa=_isa
+    )  # fmt: skip
 
 
 class Model:
@@ -76,6 +86,8 @@ class Model:
         threads: int | None = None,
         device: str = "cpu",
         precision: str = "fp32",
+        winograd: int = DEFAULT_WINOGRAD,
+        tuning: str | os.PathLike[str] | Tuning | None = None,
         _isa: str | None = None,
     ) -> None:
         if device != "cpu":
@@ -90,6 +102,10 @@ class Model:
         self.threads = int(threads) if threads else _core.usable_cpus()
         self._threads_arg = threads
         self._isa = resolve_isa(_isa)
+        self.winograd = check_winograd(winograd)
+        if tuning is not None and not isinstance(tuning, Tuning):
+            tuning = Tuning.load(tuning, isa=self._isa)
+        self.tuning = tuning
         # an OnnxModel, or another source of Graphs such as a network of layers
         given: Any = source
         self._onnx: Source = given if hasattr(source, "build") and hasattr(source, "inputs") else read(given)
@@ -229,7 +245,10 @@ class Model:
                 compiled = self._plans.get(key)
                 if compiled is None:
                     graph = self._onnx.build(self._feed_shapes(key))
-                    compiled = compile_graph(graph, self._isa, self._cache, strict=self.precision == "strict")
+                    compiled = compile_graph(
+                        graph, self._isa, self._cache, strict=self.precision == "strict", winograd=self.winograd,
+                        tuning=self.tuning,
+                    )  # fmt: skip
                     while len(self._plans) >= MAX_PLANS:
                         self._plans.pop(next(iter(self._plans)))
                     self._plans[key] = compiled
@@ -314,7 +333,13 @@ class Model:
         return self._part(Part(self._onnx, [la if isinstance(la, str) else la.name for la in layers], pooling))
 
     def _part(self, part: Part) -> Model:
-        return Model(part, threads=self._threads_arg, device=self.device, precision=self.precision, _isa=self.isa)
+        return Model(part, _isa=self.isa, **self._options())
+
+    def _options(self) -> dict[str, Any]:
+        return dict(
+            threads=self._threads_arg, device=self.device, precision=self.precision, winograd=self.winograd,
+            tuning=self.tuning,
+        )  # fmt: skip
 
     def save(self, path: str | os.PathLike[str], *, shape: Sequence[int] | None = None) -> None:
         """Write x.onnx (the network; sizes that are free need `shape`) or x.safetensors (its weights).
@@ -358,7 +383,7 @@ class Model:
         return measure(self._executor, compiled, inputs, self._isa, self.threads, runs)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self._onnx, self._threads_arg, self.device, self.precision, self._isa.name)
+        return _rebuild, (self._onnx, self._options(), self._isa.name)
 
     def __repr__(self) -> str:
         ins = ", ".join(f"{i.name}{_show(i.shape)}" for i in self.inputs)
@@ -396,9 +421,8 @@ def _after_fork() -> None:
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
 
 
-def _rebuild(source: Source, threads: int | None, device: str, precision: str, isa: str) -> Model:
-    levels = _core.isa_levels()
-    return Model(source, threads=threads, device=device, precision=precision, _isa=isa if isa in levels else None)
+def _rebuild(source: Source, options: dict[str, Any], isa: str) -> Model:
+    return Model(source, _isa=isa if isa in _core.isa_levels() else None, **options)
 
 
 def _show(shape: Sequence[int | str | None]) -> str:

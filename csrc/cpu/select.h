@@ -16,9 +16,22 @@ struct ConvPlan {
   int m;  // Winograd: outputs of a tile and axis
 };
 
-// strict: no algorithm whose rounding error is larger than that of direct summation.
-ConvPlan choose_conv2d(const ConvShape& shape, Isa isa, bool strict);
+struct Candidates {
+  int count;
+  ConvPlan plans[8];
+};
+
+constexpr int DEFAULT_WINOGRAD = 4, LARGEST_WINOGRAD = 4;  // m
+
+// Whether every size is positive and no count of elements comes near 64 bits.
+bool countable(const ConvShape& shape);
+// What can compute a shape. `winograd` is the largest m of Winograd's F(m x m, r x r): 0 for precision "strict", whose
+// rounding error is that of direct summation, 4 by default, 6 where a user asks for it.
+Candidates conv2d_candidates(const ConvShape& shape, Isa isa, int winograd);
+// The one that the cost model (cpu/cost.h) expects to be fastest.
+ConvPlan choose_conv2d(const ConvShape& shape, Isa isa, int winograd);
 const char* choice_name(ConvChoice choice);
+bool choice_from_name(const char* name, ConvChoice* choice);
 
 // Number of floats of the packed weights of each kernel.
 int64_t packed_conv2d_size(int64_t K, int64_t C, int64_t R, int64_t S, int64_t groups, Isa isa);

@@ -13,6 +13,7 @@ struct KernelTable {
   int vector_length;  // floats
   int max_panel;      // vectors in the widest weight panel of a convolution
   int dense_panel;    // vectors in a weight panel of a dense layer
+  int rows[5];        // most rows of a tile, by its width in vectors
 };
 
 }  // namespace fastconv

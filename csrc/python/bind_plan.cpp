@@ -197,36 +197,6 @@ void init_plan(py::module_& m) {
   m.def("measure_peak", &measure_peak, py::arg("isa"), py::arg("seconds") = 0.05,
         "The FMA rate of one core in GFLOP/s: independent chains in registers, best of many short runs.");
   m.def(
-      "choose_conv2d",
-      [](int64_t N, int64_t H, int64_t W, int64_t C, int64_t K, int64_t P, int64_t Q, int64_t R, int64_t S,
-         int64_t groups, std::array<int64_t, 2> strides, std::array<int64_t, 2> dilations, std::array<int64_t, 4> pads,
-         Isa isa, bool strict) {
-        ConvShape s{N,
-                    H,
-                    W,
-                    C,
-                    K,
-                    P,
-                    Q,
-                    R,
-                    S,
-                    groups,
-                    strides[0],
-                    strides[1],
-                    dilations[0],
-                    dilations[1],
-                    pads[0],
-                    pads[1],
-                    pads[2],
-                    pads[3]};
-        const ConvPlan plan = choose_conv2d(s, isa, strict);
-        return py::make_tuple(choice_name(plan.algorithm), plan.m);
-      },
-      py::kw_only(), py::arg("N"), py::arg("H"), py::arg("W"), py::arg("C"), py::arg("K"), py::arg("P"), py::arg("Q"),
-      py::arg("R"), py::arg("S"), py::arg("groups"), py::arg("strides"), py::arg("dilations"), py::arg("pads"),
-      py::arg("isa"), py::arg("strict") = false,
-      "The algorithm for a shape (gemm, implicit, row_run, depthwise or winograd), and the m of F(m x m, r x r).");
-  m.def(
       "winograd_workspace",
       [](int64_t N, int64_t P, int64_t Q, int64_t C, int64_t K, int64_t m, int64_t r) {
         if (!winograd_known(m, r)) throw std::invalid_argument("no such form of Winograd's convolution");
