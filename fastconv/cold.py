@@ -7,7 +7,7 @@ at least `reach` bytes are read, by the other copies or, where they are too few,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ import numpy.typing as npt
 from . import _core
 from .compiler import Compiler, WeightCache
 from .graph import Graph, Weight
-from .selection import LARGEST_WINOGRAD, Choice, Selection, Shape
+from .selection import LARGEST_WINOGRAD, Choice, Selection, Shape, shape_of
+from .tuning import Tuning
 
 COPIES = 64  # at most, in a plan; fewer, but at least 3, where all together take more than
 FLOPS = 3e9
@@ -87,8 +88,6 @@ def convolutions(shape: Shape, copies: int) -> Graph:
 
 def cold_convolution(shape: Shape, choice: Choice, isa: _core.Isa, reach: float | None = None) -> ColdPlan:
     """The candidate `choice` for a shape, ready to be timed."""
-    from .tuning import Tuning
-
     only = Tuning({(shape, isa.name): {choice: 1.0}})  # known to be the best of those that were measured
     selection = Selection(isa, winograd=LARGEST_WINOGRAD, tuning=only)
     weights = shape.K * (shape.C // shape.groups) * shape.R * shape.S
@@ -115,3 +114,20 @@ def time_candidates(shape: Shape, selection: Selection, seconds: float = 0.05) -
     choices: list[Any] = selection.candidates(shape)
     plans = [cold_convolution(shape, c, selection.isa) for c in choices]
     return dict(zip(choices, time_cold(plans, seconds), strict=True))
+
+
+def layers_with_choice(graph: Graph, selection: Selection) -> list[Shape]:
+    """The distinct convolutions of a physical graph that have several candidates, in order."""
+    shapes = dict.fromkeys(shape_of(n) for n in graph.nodes if n.op == "Conv")
+    return [s for s in shapes if len(selection.candidates(s)) > 1]
+
+
+def tune(graph: Graph, selection: Selection, tuning: Tuning, seconds: float = 0.05) -> Iterator[tuple[Shape, bool]]:
+    """Measure what `tuning` does not know of a physical graph's convolutions and put it there. Yields each layer that
+    has a choice, when it is done, and whether it was measured now."""
+    for shape in layers_with_choice(graph, selection):
+        known = tuning.seconds(shape, selection.isa)
+        missing = any(c not in known for c in selection.candidates(shape))
+        if missing:  # all of them, for only times of the same minute can be compared
+            tuning.add(shape, selection.isa, {**known, **time_candidates(shape, selection, seconds)})
+        yield shape, missing

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core
+from .cold import tune
 from .compiler import MAX_EXACT, Compiled, OpInfo, WeightCache, compile_graph
 from .cut import Part, probe_shapes
 from .errors import DeviceError, ModelError, ShapeError
@@ -20,7 +21,7 @@ from .graph import Graph, Shape
 from .isa import resolve_isa
 from .onnx.reader import read
 from .profile import Profile, measure
-from .selection import DEFAULT_WINOGRAD, check_winograd
+from .selection import DEFAULT_WINOGRAD, Selection, check_winograd
 from .source import Source
 from .tuning import Tuning
 
@@ -373,6 +374,15 @@ class Model:
     def inspect(self, *shapes: Sequence[int]) -> list[OpInfo]:
         """The operations of the plan for these input shapes."""
         return list(self.compile(*shapes).ops)
+
+    def tune(self, *shapes: Sequence[int], tuning: Tuning | None = None, seconds: float = 0.05) -> Tuning:
+        """Measure the algorithms of all convolutions for these input shapes, on one thread, and keep what is not known
+        in `tuning` (None: a new one), which `load(tuning=...)` takes and `save(path)` writes."""
+        known = Tuning() if tuning is None else tuning
+        selection = Selection(self._isa, self.precision == "strict", self.winograd)
+        for _ in tune(self.compile(*shapes).graph, selection, known, seconds):
+            pass
+        return known
 
     def profile(self, *args: npt.ArrayLike, runs: int = 20) -> Profile:
         """Run `runs` times after one warm-up and give each operation's median time, GFLOP/s and share of peak."""

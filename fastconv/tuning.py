@@ -150,7 +150,7 @@ def _parse(record: Any) -> tuple[Key, Times, str]:
             raise ValueError(f"no algorithm {name!r} for this shape; there are {', '.join(known)}")
         if isinstance(us, bool) or not isinstance(us, (int, float)) or not 0 < us < MAX_MICROSECONDS:
             raise ValueError(f"microseconds of {name}: expected a positive number, got {us!r}")
-        seconds[known[name]] = us * 1e-6
+        seconds[known[name]] = us / 1e6
     return (shape, level.name), seconds, cpu
 
 

@@ -85,13 +85,13 @@ def _elements(dims: Sequence[int]) -> int:
     return total
 
 
-def inspect(path: str, shapes: Sequence[str], threads: int | None, as_json: bool) -> int:
+def inspect(path: str, shapes: Sequence[str], how: inputs.How, as_json: bool) -> int:
     """The plan, operation by operation."""
-    model = inputs.load(path, threads)
+    model = inputs.load(path, how)
     sizes = inputs.concrete(model, shapes)
     ops = model.inspect(*sizes.values())
     if as_json:
-        keys = ("name", "op", "algorithm", "isa", "shape", "flops", "bytes", "buffer")
+        keys = ("name", "op", "algorithm", "chosen_by", "isa", "shape", "flops", "bytes", "expected_ms", "buffer")
         rows = [{k: getattr(o, k) for k in keys} for o in ops]
         output.dump_json({"model": path, "inputs": {k: list(v) for k, v in sizes.items()}, "operations": rows})
         return 0
@@ -99,11 +99,13 @@ def inspect(path: str, shapes: Sequence[str], threads: int | None, as_json: bool
         Column("name", flexible=True, style="cyan"),
         Column("op"),
         Column("algorithm"),
-        Column("isa", drop=3),
+        Column("chosen by", drop=2),
+        Column("isa", drop=4),
         Column("output"),
         Column("FLOPs", right=True),
         Column("bytes", right=True, drop=1),
-        Column("buffer", drop=2),
+        Column("expected ms", right=True),
+        Column("buffer", drop=3),
     ]
     output.table(
         columns,
@@ -112,10 +114,12 @@ def inspect(path: str, shapes: Sequence[str], threads: int | None, as_json: bool
                 o.name,
                 o.op,
                 o.algorithm,
+                o.chosen_by or "-",
                 o.isa,
                 output.dims(o.shape),
                 output.count(o.flops),
                 output.size(o.bytes),
+                f"{o.expected_ms:.3f}",
                 o.buffer,
             )
             for o in ops
@@ -123,18 +127,20 @@ def inspect(path: str, shapes: Sequence[str], threads: int | None, as_json: bool
     )
     flops, moved = sum(o.flops for o in ops), sum(o.bytes for o in ops)
     output.print_line(
-        f"{len(ops)} operations, {output.count(flops)}FLOP, {output.size(moved)} read and written", style="bold"
+        f"{len(ops)} operations, {output.count(flops)}FLOP, {output.size(moved)} read and written; "
+        f"{sum(o.expected_ms for o in ops):.3f} ms expected of one thread",
+        style="bold",
     )
     return 0
 
 
-def profile(path: str, shapes: Sequence[str], runs: int, threads: int | None, as_json: bool) -> int:
+def profile(path: str, shapes: Sequence[str], runs: int, how: inputs.How, as_json: bool) -> int:
     """The time of each operation, median of `runs`."""
-    model = inputs.load(path, threads)
+    model = inputs.load(path, how)
     sizes = inputs.concrete(model, shapes)
     feed = inputs.random_feed(model, sizes)
     result = model.profile(*feed.values(), runs=runs)
-    keys = ("name", "op", "algorithm", "shape", "ms", "gflops", "share")
+    keys = ("name", "op", "algorithm", "shape", "ms", "expected_ms", "gflops", "share")
     if as_json:
         output.dump_json(
             {
@@ -154,6 +160,7 @@ def profile(path: str, shapes: Sequence[str], runs: int, threads: int | None, as
         Column("algorithm", drop=1),
         Column("output", drop=2),
         Column("ms", right=True, style="green"),
+        Column("expected", right=True, drop=3),
         Column("time", right=True),
         Column("GFLOP/s", right=True),
         Column("peak", right=True),
@@ -168,6 +175,7 @@ def profile(path: str, shapes: Sequence[str], runs: int, threads: int | None, as
                 r.algorithm,
                 output.dims(r.shape),
                 f"{r.ms:.3f}",
+                f"{r.expected_ms:.3f}",
                 f"{100 * r.ms / total:.1f}%",
                 f"{r.gflops:.1f}" if r.gflops else "-",
                 f"{100 * r.share:.0f}%" if r.gflops else "-",
@@ -176,7 +184,8 @@ def profile(path: str, shapes: Sequence[str], runs: int, threads: int | None, as
         ],
     )
     output.print_line(
-        f"{result.total_ms:.3f} ms, median of {runs} runs; measured peak {result.peak_gflops:.0f} GFLOP/s a core",
+        f"{result.total_ms:.3f} ms, median of {runs} runs; one thread is expected to take "
+        f"{sum(r.expected_ms for r in result.rows):.3f}; measured peak {result.peak_gflops:.0f} GFLOP/s a core",
         style="bold",
     )
     return 0

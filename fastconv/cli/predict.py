@@ -35,7 +35,7 @@ class Options:
     labels: str | None = None
     top: int = 5
     batch: int = 1
-    threads: int | None = None
+    how: inputs.How = inputs.DEFAULT
     json: bool = False
 
 
@@ -146,7 +146,7 @@ class _Job:
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self.model = inputs.load(options.model, options.threads)
+        self.model = inputs.load(options.model, options.how)
         self.target = _target(self.model)
         self.output = self.model.outputs[0].name
         self.preset = replace(build_preset(options, self.target.size), layout=self.target.layout)
