@@ -58,7 +58,7 @@ def chosen(model: fastconv.Model) -> list[tuple[str, str]]:
 
 def tuned(**microseconds: float) -> Tuning:
     names = {"implicit": Choice("implicit"), "f2": Choice("winograd", 2), "f4": Choice("winograd", 4)}
-    return Tuning({(WIDE, ISA.name): {names[k]: v * 1e-6 for k, v in microseconds.items()}})
+    return Tuning({(WIDE, ISA.name): {names[k]: v / 1e6 for k, v in microseconds.items()}})
 
 
 def test_measured_times_decide(network: bytes) -> None:
