@@ -3,6 +3,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <atomic>
 #include <mutex>
 #include <vector>
 
@@ -30,12 +31,13 @@ class Block {
 };
 
 // A growing store of packed weights; addresses never move. Memory is taken in regions. Huge pages are touched one by
-// one as they are handed out: where memory is so fragmented that the system takes milliseconds for each (1.6 s instead
-// of 0.33 for VGG16), the rest is taken in small pages.
+// one as they are handed out: where the system takes milliseconds for each, since memory is fragmented or a virtual
+// machine's host must find them first (1.6 s instead of 0.33 for VGG16), the rest is taken in small pages.
 class WeightStore {
  public:
   float* allocate(int64_t floats);  // 64-byte aligned; throws std::bad_alloc
   int64_t bytes() const { return used_; }
+  bool huge() const { return huge_; }  // false once huge pages took too long
 
  private:
   void touch(size_t end);
@@ -43,7 +45,7 @@ class WeightStore {
   std::vector<Block> regions_;
   size_t free_ = 0;     // in the last region
   size_t touched_ = 0;  // of the last region
-  bool huge_ = true;
+  std::atomic<bool> huge_{true};
   int64_t pages_ = 0, nanoseconds_ = 0;  // huge pages touched so far, and what that took
   int64_t used_ = 0;
 };

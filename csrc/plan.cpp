@@ -186,7 +186,9 @@ void Executor::run(const Plan& plan, float* const* externals, int64_t* nanosecon
     }
   }
   if (!context) context = std::make_unique<Context>(threads_);
-  if (context->arena.size() < (size_t)plan.arena_bytes()) context->arena = Block((size_t)plan.arena_bytes());
+  if (context->arena.size() < (size_t)plan.arena_bytes()) {
+    context->arena = Block((size_t)plan.arena_bytes(), plan.huge_pages());
+  }
   const size_t scratch = (size_t)plan.scratch_bytes() * (size_t)threads_;
   if (context->scratch.size() < scratch) context->scratch = Block(scratch);
   plan.run(context->arena.data(), (float*)context->scratch.data(), externals, context->pool, nanoseconds);

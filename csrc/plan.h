@@ -43,6 +43,7 @@ struct Operation {
 class Plan {
  public:
   Plan(Isa isa, std::shared_ptr<WeightStore> weights);
+  bool huge_pages() const { return weights_->huge(); }
 
   int add_arena(int64_t offset, int64_t size);
   int add_weight(const float* address, int64_t size);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from . import _core, lowering_tensors
 from .errors import FastconvError, ModelError, UnsupportedOpError
@@ -101,6 +103,7 @@ class Compiler:
         externals = [*self.graph.inputs, *self.graph.outputs]
         self.external = {v: i for i, v in enumerate(externals)}
         self._tensors: dict[object, int] = {}
+        self._scratch = np.empty(0, np.float32)
 
     def compile(self) -> Compiled:
         for node in self.graph.nodes:
@@ -194,12 +197,23 @@ class Compiler:
             if pack_by_parts is not None and x.read_part is not None and x.nbytes > PART_BYTES and not x.in_memory:
                 packed = pack_by_parts(x, scale)
             else:
-                packed = pack(as_float32(x), scale)
+                packed = pack(self._read(x), scale)
             self.cache.packed[key] = packed
         number = self._tensors.get(key)
         if number is None:
             number = self._tensors[key] = self.plan.weight(packed)
         return number
+
+    def _read(self, weight: Weight) -> npt.NDArray[np.float32]:
+        """The array, in memory that the next call overwrites where it comes from a file: fresh pages cost more than
+        reading them does."""
+        if weight.read_part is None or weight.in_memory:
+            return as_float32(weight)
+        if self._scratch.size < weight.size:
+            self._scratch = np.frombuffer(mmap.mmap(-1, 4 * weight.size, mmap.MAP_PRIVATE), np.float32)
+        array = self._scratch[: weight.size].reshape(weight.shape)
+        weight.read_part(0, array)
+        return array
 
     def packed(self, node: Node, choice: Choice) -> int:
         store, isa, groups = self.cache.store, self.isa, node.attrs["group"]
@@ -395,7 +409,7 @@ def _pack_by_parts(
     return packed
 
 
-def as_float32(weight: Weight) -> np.ndarray[Any, np.dtype[np.float32]]:
+def as_float32(weight: Weight) -> npt.NDArray[np.float32]:
     """The array in the only type that plans hold; UnsupportedOpError for whole numbers that do not fit exactly."""
     array = weight.numpy()
     held = np.ascontiguousarray(array, dtype=np.float32)

@@ -1,6 +1,7 @@
 // Declares the kernels of the level that a file is compiled for.
 #pragma once
 #include "cpu/simd/simd.h"
+#include "cpu/winograd.h"
 #include "ops.h"
 
 namespace fastconv {
@@ -16,6 +17,10 @@ static inline int64_t max_i(int64_t a, int64_t b) { return a > b ? a : b; }
 // act on n floats in place (cpu/unary.cpp)
 void activate_rows(const Activation& act, float* y, int64_t y_ld, int64_t rows, int64_t n);
 static inline void activate_row(const Activation& act, float* y, int64_t n) { activate_rows(act, y, 0, 1, n); }
+
+// cpu/winograd_filter.cpp, see cpu/table.h
+void winograd_filter(const WinogradFilter& G, float* out, int64_t plane, const float* w, int64_t stride,
+                     const float* scale, int64_t lanes);
 
 }  // namespace FASTCONV_ISA
 }  // namespace fastconv

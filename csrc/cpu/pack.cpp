@@ -70,55 +70,21 @@ void pack_conv2d(float* out, const float* w, const float* scale, int64_t K, int6
   }
 }
 
-// The matrix G of F(m, r): row j holds the powers of point j over its distances to the others; the last is infinity.
-struct FilterTransform {
-  int edge, taps;
-  double g[6][5] = {};
-  FilterTransform(int64_t m, int64_t r) : edge((int)(m + r - 1)), taps((int)r) {
-    const double* points = edge == 4 ? WINOGRAD_POINTS_4 : edge == 5 ? WINOGRAD_POINTS_5 : WINOGRAD_POINTS_6;
-    for (int j = 0; j < edge - 1; j++) {
-      double value = 1;
-      for (int k = 0; k < edge - 1; k++) value /= k == j ? 1 : points[j] - points[k];
-      for (int i = 0; i < taps; i++, value *= points[j]) g[j][i] = value;
-    }
-    g[edge - 1][taps - 1] = 1;
+static WinogradFilter filter_transform(int64_t m, int64_t r) {
+  WinogradFilter G = {(int)(m + r - 1), (int)r, {}};
+  const double* points = G.edge == 4 ? WINOGRAD_POINTS_4 : G.edge == 5 ? WINOGRAD_POINTS_5 : WINOGRAD_POINTS_6;
+  for (int j = 0; j < G.edge - 1; j++) {
+    double value = 1;
+    for (int k = 0; k < G.edge - 1; k++) value /= k == j ? 1 : points[j] - points[k];
+    for (int i = 0; i < G.taps; i++, value *= points[j]) G.g[j][i] = value;
   }
-};
-
-// U = G g G^T of `lanes` filters that lie `stride` apart, in double precision; out[e * plane + lane].
-static void transform_filters(float* out, int64_t plane, const float* w, int64_t stride, const float* scale,
-                              int64_t lanes, const FilterTransform& G) {
-  constexpr int L = 16;
-  const int T = G.edge, R = G.taps;
-  double g[25][L] = {}, t[6][5][L];
-  for (int64_t i = 0; i < lanes; i++) {
-    for (int e = 0; e < R * R; e++) g[e][i] = (double)w[i * stride + e] * (scale ? scale[i] : 1.0f);
-  }
-  for (int r = 0; r < T; r++) {
-    for (int s = 0; s < R; s++) {
-      for (int i = 0; i < L; i++) {
-        double sum = 0;
-        for (int k = 0; k < R; k++) sum += G.g[r][k] * g[k * R + s][i];
-        t[r][s][i] = sum;
-      }
-    }
-  }
-  for (int r = 0; r < T; r++) {
-    for (int s = 0; s < T; s++) {
-      float u[L];
-      for (int i = 0; i < L; i++) {
-        double sum = 0;
-        for (int k = 0; k < R; k++) sum += t[r][k][i] * G.g[s][k];
-        u[i] = (float)sum;
-      }
-      memcpy(out + (r * T + s) * plane, u, sizeof(float) * lanes);
-    }
-  }
+  G.g[G.edge - 1][G.taps - 1] = 1;
+  return G;
 }
 
 void pack_winograd(float* out, const float* w, const float* scale, int64_t K, int64_t C, int64_t m, int64_t r,
                    Isa isa) {
-  const FilterTransform G(m, r);
+  const WinogradFilter G = filter_transform(m, r);
   const int64_t V = kernels(isa).vector_length, widest = kernels(isa).max_panel, planes = G.edge * G.edge;
   const int64_t n = vectors(K, V), count = (n + widest - 1) / widest;
   for (int64_t p = 0, first = 0; p < count; p++) {
@@ -127,8 +93,8 @@ void pack_winograd(float* out, const float* w, const float* scale, int64_t K, in
     if (columns < width) memset(out, 0, sizeof(float) * planes * C * width);
     for (int64_t c = 0; c < C; c++) {
       for (int64_t i = 0; i < columns; i += 16) {
-        transform_filters(out + c * width + i, C * width, w + ((k + i) * C + c) * r * r, C * r * r,
-                          scale ? scale + k + i : nullptr, columns - i < 16 ? columns - i : 16, G);
+        kernels(isa).winograd_filter(G, out + c * width + i, C * width, w + ((k + i) * C + c) * r * r, C * r * r,
+                                     scale ? scale + k + i : nullptr, columns - i < 16 ? columns - i : 16);
       }
     }
     out += planes * C * width;

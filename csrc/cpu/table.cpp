@@ -29,7 +29,13 @@ const KernelTable table = {
 #define KERNEL(name, Descriptor) name,
 #include "cpu/kernels.def"
 #undef KERNEL
-    fma_rate, 2.0 * CHAINS * Vec::N, Vec::N, MAX_NV, DENSE_NV, {ROWS[0], ROWS[1], ROWS[2], ROWS[3], ROWS[4]}};
+    winograd_filter,
+    fma_rate,
+    2.0 * CHAINS * Vec::N,
+    Vec::N,
+    MAX_NV,
+    DENSE_NV,
+    {ROWS[0], ROWS[1], ROWS[2], ROWS[3], ROWS[4]}};
 
 }  // namespace FASTCONV_ISA
 }  // namespace fastconv

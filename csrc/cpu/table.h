@@ -1,5 +1,6 @@
 // The kernels of one ISA level behind one table.
 #pragma once
+#include "cpu/winograd.h"
 #include "ops.h"
 
 namespace fastconv {
@@ -8,6 +9,9 @@ struct KernelTable {
 #define KERNEL(name, Descriptor) void (*name)(const Descriptor&, const Buffers&, int64_t, int64_t);
 #include "cpu/kernels.def"
 #undef KERNEL
+  // U = G g G^T of `lanes` <= 16 filters that lie `stride` floats apart: out[e * plane + lane]; scale may be null.
+  void (*winograd_filter)(const WinogradFilter& G, float* out, int64_t plane, const float* w, int64_t stride,
+                          const float* scale, int64_t lanes);
   float (*fma_rate)(int64_t iterations);  // does iterations * fma_rate_flops floating-point operations in registers
   double fma_rate_flops;
   int vector_length;  // floats
