@@ -42,10 +42,12 @@ HEADER = """// Nanoseconds for one of each term of cost.h, by Isa. Written by be
 
 namespace fastconv {{
 
+// clang-format off
 // {terms}
 constexpr double COST_NANOSECONDS[4][COST_TERMS] = {{
 {rows}
 }};
+// clang-format on
 
 }}  // namespace fastconv
 """

@@ -65,6 +65,7 @@ __all__: list[str] = [
     "usable_cpus",
     "vector_length",
     "weight_price",
+    "winograd_axes",
     "winograd_workspace",
 ]
 
@@ -330,6 +331,7 @@ class Winograd:
     Q: int
     W: int
     act: Activation
+    axes: int
     block: int
     chunks: int
     m: int
@@ -893,10 +895,13 @@ def vector_length(isa: Isa) -> int: ...
 def weight_price(bytes: float) -> float:
     """Seconds that choose_conv2d adds for bytes of packed weights: loading transforms them, threads share memory."""
 
-def winograd_workspace(N: int, P: int, Q: int, C: int, K: int, m: int, r: int) -> int:
+def winograd_axes(R: int, S: int) -> int:
+    """Which axes a filter runs along: 0 both, 1 down (R x 1), 2 across (1 x S); the field `axes` of Winograd."""
+
+def winograd_workspace(N: int, P: int, Q: int, C: int, K: int, m: int, r: int, axes: int = 0) -> int:
     """Floats of workspace between the two operations of a Winograd convolution; 0 where one does it all."""
 
 DEFAULT_WINOGRAD: int = 4
-LARGEST_WINOGRAD: int = 4
+LARGEST_WINOGRAD: int = 6
 MAX_RANK: int = 8
 __version__: str

@@ -284,11 +284,18 @@ def _prepare(graph: Graph, selection: Selection) -> Graph:
             algorithm, m = selection.choose(shape).choice
             if algorithm == "winograd":
                 after = users.get(node.output, [])
-                if m % 2 == 0 and len(after) == 1 and node.output not in outputs and _pools_by_two(node, after[0]):
+                axes, r = _core.winograd_axes(shape.R, shape.S), max(shape.R, shape.S)
+                if (
+                    axes == 0
+                    and m % 2 == 0
+                    and len(after) == 1
+                    and node.output not in outputs
+                    and _pools_by_two(node, after[0])
+                ):
                     pools.add(after[0])
                     node.attrs["pooled"] = (P, Q)
                     node.outputs = [after[0].output]
-                node.attrs["workspace_bytes"] = 4 * _core.winograd_workspace(N, P, Q, C, K, m, shape.R)
+                node.attrs["workspace_bytes"] = 4 * _core.winograd_workspace(N, P, Q, C, K, m, r, axes)
             if algorithm == "row_run":
                 top, left, bottom, right = shape.pads
                 node.attrs["workspace_bytes"] = 4 * N * (shape.H + top + bottom) * (shape.W + left + right) * C

@@ -137,10 +137,11 @@ def _winograd(
 ) -> None:
     """One operation, or two with the transformed input of all tiles between them (see winograd_workspace)."""
     fields = ("N", "H", "W", "C", "K", "P", "Q", "pad_t", "pad_l", "x_image", "x_row", "x_ld", "y_ld", "res_ld", "act")
-    desc = _core.Winograd(m=choice.m, r=shape.R, pool=int("pooled" in node.attrs), **{f: geometry[f] for f in fields})
+    form = dict(m=choice.m, r=max(shape.R, shape.S), axes=_core.winograd_axes(shape.R, shape.S))
+    desc = _core.Winograd(pool=int("pooled" in node.attrs), **form, **{f: geometry[f] for f in fields})
     name = choice_name(choice, shape.R, shape.S)
     N, P, Q, C, K = (geometry[f] for f in ("N", "P", "Q", "C", "K"))
-    size = _core.winograd_workspace(N, P, Q, C, K, choice.m, shape.R)
+    size = _core.winograd_workspace(N, P, Q, C, K, **form)
     if size == 0:
         c.emit("winograd_conv2d", desc, inputs, c.tensor(y), node, name, *work, **told)
         return

@@ -106,22 +106,24 @@ void add_conv2d(Cost& cost, const ConvShape& s, ConvChoice choice, Isa isa) {
 void add_winograd(Cost& cost, const ConvShape& s, int64_t m, Isa isa) {
   const KernelTable& table = kernels(isa);
   Winograd d{};
-  d.N = s.N, d.H = s.H, d.W = s.W, d.C = s.C, d.K = s.K, d.P = s.P, d.Q = s.Q, d.m = m, d.r = s.R;
-  const bool split = winograd_workspace(s.N, s.P, s.Q, s.C, s.K, m, s.R) > 0;
+  const int64_t r = std::max(s.R, s.S), axes = winograd_axes(s.R, s.S);
+  const WinogradForm f = winograd_form(m, r, axes);
+  d.N = s.N, d.H = s.H, d.W = s.W, d.C = s.C, d.K = s.K, d.P = s.P, d.Q = s.Q, d.m = m, d.r = r, d.axes = axes;
+  const bool split = winograd_workspace(s.N, s.P, s.Q, s.C, s.K, m, r, axes) > 0;
   prepare(d, isa, split ? Op::winograd_product : Op::winograd_conv2d);
-  const int64_t tiles = s.N * d.tiles_h * d.tiles_w, edge = m + s.R - 1, planes = edge * edge;
+  const int64_t tiles = s.N * d.tiles_h * d.tiles_w;
   const int64_t vectors = ceil_div(s.K, table.vector_length), panels = ceil_div(vectors, table.max_panel);
   const int64_t blocks = split ? std::max<int64_t>(1, d.chunks / panels) : std::max<int64_t>(1, d.chunks);
   Cost one{};
-  add_products(one, table, ceil_div(tiles, blocks), s.K, (double)s.C);
-  const double scale = (double)planes * (double)tiles / (double)ceil_div(tiles, blocks);
+  add_products(one, table, ceil_div(tiles, blocks), s.K, (double)(f.parts * s.C));
+  const double scale = (double)f.planes * (double)tiles / (double)ceil_div(tiles, blocks);
   for (int i = 0; i < COST_TERMS; i++) cost.terms[i] += scale * one.terms[i];
-  const double bytes = 4.0 * (double)packed_winograd_size(s.K, s.C, m, s.R, isa);
+  const double bytes = 4.0 * (double)packed_winograd_size(s.K, s.C, m, r, axes, isa);
   cost.terms[COST_WEIGHT] += bytes;
   if (one_block(table, tiles, s.K)) cost.terms[COST_BARE] += bytes;
   if (!split && bytes > (double)RESIDENT) cost.terms[COST_REREAD] += bytes * (double)(blocks - 1);
-  cost.terms[COST_TILE_IN] += (double)(tiles * planes * ceil_div(s.C, table.vector_length));
-  cost.terms[COST_TILE_OUT] += (double)(tiles * planes * vectors);
+  cost.terms[COST_TILE_IN] += (double)(tiles * f.planes * f.parts * ceil_div(s.C, table.vector_length));
+  cost.terms[COST_TILE_OUT] += (double)(tiles * f.planes * vectors);
   cost.terms[COST_OPERATION] += split ? 2 : 1;
 }
 

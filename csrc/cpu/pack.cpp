@@ -19,9 +19,10 @@ int64_t packed_depthwise_size(int64_t K, int64_t R, int64_t S, Isa isa) {
   return vectors(K, V) * V * R * S;
 }
 
-int64_t packed_winograd_size(int64_t K, int64_t C, int64_t m, int64_t r, Isa isa) {
-  const int64_t V = kernels(isa).vector_length, edge = m + r - 1;
-  return vectors(K, V) * V * C * edge * edge;
+int64_t packed_winograd_size(int64_t K, int64_t C, int64_t m, int64_t r, int64_t axes, Isa isa) {
+  const int64_t V = kernels(isa).vector_length;
+  const WinogradForm f = winograd_form(m, r, axes);
+  return vectors(K, V) * V * f.parts * C * f.planes;
 }
 
 int64_t packed_linear_size(int64_t K, int64_t C, Isa isa) {
@@ -70,9 +71,12 @@ void pack_conv2d(float* out, const float* w, const float* scale, int64_t K, int6
   }
 }
 
-static WinogradFilter filter_transform(int64_t m, int64_t r) {
-  WinogradFilter G = {(int)(m + r - 1), (int)r, {}};
-  const double* points = G.edge == 4 ? WINOGRAD_POINTS_4 : G.edge == 5 ? WINOGRAD_POINTS_5 : WINOGRAD_POINTS_6;
+static WinogradFilter filter_transform(const WinogradForm& f, int64_t r, int64_t axes) {
+  WinogradFilter G = {(int)f.edge, (int)winograd_taps(r), {}, axes != WINOGRAD_BOTH, 0};
+  const double* points = G.edge == 4   ? WINOGRAD_POINTS_4
+                         : G.edge == 5 ? WINOGRAD_POINTS_5
+                         : G.edge == 6 ? WINOGRAD_POINTS_6
+                                       : WINOGRAD_POINTS_8;
   for (int j = 0; j < G.edge - 1; j++) {
     double value = 1;
     for (int k = 0; k < G.edge - 1; k++) value /= k == j ? 1 : points[j] - points[k];
@@ -83,21 +87,27 @@ static WinogradFilter filter_transform(int64_t m, int64_t r) {
 }
 
 void pack_winograd(float* out, const float* w, const float* scale, int64_t K, int64_t C, int64_t m, int64_t r,
-                   Isa isa) {
-  const WinogradFilter G = filter_transform(m, r);
-  const int64_t V = kernels(isa).vector_length, widest = kernels(isa).max_panel, planes = G.edge * G.edge;
-  const int64_t n = vectors(K, V), count = (n + widest - 1) / widest;
+                   int64_t axes, Isa isa) {
+  const WinogradForm f = winograd_form(m, r, axes);
+  WinogradFilter G = filter_transform(f, r, axes);
+  const int64_t V = kernels(isa).vector_length, widest = kernels(isa).max_panel, depth = f.parts * C;
+  const int64_t n = vectors(K, V), count = (n + widest - 1) / widest, size = axes == WINOGRAD_BOTH ? r * r : r;
   for (int64_t p = 0, first = 0; p < count; p++) {
     const int64_t nv = n / count + (p < n % count), width = nv * V, k = first * V;
     const int64_t columns = K - k < width ? K - k : width;
-    if (columns < width) memset(out, 0, sizeof(float) * planes * C * width);
-    for (int64_t c = 0; c < C; c++) {
-      for (int64_t i = 0; i < columns; i += 16) {
-        kernels(isa).winograd_filter(G, out + c * width + i, C * width, w + ((k + i) * C + c) * r * r, C * r * r,
-                                     scale ? scale + k + i : nullptr, columns - i < 16 ? columns - i : 16);
+    if (columns < width) memset(out, 0, sizeof(float) * f.planes * depth * width);
+    for (int64_t part = 0; part < f.parts; part++) {
+      const int64_t tap = part * G.taps;
+      G.there = (int)(r - tap < G.taps ? r - tap : G.taps);
+      for (int64_t c = 0; c < C; c++) {
+        for (int64_t i = 0; i < columns; i += 16) {
+          kernels(isa).winograd_filter(G, out + (part * C + c) * width + i, depth * width,
+                                       w + ((k + i) * C + c) * size + tap, C * size, scale ? scale + k + i : nullptr,
+                                       columns - i < 16 ? columns - i : 16);
+        }
       }
     }
-    out += planes * C * width;
+    out += f.planes * depth * width;
     first += nv;
   }
 }

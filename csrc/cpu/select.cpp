@@ -40,9 +40,10 @@ Candidates conv2d_candidates(const ConvShape& s, Isa, int winograd) {
     if (runs(s)) add(ConvChoice::row_run, 0);
     add(ConvChoice::implicit, 0);
     // below 32 channels the rounding error is more than 2.7 times that of direct summation
-    if (countable(s) && s.groups == 1 && unit && s.dilation_h == 1 && s.dilation_w == 1 && s.R == s.S && s.C >= 32) {
+    const int64_t axes = winograd_axes(s.R, s.S), r = s.R > s.S ? s.R : s.S;
+    if (countable(s) && s.groups == 1 && unit && s.dilation_h == 1 && s.dilation_w == 1 && s.C >= 32) {
       for (int m = 2; m <= winograd; m++) {
-        if (winograd_known(m, s.R)) add(ConvChoice::winograd, m);
+        if ((axes != WINOGRAD_BOTH || s.R == s.S) && winograd_known(m, r, axes)) add(ConvChoice::winograd, m);
       }
     }
   }
@@ -59,6 +60,10 @@ ConvPlan choose_conv2d(const ConvShape& s, Isa isa, int winograd) {
     if (i == 0 || seconds < least) best = c.plans[i], least = seconds;
   }
   return best;
+}
+
+int64_t winograd_axes(int64_t R, int64_t S) {
+  return R == S ? WINOGRAD_BOTH : S == 1 ? WINOGRAD_DOWN : R == 1 ? WINOGRAD_ACROSS : WINOGRAD_BOTH;
 }
 
 const char* choice_name(ConvChoice choice) {

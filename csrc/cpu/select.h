@@ -21,7 +21,7 @@ struct Candidates {
   ConvPlan plans[8];
 };
 
-constexpr int DEFAULT_WINOGRAD = 4, LARGEST_WINOGRAD = 4;  // m
+constexpr int DEFAULT_WINOGRAD = 4, LARGEST_WINOGRAD = 6;  // m
 
 // Whether every size is positive and no count of elements comes near 64 bits.
 bool countable(const ConvShape& shape);
@@ -30,12 +30,14 @@ bool countable(const ConvShape& shape);
 Candidates conv2d_candidates(const ConvShape& shape, Isa isa, int winograd);
 // The one that the cost model (cpu/cost.h) expects to be fastest.
 ConvPlan choose_conv2d(const ConvShape& shape, Isa isa, int winograd);
+// WinogradAxes of a filter.
+int64_t winograd_axes(int64_t R, int64_t S);
 const char* choice_name(ConvChoice choice);
 bool choice_from_name(const char* name, ConvChoice* choice);
 
 // Number of floats of the packed weights of each kernel.
 int64_t packed_conv2d_size(int64_t K, int64_t C, int64_t R, int64_t S, int64_t groups, Isa isa);
-int64_t packed_winograd_size(int64_t K, int64_t C, int64_t m, int64_t r, Isa isa);
+int64_t packed_winograd_size(int64_t K, int64_t C, int64_t m, int64_t r, int64_t axes, Isa isa);
 int64_t packed_depthwise_size(int64_t K, int64_t R, int64_t S, Isa isa);
 int64_t packed_linear_size(int64_t K, int64_t C, Isa isa);
 
@@ -43,7 +45,8 @@ int64_t packed_linear_size(int64_t K, int64_t C, Isa isa);
 // null or K floats.
 void pack_conv2d(float* out, const float* w, const float* scale, int64_t K, int64_t C, int64_t R, int64_t S,
                  int64_t groups, Isa isa);
-void pack_winograd(float* out, const float* w, const float* scale, int64_t K, int64_t C, int64_t m, int64_t r, Isa isa);
+void pack_winograd(float* out, const float* w, const float* scale, int64_t K, int64_t C, int64_t m, int64_t r,
+                   int64_t axes, Isa isa);
 void pack_depthwise(float* out, const float* w, const float* scale, int64_t K, int64_t R, int64_t S, Isa isa);
 // w is [K][C] (trans_b), or [C][K]. taps > 1: C counts [C / taps][taps] in w, as an N C H W image flattens, and
 // [taps][C / taps] in the input, as N H W C does.

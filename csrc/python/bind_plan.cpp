@@ -59,15 +59,17 @@ PackedWeight pack_conv(const std::shared_ptr<WeightStore>& store, const Array& w
 
 PackedWeight pack_wino(const std::shared_ptr<WeightStore>& store, const Array& w, const std::optional<Array>& scale,
                        int64_t m, Isa isa) {
-  if (w.ndim() != 4 || w.shape(2) != w.shape(3) || !winograd_known(m, w.shape(2))) {
-    throw std::invalid_argument("w must be [K, C, r, r] of a known F(m x m, r x r)");
+  if (w.ndim() != 4) throw std::invalid_argument("w must be [K, C, R, S]");
+  const int64_t K = w.shape(0), C = w.shape(1), R = w.shape(2), S = w.shape(3);
+  const int64_t r = std::max(R, S), axes = winograd_axes(R, S);
+  if ((axes == WINOGRAD_BOTH && R != S) || !winograd_known(m, r, axes)) {
+    throw std::invalid_argument("no such form of Winograd's convolution");
   }
-  const int64_t K = w.shape(0), C = w.shape(1);
   const float *x = w.data(), *s = scale_of(scale, K);
   ReleaseGil release;
-  const int64_t n = packed_winograd_size(K, C, m, w.shape(2), isa);
+  const int64_t n = packed_winograd_size(K, C, m, r, axes, isa);
   float* out = store->allocate(n);
-  pack_winograd(out, x, s, K, C, m, w.shape(2), isa);
+  pack_winograd(out, x, s, K, C, m, r, axes, isa);
   return {store, out, n};
 }
 
@@ -198,11 +200,12 @@ void init_plan(py::module_& m) {
         "The FMA rate of one core in GFLOP/s: independent chains in registers, best of many short runs.");
   m.def(
       "winograd_workspace",
-      [](int64_t N, int64_t P, int64_t Q, int64_t C, int64_t K, int64_t m, int64_t r) {
-        if (!winograd_known(m, r)) throw std::invalid_argument("no such form of Winograd's convolution");
-        return winograd_workspace(N, P, Q, C, K, m, r);
+      [](int64_t N, int64_t P, int64_t Q, int64_t C, int64_t K, int64_t m, int64_t r, int64_t axes) {
+        if (!winograd_known(m, r, axes)) throw std::invalid_argument("no such form of Winograd's convolution");
+        return winograd_workspace(N, P, Q, C, K, m, r, axes);
       },
       py::arg("N"), py::arg("P"), py::arg("Q"), py::arg("C"), py::arg("K"), py::arg("m"), py::arg("r"),
+      py::arg("axes") = 0,
       "Floats of workspace between the two operations of a Winograd convolution; 0 where one does it all.");
 
   py::class_<PackedWeight>(m, "PackedWeight", "Constant floats in the order in which a kernel reads them.")

@@ -7,7 +7,7 @@ void init_onnx(py::module_& m);
 namespace fastconv {
 void init_ops(py::module_& m);
 void init_select(py::module_& m);
-}
+}  // namespace fastconv
 void init_plan(py::module_& m);
 
 PYBIND11_MODULE(_core, m) {
