@@ -91,6 +91,18 @@ def row_key(row: Any) -> tuple[str, str]:
     return row["isa"], json.dumps(row.get("shape") or row["dense"])
 
 
+def complete(row: dict[str, Any]) -> bool:
+    """Whether every candidate of today was timed."""
+    from fastconv import _core
+    from fastconv.selection import Selection, choice_name
+
+    if "dense" in row:
+        return True
+    shape = shape_of_row(row)
+    candidates = Selection(getattr(_core.Isa, row["isa"]), winograd=6).candidates(shape)
+    return {choice_name(c, shape.R, shape.S) for c in candidates} <= set(row["us"])
+
+
 def measure(path: Path, level: str, budget: float, seconds: float) -> int:
     """Add rows of a level to the file until `budget` seconds have passed; returns how many are missing."""
     from fastconv.cold import time_candidates
@@ -100,7 +112,7 @@ def measure(path: Path, level: str, budget: float, seconds: float) -> int:
     fresh: dict[str, Any] = {"cpu": timing.cpu_name(), "peaks": {}, "rows": []}
     document = json.loads(path.read_text()) if path.exists() else fresh
     isa, began = resolve_isa(level), time.monotonic()
-    known = {row_key(r) for r in document["rows"]}
+    known = {row_key(r) for r in document["rows"] if complete(r)}
     names: dict[Any, list[str]] = {}
     for model, counts in all_shapes().items():
         for shape in counts:
@@ -123,7 +135,7 @@ def measure(path: Path, level: str, budget: float, seconds: float) -> int:
             shape = shape_of_row(row)
             times = time_candidates(shape, Selection(isa, winograd=6), seconds)
             row["us"] = {choice_name(c, shape.R, shape.S): round(s * 1e6, 2) for c, s in times.items()}
-        document["rows"].append(row)
+        document["rows"] = [r for r in document["rows"] if row_key(r) != row_key(row)] + [row]
         left -= 1
     write(path, document)
     return left

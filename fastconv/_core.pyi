@@ -59,7 +59,11 @@ __all__: list[str] = [
     "linear_terms",
     "measure_peak",
     "moved_seconds",
+    "pack_conv2d_rows",
+    "pack_linear_inputs",
     "pack_linear_rows",
+    "pack_winograd_rows",
+    "panels",
     "prepare",
     "run_kernel",
     "usable_cpus",
@@ -671,8 +675,14 @@ class WeightStore:
         isa: Isa,
     ) -> PackedWeight: ...
     def put(self, array: numpy.typing.NDArray[numpy.float32]) -> PackedWeight: ...
+    def reserve_conv2d(self, K: int, C: int, R: int, S: int, isa: Isa) -> PackedWeight:
+        """Room for a [K, C, R, S] weight of one group, to be filled by pack_conv2d_rows."""
+
     def reserve_linear(self, K: int, C: int, isa: Isa) -> PackedWeight:
-        """Room for a [K, C] matrix, to be filled by pack_linear_rows."""
+        """Room for a [K, C] matrix, to be filled by pack_linear_rows or pack_linear_inputs."""
+
+    def reserve_winograd(self, K: int, C: int, m: int, r: int, isa: Isa, axes: int = 0) -> PackedWeight:
+        """Room for a [K, C, r, r] weight of F(m x m, r x r), to be filled by pack_winograd_rows."""
 
     @property
     def bytes(self) -> int: ...
@@ -825,6 +835,26 @@ def measure_peak(isa: Isa, seconds: float = 0.05) -> float:
 def moved_seconds(bytes: float, isa: Isa) -> float:
     """The same for an operation that reads and writes so many bytes."""
 
+def pack_conv2d_rows(
+    packed: PackedWeight,
+    K: int,
+    first: int,
+    w: numpy.typing.NDArray[numpy.float32],
+    scale: numpy.typing.NDArray[numpy.float32] | None,
+    isa: Isa,
+) -> None:
+    """Fill in whole panels of K outputs from the first-th output on."""
+
+def pack_linear_inputs(
+    packed: PackedWeight,
+    C: int,
+    first: int,
+    w: numpy.typing.NDArray[numpy.float32],
+    scale: numpy.typing.NDArray[numpy.float32] | None,
+    isa: Isa,
+) -> None:
+    """Fill in what reads the inputs from the first-th on: w is [inputs, K] of C."""
+
 def pack_linear_rows(
     packed: PackedWeight,
     first: int,
@@ -834,6 +864,20 @@ def pack_linear_rows(
     taps: int = 1,
 ) -> None:
     """Fill in rows from the first-th on, a multiple of the panel."""
+
+def pack_winograd_rows(
+    packed: PackedWeight,
+    K: int,
+    first: int,
+    w: numpy.typing.NDArray[numpy.float32],
+    scale: numpy.typing.NDArray[numpy.float32] | None,
+    m: int,
+    isa: Isa,
+) -> None:
+    """Fill in whole panels of K outputs from the first-th output on."""
+
+def panels(K: int, isa: Isa) -> list[int]:
+    """The first outputs of the panels of a convolution's weight."""
 
 @typing.overload
 def prepare(desc: Conv2d, isa: Isa, op: Op | None = None) -> None:

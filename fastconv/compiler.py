@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import math
-import mmap
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import numpy.typing as npt
 
 from . import _core, lowering_tensors
 from .errors import FastconvError, ModelError, UnsupportedOpError
 from .graph import Array, Graph, Node, Shape, Value, Weight
 from .lowering import LOWERINGS
+from .packing import Packer, as_float32
 from .passes import optimize, plan_memory
 from .selection import DEFAULT_WINOGRAD, Choice, Selection, shape_of
 from .views import View, reach, row_strides
@@ -25,9 +21,6 @@ if TYPE_CHECKING:
     from .tuning import Tuning
 
 _REGISTERED = (lowering_tensors,)  # importing it fills LOWERINGS
-PART_BYTES = 8 << 20  # of a dense weight that is read at a time
-ROWS_PER_PART = 128  # a multiple of every level's dense panel
-MAX_EXACT = 1 << 24  # whole numbers that float32 holds exactly
 
 
 @dataclass(frozen=True)
@@ -103,7 +96,7 @@ class Compiler:
         externals = [*self.graph.inputs, *self.graph.outputs]
         self.external = {v: i for i, v in enumerate(externals)}
         self._tensors: dict[object, int] = {}
-        self._scratch = np.empty(0, np.float32)
+        self._packer = Packer(cache.store, isa)
 
     def compile(self) -> Compiled:
         for node in self.graph.nodes:
@@ -181,9 +174,8 @@ class Compiler:
         self,
         node: Node,
         how: object,
-        pack: Callable[[Array, Array | None], Any],
+        pack: Callable[[Weight, Array | None], _core.PackedWeight],
         source: Weight | None = None,
-        pack_by_parts: Callable[[Weight, Array | None], Any] | None = None,
     ) -> int:
         """The tensor of input 1, packed; `source` is what `pack` gets instead of it."""
         w = node.input(1).weight
@@ -193,39 +185,22 @@ class Compiler:
         key = (w.key, how, None if scale is None else scale.tobytes())
         packed = self.cache.packed.get(key)
         if packed is None:
-            x = source or w
-            if pack_by_parts is not None and x.read_part is not None and x.nbytes > PART_BYTES and not x.in_memory:
-                packed = pack_by_parts(x, scale)
-            else:
-                packed = pack(self._read(x), scale)
-            self.cache.packed[key] = packed
+            packed = self.cache.packed[key] = pack(source or w, scale)
         number = self._tensors.get(key)
         if number is None:
             number = self._tensors[key] = self.plan.weight(packed)
         return number
 
-    def _read(self, weight: Weight) -> npt.NDArray[np.float32]:
-        """The array, in memory that the next call overwrites where it comes from a file: fresh pages cost more than
-        reading them does."""
-        if weight.read_part is None or weight.in_memory:
-            return as_float32(weight)
-        if self._scratch.size < weight.size:
-            self._scratch = np.frombuffer(mmap.mmap(-1, 4 * weight.size, mmap.MAP_PRIVATE), np.float32)
-        array = self._scratch[: weight.size].reshape(weight.shape)
-        weight.read_part(0, array)
-        return array
-
     def packed(self, node: Node, choice: Choice) -> int:
-        store, isa, groups = self.cache.store, self.isa, node.attrs["group"]
+        groups, m = node.attrs["group"], choice.m
         if choice.algorithm == "depthwise":
-            return self._pack(node, "depthwise", lambda w, s: store.pack_depthwise_conv2d(w, s, isa))
+            return self._pack(node, "depthwise", self._packer.depthwise)
         if choice.algorithm == "winograd":
-            return self._pack(node, choice, lambda w, s: store.pack_winograd(w, s, choice.m, isa))
-        return self._pack(node, ("conv2d", groups), lambda w, s: store.pack_conv2d(w, s, groups, isa))
+            return self._pack(node, choice, lambda w, s: self._packer.winograd(w, s, m))
+        return self._pack(node, ("conv2d", groups), lambda w, s: self._packer.conv2d(w, s, groups))
 
     def packed_linear(self, node: Node) -> int:
         trans_b = bool(node.attrs.get("trans_b"))
-        store, isa = self.cache.store, self.isa
         taps, source = 1, None
         w = node.input(1).weight
         if w is not None and w.origin is not None and w.origin[1][0] == "flatten":
@@ -233,9 +208,7 @@ class Compiler:
             _, dims, order, _ = w.origin[1]
             if tuple(order) == (*range(1, len(dims)), 0):
                 taps, source = math.prod(dims[1:]), w.origin[0]
-        how = ("linear", trans_b)
-        pack = partial(_pack_by_parts, store, isa, taps) if trans_b else None
-        return self._pack(node, how, lambda x, s: store.pack_linear(x, s, trans_b, isa, taps), source, pack)
+        return self._pack(node, ("linear", trans_b), lambda x, s: self._packer.linear(x, s, trans_b, taps), source)
 
     # -- operations ---------------------------------------------------------------------------------------------
     def emit(
@@ -398,31 +371,6 @@ def _reductions(g: Graph, node: Node) -> list[Node]:
         else:
             _copied(g, node.output, nodes, last)
     return nodes
-
-
-def _pack_by_parts(
-    store: _core.WeightStore, isa: _core.Isa, taps: int, weight: Weight, scale: Array | None
-) -> _core.PackedWeight:
-    """The dense weight [K, C], read from its file and packed some rows at a time: it is never held whole."""
-    K, C = weight.shape
-    assert weight.read_part is not None
-    packed = store.reserve_linear(K, C, isa)
-    step = max(1, PART_BYTES // (4 * C * ROWS_PER_PART)) * ROWS_PER_PART
-    buffer = np.empty((min(step, K), C), np.float32)
-    for first in range(0, K, step):
-        rows = buffer[: min(step, K - first)]
-        weight.read_part(first * C, rows)
-        _core.pack_linear_rows(packed, first, rows, None if scale is None else scale[first : first + step], isa, taps)
-    return packed
-
-
-def as_float32(weight: Weight) -> npt.NDArray[np.float32]:
-    """The array in the only type that plans hold; UnsupportedOpError for whole numbers that do not fit exactly."""
-    array = weight.numpy()
-    held = np.ascontiguousarray(array, dtype=np.float32)
-    if array.dtype.kind in "iu" and array.size and float(np.abs(held).max()) > MAX_EXACT:
-        raise UnsupportedOpError(f"a constant of {array.dtype} reaches {array.min()} to {array.max()}, beyond 2^24")
-    return held
 
 
 def _physical_memory() -> int:

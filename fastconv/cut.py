@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -15,6 +16,8 @@ from fastconv.source import Source
 PROBE = 299  # pixels, for files that leave the size of the image open
 Choice = Callable[[Graph], list[Value]]
 _DENSE = ("Gemm", "MatMul")
+IMAGENET = (1000, 1001)  # classes; 1001 with TensorFlow's background
+FEWER = 4  # a convolution that makes so many times fewer channels is a classifier: VoVNet's last features are half
 
 
 def layer_names(graph: Graph) -> dict[str, Node]:
@@ -117,37 +120,73 @@ def _turned(graph: Graph, v: Value) -> Value:
 def features(graph: Graph, headless: bool = False) -> tuple[Value, bool]:
     """The last feature maps in front of the classifier, and whether their channels come last.
 
-    Walks back from the scores to where the image's axes vanish. Where no weights come after that (SqueezeNet),
-    the classifier is the last convolution before it. Raises ModelError where there is no such place, and for networks
-    of images in and images out; with `headless` the features of those are their output.
+    Walks back from the scores to where the image's axes vanish. Where no weights come after that, the classifier is the
+    last convolution before it (SqueezeNet). Raises ModelError where there is no such place, and for networks without a
+    classifier: images in and images out, or features that are only pooled. `headless`: theirs are taken as they are.
     """
     producers = graph.producers()
-    v, weighted = scores(graph), False
+    v = scores(graph)
     if _spatial(v) and not headless:
         raise ModelError(
             f"network {graph.name!r}: no classifier: the output {v.name!r} is an image of shape {v.shape}: "
             "name a layer instead"
         )
-    if not _spatial(v):
-        while True:
-            node = producers.get(v)
-            if node is None:
-                raise ModelError(f"network {graph.name!r}: no classifier behind feature maps: name a layer instead")
-            x = _main_input(node)
-            if _spatial(x) and not _spatial(node.output):
-                v = x
-                break
-            weighted = weighted or node.op in (*_DENSE, "Conv")
-            v = x
-        while not weighted:
-            node = producers.get(v)
-            if node is None:
-                raise ModelError(f"network {graph.name!r}: nothing is learnt in it: name a layer instead")
-            weighted, v = node.op in (*_DENSE, "Conv"), _main_input(node)
+    behind: list[Node] = []  # from the scores to the maps
+    while not _spatial(v):
+        node = producers.get(v)
+        if node is None:
+            raise ModelError(f"network {graph.name!r}: no classifier behind feature maps: name a layer instead")
+        behind.append(node)
+        v = _main_input(node)
+    if behind and _shrinks(behind[-1]) and any(map(_flattens, behind)):  # the last maps are of 1x1 pixels
+        while not _flattens(behind[-1]):
+            behind.pop()
+        v = _main_input(behind[-1])
+    if behind and not any(node.op in (*_DENSE, "Conv") for node in behind):
+        classifier = _last_convolution(graph, v)
+        if classifier is not None:
+            v = classifier.input(0)
+        elif not headless:
+            raise ModelError(
+                f"network {graph.name!r}: no classifier: nothing is learnt behind the feature maps {v.name!r} of shape "
+                f"{v.shape}; if it was cut off already, the network can be used as it is: else name a layer instead"
+            )
     node = producers.get(v)
     if node is not None and node.op == "Transpose" and tuple(node.attrs["perm"]) == (0, 2, 3, 1):
         return node.input(0), False
     return v, _channels_last(v, producers)
+
+
+def _shrinks(node: Node) -> bool:
+    """Whether a convolution makes 1x1 maps that are features: one over the whole image is a dense layer instead."""
+    return node.op == "Conv" and node.input(1).shape[2:] != node.input(0).shape[2:]
+
+
+def _flattens(node: Node) -> bool:
+    return node.output.rank != 4 or node.op in ("ReduceMean", "ReduceMax", "AveragePool", "MaxPool")
+
+
+def _last_convolution(graph: Graph, maps: Value) -> Node | None:
+    """The 1x1 convolution that makes the scores of each place, whose mean the network takes; None where it is none.
+
+    Backbones end alike, with a 1x1 convolution that makes features. A classifier's has as many outputs as ImageNet has
+    classes, a softmax after it, or far fewer outputs than inputs; nothing but activations comes after it.
+    """
+    producers = graph.producers()
+    node = producers.get(maps)
+    while node is not None and node.op != "Conv":
+        if node.op == "BatchNormalization" or sum(v is not None and not v.is_const for v in node.inputs) != 1:
+            return None
+        x = _main_input(node)
+        if x.rank != 4 or math.prod(x.shape) != math.prod(node.output.shape):
+            return None
+        node = producers.get(x)
+    if node is None or node.input(1).shape[2:] != (1, 1) or node.attrs["group"] != 1:
+        return None
+    k, c = node.input(1).shape[:2]
+    last = producers.get(scores(graph))
+    softmax = last is not None and last.op in ("Softmax", "LogSoftmax")
+    return node if softmax or k in IMAGENET or k <= c // FEWER else None
 
 
 def _channels_last(v: Value, producers: Mapping[Value, Node]) -> bool:

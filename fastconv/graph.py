@@ -59,6 +59,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
+MAX_EXACT = 1 << 24  # plans hold whole numbers and bools as float32, which is exact up to here
 
 
 class Weight:

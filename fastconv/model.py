@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +13,17 @@ import numpy.typing as npt
 
 from . import _core
 from .cold import tune
-from .compiler import MAX_EXACT, Compiled, OpInfo, WeightCache, compile_graph
+from .compiler import Compiled, OpInfo, WeightCache, compile_graph
 from .cut import Part, probe_shapes
 from .errors import DeviceError, ModelError, ShapeError
-from .graph import Graph, Shape
+from .forks import hold_at_fork
+from .graph import MAX_EXACT, Graph, Shape
 from .isa import resolve_isa
 from .onnx.reader import read
 from .profile import Profile, measure
 from .selection import DEFAULT_WINOGRAD, Selection, check_winograd
 from .source import Source
+from .summary import network_summary
 from .tuning import Tuning
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class Model:
         self._executor = _core.Executor(self.threads)
         self._plans: dict[tuple[Shape, ...], Compiled] = {}
         self._lock = threading.Lock()
-        _models.add(self)
+        hold_at_fork(self)
         self._graph: Graph | None = None
         self._parts: Imported | None = None
         default = self._default_shapes()
@@ -320,9 +321,13 @@ class Model:
     def without_top(self, pooling: str | None = None) -> Model:
         """The network up to the last feature maps [N, C, H, W]; pooling "avg" or "max" gives [N, C] instead.
 
+        Of a network that has come from here nothing more is cut: it stays as it is, or its maps are pooled as asked.
         Raises ModelError where no classifier is found: name a layer in `features` then.
         """
-        return self._part(Part(self._onnx, None, pooling))
+        source = self._onnx
+        if isinstance(source, Part) and source.layers is None:
+            return self._part(source if pooling is None else Part(source.base, None, pooling))
+        return self._part(Part(source, None, pooling))
 
     def features(self, *layers: str | Layer, pooling: str | None = None) -> Model:
         """The network that ends at the named layers, whose outputs it gives in this order, in the file's axis order.
@@ -351,25 +356,14 @@ class Model:
 
         save_source(self._onnx, path, shape)
 
-    def summary(self) -> str:
-        """The graph as text: one line per node with its output shape, and the number of parameters."""
-        g = self.graph
-        width = max([len(n.name) for n in g.nodes] + [4])
-        lines = [f"Model {self.name!r}", f"{'name':{width}}  {'operator':18}  {'output':20}  parameters"]
-        seen: set[object] = set()
-        total = statistics = 0
-        for n in g.nodes:
-            count = 0
-            for i, v in enumerate(n.inputs):
-                if v is not None and v.weight is not None and v.weight.key not in seen:
-                    seen.add(v.weight.key)
-                    count += v.size
-                    statistics += v.size if n.op == "BatchNormalization" and i > 2 else 0
-            total += count
-            lines.append(f"{n.name:{width}}  {n.op:18}  {'x'.join(map(str, n.output.shape)):20}  {count:,}")
-        moving = f", of which {statistics:,} are moving statistics" if statistics else ""
-        lines.append(f"{len(g.nodes)} nodes, {total:,} parameters{moving}")
-        return "\n".join(lines)
+    def summary(self, line_length: int | None = None, print_fn: Callable[[str], Any] | None = None) -> None:
+        """Print one line per node: name and operator, output shape, learnable numbers; then the sums.
+
+        Shapes are those for one image, of 299 pixels where the file leaves the size open. line_length: the table is at
+        least so wide. print_fn: gets the whole text instead of `print`.
+        """
+        text = network_summary(self.name, self._imported(), probe_shapes(self._onnx), line_length)
+        (print_fn or print)(text)
 
     def inspect(self, *shapes: Sequence[int]) -> list[OpInfo]:
         """The operations of the plan for these input shapes."""
@@ -405,30 +399,6 @@ def _as_float32(x: npt.NDArray[Any], where: str) -> FloatArray:
     if x.dtype.kind in "iu" and x.size and max(abs(int(x.min())), abs(int(x.max()))) > MAX_EXACT:
         raise ShapeError(f"{where}: expected numbers from -2^24 to 2^24, got {x.min()} to {x.max()}")
     return x.astype(np.float32)
-
-
-# A fork waits until no model compiles, so that the child finds every lock free and every weight store whole.
-_models: weakref.WeakSet[Any] = weakref.WeakSet()
-_held: list[threading.Lock] = []
-
-
-def hold_at_fork(owner: Any) -> None:
-    """A fork waits for `owner._lock`, too."""
-    _models.add(owner)
-
-
-def _before_fork() -> None:
-    for model in list(_models):
-        model._lock.acquire()
-        _held.append(model._lock)
-
-
-def _after_fork() -> None:
-    while _held:
-        _held.pop().release()
-
-
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
 
 
 def _rebuild(source: Source, options: dict[str, Any], isa: str) -> Model:

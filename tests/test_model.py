@@ -63,12 +63,18 @@ def test_missing_file(tmp_path: Path) -> None:
         fastconv.load(b"not a model")
 
 
-def test_description(model: fastconv.Model) -> None:
+def test_description(model: fastconv.Model, capsys: pytest.CaptureFixture[str]) -> None:
     (info,) = model.inputs
     assert (info.name, info.shape[1:], info.dtype) == ("input", SHAPE, "float32")
     assert info.shape[0] == "N"
     assert [(o.name, o.shape[1:]) for o in model.outputs] == [("output", (CLASSES,)), ("output1", (40, 10, 9))]
-    assert "parameters" in model.summary() and "Conv" in model.summary()
+    assert model.summary() is None  # type: ignore[func-returns-value]  # printed, as Keras does
+    text = capsys.readouterr().out
+    assert "Parameters: " in text and "(Conv)" in text and f"input (1, {', '.join(map(str, SHAPE))})" in text
+    assert max(map(len, text.splitlines())) < 130
+    lines: list[str] = []
+    model.summary(130, print_fn=lines.append)
+    assert len(lines) == 1 and max(map(len, lines[0].splitlines())) == 130 and not capsys.readouterr().out
     assert "input" in repr(model)
     ops = model.inspect((2, *SHAPE))
     assert {o.isa for o in ops} == {model.isa} and sum(o.flops for o in ops) > 0

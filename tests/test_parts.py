@@ -11,7 +11,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import fastconv
-from fastconv import ModelError, _core, compiler
+from fastconv import ModelError, _core, packing
+from fastconv.layers import Dense, Flatten, Input
+from fastconv.layers.initializers import INITIALIZERS, part_of, seeded
+from fastconv.models import Sequential
 
 from .kernels.guard import LEVELS
 
@@ -57,7 +60,7 @@ def test_parts_are_the_whole(
         calls.append(first)
         pack(packed, first, *rest)
 
-    monkeypatch.setattr(compiler, "PART_BYTES", 1000)
+    monkeypatch.setattr(packing, "PART_BYTES", 1000)
     monkeypatch.setattr(_core, "pack_linear_rows", counted)
     source = path.read_bytes() if where == "bytes" else path
     got = fastconv.load(source, threads=1, _isa=isa.name)(x)
@@ -65,8 +68,72 @@ def test_parts_are_the_whole(
     np.testing.assert_array_equal(got.view(np.int32), want.view(np.int32))
 
 
+@pytest.mark.parametrize("part_bytes", (1000, 100_000, 1 << 20))
+@pytest.mark.parametrize("isa", LEVELS, ids=lambda i: i.name)
+def test_convolutions_in_parts(isa: Any, part_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Direct, Winograd, 1x1, grouped and depthwise weights from a file: the bits of those from memory."""
+    rng = np.random.default_rng(3)
+    shapes = [(40, 3, 3, 3), (104, 40, 3, 3), (33, 104, 1, 1), (33, 1, 3, 3), (66, 11, 3, 3), (7, 66, 2, 2)]
+    groups = [1, 1, 1, 33, 3, 1]
+    nodes = [
+        helper.make_node("Conv", [f"t{i}", f"w{i}"], [f"t{i + 1}"], group=g, auto_pad="SAME_UPPER")
+        for i, g in enumerate(groups)
+    ]
+    graph = helper.make_graph(
+        nodes, "convolutions", [helper.make_tensor_value_info("t0", TensorProto.FLOAT, ["N", 3, 24, 24])],
+        [helper.make_tensor_value_info("t6", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(rng.standard_normal(s).astype(np.float32), f"w{i}") for i, s in enumerate(shapes)],
+    )  # fmt: skip
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path = tmp_path / "convolutions.onnx"
+    onnx.save(proto, path)
+    x = rng.standard_normal((1, 3, 24, 24)).astype(np.float32)
+    monkeypatch.setattr(packing, "_in_parts", lambda w: False)
+    want = fastconv.load(path, threads=1, _isa=isa.name)(x)
+    monkeypatch.undo()
+    monkeypatch.setattr(packing, "PART_BYTES", part_bytes)
+    got = fastconv.load(path, threads=1, _isa=isa.name)(x)
+    np.testing.assert_array_equal(got.view(np.int32), want.view(np.int32))
+
+
+@pytest.mark.parametrize("isa", LEVELS, ids=lambda i: i.name)
+def test_random_weights_are_drawn_in_parts(isa: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody has looked at yet: the numbers are those that one gets for looking."""
+    x = np.random.default_rng(1).standard_normal((3, SIDE, SIDE, C)).astype(np.float32)
+    calls: list[int] = []
+    pack = _core.pack_linear_inputs
+
+    def counted(packed: Any, inputs: int, first: int, *rest: Any) -> None:
+        calls.append(first)
+        pack(packed, inputs, first, *rest)
+
+    monkeypatch.setattr(_core, "pack_linear_inputs", counted)
+    monkeypatch.setenv("FASTCONV_ISA", isa.name)
+    for size, first in ((packing.PART_BYTES, [0, 0]), (4 * K * 100 + 1, [0, 100, 200, 0])):
+        monkeypatch.setattr(packing, "PART_BYTES", size)
+        with seeded(5):
+            net = Sequential([Input(shape=(SIDE, SIDE, C)), Flatten(), Dense(K, activation="relu"), Dense(4)])
+        y = net.predict(x)
+        assert calls == first
+        kernels = [v.numpy() for v in net.weights if v.name == "kernel"]
+        want = np.maximum(x.reshape(3, -1) @ kernels[0], 0) @ kernels[1]
+        np.testing.assert_allclose(y, want, rtol=1e-4, atol=1e-4)
+        calls.clear()
+
+
+@pytest.mark.parametrize("name", ["glorot_uniform", "he_uniform", "random_uniform"])
+def test_parts_of_initial_values(name: str) -> None:
+    fn, shape = INITIALIZERS[name], (37, 11)
+    whole, part = fn(shape, 9, "plain").reshape(-1), part_of(fn, shape, 9, "plain")
+    assert part is not None and part_of(INITIALIZERS["he_normal"], shape, 9, "plain") is None
+    for first, count in ((0, 407), (0, 1), (1, 1), (1, 2), (2, 3), (99, 100), (100, 99), (406, 1)):
+        out = np.empty(count, np.float32)
+        part(first, out)
+        np.testing.assert_array_equal(out, whole[first : first + count], f"{first} {count}")
+
+
 def test_file_that_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiler, "PART_BYTES", 1000)
+    monkeypatch.setattr(packing, "PART_BYTES", 1000)
     path = tmp_path / "dense.onnx"
     path.write_bytes(model(False).SerializeToString())
     net = fastconv.load(path, threads=1)

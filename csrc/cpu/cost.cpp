@@ -20,7 +20,7 @@ namespace {
 constexpr int64_t NEAR = 1 << 20;        // bytes that stay in L2
 constexpr int64_t RESIDENT = 640 << 10;  // bytes of weights that stay there beside a block of tiles
 constexpr double FEWEST = 8;             // slots of a step
-constexpr double PRICE = 2e-11;          // seconds a byte: that of reading it at 50 GB/s once more in every run
+constexpr double PRICE = 1e-11;          // seconds a byte: half of what reading it takes
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -30,13 +30,6 @@ double slots(int64_t rows, int64_t nv) { return std::max<double>((double)(rows *
 int64_t most_rows(const KernelTable& table, int64_t rows, int64_t nv) {
   const bool same = nv == 4 && ceil_div(rows, 6) == ceil_div(rows, 7);
   return same ? std::min<int64_t>(table.rows[nv], 6) : table.rows[nv];
-}
-
-// Whether all rows make one block in the widest panel: then no tile has time to fetch the next weights.
-bool one_block(const KernelTable& table, int64_t rows, int64_t columns) {
-  const int64_t vectors = ceil_div(columns, table.vector_length), panels = ceil_div(vectors, table.max_panel);
-  const int64_t nv = ceil_div(vectors, panels);
-  return rows <= most_rows(table, rows, nv);
 }
 
 // Products of `rows` rows by `columns` columns over `steps` steps, as tiles.
@@ -91,9 +84,7 @@ void add_conv2d(Cost& cost, const ConvShape& s, ConvChoice choice, Isa isa) {
   add_products(one, table, rest, Kg, taps * (double)Cg);
   for (int i = 0; i < COST_TERMS; i++) cost.terms[i] += (double)s.groups * one.terms[i];
   cost.terms[COST_POINTER] += (double)(M * panels * s.groups) * (runs ? (double)s.R : taps);
-  const double bytes = 4.0 * (double)packed_conv2d_size(s.K, s.C, s.R, s.S, s.groups, isa);
-  cost.terms[COST_WEIGHT] += bytes;
-  if (one_block(table, M, Kg)) cost.terms[COST_BARE] += bytes;
+  cost.terms[COST_WEIGHT] += 4.0 * (double)packed_conv2d_size(s.K, s.C, s.R, s.S, s.groups, isa);
   cost.terms[COST_PANEL] += 4.0 * (double)s.N * (double)(s.H * s.W * s.C) * (double)(panels - 1);
   cost.terms[COST_OPERATION] += 1;
   if (runs) {
@@ -120,10 +111,15 @@ void add_winograd(Cost& cost, const ConvShape& s, int64_t m, Isa isa) {
   for (int i = 0; i < COST_TERMS; i++) cost.terms[i] += scale * one.terms[i];
   const double bytes = 4.0 * (double)packed_winograd_size(s.K, s.C, m, r, axes, isa);
   cost.terms[COST_WEIGHT] += bytes;
-  if (one_block(table, tiles, s.K)) cost.terms[COST_BARE] += bytes;
   if (!split && bytes > (double)RESIDENT) cost.terms[COST_REREAD] += bytes * (double)(blocks - 1);
-  cost.terms[COST_TILE_IN] += (double)(tiles * f.planes * f.parts * ceil_div(s.C, table.vector_length));
-  cost.terms[COST_TILE_OUT] += (double)(tiles * f.planes * vectors);
+  const double in = (double)(tiles * f.planes * f.parts * ceil_div(s.C, table.vector_length));
+  const double out = (double)(tiles * f.planes * vectors);
+  if (f.edge == 8) {
+    cost.terms[COST_WIDE] += in + out;
+  } else {
+    cost.terms[COST_TILE_IN] += in;
+    cost.terms[COST_TILE_OUT] += out;
+  }
   cost.terms[COST_OPERATION] += split ? 2 : 1;
 }
 
@@ -160,8 +156,8 @@ Cost linear_cost(int64_t M, int64_t C, int64_t K, Isa isa) {
 }
 
 const char* cost_term_name(int term) {
-  static const char* const names[COST_TERMS] = {"operation", "fma",   "store",  "pointer", "weight",  "bare",
-                                                "reread",    "image", "far",    "panel",   "tile_in", "tile_out",
+  static const char* const names[COST_TERMS] = {"operation", "fma",   "store",  "pointer", "weight",   "reread",
+                                                "image",     "far",   "panel",  "tile_in", "tile_out", "wide",
                                                 "tap",       "pixel", "border", "stream"};
   return names[term];
 }

@@ -10,13 +10,13 @@ enum CostTerm : int32_t {
   COST_STORE,      // vectors that tiles start from, finish and write
   COST_POINTER,    // pointers to pixels that implicit products gather
   COST_WEIGHT,     // bytes of packed weights, from memory
-  COST_BARE,       // those of them that are not fetched ahead: where a panel has one block of rows
   COST_REREAD,     // bytes of weights that do not stay in L2 between blocks of tiles
   COST_IMAGE,      // bytes of input and output
   COST_FAR,        // those of them beyond L2
   COST_PANEL,      // bytes of input, once for each panel of weights but the first
   COST_TILE_IN,    // vectors of transformed input
   COST_TILE_OUT,   // vectors of sums that are transformed back
+  COST_WIDE,       // both of edges of eight, which do not fit the registers
   COST_TAP,        // vectors of depthwise products
   COST_PIXEL,      // vectors of depthwise outputs
   COST_BORDER,     // bytes of a padded copy of the image

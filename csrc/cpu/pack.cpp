@@ -55,19 +55,42 @@ static void pack_panel(float* out, const float* w, const float* scale, int64_t c
   }
 }
 
+int64_t panel_count(int64_t K, Isa isa) {
+  const int64_t widest = kernels(isa).max_panel;
+  return (vectors(K, kernels(isa).vector_length) + widest - 1) / widest;
+}
+
+// Nearly equal panels, the wider ones first.
+int64_t panel_first(int64_t K, int64_t p, Isa isa) {
+  const int64_t V = kernels(isa).vector_length, n = vectors(K, V), count = panel_count(K, isa);
+  return p == count ? K : (n / count * p + (p < n % count ? p : n % count)) * V;
+}
+
+// fill(k, columns, width) for each panel of K outputs whose first one, k, lies in [first, first + rows).
+template <class Fill>
+static void for_panels(int64_t K, int64_t first, int64_t rows, Isa isa, const Fill& fill) {
+  const int64_t V = kernels(isa).vector_length, count = panel_count(K, isa);
+  for (int64_t p = 0; p < count; p++) {
+    const int64_t k = panel_first(K, p, isa), columns = panel_first(K, p + 1, isa) - k;
+    if (k >= first && k < first + rows) fill(k, columns, vectors(columns, V) * V);
+  }
+}
+
+void pack_conv2d_rows(float* out, const float* w, const float* scale, int64_t first, int64_t rows, int64_t K, int64_t C,
+                      int64_t R, int64_t S, Isa isa) {
+  const int64_t depth = C * R * S;
+  for_panels(K, first, rows, isa, [&](int64_t k, int64_t columns, int64_t width) {
+    pack_panel(out + k * depth, w + (k - first) * depth, scale ? scale + (k - first) : nullptr, columns, width, C,
+               R * S);
+  });
+}
+
 void pack_conv2d(float* out, const float* w, const float* scale, int64_t K, int64_t C, int64_t R, int64_t S,
                  int64_t groups, Isa isa) {
-  const int64_t V = kernels(isa).vector_length, widest = kernels(isa).max_panel;
   const int64_t Kg = K / groups, Cg = C / groups, depth = Cg * R * S;
-  const int64_t n = vectors(Kg, V), count = (n + widest - 1) / widest;
   for (int64_t g = 0; g < groups; g++) {
-    for (int64_t p = 0, first = 0; p < count; p++) {
-      const int64_t nv = n / count + (p < n % count), k = g * Kg + first * V;
-      const int64_t columns = Kg - first * V < nv * V ? Kg - first * V : nv * V;
-      pack_panel(out, w + k * depth, scale ? scale + k : nullptr, columns, nv * V, Cg, R * S);
-      out += depth * nv * V;
-      first += nv;
-    }
+    pack_conv2d_rows(out, w + g * Kg * depth, scale ? scale + g * Kg : nullptr, 0, Kg, Kg, Cg, R, S, isa);
+    out += packed_conv2d_size(Kg, Cg, R, S, 1, isa);
   }
 }
 
@@ -86,30 +109,31 @@ static WinogradFilter filter_transform(const WinogradForm& f, int64_t r, int64_t
   return G;
 }
 
-void pack_winograd(float* out, const float* w, const float* scale, int64_t K, int64_t C, int64_t m, int64_t r,
-                   int64_t axes, Isa isa) {
+void pack_winograd_rows(float* out, const float* w, const float* scale, int64_t first, int64_t rows, int64_t K,
+                        int64_t C, int64_t m, int64_t r, int64_t axes, Isa isa) {
+  constexpr int64_t L = 16;  // filters at a time
   const WinogradForm f = winograd_form(m, r, axes);
   WinogradFilter G = filter_transform(f, r, axes);
-  const int64_t V = kernels(isa).vector_length, widest = kernels(isa).max_panel, depth = f.parts * C;
-  const int64_t n = vectors(K, V), count = (n + widest - 1) / widest, size = axes == WINOGRAD_BOTH ? r * r : r;
-  for (int64_t p = 0, first = 0; p < count; p++) {
-    const int64_t nv = n / count + (p < n % count), width = nv * V, k = first * V;
-    const int64_t columns = K - k < width ? K - k : width;
-    if (columns < width) memset(out, 0, sizeof(float) * f.planes * depth * width);
-    for (int64_t part = 0; part < f.parts; part++) {
-      const int64_t tap = part * G.taps;
+  const int64_t depth = f.parts * C, size = axes == WINOGRAD_BOTH ? r * r : r;
+  for_panels(K, first, rows, isa, [&](int64_t k, int64_t columns, int64_t width) {
+    float* o = out + k * f.planes * depth;
+    const float *x = w + (k - first) * C * size, *s = scale ? scale + (k - first) : nullptr;
+    if (columns < width) memset(o, 0, sizeof(float) * f.planes * depth * width);
+    for (int64_t part = 0, tap = 0; part < f.parts; part++, tap += G.taps) {
       G.there = (int)(r - tap < G.taps ? r - tap : G.taps);
       for (int64_t c = 0; c < C; c++) {
-        for (int64_t i = 0; i < columns; i += 16) {
-          kernels(isa).winograd_filter(G, out + (part * C + c) * width + i, depth * width,
-                                       w + ((k + i) * C + c) * size + tap, C * size, scale ? scale + k + i : nullptr,
-                                       columns - i < 16 ? columns - i : 16);
+        for (int64_t i = 0; i < columns; i += L) {
+          kernels(isa).winograd_filter(G, o + (part * C + c) * width + i, depth * width, x + (i * C + c) * size + tap,
+                                       C * size, s ? s + i : nullptr, columns - i < L ? columns - i : L);
         }
       }
     }
-    out += f.planes * depth * width;
-    first += nv;
-  }
+  });
+}
+
+void pack_winograd(float* out, const float* w, const float* scale, int64_t K, int64_t C, int64_t m, int64_t r,
+                   int64_t axes, Isa isa) {
+  pack_winograd_rows(out, w, scale, 0, K, K, C, m, r, axes, isa);
 }
 
 void pack_depthwise(float* out, const float* w, const float* scale, int64_t K, int64_t R, int64_t S, Isa isa) {

@@ -7,6 +7,8 @@
 
 namespace fastconv {
 
+constexpr int64_t FEWEST_TILES = 8;  // below, weights are all that counts, and only one block of rows uses them
+
 // A filter row over few channels is one run: the loop over 3 channels alone would be all overhead. Its padded copy must
 // not be much larger than the image, whatever a file says of padding.
 static bool runs(const ConvShape& s) {
@@ -43,7 +45,10 @@ Candidates conv2d_candidates(const ConvShape& s, Isa, int winograd) {
     const int64_t axes = winograd_axes(s.R, s.S), r = s.R > s.S ? s.R : s.S;
     if (countable(s) && s.groups == 1 && unit && s.dilation_h == 1 && s.dilation_w == 1 && s.C >= 32) {
       for (int m = 2; m <= winograd; m++) {
-        if ((axes != WINOGRAD_BOTH || s.R == s.S) && winograd_known(m, r, axes)) add(ConvChoice::winograd, m);
+        if ((axes == WINOGRAD_BOTH && s.R != s.S) || !winograd_known(m, r, axes)) continue;
+        const WinogradForm f = winograd_form(m, r, axes);
+        const int64_t tiles = s.N * ((s.P + f.step_h - 1) / f.step_h) * ((s.Q + f.step_w - 1) / f.step_w);
+        if (tiles >= FEWEST_TILES) add(ConvChoice::winograd, m);
       }
     }
   }

@@ -47,6 +47,13 @@ void pack_conv2d(float* out, const float* w, const float* scale, int64_t K, int6
                  int64_t groups, Isa isa);
 void pack_winograd(float* out, const float* w, const float* scale, int64_t K, int64_t C, int64_t m, int64_t r,
                    int64_t axes, Isa isa);
+// The same part by part: w begins at output `first`, where a panel begins, and holds `rows` outputs, whole panels.
+int64_t panel_count(int64_t K, Isa isa);
+int64_t panel_first(int64_t K, int64_t panel, Isa isa);  // K for the panel behind the last
+void pack_conv2d_rows(float* out, const float* w, const float* scale, int64_t first, int64_t rows, int64_t K, int64_t C,
+                      int64_t R, int64_t S, Isa isa);
+void pack_winograd_rows(float* out, const float* w, const float* scale, int64_t first, int64_t rows, int64_t K,
+                        int64_t C, int64_t m, int64_t r, int64_t axes, Isa isa);
 void pack_depthwise(float* out, const float* w, const float* scale, int64_t K, int64_t R, int64_t S, Isa isa);
 // w is [K][C] (trans_b), or [C][K]. taps > 1: C counts [C / taps][taps] in w, as an N C H W image flattens, and
 // [taps][C / taps] in the input, as N H W C does.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import re
 import threading
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -120,7 +121,7 @@ def inner_axis(axis: int, rank: int) -> int:
     return (0, 2, 3, 1)[axis % rank] if rank == 4 else axis % rank
 
 
-class Layer:
+class Layer(ABC):
     """Base of all layers: a name, Variables made by `build`, shapes by `output_shape_of`, nodes by `emit`.
 
     name: unique in a model; made from the class where it is None. trainable: whether training changes its weights.
@@ -147,16 +148,16 @@ class Layer:
         self.asked_shape: Dims | None = None if asked is None else (None, *asked)
 
     # -- what subclasses write ------------------------------------------------------------------------------------
-    def build(self, *shapes: Dims) -> None:
+    def build(self, *shapes: Dims) -> None:  # noqa: B027  (many layers have none)
         """Make the Variables for inputs of these shapes."""
 
     def output_shape_of(self, *shapes: Dims) -> Dims:
         """The output's shape; sizes that are None stay so. Raises ValueError for shapes that do not fit."""
         return shapes[0]
 
+    @abstractmethod
     def emit(self, scope: Scope, *inputs: Value) -> Value | list[Value]:
         """Append the nodes of this layer."""
-        raise NotImplementedError
 
     # -- weights --------------------------------------------------------------------------------------------------
     def add_weight(
@@ -319,6 +320,10 @@ class InputLayer(Layer):
 
     def __call__(self, inputs: Any = None, *, training: bool | None = None) -> Any:
         raise ValueError(f"input layer {self.name!r} takes no inputs")
+
+    def emit(self, scope: Scope, *inputs: Value) -> list[Value]:
+        """Nothing is computed: the inputs are what the model is given."""
+        return list(inputs)
 
 
 def Input(

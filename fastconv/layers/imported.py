@@ -52,6 +52,12 @@ class NodeLayer(Layer):
             if known[key] not in self.variables:
                 self.variables.append(known[key])
 
+    def __call__(self, inputs: Any = None, *, training: bool | None = None) -> Any:
+        raise ValueError(f"layer {self.name!r} belongs to the file {self.owner.source.name!r}: apply the whole model")
+
+    def emit(self, scope: Scope, *inputs: Value) -> list[Value]:
+        raise ModelError(f"layer {self.name!r} belongs to the file {self.owner.source.name!r}, which runs as a whole")
+
     @property
     def output(self) -> Any:
         """The network up to here, applied to the same inputs; it shares the weights."""

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from fastconv.errors import ShapeError
 from fastconv.graph import Array, Weight
-from fastconv.layers.initializers import Initializer, next_seed, zeros
+from fastconv.layers.initializers import Initializer, next_seed, part_of, zeros
 
 _serials = itertools.count(1)
 _changes = itertools.count(1)
@@ -114,10 +114,12 @@ class Variable:
 
     def weight(self) -> Weight:
         """The Graph's view of it: random values that nobody asked for are drawn for packing and forgotten again."""
+        key = ("variable", self.serial, self.version)
         if self._array is not None:
             array = self._array
-            return Weight(self.graph_shape, np.float32, lambda: array, key=("variable", self.serial, self.version))
-        return Weight(self.graph_shape, np.float32, self._initial, key=("variable", self.serial, self.version))
+            return Weight(self.graph_shape, np.float32, lambda: array, key)
+        part = part_of(self.initializer, self.graph_shape, self._seed, self.layout)
+        return Weight(self.graph_shape, np.float32, self._initial, key, read_part=part)
 
     def __getstate__(self) -> dict[str, Any]:
         state = {name: getattr(self, name) for name in self.__slots__}

@@ -15,14 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.errors import ShapeError
+from fastconv.forks import hold_at_fork
 from fastconv.graph import Graph, Value
 from fastconv.layers.base import Call, Dims, InputLayer, Layer, Scope, Tensor
 from fastconv.layers.imported import Imported
 from fastconv.layers.variable import last_change
 from fastconv.model import Model as Runtime
-from fastconv.model import hold_at_fork
 from fastconv.models.order import distinct, layer_order, sorted_calls, tensors
 from fastconv.models.source import LayerSource
+from fastconv.summary import model_summary
 
 FloatArray = npt.NDArray[np.float32]
 Preprocess = Callable[..., FloatArray]
@@ -226,11 +227,21 @@ class Model(Layer):
         return y if isinstance(y, list) else [y]
 
     # -- looking ----------------------------------------------------------------------------------------------
-    def summary(self, line_length: int | None = None, print_fn: Callable[[str], Any] | None = None, **_: Any) -> None:
-        """Print one line per layer: name and class, output shape, learnable numbers; then the sums."""
-        from fastconv.summary import model_summary
+    def summary(
+        self,
+        line_length: int | None = None,
+        print_fn: Callable[[str], Any] | None = None,
+        *,
+        expand_nested: bool = False,
+        show_trainable: bool = False,
+    ) -> None:
+        """Print one line per layer: name and class, output shape, learnable numbers; then the sums.
 
-        (print_fn or print)(model_summary(self, line_length))
+        line_length: the table is at least so wide. print_fn: gets the whole text instead of `print`. expand_nested:
+        layers of inner models get lines, too. show_trainable: a column says which layers are trained.
+        """
+        text = model_summary(self, line_length, expand_nested=expand_nested, show_trainable=show_trainable)
+        (print_fn or print)(text)
 
     def graph(self, *shapes: Sequence[int]) -> Graph:
         """The Graph for input shapes as users see them (none: the model's own, a free batch taken as 1)."""

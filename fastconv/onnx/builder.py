@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.errors import ModelError, UnsupportedOpError
-from fastconv.graph import Array, Graph, Shape, Value, Weight
+from fastconv.graph import MAX_EXACT, Array, Graph, Shape, Value, Weight
 from fastconv.onnx.branches import Branch
 from fastconv.onnx.scan import NodeProto
 from fastconv.onnx.weights import WeightStore
@@ -30,7 +30,6 @@ _MOVES: Final = frozenset(
     ("Reshape", "Transpose", "Slice", "Concat", "Expand", "Pad", "Resample", "Take", "Where", "MaxPool")
 )
 MAX_TABLE: Final = 1 << 21  # positions that a table names
-MAX_EXACT: Final = 1 << 24  # plans hold integers and bools as float32, which is exact up to here
 
 
 Bounds: TypeAlias = "tuple[int, int]"

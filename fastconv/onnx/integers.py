@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastconv.graph import Shape, Value
-from fastconv.onnx.builder import MAX_EXACT, Bounds, Builder
+from fastconv.graph import MAX_EXACT, Shape, Value
+from fastconv.onnx.builder import Bounds, Builder
 
 
 def arithmetic(b: Builder, op: str, x: Value, y: Value, shape: Shape) -> Value:

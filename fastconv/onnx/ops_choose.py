@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.graph import Array, Value
-from fastconv.onnx.builder import MAX_EXACT, MAX_TABLE, Builder
+from fastconv.graph import MAX_EXACT, Array, Value
+from fastconv.onnx.builder import MAX_TABLE, Builder
 from fastconv.onnx.registry import OnnxBranch, operator
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fastconv.graph import Array, Value
-from fastconv.onnx.builder import MAX_EXACT, MAX_INT, MAX_TABLE, MAX_WINDOW, Builder
+from fastconv.graph import MAX_EXACT, Array, Value
+from fastconv.onnx.builder import MAX_INT, MAX_TABLE, MAX_WINDOW, Builder
 from fastconv.onnx.ops_nn import as_4d, channel_vector, spatial
 from fastconv.onnx.registry import Floats, Ints, operator
 from fastconv.onnx.resize import COORDINATES, NEAREST, Axis, table

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.graph import Value
-from fastconv.onnx.builder import MAX_EXACT, MAX_INT, MAX_WINDOW, Builder
+from fastconv.graph import MAX_EXACT, Value
+from fastconv.onnx.builder import MAX_INT, MAX_WINDOW, Builder
 from fastconv.onnx.geometry import Windows, windows
 from fastconv.onnx.registry import Ints, operator
 

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from fastconv.graph import Value
-from fastconv.onnx.builder import MAX_EXACT, Builder
+from fastconv.graph import MAX_EXACT, Value
+from fastconv.onnx.builder import Builder
 from fastconv.onnx.registry import Ints, operator
 
 _REDUCE: Final[dict[str, Callable[..., Any]]] = {

@@ -270,8 +270,6 @@ def _repeated(names: list[str]) -> str:
 
 
 def _opset(m: ScannedModel) -> int:
-    if m.ir_version < 1:
-        raise ModelError(f"ir_version is {m.ir_version}, expected a positive number: this is no ONNX model")
     opset = m.opsets.get("")
     if opset is None:
         raise ModelError(f"the model imports no ONNX operator set, only {sorted(m.opsets)}")

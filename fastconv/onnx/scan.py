@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 from fastconv import _core
 from fastconv.errors import ModelError
+from fastconv.onnx.foreign import foreign
 
 if TYPE_CHECKING:
     from fastconv._core import ModelFile, OnnxTensor
@@ -102,14 +103,15 @@ def open_source(source: Source) -> tuple[ModelFile, str | None]:
 
 
 def scan(source: Source) -> ScannedModel:
-    """Scan a model. ModelError names the byte where the file is broken."""
+    """Scan a model. ModelError names the byte where the file is broken, or says what it is where it is none."""
+    where = f"{os.fspath(source)}: " if isinstance(source, (str, os.PathLike)) else ""
     try:
         file, folder = open_source(source)
         raw = file.scan()
     except ModelError as e:
-        if isinstance(source, (str, os.PathLike)):
-            raise ModelError(f"{os.fspath(source)}: {e}") from None
-        raise
+        raise ModelError(f"{where}{_none(source) or e}") from None
+    if raw["ir_version"] < 1:
+        raise ModelError(where + (_none(source) or f"ir_version is {raw['ir_version']}, expected a positive number"))
     return ScannedModel(
         file=file,
         folder=folder,
@@ -133,6 +135,11 @@ def scan(source: Source) -> ScannedModel:
             for f in raw["functions"]
         ],
     )
+
+
+def _none(source: Source) -> str:
+    what = foreign(source)
+    return f"this is no ONNX model but {what}" if what else ""
 
 
 def _opsets(pairs: tuple[tuple[str, int], ...], where: str) -> dict[str, int]:

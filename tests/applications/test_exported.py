@@ -61,6 +61,8 @@ def test_another_head(files: dict[str, Path], kind: str) -> None:
     y = model.predict(X)
     assert y.shape == (1, 7)
     np.testing.assert_allclose(y.sum(), 1, rtol=1e-5)
+    with pytest.raises(ValueError, match="belongs to the file"):
+        model.layers[3](model.input)
     features = ResNet18(weights=files["pth"], include_top=False, pooling="avg").predict(X)
     w, b = model.get_layer("predictions").get_weights()
     logits = features @ w + b

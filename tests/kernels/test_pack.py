@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from fastconv import _core
 from tests import cases
 
 from .guard import F32, LEVELS, random
-from .weighted import pack_conv2d, pack_depthwise, pack_linear
+from .weighted import contents, pack_conv2d, pack_depthwise, pack_linear
 
 WIDEST = {"scalar": (2, 4), "avx2": (2, 8), "avx512": (4, 8)}  # vectors in a panel: convolution, dense
 
@@ -85,6 +86,77 @@ def test_linear(isa: Any, trans_b: bool, scaled: bool) -> None:
             want = np.concatenate([panel(p.reshape(*p.shape, 1), -(-len(p) // V) * V) for p in parts])
             given = w if trans_b else np.ascontiguousarray(w.T)
             np.testing.assert_array_equal(pack_linear(isa, given, scale, trans_b), want, f"{w.shape}")
+
+
+@isas
+@pytest.mark.parametrize("scaled", (False, True))
+@pytest.mark.parametrize("m", (0, 2, 3, 4))
+def test_convolution_by_parts_of_the_outputs(isa: Any, m: int, scaled: bool) -> None:
+    rng, V = np.random.default_rng(7), _core.vector_length(isa)
+    for K in channels_out(V):
+        w, scale = random(rng, K, 5, 3, 3), random(rng, K) if scaled else None
+        store = _core.WeightStore()
+        starts = _core.panels(K, isa)
+        assert starts == [first for first, _ in even_panels(K, V, WIDEST[isa.name][0])]
+        if m:
+            packed, whole = store.reserve_winograd(K, 5, m, 3, isa), store.pack_winograd(w, scale, m, isa)
+        else:
+            packed, whole = store.reserve_conv2d(K, 5, 3, 3, isa), store.pack_conv2d(w, scale, 1, isa)
+        bounds = [*starts[::2], K]  # one or two panels at a time, the last ones first
+        for first, end in reversed(list(itertools.pairwise(bounds))):
+            rows, factors = w[first:end], None if scale is None else scale[first:end]
+            if m:
+                _core.pack_winograd_rows(packed, K, first, rows, factors, m, isa)
+            else:
+                _core.pack_conv2d_rows(packed, K, first, rows, factors, isa)
+        np.testing.assert_array_equal(contents(isa, store, packed), contents(isa, store, whole), f"{K}")
+
+
+def test_panels_that_do_not_fit() -> None:
+    isa, store = LEVELS[0], _core.WeightStore()
+    K = 5 * _core.vector_length(isa)
+    starts = _core.panels(K, isa)
+    assert len(starts) == 3
+    packed, wino = store.reserve_conv2d(K, 5, 3, 3, isa), store.reserve_winograd(K, 5, 2, 3, isa)
+    w = np.zeros((K, 5, 3, 3), np.float32)
+    for first, rows in ((1, w), (-1, w), (starts[1], w), (0, w[: starts[1] - 1]), (0, w[:, :4]), (0, w[..., :2])):
+        with pytest.raises(ValueError, match=r"panels|size"):
+            _core.pack_conv2d_rows(packed, K, first, rows, None, isa)
+        with pytest.raises(ValueError, match=r"panels|size|form"):
+            _core.pack_winograd_rows(wino, K, first, rows, None, 2, isa)
+    with pytest.raises(ValueError, match="panels"):
+        _core.pack_conv2d_rows(packed, K, 0, w[0, 0], None, isa)
+    with pytest.raises(ValueError, match="size"):
+        _core.pack_winograd_rows(wino, K, 0, w, None, 4, isa)
+    with pytest.raises(ValueError, match="scale"):
+        _core.pack_conv2d_rows(packed, K, 0, w, np.ones(K - 1, np.float32), isa)
+    for sizes in ((0, 5, 3, 3), (5, -1, 3, 3), (1 << 30, 1 << 30, 1 << 30, 3)):
+        with pytest.raises(ValueError, match="weight"):
+            store.reserve_conv2d(*sizes, isa)
+    with pytest.raises(ValueError, match="form"):
+        store.reserve_winograd(5, 5, 5, 3, isa)
+
+
+@isas
+@pytest.mark.parametrize("scaled", (False, True))
+def test_linear_by_parts_of_the_inputs(isa: Any, scaled: bool) -> None:
+    rng, V = np.random.default_rng(4), _core.vector_length(isa)
+    for K in [*channels_out(V), 1000]:
+        w, scale = random(rng, 33, K), random(rng, K) if scaled else None
+        store = _core.WeightStore()
+        packed = store.reserve_linear(K, 33, isa)
+        for first in (20, 0, 10, 30):  # in any order
+            _core.pack_linear_inputs(packed, 33, first, w[first : first + 10], scale, isa)
+        np.testing.assert_array_equal(contents(isa, store, packed), pack_linear(isa, w, scale, False), f"{K}")
+
+
+def test_parts_that_do_not_fit() -> None:
+    isa = LEVELS[0]
+    packed = _core.WeightStore().reserve_linear(20, 10, isa)
+    rows = np.zeros((4, 20), np.float32)
+    for C, first, w in ((10, 7, rows), (10, -1, rows), (11, 0, rows), (0, 0, rows), (10, 0, np.zeros((4, 25), "f4"))):
+        with pytest.raises(ValueError, match="rows"):
+            _core.pack_linear_inputs(packed, C, first, w, None, isa)
 
 
 def test_rejects() -> None:

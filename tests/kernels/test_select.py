@@ -34,6 +34,14 @@ def test_candidates(isa: Any) -> None:
     winograd = ["F(2x2,3x3)", "F(3x3,3x3)", "F(4x4,3x3)"]
     assert names(shape(28, 64, 64)) == ["implicit", *winograd]
     assert names(shape(28, 64, 64), strict=True) == ["implicit"]
+    assert names(shape(28, 64, 64), winograd=6) == ["implicit", *winograd, "F(6x6,3x3)"]
+    assert names(shape(17, 64, 64, 1, 7)) == ["implicit", "F(1x3,1x7)"]
+    assert names(shape(17, 64, 64, 7, 1)) == ["implicit", "F(3x1,7x1)"]
+    assert names(shape(8, 64, 64, 3, 1)) == ["implicit", "F(2x1,3x1)", "F(3x1,3x1)", "F(4x1,3x1)"]
+    assert (
+        names(shape(17, 64, 64, 1, 5)) == names(shape(17, 64, 64, 3, 5)) == names(shape(17, 64, 64, 7)) == ["implicit"]
+    )
+    assert names(shape(7, 64, 64)) == ["implicit", "F(2x2,3x3)", "F(3x3,3x3)"]  # four tiles are too few
     assert names(shape(28, 64, 64, 5)) == ["implicit", "F(2x2,5x5)"]
     assert names(shape(28, 31, 64)) == ["implicit"]  # too few channels for its rounding error
     assert names(shape(28, 64, 64, 1)) == ["gemm"]
@@ -59,6 +67,7 @@ def test_choice(isa: Any) -> None:
     assert choose(shape(56, 128, 128)) == "F(4x4,3x3)"
     assert choose(shape(56, 128, 128), strict=True) == "implicit"
     assert choose(shape(27, 64, 192, 5)) == "F(2x2,5x5)"
+    assert choose(shape(17, 192, 192, 1, 7)) == "F(1x3,1x7)"
     assert choose(shape(2, 512, 512)) == "implicit"  # four times the weights for one tile
     empty = shape(56, 128, 128, N=0)
     assert choose(empty) == "implicit" and Selection(isa).choose(empty).seconds == 0.0
@@ -97,13 +106,13 @@ def test_wrong_m(wrong: Any) -> None:
 # -- the model ------------------------------------------------------------------------------------------------------
 @isas
 def test_recorded_choices(isa: Any) -> None:
-    """On nine tenths of the shapes that nine networks have (scalar: eight) the choice is within 5% of the fastest that
-    was measured; on average 3% (scalar: 5%) are lost."""
+    """On nine tenths of the shapes of nine networks (scalar: 85%) the choice is within 5% of the fastest that was
+    measured; on average less than 2.5% are lost."""
     found = fit_cost.losses(RECORDED, isa.name)
     assert len(found) >= 30
     bad = [f for f in found if f[0] > 0.05]
-    assert len(bad) <= (0.2 if isa.name == "scalar" else 0.1) * len(found), bad
-    assert sum(f[0] for f in found) / len(found) < (0.05 if isa.name == "scalar" else 0.03)
+    assert len(bad) <= (0.15 if isa.name == "scalar" else 0.1) * len(found), bad
+    assert sum(f[0] for f in found) / len(found) < 0.025
 
 
 @isas

@@ -10,7 +10,7 @@ import pytest
 from fastconv import layers as L
 from fastconv.graph import Value
 from fastconv.layers.activations import NAMES
-from fastconv.layers.base import inner_axis, inner_shape, outer_shape
+from fastconv.layers.base import Scope, inner_axis, inner_shape, outer_shape
 from fastconv.models import Model
 from tests import reference as ref
 
@@ -311,3 +311,21 @@ def test_weights_that_do_not_fit() -> None:
     other(L.Input(shape=(4,)))
     with pytest.raises(ValueError, match="expected 4 numbers"):
         other(L.Input(shape=(5,)))
+
+
+def test_a_layer_says_what_it_computes() -> None:
+    class Nothing(L.Layer):
+        pass
+
+    with pytest.raises(TypeError, match=r"abstract .*emit"):
+        Nothing()  # type: ignore[abstract]
+
+
+def test_a_layer_of_ones_own() -> None:
+    class Square(L.Layer):
+        def emit(self, scope: Scope, *inputs: Value) -> Value:
+            return scope.add("Mul", [inputs[0], inputs[0]], inputs[0].shape)
+
+    x = np.random.default_rng(0).random((2, 5, 4, 3), np.float32)
+    given = L.Input(shape=(None, None, 3))
+    np.testing.assert_allclose(Model(given, Square(name="sq")(given)).predict(x), x * x, rtol=1e-6)

@@ -60,6 +60,16 @@ def test_summary_adds_the_statistics(capsys: pytest.CaptureFixture[str]) -> None
     lines: list[str] = []
     branched().summary(print_fn=lines.append)
     assert len(lines) == 1 and capsys.readouterr().out == ""
+    outer, inner = Input(shape=(12, 10, 3)), branched()
+    inner.get_layer("bn").trainable = False
+    model = Model(outer, inner(outer))
+    model.summary(print_fn=lines.append)
+    model.summary(print_fn=lines.append, expand_nested=True, show_trainable=True)
+    assert "bn (" not in lines[1] and "Trainable" not in lines[1]
+    (bn,) = (line for line in lines[2].splitlines() if line.startswith("  bn (BatchNormalization)"))
+    assert bn.split()[-2:] == ["8", "N"]
+    with pytest.raises(TypeError):
+        model.summary(expand=True)  # type: ignore[call-arg]
 
 
 def test_predict_in_batches_is_the_same() -> None:

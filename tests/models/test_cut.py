@@ -105,6 +105,68 @@ def test_feature_maps_and_pooling(name: str) -> None:
         assert part.outputs[0].shape[1:] == maps.shape[1:2]
 
 
+@pytest.mark.parametrize("name", ["resnet", "squeezenet", "vgg", "mobilenet_v2", "keras_resnet"])
+def test_nothing_more_is_cut_the_second_time(name: str, tmp_path: Path) -> None:
+    model, x = fastconv.load(serialized(name)), image(name)
+    maps, mean = model.without_top(), model.without_top(pooling="avg")
+    for again, want in (
+        (maps.without_top(), maps),
+        (mean.without_top(), mean),
+        (mean.without_top(pooling="avg"), mean),
+        (maps.without_top(pooling="avg"), mean),
+        (mean.without_top(pooling="max"), model.without_top(pooling="max")),
+    ):
+        np.testing.assert_array_equal(again(*x.values()), want(*x.values()))
+    for part in (maps, mean):  # a file does not say that it was cut
+        part.save(tmp_path / "part.onnx")
+        with pytest.raises(ModelError, match="no classifier: "):
+            fastconv.load(tmp_path / "part.onnx").without_top()
+
+
+def _backbone(channels: int, *, scores: bool = False) -> onnx.ModelProto:
+    """... 64 channels, a 1x1 convolution with ReLU, the mean; with `scores` a softmax after it."""
+    b = Builder(5, (3, 16, 16))
+    x = b.relu(b.conv(b.conv_bn_relu(b.x, 64, 3, 2), channels, 1, bias=True))
+    x = b.op("Flatten", b.op("GlobalAveragePool", x))
+    return b.model((b.op("Softmax", x, axis=1) if scores else x, [channels]))
+
+
+@pytest.mark.parametrize("channels, scores", [(1000, False), (10, False), (40, True)])
+def test_convolutions_as_classifiers(channels: int, scores: bool) -> None:
+    model = fastconv.load(_backbone(channels, scores=scores).SerializeToString())
+    assert model.without_top()(*np.ones((1, 1, 3, 16, 16), np.float32)).shape == (1, 64, 8, 8)
+
+
+@pytest.mark.parametrize("channels", [256, 64, 32])
+def test_features_of_convolutions_are_no_scores(channels: int) -> None:
+    """MobileNet's and VoVNet's last 1x1 convolutions belong to the features of a network without a classifier."""
+    model = fastconv.load(_backbone(channels).SerializeToString())
+    with pytest.raises(ModelError, match=r"nothing is learnt behind the feature maps '.*' of shape \(1, \d+, 8, 8\)"):
+        model.without_top()
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_maps_of_one_pixel(flat: bool) -> None:
+    """For small images the last maps are of 1x1 pixels: they are behind the convolution that makes them so."""
+    b = Builder(6, (3, 4, 4))
+    x = b.conv_bn_relu(b.conv_bn_relu(b.x, 8, 3, 2), 16, 3, 2)
+    x = b.relu(b.op("Add", b.bn(b.conv(x, 16)), x))
+    maps = x
+    x = b.op("Flatten", x) if flat else b.op("Flatten", b.op("GlobalAveragePool", x))
+    proto = b.model((b.dense(x, 16, 5), [5]))
+    model, given = fastconv.load(proto.SerializeToString()), np.random.default_rng(0).random((2, 3, 4, 4), np.float32)
+    assert features(model.graph)[0].name == maps
+    assert model.without_top()(given).shape == (2, 16, 1, 1)
+
+
+def test_a_convolution_over_the_whole_image_is_dense() -> None:
+    b = Builder(6, (3, 8, 8))
+    x = b.conv_bn_relu(b.x, 8, 3, 2)
+    hidden = b.relu(b.conv(x, 20, 4, 1, (0, 0, 0, 0), bias=True))
+    model = fastconv.load(b.model((b.dense(b.op("Flatten", hidden), 20, 5), [5])).SerializeToString())
+    assert model.without_top()(np.ones((1, 3, 8, 8), np.float32)).shape == (1, 8, 4, 4)
+
+
 def test_features_of_any_layer() -> None:
     """Each named layer, one by one and together, against onnxruntime with that value as its output."""
     proto = onnx.load_from_string(serialized("resnet"))
@@ -131,7 +193,9 @@ def test_layers_and_counts() -> None:
     model = fastconv.load(b.model((b.head(b.relu(x), 5), [5])).SerializeToString())
     learnable = 8 * 27 + 8 + 16 + 8 * 5 + 5
     assert model.count_params() == learnable
-    assert f"{learnable + 16:,} parameters, of which 16 are moving statistics" in model.summary()
+    printed: list[str] = []
+    model.summary(print_fn=printed.append)
+    assert f"Parameters: {learnable:,} (" in printed[0] and printed[0].endswith("Moving statistics: 16")
     conv, bn = model.layers[0], model.layers[1]
     assert conv.count_params() == 8 * 27 + 8 and bn.count_params() == 16 and len(bn.weights) == 4
     assert conv.output_shape == (None, 16, 16, 8) and model.get_layer(conv.name) is model.get_layer(index=0)
