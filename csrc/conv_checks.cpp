@@ -125,7 +125,8 @@ void prepare(Winograd& d, Isa isa, Op op) {
     d.block = 1;
     d.chunks = std::min<int64_t>(tiles, CHUNKS);
   } else if (op == Op::winograd_product) {
-    const int64_t blocks = std::clamp<int64_t>(ceil_div(8, panels), 1, std::max<int64_t>(1, tiles / 12));
+    int64_t blocks = std::clamp<int64_t>(ceil_div(8, panels), 1, std::max<int64_t>(1, tiles / 12));
+    if (panels * blocks % 2 && tiles >= 24 * (blocks + 1)) blocks++;  // two threads get as much each
     d.block = ceil_div(tiles, blocks);
     d.chunks = tiles ? panels * blocks : 0;
   } else {
