@@ -70,6 +70,37 @@ inline int64_t rows_extent(const char* op, const char* buffer, int64_t rows, int
   return reach(op, buffer, {{rows, ld}, {n, 1}});
 }
 
+// The product of sizes, of which none is negative.
+inline int64_t times(const char* op, const char* buffer, std::initializer_list<int64_t> sizes) {
+  int64_t total = 1;
+  for (const int64_t n : sizes) {
+    in_range(op, (std::string("a dimension of ") + buffer).c_str(), n, 0, SIZE_LIMIT);
+    if (__builtin_mul_overflow(total, std::max<int64_t>(n, 1), &total) || total > SIZE_LIMIT) too_large(op, buffer);
+  }
+  for (const int64_t n : sizes)
+    if (n == 0) return 0;
+  return total;
+}
+
+// Sizes of images, windows and, up to `steps`, their strides and dilations.
+template <typename D>
+void check_windows(const char* op, const D& d, int64_t steps) {
+  CHECK(op, N, 0, IMAGE_LIMIT);
+  CHECK(op, H, 1, IMAGE_LIMIT);
+  CHECK(op, W, 1, IMAGE_LIMIT);
+  CHECK(op, C, 1, IMAGE_LIMIT);
+  CHECK(op, P, 0, IMAGE_LIMIT);
+  CHECK(op, Q, 0, IMAGE_LIMIT);
+  CHECK(op, R, 1, WINDOW_LIMIT);
+  CHECK(op, S, 1, WINDOW_LIMIT);
+  CHECK(op, stride_h, 1, steps);
+  CHECK(op, stride_w, 1, steps);
+  CHECK(op, dilation_h, 1, steps);
+  CHECK(op, dilation_w, 1, steps);
+  CHECK(op, pad_t, 0, IMAGE_LIMIT);
+  CHECK(op, pad_l, 0, IMAGE_LIMIT);
+}
+
 inline std::vector<Dim> box(const int64_t* dims, const int64_t* strides, int64_t rank) {
   std::vector<Dim> r;
   for (int64_t i = 0; i < rank; i++) r.push_back({dims[i], strides[i]});
@@ -85,6 +116,12 @@ inline double product(const int64_t* dims, int64_t rank) {
   double p = 1;
   for (int64_t i = 0; i < rank; i++) p *= static_cast<double>(dims[i]);
   return p;
+}
+
+// Chunks of `dims` elements, each computed by itself.
+inline int64_t element_chunks(const int64_t* dims, int64_t rank) {
+  const double work = product(dims, rank);
+  return chunks_of(work, CHUNK, work);
 }
 
 inline double blocks(int64_t n, int64_t size) { return static_cast<double>((n + size - 1) / size); }

@@ -24,20 +24,7 @@ void prepare(MatMul& d) {
 
 Extent extent(const Pool2d& d) {
   const char* op = "pool2d";
-  CHECK(op, N, 0, IMAGE_LIMIT);
-  CHECK(op, H, 1, IMAGE_LIMIT);
-  CHECK(op, W, 1, IMAGE_LIMIT);
-  CHECK(op, C, 1, IMAGE_LIMIT);
-  CHECK(op, P, 0, IMAGE_LIMIT);
-  CHECK(op, Q, 0, IMAGE_LIMIT);
-  CHECK(op, R, 1, WINDOW_LIMIT);
-  CHECK(op, S, 1, WINDOW_LIMIT);
-  CHECK(op, stride_h, 1, WINDOW_LIMIT);
-  CHECK(op, stride_w, 1, WINDOW_LIMIT);
-  CHECK(op, dilation_h, 1, WINDOW_LIMIT);
-  CHECK(op, dilation_w, 1, WINDOW_LIMIT);
-  CHECK(op, pad_t, 0, IMAGE_LIMIT);
-  CHECK(op, pad_l, 0, IMAGE_LIMIT);
+  check_windows(op, d, WINDOW_LIMIT);
   CHECK(op, pad_b, 0, IMAGE_LIMIT);
   CHECK(op, pad_r, 0, IMAGE_LIMIT);
   CHECK(op, count_include_pad, 0, 1);
@@ -81,10 +68,7 @@ Extent extent(const Binary& d) {
   return e;
 }
 
-void prepare(Binary& d) {
-  const double work = product(d.dims, d.rank);
-  d.chunks = chunks_of(work, CHUNK, work);
-}
+void prepare(Binary& d) { d.chunks = element_chunks(d.dims, d.rank); }
 
 Extent extent(const Affine& d) {
   check_activation(d.act, "affine");
@@ -145,10 +129,7 @@ Extent extent(const Copy& d) {
   return e;
 }
 
-void prepare(Copy& d) {
-  const double work = product(d.dims, d.rank);
-  d.chunks = chunks_of(work, CHUNK, work);
-}
+void prepare(Copy& d) { d.chunks = element_chunks(d.dims, d.rank); }
 
 Extent extent(const Pad& d) {
   const char* op = "pad";

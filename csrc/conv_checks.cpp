@@ -4,6 +4,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "check_tools.h"
 #include "cpu/dispatch.h"
 #include "cpu/select.h"
 #include "cpu/winograd.h"
@@ -19,52 +20,44 @@ constexpr int64_t MOST_COLUMNS = 64;          // of a panel, on any level
 constexpr int64_t SMALL_WEIGHTS = 256 << 10;  // bytes: a quarter of L2
 constexpr int64_t PANEL_BYTES = 512 << 10;    // more of a panel is not read at a time: it and what is fetched meanwhile
 constexpr int64_t SLICE_BYTES = 400 << 10;    // would not stay in L2
-constexpr int64_t LIMIT = int64_t(1) << 31;   // of any one dimension: products of two fit 64 bits
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-void require(bool ok, const char* what) {
-  if (!ok) throw std::invalid_argument(what);
-}
-
-void in_range(std::initializer_list<int64_t> values, int64_t low, const char* what) {
-  for (int64_t v : values) require(v >= low && v < LIMIT, what);
-}
-
-// 1 + the largest index of a box; dims and strides are non-negative and any dimension may be 0.
-int64_t reach(std::initializer_list<std::pair<int64_t, int64_t>> box) {
-  int64_t last = 0;
-  for (auto [dim, stride] : box) {
-    if (dim == 0) return 0;
-    int64_t step;
-    require(
-        stride >= 0 && !__builtin_mul_overflow(dim - 1, stride, &step) && !__builtin_add_overflow(last, step, &last),
-        "a buffer is larger than memory");
-  }
-  return last + 1;
+void require(bool ok, const char* op, const char* what) {
+  if (!ok) throw std::invalid_argument(std::string(op) + ": " + what);
 }
 
 template <typename D>
-void check_geometry(const D& d) {
-  in_range({d.N, d.P, d.Q}, 0, "N, P, Q must not be negative");
-  in_range({d.H, d.W, d.C, d.K, d.R, d.S, d.stride_h, d.stride_w, d.dilation_h, d.dilation_w}, 1,
-           "H, W, C, K, R, S, strides and dilations must be positive");
-  in_range({d.pad_t, d.pad_l}, 0, "padding must not be negative");
-  in_range({d.x_ld, d.y_ld}, 1, "pixel strides must be positive");
-  require(d.x_ld >= d.C && d.y_ld >= d.K, "a pixel stride is smaller than the channels");
-  require(d.res_ld >= 0 && d.res_ld < LIMIT && d.x_row >= 0 && d.x_image >= 0, "strides must not be negative");
-  require(d.R * d.S <= (1 << 20), "the filter is too large");
+void check_geometry(const char* op, const D& d) {
+  check_windows(op, d, IMAGE_LIMIT);
+  CHECK(op, K, 1, IMAGE_LIMIT);
+  CHECK(op, x_ld, d.C, IMAGE_LIMIT);
+  CHECK(op, y_ld, d.K, IMAGE_LIMIT);
+  CHECK(op, res_ld, 0, IMAGE_LIMIT);
   int64_t weights;  // rounded up to whole vectors, at most 65 times as many
-  require(!__builtin_mul_overflow(d.C * d.R * d.S * 65, d.K, &weights) && weights < int64_t(1) << 59,
-          "the weights are larger than memory");
+  if (d.R * d.S > WINDOW_LIMIT || __builtin_mul_overflow(d.C * d.R * d.S * 65, d.K, &weights) ||
+      weights >= int64_t(1) << 59)
+    too_large(op, "w");
 }
 
 // Output pixels, of all images.
 template <typename D>
-int64_t pixels(const D& d) {
-  int64_t n;
-  require(!__builtin_mul_overflow(d.P * d.Q, d.N, &n) && n < int64_t(1) << 48, "the output is larger than memory");
-  return n;
+int64_t pixels(const char* op, const D& d) {
+  return times(op, "y", {d.N, d.P, d.Q});
+}
+
+template <typename D>
+int64_t image_extent(const char* op, const D& d) {
+  return reach(op, "x", {{d.N, d.x_image}, {d.H, d.x_row}, {d.W, d.x_ld}, {d.C, 1}});
+}
+
+// Bias, residual and output of `rows` pixels, or rows.
+template <typename D>
+void epilogue_extent(const char* op, const D& d, int64_t rows, Extent& e) {
+  e.optional_from = 2;
+  e.in[2] = d.K;
+  e.in[3] = rows_extent(op, "residual", rows, d.res_ld, d.K);
+  e.out = reach_distinct(op, {{rows, d.y_ld}, {d.K, 1}});
 }
 
 }  // namespace
@@ -152,87 +145,82 @@ void prepare(Linear& d, Isa isa) {
 }
 
 Extent extent(const Conv2d& d, Isa isa) {
-  check_geometry(d);
-  in_range({d.groups}, 1, "groups must be positive");
-  require(d.C % d.groups == 0 && d.K % d.groups == 0, "channels do not divide into groups");
-  const bool runs = d.algorithm == ConvAlgorithm::row_run;
-  if (runs) {
+  const char* op = "conv2d";
+  check_geometry(op, d);
+  CHECK(op, groups, 1, IMAGE_LIMIT);
+  require(d.C % d.groups == 0 && d.K % d.groups == 0, op, "channels do not divide into groups");
+  if (d.algorithm == ConvAlgorithm::row_run) {
     // The window must stay inside x: the kernel does not look at borders.
-    require(d.groups == 1 && d.dilation_w == 1 && d.x_ld == d.C && d.pad_t == 0 && d.pad_l == 0, "row_run: geometry");
-    require(d.P == 0 || (d.P - 1) * d.stride_h + (d.R - 1) * d.dilation_h < d.H, "row_run: rows beyond the image");
-    require(d.Q == 0 || (d.Q - 1) * d.stride_w + d.S <= d.W, "row_run: columns beyond the image");
+    op = "row_run";
+    require(d.groups == 1 && d.dilation_w == 1 && d.x_ld == d.C && d.pad_t == 0 && d.pad_l == 0, op, "geometry");
+    require(d.P == 0 || (d.P - 1) * d.stride_h + (d.R - 1) * d.dilation_h < d.H, op, "rows beyond the image");
+    require(d.Q == 0 || (d.Q - 1) * d.stride_w + d.S <= d.W, op, "columns beyond the image");
   } else if (d.algorithm == ConvAlgorithm::gemm) {
     require(d.R == 1 && d.S == 1 && d.stride_h == 1 && d.stride_w == 1 && d.pad_t == 0 && d.pad_l == 0 && d.P == d.H &&
                 d.Q == d.W && d.x_row == d.W * d.x_ld && d.x_image == d.H * d.x_row,
-            "gemm: geometry");
+            "gemm", "geometry");
   } else {
-    require(d.algorithm == ConvAlgorithm::implicit, "unknown algorithm");
+    require(d.algorithm == ConvAlgorithm::implicit, op, "unknown algorithm");
   }
   Extent e{};
-  e.optional_from = 2;  // bias, residual
-  e.in[0] = reach({{d.N, d.x_image}, {d.H, d.x_row}, {d.W, d.x_ld}, {d.C, 1}});
+  e.in[0] = image_extent(op, d);
   e.in[1] = packed_conv2d_size(d.K, d.C, d.R, d.S, d.groups, isa);
-  e.in[2] = d.K;
-  e.out = reach({{pixels(d), d.y_ld}, {d.K, 1}});
-  e.in[3] = reach({{pixels(d), d.res_ld}, {d.K, 1}});
+  epilogue_extent(op, d, pixels(op, d), e);
   return e;
 }
 
 Extent extent(const Winograd& d, Isa isa, Op op) {
-  in_range({d.N, d.P, d.Q, d.pad_t, d.pad_l}, 0, "N, P, Q and padding must not be negative");
-  in_range({d.H, d.W, d.C, d.K, d.y_ld}, 1, "H, W, C, K and pixel strides must be positive");
-  require(d.y_ld >= d.K && d.res_ld >= 0 && d.res_ld < LIMIT, "a pixel stride is smaller than the channels");
-  require(winograd_known(d.m, d.r, d.axes), "winograd: no such form");
-  require(pixels(d) < (int64_t(1) << 52) / (64 * d.C), "winograd: the planes are larger than memory");
-  require(d.K < (int64_t(1) << 52) / (65 * 64 * d.C), "the weights are larger than memory");
+  const char* name = "winograd";
+  for (const int64_t n : {d.N, d.P, d.Q, d.pad_t, d.pad_l}) in_range(name, "N, P, Q and padding", n, 0, IMAGE_LIMIT);
+  for (const int64_t n : {d.H, d.W, d.C, d.K}) in_range(name, "H, W, C and K", n, 1, IMAGE_LIMIT);
+  in_range(name, "y_ld", d.y_ld, d.K, IMAGE_LIMIT);
+  in_range(name, "res_ld", d.res_ld, 0, IMAGE_LIMIT);
+  require(winograd_known(d.m, d.r, d.axes), name, "no such form");
+  require(pixels(name, d) < (int64_t(1) << 52) / (64 * d.C), name, "the planes are larger than memory");
+  require(d.K < (int64_t(1) << 52) / (65 * 64 * d.C), name, "the weights are larger than memory");
   require(d.pool == 0 || (d.pool == 1 && d.m % 2 == 0 && d.axes == WINOGRAD_BOTH &&
                           (d.act.func == Func::identity || d.act.func == Func::clip)),
-          "winograd: this cannot be pooled");
+          name, "this cannot be pooled");
   Extent e{};
-  e.optional_from = 2;  // bias, residual
-  if (op != Op::winograd_product) {
-    require(d.x_ld >= d.C && d.x_ld < LIMIT && d.x_row >= 0 && d.x_image >= 0, "strides of x");
-    e.in[0] = reach({{d.N, d.x_image}, {d.H, d.x_row}, {d.W, d.x_ld}, {d.C, 1}});
-  }
   const int64_t planes = winograd_planes(d, winograd_tiles(d));
+  if (op != Op::winograd_product) {
+    in_range(name, "x_ld", d.x_ld, d.C, IMAGE_LIMIT);
+    e.in[0] = image_extent(name, d);
+  }
   if (op == Op::winograd_input) {
-    e.optional_from = 4;
     e.out = planes;
     return e;
   }
   if (op == Op::winograd_product) e.in[0] = planes;
   e.in[1] = packed_winograd_size(d.K, d.C, d.m, d.r, d.axes, isa);
-  e.in[2] = d.K;
-  e.out = reach({{d.pool ? d.N * (d.P / 2) * (d.Q / 2) : pixels(d), d.y_ld}, {d.K, 1}});
-  if (!d.pool) e.in[3] = reach({{pixels(d), d.res_ld}, {d.K, 1}});
+  epilogue_extent(name, d, d.pool ? times(name, "y", {d.N, d.P / 2, d.Q / 2}) : pixels(name, d), e);
+  if (d.pool) e.in[3] = 0;  // none is added then
   return e;
 }
 
 Extent extent(const DepthwiseConv2d& d, Isa isa) {
-  check_geometry(d);
-  in_range({d.multiplier}, 1, "multiplier must be positive");
-  require(d.K == d.C * d.multiplier, "K must be C times the multiplier");
+  const char* op = "depthwise_conv2d";
+  check_geometry(op, d);
+  CHECK(op, multiplier, 1, IMAGE_LIMIT);
+  require(d.K == d.C * d.multiplier, op, "K must be C times the multiplier");
   Extent e{};
-  e.optional_from = 2;  // bias, residual
-  e.in[0] = reach({{d.N, d.x_image}, {d.H, d.x_row}, {d.W, d.x_ld}, {d.C, 1}});
+  e.in[0] = image_extent(op, d);
   e.in[1] = packed_depthwise_size(d.K, d.R, d.S, isa);
-  e.in[2] = d.K;
-  e.out = reach({{pixels(d), d.y_ld}, {d.K, 1}});
-  e.in[3] = reach({{pixels(d), d.res_ld}, {d.K, 1}});
+  epilogue_extent(op, d, pixels(op, d), e);
   return e;
 }
 
 Extent extent(const Linear& d, Isa isa) {
-  in_range({d.M}, 0, "M must not be negative");
-  in_range({d.C, d.K, d.x_ld, d.y_ld}, 1, "C, K and row strides must be positive");
-  require(d.x_ld >= d.C && d.y_ld >= d.K && d.res_ld >= 0, "a row stride is smaller than the row");
+  const char* op = "linear";
+  CHECK(op, M, 0, IMAGE_LIMIT);
+  CHECK(op, C, 1, IMAGE_LIMIT);
+  CHECK(op, K, 1, IMAGE_LIMIT);
+  CHECK(op, x_ld, d.C, IMAGE_LIMIT);
+  CHECK(op, y_ld, d.K, IMAGE_LIMIT);
   Extent e{};
-  e.optional_from = 2;  // bias, residual
-  e.in[0] = reach({{d.M, d.x_ld}, {d.C, 1}});
+  e.in[0] = rows_extent(op, "x", d.M, d.x_ld, d.C);
   e.in[1] = packed_linear_size(d.K, d.C, isa);
-  e.in[2] = d.K;
-  e.out = reach({{d.M, d.y_ld}, {d.K, 1}});
-  e.in[3] = reach({{d.M, d.res_ld}, {d.K, 1}});
+  epilogue_extent(op, d, d.M, e);
   return e;
 }
 

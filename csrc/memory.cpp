@@ -3,11 +3,12 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <new>
 #include <utility>
+
+#include "clock.h"
 
 namespace fastconv {
 
@@ -46,21 +47,15 @@ Block& Block::operator=(Block&& other) noexcept {
   return *this;
 }
 
-static int64_t now() {
-  timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
-
 // One byte of each huge page up to `end` of the last region; gives them up when they take too long. 2 MB cost 0.1 ms in
 // a huge page and 0.7 in small ones (Zen 5, virtual), but 3 to 5 in a huge page that the host must find.
 void WeightStore::touch(size_t end) {
   constexpr int64_t PATIENCE = 6000000, SLOW = 800000;  // nanoseconds: in all, and on average
   Block& region = regions_.back();
   for (; huge_ && touched_ < end; touched_ += HUGE_PAGE) {
-    const int64_t start = now();
+    const int64_t start = nanoseconds_now();
     *(volatile char*)(region.data() + touched_) = 0;
-    nanoseconds_ += now() - start;
+    nanoseconds_ += nanoseconds_now() - start;
     pages_++;
     if (nanoseconds_ > PATIENCE && nanoseconds_ > pages_ * SLOW) {
       huge_ = false;

@@ -1,22 +1,15 @@
 #include "plan.h"
 
-#include <time.h>
-
 #include <algorithm>
 #include <new>
 #include <stdexcept>
 
+#include "clock.h"
 #include "conv_checks.h"
 
 namespace fastconv {
 
 namespace {
-
-int64_t now() {
-  timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
 
 struct Call {
   const Operation* operation;
@@ -143,7 +136,7 @@ void Plan::run(char* arena, float* scratch, float* const* externals, ThreadPool&
     if (t.space == Space::weight) return const_cast<float*>(t.address);
     return externals[t.offset] + t.external_at;
   };
-  int64_t start = nanoseconds ? now() : 0;
+  int64_t start = nanoseconds ? nanoseconds_now() : 0;
   for (size_t i = 0; i < operations_.size(); i++) {
     const Operation& o = operations_[i];
     call.operation = &o;
@@ -159,7 +152,7 @@ void Plan::run(char* arena, float* scratch, float* const* externals, ThreadPool&
     }
     pool.run(o.chunks, compute, &call);
     if (nanoseconds) {
-      const int64_t end = now();
+      const int64_t end = nanoseconds_now();
       nanoseconds[i] += end - start;
       start = end;
     }

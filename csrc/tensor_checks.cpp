@@ -4,21 +4,6 @@
 
 namespace fastconv {
 
-namespace {
-
-int64_t times(const char* op, const char* buffer, std::initializer_list<int64_t> sizes) {
-  int64_t total = 1;
-  for (const int64_t n : sizes) {
-    in_range(op, (std::string("a dimension of ") + buffer).c_str(), n, 0, SIZE_LIMIT);
-    if (__builtin_mul_overflow(total, std::max<int64_t>(n, 1), &total) || total > SIZE_LIMIT) too_large(op, buffer);
-  }
-  for (const int64_t n : sizes)
-    if (n == 0) return 0;
-  return total;
-}
-
-}  // namespace
-
 Extent extent(const Resample& d) {
   const char* op = "resample";
   CHECK(op, n, 1, SIZE_LIMIT);
@@ -49,10 +34,7 @@ Extent extent(const Where& d) {
   return e;
 }
 
-void prepare(Where& d) {
-  const double work = product(d.dims, d.rank);
-  d.chunks = chunks_of(work, CHUNK, work);
-}
+void prepare(Where& d) { d.chunks = element_chunks(d.dims, d.rank); }
 
 Extent extent(const Normalize& d) {
   const char* op = "normalize";

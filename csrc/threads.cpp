@@ -4,13 +4,17 @@
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include <algorithm>
+#include <chrono>
 #include <condition_variable>
 #include <mutex>
 #include <system_error>
 #include <thread>
 #include <vector>
+
+#include "clock.h"
 
 namespace fastconv {
 
@@ -33,7 +37,7 @@ inline void relax() {
 #endif
 }
 
-constexpr int YIELD_SPINS = 2000;  // of a caller that waits for the last chunks
+constexpr int YIELD_SPINS = 2000;  // about 30 microseconds
 constexpr int SPINS = 20000;       // about 300 microseconds: longer than the gap between two runs in a loop
 
 }  // namespace
@@ -47,7 +51,18 @@ struct ThreadPool::Shared {
   struct alignas(64) Ticket {
     std::atomic<uint64_t> next{0};  // epoch << 32 | next chunk
   };
+  struct alignas(64) Presence {
+    std::atomic<bool> computing{false};  // holds chunks
+    std::atomic<int> cpu{-1};            // where it began this job
+    std::atomic<int64_t> rest_until{0};  // claims nothing before; 0: does not rest
+    // The caller's own:
+    bool lost = false;  // had no CPU during this wait
+    Rest rest;
+    int64_t seen = 0, used = 0;         // wall clock and CPU time when the caller last looked
+    clockid_t clock = CLOCK_MONOTONIC;  // of its CPU time
+  };
   const std::unique_ptr<Ticket[]> tickets;  // one a thread
+  const std::unique_ptr<Presence[]> presence;
   const int threads;
   alignas(64) std::atomic<int64_t> done{0};
   alignas(64) std::atomic<uint32_t> epoch{0};
@@ -57,10 +72,10 @@ struct ThreadPool::Shared {
   std::atomic<int> sleepers{0};
   std::atomic<bool> stop{false};
   std::mutex mutex;
-  std::condition_variable wake;
+  std::condition_variable wake, rested;
   std::vector<std::thread> workers;
 
-  explicit Shared(int n) : tickets(new Ticket[n]), threads(n) {}
+  explicit Shared(int n) : tickets(new Ticket[n]), presence(new Presence[n]), threads(n) {}
 
   // Its own range first, then what the others have not begun: half of what is left at a time (neighbouring chunks
   // share rows), of another's range a quarter.
@@ -70,6 +85,7 @@ struct ThreadPool::Shared {
     const Job fn = job.load(std::memory_order_acquire);
     void* arg = argument.load(std::memory_order_acquire);
     const int64_t total = chunks.load(std::memory_order_acquire);
+    Presence& mine = presence[thread];
     for (int k = 0; k < threads; k++) {
       const int owner = thread + k < threads ? thread + k : thread + k - threads;
       const int64_t range_end = first_chunk(total, owner + 1, threads);
@@ -77,11 +93,13 @@ struct ThreadPool::Shared {
       uint64_t seen = ticket.load(std::memory_order_acquire);
       while ((uint32_t)(seen >> 32) == my_epoch) {
         const int64_t begin = (int64_t)(seen & 0xffffffffu);
-        if (begin >= range_end) break;
+        if (begin >= range_end || mine.rest_until.load(std::memory_order_relaxed)) break;
         const int64_t end = begin + std::max<int64_t>(1, (range_end - begin) / (k == 0 ? 2 : 4));
         const uint64_t next = (uint64_t)my_epoch << 32 | (uint64_t)end;
         if (!ticket.compare_exchange_weak(seen, next, std::memory_order_acq_rel)) continue;
+        mine.computing.store(true, std::memory_order_relaxed);
         fn(arg, begin, end, thread);
+        mine.computing.store(false, std::memory_order_relaxed);
         done.fetch_add(end - begin, std::memory_order_release);
         seen = ticket.load(std::memory_order_acquire);
       }
@@ -92,8 +110,9 @@ struct ThreadPool::Shared {
     uint32_t last = 0;
     for (;;) {
       uint32_t now = epoch.load(std::memory_order_acquire);
-      for (int i = 0; now == last && i < SPINS && !stop.load(std::memory_order_relaxed); i++) {
+      for (int i = 1; now == last && i <= SPINS && !stop.load(std::memory_order_relaxed); i++) {
         relax();
+        if (i % YIELD_SPINS == 0) sched_yield();  // the caller may be waiting for this CPU
         now = epoch.load(std::memory_order_acquire);
       }
       if (now == last) {
@@ -105,10 +124,69 @@ struct ThreadPool::Shared {
       }
       if (stop.load(std::memory_order_relaxed)) return;
       last = now;
+      if (rests(presence[thread])) continue;
+      presence[thread].cpu.store(sched_getcpu(), std::memory_order_relaxed);
       work(now, thread);
     }
   }
+
+  // Sleeps until the rest is over; false where there is none.
+  bool rests(Presence& p) {
+    int64_t until = p.rest_until.load(std::memory_order_relaxed);
+    if (!until) return false;
+    const int64_t left = until - nanoseconds_now();
+    if (left <= 0) return !p.rest_until.compare_exchange_strong(until, 0, std::memory_order_relaxed);
+    std::unique_lock<std::mutex> lock(mutex);
+    rested.wait_for(lock, std::chrono::nanoseconds(left), [&] { return stop.load(); });
+    return true;
+  }
+
+  // The caller waits: which workers hold chunks and get no CPU? They are to take no more. One that waits for the
+  // caller's own gets it by sched_yield, and another one from the scheduler soon.
+  void look_after_workers() {
+    const int64_t now = nanoseconds_now();
+    const int cpu = sched_getcpu();
+    for (int t = 1; t <= (int)workers.size(); t++) {
+      Presence& p = presence[t];
+      const bool computing =
+          p.computing.load(std::memory_order_relaxed) && p.cpu.load(std::memory_order_relaxed) != cpu;
+      const int64_t used = computing ? nanoseconds_now(p.clock) : 0;
+      if (computing && p.seen && used - p.used < (now - p.seen) / 2) {
+        p.lost = true;
+        p.rest_until.store(INT64_MAX, std::memory_order_relaxed);
+      }
+      p.seen = computing ? now : 0;
+      p.used = used;
+    }
+  }
+
+  void wait(int64_t total) {
+    int64_t begun = 0;
+    for (int spins = 1; done.load(std::memory_order_acquire) < total; spins++) {
+      relax();
+      if (spins % YIELD_SPINS) continue;
+      if (!begun) begun = nanoseconds_now();
+      look_after_workers();
+      sched_yield();
+    }
+    if (!begun) return;
+    const int64_t now = nanoseconds_now();
+    for (int t = 1; t <= (int)workers.size(); t++) {
+      Presence& p = presence[t];
+      p.seen = 0;
+      if (p.lost) p.rest_until.store(p.rest.until(begun, now), std::memory_order_relaxed);
+      p.lost = false;
+    }
+  }
 };
+
+int64_t Rest::until(int64_t begun, int64_t now) {
+  const int64_t waited = now - begun, helped = begun - since;
+  length = helped > 4 * waited ? 0 : length ? std::min(LONGEST, 2 * length) : std::min(LONGEST, FIRST * waited);
+  const bool pays = 3 * waited > 2 * helped;
+  since = pays ? now + length : now;
+  return pays ? since : 0;
+}
 
 ThreadPool::ThreadPool(int threads) : threads_(std::max(1, threads)) {}
 
@@ -123,6 +201,7 @@ ThreadPool::~ThreadPool() {
     shared_->stop.store(true);
   }
   shared_->wake.notify_all();
+  shared_->rested.notify_all();
   for (std::thread& t : shared_->workers) t.join();
 }
 
@@ -134,6 +213,7 @@ void ThreadPool::start() {
   for (int i = 1; i < threads_; i++) {
     try {
       s->workers.emplace_back([s, i] { s->loop(i); });
+      pthread_getcpuclockid(s->workers.back().native_handle(), &s->presence[i].clock);
     } catch (const std::system_error&) {
       break;  // a process limit: fewer threads give the same result later
     }
@@ -164,14 +244,7 @@ void ThreadPool::run(int64_t chunks, Job job, void* argument) {
     s.wake.notify_all();
   }
   s.work(epoch, 0);
-  int spins = 0;
-  while (s.done.load(std::memory_order_acquire) < chunks) {
-    relax();
-    if (++spins > YIELD_SPINS) {
-      spins = 0;
-      sched_yield();  // the worker may have lost its CPU
-    }
-  }
+  s.wait(chunks);
 }
 
 int usable_cpus() {

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from types import ModuleType
+
 from . import ops
 from ._version import __version__
 from .config import show_config
@@ -9,6 +12,15 @@ from .errors import DeviceError, FastconvError, ModelError, ShapeError, TuningEr
 from .model import Model, load
 from .session import InferenceSession, SessionOptions
 from .tuning import Tuning
+
+_LAZY = ("applications", "backend", "layers", "models", "onnx", "preprocessing", "weights")  # imported when asked for
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _LAZY:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "DeviceError",

@@ -115,6 +115,8 @@ class FastconvBackend(Backend):
         """Run one node of the newest operator set that fastconv knows, or of `opset_version`."""
         _require(device)
         names = [n for n in node.input if n]
+        if not isinstance(inputs, Mapping) and len(inputs) != len(names):
+            raise ShapeError(f"expected {len(names)} inputs {names}, got {len(inputs)}")
         arrays = dict(inputs) if isinstance(inputs, Mapping) else dict(zip(names, inputs, strict=True))
         opset = min(int(kwargs.get("opset_version", onnx.defs.onnx_opset_version())), onnx.defs.onnx_opset_version())
         model = _node_model(node, {n: np.asarray(a) for n, a in arrays.items()}, outputs_info, opset)
@@ -123,7 +125,10 @@ class FastconvBackend(Backend):
     @classmethod
     def supports_device(cls, device: str) -> bool:
         """True for "CPU"."""
-        return bool(Device(device).type == DeviceType.CPU)
+        try:
+            return bool(Device(device).type == DeviceType.CPU)
+        except (AttributeError, ValueError):  # what onnx does not know
+            return False
 
 
 def _require(device: str) -> None:
@@ -147,7 +152,10 @@ def _node_model(
     if outputs_info is not None:
         types = [helper.np_dtype_to_tensor_dtype(np.dtype(t)) for t, _ in outputs_info]
     else:
-        inferred = onnx.shape_inference.infer_shapes(model)
+        try:
+            inferred = onnx.shape_inference.infer_shapes(model)
+        except onnx.shape_inference.InferenceError as error:
+            raise UnsupportedOpError(f"node {node.name!r} ({node.op_type}): {error}") from None
         types = [o.type.tensor_type.elem_type or onnx.TensorProto.FLOAT for o in inferred.graph.output]
     del model.graph.output[:]
     model.graph.output.extend(helper.make_tensor_value_info(o, t, None) for o, t in zip(names, types, strict=True))

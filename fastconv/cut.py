@@ -11,7 +11,7 @@ from fastconv.errors import ModelError
 from fastconv.graph import Graph, Node, Value
 from fastconv.onnx.reader import InputInfo, OutputInfo
 from fastconv.passes import remove_dead
-from fastconv.source import Source
+from fastconv.source import Source, distinct
 
 PROBE = 299  # pixels, for files that leave the size of the image open
 Choice = Callable[[Graph], list[Value]]
@@ -38,15 +38,14 @@ def layer_names(graph: Graph) -> dict[str, Node]:
     return names
 
 
+def probe_shape(shape: Sequence[int | str | None], size: int = PROBE) -> tuple[int, ...]:
+    """Concrete sizes for a look: a batch of 1, `size` pixels where a size is free."""
+    return tuple(d if isinstance(d, int) else 1 if i == 0 else size for i, d in enumerate(shape))
+
+
 def probe_shapes(source: Source) -> dict[str, tuple[int, ...]]:
-    """Input shapes for a look at a source: a batch of 1, PROBE pixels where a size is free."""
-    shapes = {}
-    for info in source.inputs:
-        dims = [d if isinstance(d, int) else PROBE for d in info.shape]
-        if dims and not isinstance(info.shape[0], int):
-            dims[0] = 1
-        shapes[info.name] = tuple(dims)
-    return shapes
+    """Input shapes for a look at a source, by name."""
+    return {info.name: probe_shape(info.shape) for info in source.inputs}
 
 
 class Part:
@@ -77,7 +76,7 @@ class Part:
         self.metadata: dict[str, str] = dict(getattr(base, "metadata", {}))  # an ONNX file's, such as class names
         self.inputs: tuple[InputInfo, ...] = base.inputs
         graph = self.build(probe_shapes(base))
-        names = self.layers or ("features",)
+        names = distinct(self.layers or ("features",))
         self.outputs = tuple(
             OutputInfo(name, None, np.dtype(np.float32)) for name, _ in zip(names, graph.outputs, strict=True)
         )

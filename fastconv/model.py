@@ -289,7 +289,7 @@ class Model:
         if self._parts is None:
             from .layers.imported import Imported
 
-            network = Imported(self._onnx, inputs_last=True)
+            network = Imported(self._onnx, inputs_last=True, fixed=True)
             network.ensure_built(*probe_shapes(self._onnx).values())
             self._parts = network
         return self._parts
@@ -298,21 +298,15 @@ class Model:
     def layers(self) -> list[Layer]:
         """The operations in order, each with name, `weights`, `get_weights()`, `count_params()` and `output_shape`.
 
-        Weights keep the file's layout: [K, C / group, R, S] for convolutions.
+        Weights keep the file's layout, [K, C / group, R, S] for convolutions, and cannot be changed.
         """
         return list(self._imported().parts)
 
     def get_layer(self, name: str | None = None, index: int | None = None) -> Layer:
         """The layer of that name or at that position. Raises ValueError."""
-        layers = self.layers
-        if (name is None) == (index is None):
-            raise ValueError("get_layer: expected either a name or an index")
-        if index is not None and -len(layers) <= index < len(layers):
-            return layers[index]
-        found = next((layer for layer in layers if index is None and layer.name == name), None)
-        if found is None:
-            raise ValueError(f"no layer {name if index is None else index!r} in model {self.name!r}")
-        return found
+        from .models.order import find_layer
+
+        return find_layer(self.layers, name, index)
 
     def count_params(self) -> int:
         """Learnable numbers, without moving statistics. Exporters may have folded batch normalisation away."""
@@ -334,9 +328,10 @@ class Model:
 
         pooling as for `without_top`, of each output. Raises ModelError for an unknown name.
         """
-        if not layers:
-            raise ValueError("features: name at least one layer")
-        return self._part(Part(self._onnx, [la if isinstance(la, str) else la.name for la in layers], pooling))
+        names: list[Any] = [getattr(layer, "name", layer) for layer in layers]
+        if not names or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"features: expected at least one layer or name, each an argument, got {layers}")
+        return self._part(Part(self._onnx, names, pooling))
 
     def _part(self, part: Part) -> Model:
         return Model(part, _isa=self.isa, **self._options())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from fastconv.graph import Graph
@@ -18,3 +18,14 @@ class Source(Protocol):
 
     def build(self, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
         """The Graph for these input shapes."""
+
+
+def distinct(names: Iterable[str]) -> list[str]:
+    """The names, with _1, _2 ... where one comes again."""
+    out: list[str] = []
+    for name in names:
+        candidate, n = name, 1
+        while candidate in out:
+            candidate, n = f"{name}_{n}", n + 1
+        out.append(candidate)
+    return out

@@ -20,6 +20,7 @@ import numpy as np
 
 from fastconv import torch_pickle
 from fastconv.errors import ModelError, UnsupportedOpError
+from fastconv.foreign import HEAD, foreign
 from fastconv.graph import Array
 from fastconv.torch_pickle import ITEMSIZE, Storage, Stream, Tensor, is_int
 
@@ -206,7 +207,10 @@ class _LegacyReader(_Reader):
         file.seek(0)
         magic = torch_pickle.load(self.stream) if first == b"\x80" else None
         if not is_int(magic) or magic != _MAGIC:
-            raise ModelError(f"{name}: not a torch file: expected a zip archive or torch's magic number")
+            file.seek(0)
+            what = foreign(file.read(HEAD))
+            found = "" if what is None or "pickle" in what else f", but {what}"
+            raise ModelError(f"{name}: not a torch file{found}: expected a zip archive or torch's magic number")
         protocol = torch_pickle.load(self.stream)
         if protocol != _PROTOCOL:
             raise ModelError(f"{name}: torch protocol {protocol!r:.60}: expected {_PROTOCOL}")

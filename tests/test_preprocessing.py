@@ -104,9 +104,14 @@ def test_unusual_modes(tmp_path: Path) -> None:
 def test_bad_arguments(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     picture(4, 4).save(path)
-    for kw in ({"color_mode": "cmyk"}, {"target_size": (0, 3)}, {"target_size": (2, 2), "interpolation": "best"}):
+    for kw in (
+        {"color_mode": "cmyk"}, {"target_size": (0, 3)}, {"interpolation": "best"}, {"target_size": 224},
+        {"target_size": (2, 2, 3)}, {"target_size": (2.5, 2)},
+    ):  # fmt: skip
         with pytest.raises(ShapeError):
             load_img(path, **kw)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="a path or an open file"):
+        load_img(None)  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError):
         load_img(tmp_path / "none.png")
     with pytest.raises(IsADirectoryError):

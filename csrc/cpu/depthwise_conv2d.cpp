@@ -1,11 +1,11 @@
 // Depthwise convolution on NHWC: every channel has its own R x S filter; the vector runs over channels.
 //
 // 3x3 and 5x5 with stride 1 and 2 compute QT neighbouring outputs at a time: each input vector is loaded once per
-// filter row and used for every output that it touches. Taps outside the image are skipped by branches whose pattern
-// repeats from row to row (loads under an empty mask instead: half the speed at 7x7 on Zen 5). Other filters do the
-// same with each weight loaded once for QT outputs; a channel multiplier takes one output at a time. One cache line of
-// channels runs through all rows before the next: its pixels stay in L1 for all R filter rows. Weights are [R*S][K
-// rounded up to whole vectors].
+// filter row and used for every output that it touches. Blocks at the borders of the image leave out what lies outside
+// at compile time (branches: half the speed at 14x14 on Zen 5; loads under an empty mask were no better; prefetching
+// the next row costs up to a quarter). Other filters do the same with each weight loaded once for QT outputs; a channel
+// multiplier takes one output at a time. One cache line of channels runs through all rows before the next: its pixels
+// stay in L1 for all R filter rows. Weights are [R*S][K rounded up to whole vectors].
 #include "cpu/kernels.h"
 
 namespace fastconv {
@@ -15,9 +15,10 @@ namespace {
 
 constexpr int V = Vec::N;
 constexpr bool HOLDS_WEIGHTS = V == 16;  // 32 registers
+constexpr int QT = 7;                    // outputs of a block
 
-struct Lane {      // one vector of channels of one output row
-  const float* x;  // first channel of the first image pixel of the row's image
+struct Lane {      // one vector of channels
+  const float* x;  // first channel of the first pixel
   const float* w;
   const float* residual;
   float* y;
@@ -27,10 +28,11 @@ struct Lane {      // one vector of channels of one output row
 
 static inline Vec get(const float* p, int n) { return n == V ? load(p) : load_n(p, n); }
 
-static inline void put(const DepthwiseConv2d& d, const Lane& lane, int64_t q, Vec acc) {
-  if (lane.residual) acc = add(acc, get(lane.residual + q * d.res_ld, lane.n));
+// pixel: of the output, from the first image on
+static inline void put(const DepthwiseConv2d& d, const Lane& lane, int64_t pixel, Vec acc) {
+  if (lane.residual) acc = add(acc, get(lane.residual + pixel * d.res_ld, lane.n));
   acc = min(lane.hi, max(lane.lo, acc));
-  float* y = lane.y + q * d.y_ld;
+  float* y = lane.y + pixel * d.y_ld;
   if (lane.n == V) {
     store(y, acc);
   } else {
@@ -38,62 +40,113 @@ static inline void put(const DepthwiseConv2d& d, const Lane& lane, int64_t q, Ve
   }
 }
 
-// QT outputs from q0 on; INSIDE: every tap of every output lies in the image and the vector is full.
-// Nine weights stay in registers where there are 32; otherwise they are memory operands.
-template <int R, int S, int ST, int QT, bool INSIDE>
-static inline void block(const DepthwiseConv2d& d, const Lane& lane, int64_t ih, int64_t q0, int64_t w_ld,
+struct Row {
+  const float* x;  // of the lane, at image row ih, which may lie outside
+  int64_t ih, pixel;
+  int r_begin, r_end;  // filter rows inside the image
+};
+
+// QT outputs from q0 on of a full vector. LEFT and RIGHT of the columns that they touch lie outside the image, which
+// costs nothing, for they are known here. Nine weights stay in registers where there are 32; otherwise those of one
+// filter row.
+template <int R, int S, int ST, int LEFT, int RIGHT>
+static inline void block(const DepthwiseConv2d& d, const Lane& lane, const Row& row, int64_t q0, int64_t w_ld,
                          const Vec* held) {
   constexpr int COLUMNS = (QT - 1) * ST + S;
   constexpr bool HELD = HOLDS_WEIGHTS && R * S <= 9;
-  const int64_t iw = q0 * ST - d.pad_l;
+  const int64_t x_ld = d.x_ld, x_row = d.x_row, y_ld = d.y_ld;  // copies, for y might alias d
+  const float* x = row.x + (q0 * ST - d.pad_l) * x_ld;
+  const float* w = lane.w;
   Vec acc[QT];
 #pragma GCC unroll 8
   for (int t = 0; t < QT; t++) acc[t] = lane.bias;
 #pragma GCC unroll 8
-  for (int r = 0; r < R; r++) {
-    if (!INSIDE && (uint64_t)(ih + r) >= (uint64_t)d.H) continue;
-    const float* x = lane.x + (ih + r) * d.x_row + iw * d.x_ld;
-    const float* w = lane.w + r * S * w_ld;
+  for (int r = 0; r < R; r++, x += x_row, w += S * w_ld) {
+    if (r < row.r_begin || r >= row.r_end) continue;
+    Vec line[S];
+#pragma GCC unroll 8
+    for (int i = 0; i < S; i++) line[i] = HELD ? held[r * S + i] : load(w + i * w_ld);
 #pragma GCC unroll 32
-    for (int c = 0; c < COLUMNS; c++) {
-      if (!INSIDE && (uint64_t)(iw + c) >= (uint64_t)d.W) continue;
-      Vec v = INSIDE ? load(x + c * d.x_ld) : get(x + c * d.x_ld, lane.n);
+    for (int c = LEFT; c < COLUMNS - RIGHT; c++) {
+      const Vec v = load(x + c * x_ld);
 #pragma GCC unroll 8
       for (int t = 0; t < QT; t++) {
         const int s = c - t * ST;
-        if (s >= 0 && s < S) acc[t] = HELD ? fma(v, held[r * S + s], acc[t]) : fma_at(v, w + s * w_ld, acc[t]);
+        if (s >= 0 && s < S) acc[t] = fma(v, line[s], acc[t]);
       }
     }
   }
-  const int64_t count = INSIDE ? QT : min_i(QT, d.Q - q0);
+  if (lane.residual) {
+    const float* residual = lane.residual + (row.pixel + q0) * d.res_ld;
+#pragma GCC unroll 8
+    for (int t = 0; t < QT; t++) acc[t] = add(acc[t], load(residual + t * d.res_ld));
+  }
+  const Vec lo = lane.lo, hi = lane.hi;
+  float* y = lane.y + (row.pixel + q0) * y_ld;
+#pragma GCC unroll 8
+  for (int t = 0; t < QT; t++) store(y + t * y_ld, min(hi, max(lo, acc[t])));
+}
+
+// The same for partial vectors, fewer outputs and any border.
+template <int R, int S, int ST>
+static void border_block(const DepthwiseConv2d& d, const Lane& lane, const Row& row, int64_t q0, int64_t w_ld) {
+  const int64_t iw = q0 * ST - d.pad_l, count = min_i(QT, d.Q - q0);
+  Vec acc[QT];
+#pragma GCC unroll 8
+  for (int t = 0; t < QT; t++) acc[t] = lane.bias;
+  for (int r = row.r_begin; r < row.r_end; r++) {
+    const float* x = row.x + r * d.x_row + iw * d.x_ld;
+    const float* w = lane.w + r * S * w_ld;
+#pragma GCC unroll 32
+    for (int c = 0; c < (QT - 1) * ST + S; c++) {
+      if ((uint64_t)(iw + c) >= (uint64_t)d.W) continue;
+      const Vec v = get(x + c * d.x_ld, lane.n);
+#pragma GCC unroll 8
+      for (int t = 0; t < QT; t++) {
+        const int s = c - t * ST;
+        if (s >= 0 && s < S) acc[t] = fma_at(v, w + s * w_ld, acc[t]);
+      }
+    }
+  }
 #pragma GCC unroll 8
   for (int t = 0; t < QT; t++) {
-    if (INSIDE || t < count) put(d, lane, q0 + t, acc[t]);
+    if (t < count) put(d, lane, row.pixel + q0 + t, acc[t]);
   }
 }
 
+// Rows [begin, end) of a lane. The last block begins early where Q is no multiple of QT: what both compute is the same.
 template <int R, int S, int ST>
-static void row_blocks(const DepthwiseConv2d& d, const Lane& lane, int64_t p, int64_t w_ld) {
-  constexpr int QT = 7;
-  const int64_t ih = p * ST - d.pad_t;
+static void rows_by_blocks(const DepthwiseConv2d& d, const Lane& lane, int64_t begin, int64_t end, int64_t w_ld) {
+  constexpr int COLUMNS = (QT - 1) * ST + S, EDGE = R / 2, FAR = ST == 1 ? EDGE : EDGE - 1;
   Vec held[R * S];
 #pragma GCC unroll 9
   for (int i = 0; HOLDS_WEIGHTS && R * S <= 9 && i < R * S; i++) held[i] = load(lane.w + i * w_ld);
-  const bool rows_inside = ih >= 0 && ih + R <= d.H && lane.n == V;
-  for (int64_t q = 0; q < d.Q; q += QT) {
-    const int64_t iw = q * ST - d.pad_l;
-    if (rows_inside && iw >= 0 && iw + (QT - 1) * ST + S <= d.W && q + QT <= d.Q) {
-      block<R, S, ST, QT, true>(d, lane, ih, q, w_ld, held);
-    } else {
-      block<R, S, ST, QT, false>(d, lane, ih, q, w_ld, held);
+  for (int64_t at = begin; at < end; at++) {
+    const int64_t n = at / d.P, ih = at % d.P * ST - d.pad_t;
+    const Row row = {lane.x + n * d.x_image + ih * d.x_row, ih, at * d.Q, (int)max_i(0, -ih), (int)min_i(R, d.H - ih)};
+    for (int64_t next = 0; next < d.Q; next += QT) {
+      const int64_t q = next + QT <= d.Q || d.Q < QT || lane.residual ? next : d.Q - QT;
+      const int64_t left = d.pad_l - q * ST, right = q * ST - d.pad_l + COLUMNS - d.W;
+      const bool whole = lane.n == V && q + QT <= d.Q;
+      if (whole && left <= 0 && right <= 0) {
+        block<R, S, ST, 0, 0>(d, lane, row, q, w_ld, held);
+      } else if (whole && left == EDGE && right <= 0) {
+        block<R, S, ST, EDGE, 0>(d, lane, row, q, w_ld, held);
+      } else if (whole && left <= 0 && right == FAR) {
+        block<R, S, ST, 0, FAR>(d, lane, row, q, w_ld, held);
+      } else if (whole && left == EDGE && right == FAR) {
+        block<R, S, ST, EDGE, FAR>(d, lane, row, q, w_ld, held);
+      } else {
+        border_block<R, S, ST>(d, lane, row, q, w_ld);
+      }
     }
   }
 }
 
 // Any filter and dilation: QT outputs at a time, each weight loaded once for all of them.
-template <int QT, bool INSIDE>
-static inline void block_any(const DepthwiseConv2d& d, const Lane& lane, int64_t p, int64_t q0, int64_t w_ld) {
-  const int64_t iw = q0 * d.stride_w - d.pad_l;
+template <bool INSIDE>
+static inline void block_any(const DepthwiseConv2d& d, const Lane& lane, int64_t at, int64_t q0, int64_t w_ld) {
+  const int64_t iw = q0 * d.stride_w - d.pad_l, n = at / d.P, p = at % d.P;
   const int64_t count = INSIDE ? QT : min_i(QT, d.Q - q0);
   Vec acc[QT];
 #pragma GCC unroll 8
@@ -104,37 +157,40 @@ static inline void block_any(const DepthwiseConv2d& d, const Lane& lane, int64_t
     for (int64_t s = 0; s < d.S; s++) {
       const Vec w = load(lane.w + (r * d.S + s) * w_ld);
       const int64_t first = iw + s * d.dilation_w;
-      const float* x = lane.x + ih * d.x_row + first * d.x_ld;
+      const float* x = lane.x + n * d.x_image + ih * d.x_row + first * d.x_ld;
 #pragma GCC unroll 8
       for (int t = 0; t < QT; t++) {
         if (!INSIDE && (t >= count || (uint64_t)(first + t * d.stride_w) >= (uint64_t)d.W)) continue;
-        const float* at = x + t * d.stride_w * d.x_ld;
-        acc[t] = fma(INSIDE ? load(at) : get(at, lane.n), w, acc[t]);
+        const float* pixel = x + t * d.stride_w * d.x_ld;
+        acc[t] = fma(INSIDE ? load(pixel) : get(pixel, lane.n), w, acc[t]);
       }
     }
   }
 #pragma GCC unroll 8
   for (int t = 0; t < QT; t++) {
-    if (INSIDE || t < count) put(d, lane, q0 + t, acc[t]);
+    if (INSIDE || t < count) put(d, lane, at * d.Q + q0 + t, acc[t]);
   }
 }
 
-static void row_any(const DepthwiseConv2d& d, const Lane& lane, int64_t p, int64_t w_ld) {
-  constexpr int QT = 7;
+static void rows_any(const DepthwiseConv2d& d, const Lane& lane, int64_t begin, int64_t end, int64_t w_ld) {
   const int64_t reach = (QT - 1) * d.stride_w + (d.S - 1) * d.dilation_w;
-  for (int64_t q = 0; q < d.Q; q += QT) {
-    const int64_t iw = q * d.stride_w - d.pad_l;
-    if (lane.n == V && iw >= 0 && iw + reach < d.W && q + QT <= d.Q) {
-      block_any<QT, true>(d, lane, p, q, w_ld);
-    } else {
-      block_any<QT, false>(d, lane, p, q, w_ld);
+  for (int64_t at = begin; at < end; at++) {
+    for (int64_t q = 0; q < d.Q; q += QT) {
+      const int64_t iw = q * d.stride_w - d.pad_l;
+      if (lane.n == V && iw >= 0 && iw + reach < d.W && q + QT <= d.Q) {
+        block_any<true>(d, lane, at, q, w_ld);
+      } else {
+        block_any<false>(d, lane, at, q, w_ld);
+      }
     }
   }
 }
 
-// With a channel multiplier: input channel of output channel k is k / multiplier.
-static void row_multiplied(const DepthwiseConv2d& d, const Lane& lane, int64_t p, int64_t k, int64_t w_ld) {
-  for (int64_t q = 0; q < d.Q; q++) {
+// With a channel multiplier: input channel of output channel k is k / multiplier. lane.x is the first channel of all.
+static void rows_multiplied(const DepthwiseConv2d& d, const Lane& lane, int64_t begin, int64_t end, int64_t k,
+                            int64_t w_ld) {
+  for (int64_t pixel = begin * d.Q; pixel < end * d.Q; pixel++) {
+    const int64_t n = pixel / d.Q / d.P, p = pixel / d.Q % d.P, q = pixel % d.Q;
     Vec acc = lane.bias;
     for (int64_t r = 0; r < d.R; r++) {
       const int64_t ih = p * d.stride_h - d.pad_t + r * d.dilation_h;
@@ -142,14 +198,14 @@ static void row_multiplied(const DepthwiseConv2d& d, const Lane& lane, int64_t p
       for (int64_t s = 0; s < d.S; s++) {
         const int64_t iw = q * d.stride_w - d.pad_l + s * d.dilation_w;
         if ((uint64_t)iw >= (uint64_t)d.W) continue;
-        const float* x = lane.x + ih * d.x_row + iw * d.x_ld;
+        const float* x = lane.x + n * d.x_image + ih * d.x_row + iw * d.x_ld;
         float spread[V];
         for (int i = 0; i < V; i++) spread[i] = i < lane.n ? x[(k + i) / d.multiplier] : 0.0f;
         const Vec v = load(spread);
         acc = fma(v, load(lane.w + (r * d.S + s) * w_ld), acc);
       }
     }
-    put(d, lane, q, acc);
+    put(d, lane, pixel, acc);
   }
 }
 
@@ -159,13 +215,13 @@ void depthwise_conv2d(const DepthwiseConv2d& d, const Buffers& b, int64_t begin,
   const int64_t w_ld = (d.K + V - 1) / V * V, rows = d.N * d.P;
   const bool plain = d.multiplier == 1 && d.dilation_h == 1 && d.dilation_w == 1 && d.stride_h == d.stride_w &&
                      d.R == d.S && (d.R == 3 || d.R == 5) && (d.stride_h == 1 || d.stride_h == 2);
-  void (*fast)(const DepthwiseConv2d&, const Lane&, int64_t, int64_t) = d.multiplier != 1 ? nullptr
-                                                                        : !plain          ? row_any
-                                                                        : d.R == 3 && d.stride_h == 1
-                                                                            ? row_blocks<3, 3, 1>
-                                                                        : d.R == 3        ? row_blocks<3, 3, 2>
-                                                                        : d.stride_h == 1 ? row_blocks<5, 5, 1>
-                                                                                          : row_blocks<5, 5, 2>;
+  void (*fast)(const DepthwiseConv2d&, const Lane&, int64_t, int64_t, int64_t) =
+      d.multiplier != 1             ? nullptr
+      : !plain                      ? rows_any
+      : d.R == 3 && d.stride_h == 1 ? rows_by_blocks<3, 3, 1>
+      : d.R == 3                    ? rows_by_blocks<3, 3, 2>
+      : d.stride_h == 1             ? rows_by_blocks<5, 5, 1>
+                                    : rows_by_blocks<5, 5, 2>;
   const int64_t row_begin = begin * d.rows_per_chunk, row_end = min_i(rows, end * d.rows_per_chunk);
   const bool clip = d.act.func == Func::clip;
   constexpr int64_t LINE = 16;  // floats
@@ -174,26 +230,23 @@ void depthwise_conv2d(const DepthwiseConv2d& d, const Buffers& b, int64_t begin,
   lane.hi = set1(clip ? d.act.beta : __builtin_inff());
   const int64_t batch = max_i(1, 256 / max_i(1, d.Q));  // rows whose vectors wait in L1 for the activation
   for (int64_t line = 0; line < d.K; line += LINE) {
-    int64_t waiting = row_begin;
-    for (int64_t row = row_begin; row < row_end; row++) {
-      const int64_t n = row / d.P, p = row % d.P;
+    for (int64_t row = row_begin; row < row_end; row += batch) {
+      const int64_t stop = min_i(row_end, row + batch);
       for (int64_t k = line; k < min_i(d.K, line + LINE); k += V) {
         lane.n = (int)min_i(V, d.K - k);
-        lane.x = b.in[0] + n * d.x_image + (fast ? k : 0);
+        lane.x = b.in[0] + (fast ? k : 0);
         lane.w = b.in[1] + k;
-        lane.y = b.out + row * d.Q * d.y_ld + k;
-        lane.residual = b.in[3] ? b.in[3] + row * d.Q * d.res_ld + k : nullptr;
+        lane.y = b.out + k;
+        lane.residual = b.in[3] ? b.in[3] + k : nullptr;
         lane.bias = b.in[2] ? get(b.in[2] + k, lane.n) : zero();
         if (fast) {
-          fast(d, lane, p, w_ld);
+          fast(d, lane, row, stop, w_ld);
         } else {
-          row_multiplied(d, lane, p, k, w_ld);
+          rows_multiplied(d, lane, row, stop, k, w_ld);
         }
       }
-      if (!clip && (row + 1 - waiting == batch || row + 1 == row_end)) {
-        activate_rows(d.act, b.out + waiting * d.Q * d.y_ld + line, d.y_ld, (row + 1 - waiting) * d.Q,
-                      min_i(LINE, d.K - line));
-        waiting = row + 1;
+      if (!clip) {
+        activate_rows(d.act, b.out + row * d.Q * d.y_ld + line, d.y_ld, (stop - row) * d.Q, min_i(LINE, d.K - line));
       }
     }
   }

@@ -3,12 +3,12 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 #include <string.h>
-#include <time.h>
 
 #include <algorithm>
 #include <array>
 #include <optional>
 
+#include "clock.h"
 #include "conv_checks.h"
 #include "cpu/select.h"
 #include "cpu/winograd.h"
@@ -168,7 +168,8 @@ void pack_wino_rows(const PackedWeight& packed, int64_t K, int64_t first, const 
 
 // A dense weight part by part, from the rows [first, first + rows) of w: [K, C]. `first` counts whole panels.
 PackedWeight reserve_dense(const std::shared_ptr<WeightStore>& store, int64_t K, int64_t C, Isa isa) {
-  if (K < 0 || C < 0 || (C > 0 && K > (int64_t(1) << 40) / C)) throw std::invalid_argument("w must be a matrix");
+  if (K < 0 || C < 0 || (C > 0 && K > (int64_t(1) << 40) / C))
+    throw std::invalid_argument("w: more than 2^40 elements");
   const int64_t n = packed_linear_size(K, C, isa);
   return {store, store->allocate(n), n};
 }
@@ -250,11 +251,7 @@ double measure_peak(Isa isa, double seconds) {
   if (!isa_supported(isa)) throw std::invalid_argument("this CPU lacks that level");
   const KernelTable& table = kernels(isa);
   ReleaseGil release;
-  auto clock = [] {
-    timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec + 1e-9 * t.tv_nsec;
-  };
+  auto clock = [] { return 1e-9 * static_cast<double>(nanoseconds_now()); };
   const int64_t iterations = 100000;
   double best = 0;
   const double until = clock() + seconds;

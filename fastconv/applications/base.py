@@ -16,6 +16,7 @@ from fastconv.layers.activations import activation_name
 from fastconv.layers.base import Dims
 from fastconv.layers.initializers import seeded
 from fastconv.layers.variable import mark
+from fastconv.layers.windows import whole
 from fastconv.models import Model
 
 
@@ -201,6 +202,8 @@ class Request:
     def check(self) -> None:
         """Keras' ValueErrors."""
         w = self.weights
+        if w is not None and not isinstance(w, (str, os.PathLike)):
+            raise ValueError(f"weights={w!r}: expected None, 'imagenet' or the path of a file")
         if w == "imagenet" and self.arch.published is None:
             raise ValueError(f"weights='imagenet': nobody publishes ImageNet weights of {self.arch.name}; use None")
         if w is not None and w != "imagenet" and not Path(w).is_file():
@@ -208,8 +211,7 @@ class Request:
                 "The `weights` argument should be either `None` (random initialization), 'imagenet' (pre-training on "
                 f"ImageNet), or the path to the weights file to be loaded.  Received: weights={w}"
             )
-        if isinstance(self.classes, bool) or not isinstance(self.classes, int) or self.classes < 1:
-            raise ValueError(f"classes={self.classes!r}: expected a positive int")
+        self.classes = whole(self.classes, "classes")
         if w == "imagenet" and self.include_top and self.classes != 1000:
             raise ValueError(
                 "If using `weights='imagenet'` with `include_top=True`, `classes` should be 1000.  "
@@ -229,6 +231,8 @@ class Request:
     def shape(self) -> Dims:
         """(H, W, C) as Keras' obtain_input_shape decides."""
         a, shape = self.arch, self.input_shape
+        if shape is not None and (isinstance(shape, str) or not hasattr(shape, "__len__")):
+            raise ValueError(f"`input_shape` must be a tuple of three integers. Received: input_shape={shape!r}")
         default: Dims = (a.size, a.size, a.channels)
         if self.weights != "imagenet" and shape is not None and len(shape) == 3:
             if shape[-1] not in (1, 3):

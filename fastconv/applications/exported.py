@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from fastconv.cut import Part, probe_shapes
+from fastconv.cut import Part, last_dense, probe_shapes
 from fastconv.errors import ModelError, ShapeError
 from fastconv.graph import Graph, Node, Value
 from fastconv.layers import Activation, Dense, Input, Tensor
@@ -49,6 +49,7 @@ def _with_top(request: Request, source: OnnxModel, graph: Graph, x: Tensor, last
         hidden = Imported(Part(source, head=True), inputs_last=last, name="features")(x)
         y: Tensor = Dense(request.classes, activation=request.activation, name="predictions")(hidden)
         return y
+    last_dense(graph)  # a network without its classifier has features that may be as many as classes
     end = graph.producers().get(scores)
     if end is not None and end.op == "Softmax" and request.activation is None:
         logits = Imported(Logits(source), inputs_last=last, name="predictions")(x)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fastconv.data import imagenet_labels, imagenet_wnids
+from fastconv.preprocessing.presets import CAFFE_MEAN, TORCH_MEAN, TORCH_STD
 
 Prediction = tuple[str, str, float]
 MODES = ("caffe", "tf", "torch")
@@ -37,11 +39,11 @@ def preprocess(x: npt.ArrayLike, mode: str, data_format: str | None = None) -> n
     shape = (3, 1, 1) if axis == -3 else (3,)
     if mode == "caffe":
         a = np.ascontiguousarray(np.flip(a, axis))
-        a -= np.array([103.939, 116.779, 123.68], np.float32).reshape(shape)
+        a -= np.array(CAFFE_MEAN, np.float32).reshape(shape)
         return a
     a /= np.float32(255)
-    a -= np.array([0.485, 0.456, 0.406], np.float32).reshape(shape)
-    a /= np.array([0.229, 0.224, 0.225], np.float32).reshape(shape)
+    a -= np.array(TORCH_MEAN, np.float32).reshape(shape)
+    a /= np.array(TORCH_STD, np.float32).reshape(shape)
     return a
 
 
@@ -50,19 +52,25 @@ def decode_predictions(preds: npt.ArrayLike, top: int = 5) -> list[list[Predicti
 
     Raises ValueError for another shape.
     """
-    scores = np.asarray(preds)
-    if scores.ndim != 2 or scores.shape[1] != 1000:
+    return decode(preds, top, imagenet_wnids(), [name.replace(" ", "_") for name in imagenet_labels()])
+
+
+def decode(preds: npt.ArrayLike, top: int, ids: Sequence[str], names: Sequence[str]) -> list[list[Prediction]]:
+    """The `top` classes of each row of preds [N, classes], as (id, name, score)."""
+    scores, classes = np.asarray(preds), len(ids)
+    if scores.ndim != 2 or scores.shape[1] != classes:
         raise ValueError(
-            "`decode_predictions` expects a batch of predictions (i.e. a 2D array of shape (samples, 1000)). "
+            f"`decode_predictions` expects a batch of predictions (i.e. a 2D array of shape (samples, {classes})). "
             f"Received array with shape: {scores.shape}"
         )
-    if not 1 <= top <= 1000:
-        raise ValueError(f"top={top!r}: expected 1 to 1000")
-    wnids, names = imagenet_wnids(), imagenet_labels()
+    if scores.dtype.kind not in "fiub":
+        raise ValueError(f"decode_predictions: expected numbers, got {scores.dtype}")
+    if not isinstance(top, (int, np.integer)) or not 1 <= top <= classes:
+        raise ValueError(f"top={top!r}: expected 1 to {classes}")
     results = []
     for row in scores:
-        best = np.argsort(-row, kind="stable")[:top]
-        results.append([(wnids[i], names[i].replace(" ", "_"), float(row[i])) for i in best])
+        best = np.argsort(-row.astype(np.float64), kind="stable")[:top]
+        results.append([(ids[i], names[i], float(row[i])) for i in best])
     return results
 
 

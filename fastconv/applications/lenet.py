@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy.typing as npt
+
 from fastconv.applications.base import Architecture, application
-from fastconv.applications.imagenet import Preprocess, decode_predictions
+from fastconv.applications.imagenet import Prediction, Preprocess, decode
 from fastconv.layers import AveragePooling2D, Conv2D, Dense, Flatten, Tensor
 
 
@@ -28,5 +30,14 @@ LeNet5 = application(
     "LeNet-5, for ten classes of 32x32 grey images unless told otherwise: 61,706 parameters.",
 )
 preprocess_input = Preprocess("tf")
+
+
+def decode_predictions(preds: npt.ArrayLike, top: int = 5) -> list[list[Prediction]]:
+    """The `top` digits of each row of preds [N, 10], as (digit, digit, score), the best first: ("7", "7", 0.9).
+
+    Raises ValueError for another shape.
+    """
+    return decode(preds, top, "0123456789", "0123456789")
+
 
 __all__ = ["LeNet5", "decode_predictions", "preprocess_input"]

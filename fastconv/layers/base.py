@@ -301,6 +301,9 @@ class InputLayer(Layer):
         super().__init__(name=name)
         if (shape is None) == (batch_shape is None):
             raise ValueError("Input: expected either shape (without the batch) or batch_shape")
+        given = batch_shape if batch_shape is not None else shape
+        if isinstance(given, str) or not hasattr(given, "__len__"):
+            raise ValueError(f"Input: shape={given!r}: expected a tuple such as (224, 224, 3)")
         dims: Dims = tuple(batch_shape) if batch_shape is not None else (batch_size, *tuple(shape or ()))
         for d in dims:
             if d is not None and (isinstance(d, bool) or not isinstance(d, (int, np.integer)) or d < 1):

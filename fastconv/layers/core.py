@@ -12,13 +12,12 @@ import numpy.typing as npt
 from fastconv.graph import Value
 from fastconv.layers.activations import activation_name, emit_activation
 from fastconv.layers.base import Dims, Layer, Scope, inner_shape, outer_shape
-from fastconv.layers.conv import ActivationName, check_format, image_shape
+from fastconv.layers.conv import ActivationName, Linear, check_format, image_shape
 from fastconv.layers.initializers import Initializer, initializer
-from fastconv.layers.variable import Variable
-from fastconv.layers.windows import sides
+from fastconv.layers.windows import sides, whole
 
 
-class Dense(Layer):
+class Dense(Linear):
     """activation(x @ kernel + bias) along the last axis. Weights: kernel [C, units], bias [units]."""
 
     def __init__(
@@ -30,30 +29,16 @@ class Dense(Layer):
         bias_initializer: str | Initializer = "zeros",
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        if isinstance(units, bool) or not isinstance(units, (int, np.integer)) or units < 1:
-            raise ValueError(f"units={units!r}: expected a positive int")
-        self.units = int(units)
-        self.activation = activation_name(activation)
-        self.use_bias = bool(use_bias)
+        super().__init__(activation, use_bias, bias_initializer, **kwargs)
+        self.units = whole(units, "units")
         self.kernel_initializer = initializer(kernel_initializer)
-        self.bias_initializer = initializer(bias_initializer)
-
-    @property
-    def kernel(self) -> Variable | None:
-        return self.variable("kernel")
-
-    @property
-    def bias(self) -> Variable | None:
-        return self.variable("bias")
 
     def build(self, *shapes: Dims) -> None:
         c = shapes[0][-1]
         if len(shapes[0]) < 2 or c is None:
             raise ValueError(f"layer {self.name!r}: the last axis must be known, got input shape {shapes[0]}")
         self.add_weight("kernel", (c, self.units), self.kernel_initializer)
-        if self.use_bias:
-            self.add_weight("bias", (self.units,), self.bias_initializer)
+        self.add_bias(self.units)
 
     def output_shape_of(self, *shapes: Dims) -> Dims:
         c = self.variables[0].graph_shape[0]

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
-from fastconv.cut import Part, layer_names
+from fastconv.cut import Part, layer_names, probe_shape
 from fastconv.errors import ModelError
 from fastconv.graph import Array, Graph, Node, Value, Weight
 from fastconv.layers.base import Call, Dims, Layer, Scope, Tensor, inner_shape, outer_shape
@@ -47,7 +48,8 @@ class NodeLayer(Layer):
                 continue
             key = v.weight.key
             if key not in known:
-                known[key] = variable = Variable(role, v.shape, _Stored(v.weight), statistic=role.startswith("moving"))
+                kind = FixedVariable if owner.fixed else Variable
+                known[key] = variable = kind(role, v.shape, _Stored(v.weight), statistic=role.startswith("moving"))
                 variable.path = v.name
             if known[key] not in self.variables:
                 self.variables.append(known[key])
@@ -61,7 +63,11 @@ class NodeLayer(Layer):
     @property
     def output(self) -> Any:
         """The network up to here, applied to the same inputs; it shares the weights."""
-        inputs = list(self.owner._call().inputs)
+        if not self.owner.calls:
+            raise AttributeError(
+                f"layer {self.name!r} of a loaded model: model.features({self.name!r}) gives its output"
+            )
+        inputs = list(self.owner.calls[0].inputs)
         part = Part(self.owner.source, [self.name], channels_first=True)
         network = Imported(part, inputs_last=self.owner.inputs_last, name=f"{self.name}/features")
         network._known = self.owner._known
@@ -73,6 +79,19 @@ class NodeLayer(Layer):
 
     def __repr__(self) -> str:
         return f"<{self.op} {self.name}>"
+
+
+class FixedVariable(Variable):
+    """A weight of a loaded model, which runs what is in its file."""
+
+    __slots__ = ()
+
+    def set(self, array: npt.ArrayLike) -> None:
+        """Raises ModelError."""
+        raise ModelError(
+            f"weight {self.path!r}: a loaded model keeps its file's weights; the functions of fastconv.applications "
+            "make models of files (weights=) whose weights can be changed"
+        )
 
 
 class _Stored:
@@ -92,14 +111,20 @@ class Imported(Layer):
     """The network of a Source as one layer.
 
     Images go in and come out channels-last, like everywhere among layers. inputs_last and outputs_last: the source's
-    own are so too (Keras exports such files); else they are N C H W.
+    own are so too (Keras exports such files); else they are N C H W. fixed: its weights only show the file's.
     """
 
     def __init__(
-        self, source: Source, *, inputs_last: bool = False, outputs_last: bool = False, name: str | None = None
+        self,
+        source: Source,
+        *,
+        inputs_last: bool = False,
+        outputs_last: bool = False,
+        name: str | None = None,
+        fixed: bool = False,
     ) -> None:
         super().__init__(name=name)
-        self.source = source
+        self.source, self.fixed = source, fixed
         self.inputs_last, self.outputs_last = inputs_last, outputs_last
         self._known: dict[object, Variable] = {}
         self.parts: list[NodeLayer] = []
@@ -125,7 +150,7 @@ class Imported(Layer):
 
     def build(self, *shapes: Dims) -> None:
         self.built_for = shapes
-        graph = self._graph([_probe(s, PROBES[0]) for s in shapes])
+        graph = self._graph([probe_shape(s, PROBES[0]) for s in shapes])
         self.parts = [NodeLayer(node, name, self) for name, node in layer_names(graph).items()]
 
     def sublayers(self) -> Sequence[Layer]:
@@ -146,9 +171,9 @@ class Imported(Layer):
         shapes = [t.shape for t in call.inputs]
         if len(shapes) != len(self.source.inputs):
             raise ValueError(f"layer {self.name!r} takes {len(self.source.inputs)} inputs, got {len(shapes)}")
-        made = self._output_shapes([_probe(s, PROBES[0]) for s in shapes])
+        made = self._output_shapes([probe_shape(s, PROBES[0]) for s in shapes])
         if any(d is None for s in shapes for d in s[1:]):
-            other = self._output_shapes([_probe(s, PROBES[1]) for s in shapes])
+            other = self._output_shapes([probe_shape(s, PROBES[1]) for s in shapes])
             made = [
                 tuple(a if a == b else None for a, b in zip(m, o, strict=True))
                 for m, o in zip(made, other, strict=True)
@@ -171,8 +196,3 @@ class Imported(Layer):
     def _operand(self, scope: Scope, v: Value) -> Value:
         variable = self._known.get(v.weight.key) if v.weight is not None else None
         return v if variable is None else scope.weight(variable)
-
-
-def _probe(shape: Dims, size: int) -> list[int]:
-    """Concrete sizes: a batch of 1, `size` pixels where a size is free."""
-    return [1, *(size if d is None else d for d in shape[1:])]

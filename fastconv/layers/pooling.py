@@ -6,8 +6,8 @@ from typing import Any
 
 from fastconv.graph import Value
 from fastconv.layers.base import Dims, Layer, Scope
-from fastconv.layers.conv import check_format, image_shape
-from fastconv.layers.windows import Padding, check_padding, output_size, pads_of, pair
+from fastconv.layers.conv import Size, check_format, image_shape
+from fastconv.layers.windows import Padding, Windows, check_padding, pair
 
 
 class _Pooling(Layer):
@@ -15,8 +15,8 @@ class _Pooling(Layer):
 
     def __init__(
         self,
-        pool_size: int | tuple[int, int] = (2, 2),
-        strides: int | tuple[int, int] | None = None,
+        pool_size: Size = (2, 2),
+        strides: Size | None = None,
         padding: Padding = "valid",
         data_format: str | None = None,
         *,
@@ -28,7 +28,7 @@ class _Pooling(Layer):
         self.pool_size = pair(pool_size, "pool_size")
         self.strides = self.pool_size if strides is None else pair(strides, "strides")
         self.padding = check_padding(padding)
-        self.ceil_mode = bool(ceil_mode)
+        self.windows = Windows(self.pool_size, self.strides, self.padding, ceil=bool(ceil_mode))
         if not isinstance(self.padding, str):
             for i, around in enumerate(self.padding):
                 if max(around) >= self.pool_size[i]:
@@ -36,28 +36,20 @@ class _Pooling(Layer):
 
     def output_shape_of(self, *shapes: Dims) -> Dims:
         h, w, c = image_shape(self, shapes[0])
-        p, q = (
-            output_size(
-                size, self.pool_size[i], self.strides[i], 1, self.padding, i, self.ceil_mode, f"layer {self.name!r}"
-            )
-            for i, size in enumerate((h, w))
-        )
-        return shapes[0][0], p, q, c
+        return (shapes[0][0], *self.windows.counts(h, w, f"layer {self.name!r}"), c)
 
     def attributes(self) -> dict[str, Any]:
+        """What the node has beyond the windows."""
         return {}
 
     def emit(self, scope: Scope, *inputs: Value) -> Value:
         x = inputs[0]
         n, c, h, w = x.shape
-        _, p, q, _ = self.output_shape_of((n, h, w, c))
+        p, q = self.windows.counts(h, w, f"layer {self.name!r}")
         assert p is not None and q is not None
-        (top, bottom), (left, right) = (
-            pads_of(size, self.pool_size[i], self.strides[i], 1, self.padding, i) for i, size in enumerate((h, w))
-        )
         return scope.add(
             self.op, [x], (n, c, p, q), kernel_shape=self.pool_size, strides=self.strides, dilations=(1, 1),
-            pads=(top, left, bottom, right), **self.attributes(),
+            pads=self.windows.pads(h, w), **self.attributes(),
         )  # fmt: skip
 
 
@@ -74,8 +66,8 @@ class AveragePooling2D(_Pooling):
 
     def __init__(
         self,
-        pool_size: int | tuple[int, int] = (2, 2),
-        strides: int | tuple[int, int] | None = None,
+        pool_size: Size = (2, 2),
+        strides: Size | None = None,
         padding: Padding = "valid",
         data_format: str | None = None,
         *,

@@ -101,6 +101,9 @@ class Variable:
             return turned
         return self.array
 
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        return np.array(self.numpy(), dtype) if copy else np.asarray(self.numpy(), dtype)
+
     def assign(self, values: npt.ArrayLike) -> None:
         """Replace the values, given in Keras' layout; they are copied. Raises ShapeError (a ValueError)."""
         a = np.array(values, np.float32)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,9 +20,11 @@ from fastconv.graph import Graph, Value
 from fastconv.layers.base import Call, Dims, InputLayer, Layer, Scope, Tensor
 from fastconv.layers.imported import Imported
 from fastconv.layers.variable import last_change
+from fastconv.layers.windows import whole
 from fastconv.model import Model as Runtime
-from fastconv.models.order import distinct, layer_order, sorted_calls, tensors
+from fastconv.models.order import find_layer, layer_order, sorted_calls, tensors
 from fastconv.models.source import LayerSource
+from fastconv.source import distinct
 from fastconv.summary import model_summary
 
 FloatArray = npt.NDArray[np.float32]
@@ -95,17 +97,7 @@ class Model(Layer):
 
     def get_layer(self, name: str | None = None, index: int | None = None) -> Layer:
         """The layer of that name, or at that position. Raises ValueError."""
-        layers = self.layers
-        if (name is None) == (index is None):
-            raise ValueError("get_layer: expected either a name or an index")
-        if index is not None:
-            if not -len(layers) <= index < len(layers):
-                raise ValueError(f"no layer {index}: the model has {len(layers)} layers")
-            return layers[index]
-        for layer in layers:
-            if layer.name == name:
-                return layer
-        raise ValueError(f"no layer named {name!r}; the layers are {', '.join(la.name for la in layers)}")
+        return find_layer(self.layers, name, index)
 
     @property
     def input(self) -> Any:
@@ -186,16 +178,18 @@ class Model(Layer):
     ) -> Any:
         """Outputs for x, N images [N, H, W, C] of numbers (lists for several inputs), computed in batches.
 
-        Returns a float32 array, a list of them for several outputs. batch_size: 32 where None. x may also be an
-        iterable of batches; steps: how many of them. `verbose` is accepted; nothing is printed.
+        Returns a float32 array, a list of them for several outputs. batch_size: 32 where None. x may also be a dict
+        of arrays by the inputs' names, or an iterable of batches; steps: how many of them. `verbose` is accepted;
+        nothing is printed.
         Raises ShapeError (a ValueError) for inputs that do not fit.
         """
-        if batch_size is not None and (not isinstance(batch_size, (int, np.integer)) or batch_size < 1):
-            raise ValueError(f"batch_size={batch_size!r}: expected a positive int")
-        if not isinstance(x, (np.ndarray, list, tuple)) and hasattr(x, "__iter__") and not hasattr(x, "__array__"):
+        size = 32 if batch_size is None else whole(batch_size, "batch_size")
+        steps = None if steps is None else whole(steps, "steps")
+        whole_arrays = isinstance(x, (np.ndarray, list, tuple, Mapping)) or hasattr(x, "__array__")
+        if isinstance(x, Iterable) and not whole_arrays:
             return _joined([self._batch(part[0] if isinstance(part, tuple) else part) for part in _some(x, steps)])
         arrays = self._arrays(x)
-        n, size = len(arrays[0]), int(batch_size or 32)
+        n = len(arrays[0])
         if any(len(a) != n for a in arrays):
             raise ShapeError(f"inputs of different lengths: {[len(a) for a in arrays]}")
         stop = n if steps is None else min(n, steps * size)
@@ -207,6 +201,12 @@ class Model(Layer):
         return _joined([self._batch(x)])
 
     def _arrays(self, x: Any) -> list[Any]:
+        if isinstance(x, Mapping):
+            names = [t.name for t in self.inputs]
+            if set(x) != set(names):
+                raise ShapeError(f"model {self.name!r} has the inputs {names}, got {list(x)}")
+            x = [x[name] for name in names]
+            x = x if len(names) > 1 else x[0]
         arrays = list(x) if isinstance(x, (list, tuple)) and len(self.inputs) > 1 else [x]
         if len(arrays) != len(self.inputs):
             raise ShapeError(f"model {self.name!r} takes {len(self.inputs)} inputs, got {len(arrays)}")

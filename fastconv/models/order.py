@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 from fastconv.layers.base import Call, InputLayer, Layer, Tensor
+
+SHOWN = 30  # names in a message
 
 
 def tensors(value: Any, what: str) -> list[Tensor]:
@@ -18,6 +20,8 @@ def tensors(value: Any, what: str) -> list[Tensor]:
 def sorted_calls(inputs: list[Tensor], outputs: list[Tensor]) -> list[Call]:
     """The calls between inputs and outputs, in the order in which they were made."""
     known = set(inputs)
+    if len(known) < len(inputs):
+        raise ValueError(f"Model: an input is given twice: {[t.name for t in inputs]}")
     found: dict[int, Call] = {}
     todo = [t for t in outputs if t not in known]
     while todo:
@@ -54,11 +58,17 @@ def layer_order(inputs: list[Tensor], outputs: list[Tensor], calls: list[Call]) 
     return sorted(layer_depth, key=lambda layer: (-layer_depth[layer], made[layer]))
 
 
-def distinct(names: Iterable[str]) -> list[str]:
-    out: list[str] = []
-    for name in names:
-        candidate, n = name, 1
-        while candidate in out:
-            candidate, n = f"{name}_{n}", n + 1
-        out.append(candidate)
-    return out
+def find_layer(layers: Sequence[Layer], name: str | None, index: int | None) -> Layer:
+    """The layer of that name or at that position. Raises ValueError where there is none, or for both or neither."""
+    if (name is None) == (index is None):
+        raise ValueError("get_layer: expected either a name or an index")
+    if index is not None:
+        if not -len(layers) <= index < len(layers):
+            raise ValueError(f"no layer {index}: the model has {len(layers)} layers")
+        return layers[index]
+    for layer in layers:
+        if layer.name == name:
+            return layer
+    names = [layer.name for layer in layers]
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    raise ValueError(f"no layer named {name!r}; the layers are {', '.join(names[:SHOWN])}{more}")

@@ -68,9 +68,12 @@ class Sequential(Model):
                 x = layer(x)
             self._connect([self._start], [x])
 
-    def build_for(self, shape: Dims) -> None:
+    def build(self, *shapes: Dims, input_shape: Dims | None = None) -> None:
         """Build for inputs of this shape, with the batch first, where that has not happened yet."""
-        self.ensure_built((None, *shape[1:]))
+        given = [*shapes, *([] if input_shape is None else [input_shape])]
+        if len(given) != 1 or not isinstance(given[0], (tuple, list)) or not given[0]:
+            raise ValueError(f"Sequential.build: expected one shape with the batch first, got {given}")
+        self.ensure_built((None, *given[0][1:]))
 
     @property
     def layers(self) -> list[Layer]:
@@ -81,7 +84,7 @@ class Sequential(Model):
 
     def _arrays(self, x: Any) -> list[Any]:
         if not self.inputs:
-            self.build_for(np.shape(x[0] if isinstance(x, list) and len(x) == 1 else x))
+            self.build(np.shape(x[0] if isinstance(x, list) and len(x) == 1 else x))
         return super()._arrays(x)
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from fastconv.errors import ShapeError
 from fastconv.graph import Graph
 from fastconv.layers.base import Scope, outer_shape
-from fastconv.models.order import distinct
 from fastconv.onnx.reader import InputInfo, OutputInfo
+from fastconv.source import distinct
 
 if TYPE_CHECKING:
     from fastconv.models.model import Model

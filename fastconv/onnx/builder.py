@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, Final, NoReturn, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -11,12 +11,9 @@ import numpy.typing as npt
 from fastconv.errors import ModelError, UnsupportedOpError
 from fastconv.graph import MAX_EXACT, Array, Graph, Shape, Value, Weight
 from fastconv.onnx.branches import Branch
-from fastconv.onnx.scan import NodeProto
-from fastconv.onnx.weights import WeightStore
+from fastconv.onnx.checks import Checks, short
+from fastconv.onnx.weights import Constants
 
-MAX_BYTES: Final = 1 << 40
-MAX_INT: Final = (1 << 31) - 1  # of strides, pads and the like
-MAX_RANK: Final = 8
 MAX_NODES: Final = 20_000
 MAX_WINDOW: Final = 1 << 20  # positions of a filter; sides, strides and dilations of a pooling window
 
@@ -43,28 +40,22 @@ class NeedsConstant(UnsupportedOpError):
         self.inputs = inputs
 
 
-def _short(text: str) -> str:
-    """A message that does not repeat a list of 60000 numbers."""
-    return text if len(text) <= 600 else f"{text[:500]} ... ({len(text)} characters)"
-
-
 def _slice(start: int, step: int, count: int) -> slice:
     """`count` indices from `start` on."""
     end = start + step * count
     return slice(start, end if end >= 0 else None, step) if count else slice(0, 0)
 
 
-class Builder:
+class Builder(Checks):
     """A Graph in the making. Operator functions get it as their first argument."""
 
     def __init__(
-        self, graph: Graph, store: WeightStore, enter_branch: Callable[[Branch], list[Value]] | None = None
+        self, graph: Graph, store: Constants, enter_branch: Callable[[Branch], list[Value]] | None = None
     ) -> None:
+        super().__init__()
         self.graph = graph
         self.store = store
         self.enter_branch = enter_branch or self._no_branch  # builds the nodes of a branch, gives its outputs
-        self._node: NodeProto | None = None
-        self._name = ""
         self.open_ended: set[Value] = set()  # how many of their rows hold is known only after the run
         self._bounds: dict[Value, Bounds] = {}
         self._work = 0  # of computing the constants that this build needs
@@ -72,81 +63,6 @@ class Builder:
 
     def _no_branch(self, branch: Branch) -> list[Value]:
         self.unsupported("a branch")
-
-    # -- where we are -----------------------------------------------------------------------------------------
-    def enter(self, node: NodeProto) -> None:
-        """From now on build for this node."""
-        self._node = node
-        self._name = node.name or next((o for o in node.outputs if o), "")
-
-    @property
-    def node(self) -> NodeProto:
-        assert self._node is not None
-        return self._node
-
-    def fail(self, problem: str) -> NoReturn:
-        """The model is wrong here."""
-        raise ModelError(f"{self.node.label}: {_short(problem)}")
-
-    def unsupported(self, problem: str) -> NoReturn:
-        """The model is right, but fastconv cannot do this."""
-        raise UnsupportedOpError(f"{self.node.label}: {_short(problem)}")
-
-    def check(self, condition: bool, problem: str) -> None:
-        """Fail unless the condition holds. For texts that are cheap to make."""
-        if not condition:
-            self.fail(problem)
-
-    # -- shapes and numbers -----------------------------------------------------------------------------------
-    def shape(self, shape: Sequence[int], item: int = 4) -> Shape:
-        """A shape that can exist: no negative dims, not above MAX_BYTES."""
-        n = item
-        for d in shape:
-            if d < 0:
-                self.fail(f"output shape {tuple(shape)} has a negative dimension")
-            n *= max(d, 1)
-        if n > MAX_BYTES:
-            self.fail(f"output shape {tuple(shape)} asks for more than 2^40 bytes")
-        if len(shape) > MAX_RANK:
-            self.unsupported(f"output rank {len(shape)} is above {MAX_RANK}")
-        return tuple(shape)
-
-    def axis(self, axis: int, rank: int, what: str = "axis") -> int:
-        """A non-negative axis; negative ones count from the end."""
-        if not -rank <= axis < rank:
-            self.fail(f"{what} {axis} is out of range for rank {rank}")
-        return axis % rank if rank else 0
-
-    def axes(self, axes: Sequence[int], rank: int) -> tuple[int, ...]:
-        """Sorted non-negative axes without duplicates."""
-        if len(axes) > rank:
-            self.fail(f"{len(axes)} axes, but the rank is {rank}")
-        out = sorted(self.axis(a, rank) for a in axes)
-        if len(set(out)) != len(out):
-            self.fail(f"axes {tuple(axes)} repeat an axis (rank {rank})")
-        return tuple(out)
-
-    def positive(self, values: Sequence[int] | None, count: int, default: int, what: str) -> tuple[int, ...]:
-        """A list attribute of `count` numbers in 1 .. 2^31 - 1."""
-        if values is None:
-            return (default,) * count
-        if len(values) != count:
-            self.fail(f"{what} {tuple(values)} has {len(values)} numbers, expected {count}")
-        if not all(1 <= v <= MAX_INT for v in values):
-            self.fail(f"{what} {tuple(values)}: expected numbers from 1 to {MAX_INT}")
-        return tuple(values)
-
-    def broadcast(self, *shapes: Shape) -> Shape:
-        """numpy's broadcast shape."""
-        rank = max(len(s) for s in shapes)
-        out = [1] * rank
-        for s in shapes:
-            for i, d in enumerate(s, rank - len(s)):
-                if d != 1 and out[i] not in (1, d):
-                    self.fail(f"shapes {' and '.join(map(str, shapes))} do not broadcast")
-                if d != 1:
-                    out[i] = d
-        return self.shape(out)
 
     # -- operands ---------------------------------------------------------------------------------------------
     def runtime(self, v: Value, what: str = "input 0") -> Value:
@@ -166,7 +82,7 @@ class Builder:
             self.fail(f"{what} is missing")
         if not v.is_const:
             message = f"{self.node.label}: {what} ({v.name!r}) is computed at run time, expected a constant"
-            raise NeedsConstant(_short(message), self._sources(v))
+            raise NeedsConstant(short(message), self._sources(v))
         return v
 
     def _sources(self, v: Value) -> tuple[str, ...]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fastconv.onnx.builder import MAX_INT, MAX_WINDOW, Builder
+from fastconv.onnx.builder import MAX_WINDOW, Builder
+from fastconv.onnx.checks import MAX_INT
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,10 +24,15 @@ def compare(b: Builder, op: str, x: Value, y: Value, fn: Callable[[Array, Array]
     if x.dtype != y.dtype and {x.dtype.kind, y.dtype.kind} == {"f"}:
         x, y = b.f32(x), b.f32(y)
     _same_type(b, x, y)
-    shape = b.broadcast(x.shape, y.shape)
-    if x.is_const and y.is_const:
-        return b.fold((op, swap), [x, y], shape, np.bool_, fn)
-    return b.emit(op, [y, x] if swap else [x, y], shape, dtype=np.bool_)
+    return _bools(b, op, [x, y], fn, swap)
+
+
+def _bools(b: Builder, op: str, xs: list[Value], fn: Callable[[Array, Array], Any], swap: bool = False) -> Value:
+    """Folded where both operands are constant."""
+    shape = b.broadcast(*(x.shape for x in xs))
+    if all(x.is_const for x in xs):
+        return b.fold((b.node.op_type,), xs, shape, np.bool_, fn)
+    return b.emit(op, xs[::-1] if swap else xs, shape, dtype=np.bool_)
 
 
 @operator
@@ -60,10 +65,7 @@ def logical(b: Builder, op: str, x: Value, y: Value, fn: Callable[[Array, Array]
     for v in (x, y):
         if v.dtype != np.bool_:
             b.fail(f"input {v.name!r} is {v.dtype}, expected bool")
-    shape = b.broadcast(x.shape, y.shape)
-    if x.is_const and y.is_const:
-        return b.fold((b.node.op_type,), [x, y], shape, np.bool_, fn)
-    return b.emit(op, [x, y], shape, dtype=np.bool_)
+    return _bools(b, op, [x, y], fn)
 
 
 @operator

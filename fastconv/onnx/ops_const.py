@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from fastconv.graph import Array, Value
-from fastconv.onnx.builder import MAX_RANK, Builder
+from fastconv.onnx.builder import Builder
+from fastconv.onnx.checks import MAX_RANK
 from fastconv.onnx.integers import modulo
 from fastconv.onnx.registry import Floats, Ints, operator
 from fastconv.onnx.weights import BFLOAT16, DTYPES, FLOAT16

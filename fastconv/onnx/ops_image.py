@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from fastconv.graph import MAX_EXACT, Array, Value
-from fastconv.onnx.builder import MAX_INT, MAX_TABLE, MAX_WINDOW, Builder
-from fastconv.onnx.ops_nn import as_4d, channel_vector, spatial
+from fastconv.onnx.builder import MAX_TABLE, MAX_WINDOW, Builder
+from fastconv.onnx.checks import MAX_INT
+from fastconv.onnx.ops_nn import as_4d, channel_vector, filters
 from fastconv.onnx.registry import Floats, Ints, operator
 from fastconv.onnx.resize import COORDINATES, NEAREST, Axis, table
 
@@ -218,16 +219,11 @@ def ConvTranspose(
 ) -> Value:
     """Output positions of one phase (position modulo stride) are an ordinary convolution with every stride-th tap of
     the flipped filter. So one convolution makes all phases as channels, and they are interleaved like DepthToSpace."""
-    spatial(b, x)
-    w = b.f32(b.constant(w, "the weight"), "the weight")
+    w = filters(b, x, w, kernel_shape)
     n, c, *size = x.shape
-    if w.rank != x.rank:
-        b.fail(f"weight {w.name!r} has shape {w.shape}, expected rank {x.rank} as input {x.name!r} has")
     c_in, per_group, *kernel = w.shape
     if not 1 <= group <= MAX_INT or c < 1 or c != c_in or c % group or per_group < 1:
         b.fail(f"input {x.name!r} has {c} channels, weight {w.name!r} shape {w.shape}, and group is {group}")
-    if kernel_shape is not None and kernel_shape != tuple(kernel):
-        b.fail(f"kernel_shape {kernel_shape} contradicts weight {w.name!r} of shape {w.shape}")
     if min(size) < 1 or min(kernel) < 1:
         b.fail(f"input {x.name!r} of shape {x.shape} and weight {w.name!r} of shape {w.shape}: nothing to convolve")
     d = len(size)

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from fastconv.graph import MAX_EXACT, Value
-from fastconv.onnx.builder import MAX_INT, MAX_WINDOW, Builder
+from fastconv.onnx.builder import MAX_WINDOW, Builder
+from fastconv.onnx.checks import MAX_INT
 from fastconv.onnx.geometry import Windows, windows
 from fastconv.onnx.registry import Ints, operator
 
@@ -39,6 +40,17 @@ def channel_vector(b: Builder, v: Value, channels: int, what: str) -> Value:
     return v
 
 
+def filters(b: Builder, x: Value, w: Value, kernel_shape: Ints | None) -> Value:
+    """The weight of a convolution of x as float32: constant, of x's rank, with the kernel that the attribute says."""
+    spatial(b, x)
+    w = b.f32(b.constant(w, "the weight"), "the weight")
+    if w.rank != x.rank:
+        b.fail(f"weight {w.name!r} has shape {w.shape}, expected rank {x.rank} as input {x.name!r} has")
+    if kernel_shape is not None and kernel_shape != w.shape[2:]:
+        b.fail(f"kernel_shape {kernel_shape} contradicts weight {w.name!r} of shape {w.shape}")
+    return w
+
+
 @operator
 def Conv(
     b: Builder,
@@ -53,11 +65,8 @@ def Conv(
     pads: Ints | None = None,
     strides: Ints | None = None,
 ) -> Value:
-    spatial(b, x)
-    w = b.f32(b.constant(w, "the weight"), "the weight")
+    w = filters(b, x, w, kernel_shape)
     n, c, *size = x.shape
-    if w.rank != x.rank:
-        b.fail(f"weight {w.name!r} has shape {w.shape}, expected rank {x.rank} as input {x.name!r} has")
     k, per_group, *kernel = w.shape
     if not 1 <= group <= MAX_INT:
         b.fail(f"group {group} is not positive")
@@ -66,8 +75,6 @@ def Conv(
     if c < 1 or per_group * group != c:
         b.fail(f"input {x.name!r} has {c} channels, but weight {w.name!r} of shape {w.shape} with group {group} "
                f"expects {per_group * group}")  # fmt: skip
-    if kernel_shape is not None and kernel_shape != tuple(kernel):
-        b.fail(f"kernel_shape {kernel_shape} contradicts weight {w.name!r} of shape {w.shape}")
     if math.prod(kernel) > MAX_WINDOW:
         b.unsupported(f"weight {w.name!r} of shape {w.shape} has more than {MAX_WINDOW} positions")
     g = windows(b, size, kernel, strides, dilations, pads, auto_pad)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from fastconv.graph import Value
-from fastconv.onnx.builder import MAX_INT, MAX_RANK, MAX_TABLE, Builder
+from fastconv.onnx.builder import MAX_TABLE, Builder
+from fastconv.onnx.checks import MAX_INT, MAX_RANK
 from fastconv.onnx.registry import Ints, operator
 
 _MAX_SPLITS = 4096

@@ -42,7 +42,7 @@ from fastconv.onnx.builder import Builder
 from fastconv.onnx.functions import inline
 from fastconv.onnx.registry import MAX_OPSET, MIN_OPSET, Operator, bind_attributes, bind_inputs, lookup
 from fastconv.onnx.scan import Dims, NodeProto, ScannedModel, SerializableModel, Source, scan
-from fastconv.onnx.weights import BFLOAT16, DTYPES, WeightStore
+from fastconv.onnx.weights import BFLOAT16, DTYPES, Constants
 
 __all__ = ["InputInfo", "OnnxModel", "OutputInfo", "read"]
 
@@ -95,7 +95,7 @@ class OnnxModel:
         self.ir_version = scanned.ir_version
         self.metadata = scanned.metadata
         self.opset = _opset(scanned)
-        self._store = WeightStore(scanned.file, scanned.folder)
+        self._store = Constants(scanned.file, scanned.folder)
 
         self._initializers = {t.name: t for t in scanned.initializers}
         if "" in self._initializers:

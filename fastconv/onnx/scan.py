@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 from fastconv import _core
 from fastconv.errors import ModelError
-from fastconv.onnx.foreign import foreign
+from fastconv.foreign import foreign
 
 if TYPE_CHECKING:
     from fastconv._core import ModelFile, OnnxTensor

@@ -40,8 +40,8 @@ _RAW_BYTES: Final[dict[int, int]] = {BFLOAT16: 2}
 _serials = itertools.count(1)
 
 
-class WeightStore:
-    """Makes and remembers the Weights of one model."""
+class Constants:
+    """Makes and remembers the Weights of one model (packed copies of them lie in a _core.WeightStore)."""
 
     def __init__(self, file: ModelFile, folder: str | None) -> None:
         self._file = file

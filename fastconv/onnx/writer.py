@@ -18,6 +18,7 @@ import numpy as np
 from fastconv.errors import ModelError, ShapeError
 from fastconv.graph import Graph, Weight
 from fastconv.onnx.write_nodes import NodeWriter
+from fastconv.paths import target_path
 
 if TYPE_CHECKING:
     import onnx
@@ -39,6 +40,7 @@ def write_source(
     shape: of the input, with or without the batch, where the source leaves other sizes open.
     Raises ShapeError where sizes are missing, UnsupportedOpError for what ONNX's opset 17 cannot say, OSError.
     """
+    target = target_path(path)
     shapes = _input_shapes(source, shape)
     free = [not isinstance(i.shape[0], int) if i.shape else False for i in source.inputs]
     if any(free):
@@ -47,7 +49,6 @@ def write_source(
         first = second = _build(source, shapes, free, 1)
     writer = NodeWriter(first, second)
     model = writer.model([o.name for o in source.outputs], metadata or {})
-    target = Path(path)
     _check(model, writer.large, target)
     folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
     try:

@@ -69,6 +69,9 @@ def load_img(
             return load_img(file, color_mode, target_size, interpolation, keep_aspect_ratio)
     if color_mode not in _MODES:
         raise ShapeError(f"color_mode {color_mode!r}: expected one of {', '.join(_MODES)}")
+    if not hasattr(path, "read"):
+        raise TypeError(f"load_img: expected a path or an open file, got {type(path).__name__}")
+    resampling(interpolation)  # whether it is known
     name = getattr(path, "name", "image")
     try:
         with PilImage.open(path) as opened:
@@ -91,7 +94,10 @@ def load_img(
 
 
 def _resize(image: Image, target_size: tuple[int, int], interpolation: str, keep_aspect_ratio: bool) -> Image:
-    height, width = target_size
+    given = tuple(target_size) if isinstance(target_size, (tuple, list, np.ndarray)) else ()
+    if len(given) != 2 or not all(isinstance(v, (int, np.integer)) for v in given):
+        raise ShapeError(f"target_size {target_size!r}: expected two ints, (height, width)")
+    height, width = map(int, given)
     if height < 1 or width < 1 or height * width > MAX_PIXELS:
         raise ShapeError(f"target_size {target_size}: expected (height, width), 1 to {MAX_PIXELS} pixels")
     if keep_aspect_ratio:

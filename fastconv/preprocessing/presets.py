@@ -16,8 +16,9 @@ from fastconv.preprocessing.image import INTERPOLATIONS, MAX_PIXELS, load_img, r
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_TORCH_MEAN, _TORCH_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_CAFFE_MEAN = (103.939, 116.779, 123.68)  # blue, green, red
+# of ImageNet's pixels
+TORCH_MEAN, TORCH_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # red, green, blue, from 0 to 1
+CAFFE_MEAN = (103.939, 116.779, 123.68)  # blue, green, red, from 0 to 255
 _ZERO, _ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
 
@@ -153,7 +154,7 @@ class Preset:
         return to_mode(image)
 
 
-_TORCH: dict[str, Any] = {"mean": _TORCH_MEAN, "std": _TORCH_STD, "scale": 1 / 255}
+_TORCH: dict[str, Any] = {"mean": TORCH_MEAN, "std": TORCH_STD, "scale": 1 / 255}
 _SIGNED: dict[str, Any] = {"mean": _ONE, "scale": 1 / 127.5}  # -1 to 1
 _224: dict[str, Any] = {"resize": (256, 256), "crop": (224, 224)}
 
@@ -169,11 +170,11 @@ PRESETS: dict[str, Preset] = {
         # TensorFlow's MobileNet family: -1 to 1
         Preset("tf", **_224, **_SIGNED),
         # Caffe's VGG and ResNet: blue, green, red, mean subtracted
-        Preset("caffe", **_224, mean=_CAFFE_MEAN, channels="bgr"),
+        Preset("caffe", **_224, mean=CAFFE_MEAN, channels="bgr"),
         # keras: load_img(target_size=(224, 224)), then the preprocess_input of MobileNetV2 and InceptionV3
         Preset("keras", squash=(224, 224), interpolation="nearest", **_SIGNED),
         # the same with preprocess_input of VGG16 and ResNet50
-        Preset("keras-caffe", squash=(224, 224), interpolation="nearest", mean=_CAFFE_MEAN, channels="bgr"),
+        Preset("keras-caffe", squash=(224, 224), interpolation="nearest", mean=CAFFE_MEAN, channels="bgr"),
         # 0 to 255, no resizing but to a model's fixed size
         Preset("raw"),
         # 0 to 1, likewise

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from fastconv.errors import FastconvError, ModelError, UnsupportedOpError
+from fastconv.foreign import foreign
 from fastconv.graph import Array
+from fastconv.paths import target_path
 from fastconv.torch_file import load_state_dict
 
 
@@ -19,9 +21,11 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Array]:
 
     Raises ModelError for a broken file, FastconvError where the package safetensors is missing, OSError.
     """
-    if os.fspath(path).lower().endswith(".safetensors"):
-        return _read_safetensors(path)
-    return load_state_dict(path)
+    ending = os.path.splitext(os.fspath(path))[1].lower()
+    if ending == ".onnx":
+        use = "fastconv.load runs them, and the functions of fastconv.applications take them as weights="
+        raise ModelError(f"{os.fspath(path)}: ONNX files hold whole networks: {use}")
+    return _read_safetensors(path) if ending == ".safetensors" else load_state_dict(path)
 
 
 def _safetensors() -> Any:
@@ -51,7 +55,9 @@ def _read_safetensors(path: str | os.PathLike[str]) -> dict[str, Array]:
     except FastconvError:
         raise
     except (SafetensorError, ValueError, TypeError, KeyError, OverflowError, AttributeError) as e:
-        raise ModelError(f"{name}: not a readable safetensors file: {e}") from None
+        what = foreign(path)
+        found = f", but {what}" if what and "safetensors" not in what else f": {e}"
+        raise ModelError(f"{name}: not a readable safetensors file{found}") from None
     if not arrays:
         raise ModelError(f"{name}: no tensors in it")
     return arrays
@@ -62,7 +68,7 @@ def write_safetensors(
 ) -> None:
     """Write the arrays; the file appears when it is whole. Raises FastconvError where safetensors is missing."""
     library = _safetensors()
-    target = Path(path)
+    target = target_path(path)
     partial = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         library.save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, partial, metadata=metadata)

@@ -141,6 +141,14 @@ def test_flattened_heads(tmp_path: Path) -> None:
     assert LeNet5(weights=tmp_path / "l.onnx", classes=3).predict(x).shape == (2, 3)
 
 
+def test_features_are_no_scores(files: dict[str, Path], tmp_path: Path) -> None:
+    """A file without its classifier, with as many features as classes are asked for."""
+    ResNet18(weights=files["pth"], include_top=False, pooling="avg", input_shape=(*SIZE, 3)).save(tmp_path / "f.onnx")
+    for classes in (512, 10):
+        with pytest.raises(ModelError, match="does not end with a dense layer"):
+            ResNet18(weights=tmp_path / "f.onnx", classes=classes, input_shape=(*SIZE, 3))
+
+
 @pytest.mark.parametrize(
     ("make", "text"),
     [

@@ -237,7 +237,10 @@ def test_decode_predictions() -> None:
     assert [p[0] for p in first] == ["n02124075", "n01440764", "n15075141"]
     assert first[1][1:] == ("tench", pytest.approx(0.3)) and len(second) == 3
     assert second[0][1] == "crane_(bird)"
-    assert len(lenet.decode_predictions(scores)[0]) == 5
+    digits = np.eye(10)[[7, 3]] * 0.9
+    assert lenet.decode_predictions(digits, top=1) == [[("7", "7", 0.9)], [("3", "3", 0.9)]]
+    with pytest.raises(ValueError, match=r"\(samples, 10\)"):
+        lenet.decode_predictions(scores)
 
 
 @pytest.mark.parametrize("shape", [(1000,), (1, 10), (1, 1, 1000)])
@@ -246,6 +249,37 @@ def test_decode_predictions_errors(shape: tuple[int, ...]) -> None:
         decode_predictions(np.zeros(shape))
     with pytest.raises(ValueError, match="top"):
         decode_predictions(np.zeros((1, 1000)), top=0)
+    with pytest.raises(ValueError, match="top"):
+        decode_predictions(np.zeros((1, 1000)), top=2.0)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="expected numbers"):
+        decode_predictions([["a"] * 1000])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (dict(weights=True), "weights=True"),
+        (dict(weights=7), "weights=7"),
+        (dict(weights=b"imagenet"), "weights=b'imagenet'"),
+        (dict(weights="imagenet21k"), "should be either `None`"),
+        (dict(input_shape=224), "tuple of three integers"),
+        (dict(input_shape="224"), "tuple of three integers"),
+        (dict(input_shape=(224.5, 224, 3)), "positive sizes"),
+        (dict(classes="10"), "classes='10'"),
+        (dict(classes=True), "classes=True"),
+        (dict(classifier_activation=len), "activation"),
+        (dict(pooling=["avg"], include_top=False), "pooling="),
+        (dict(input_tensor=Input(shape=(5,))), "three integers"),
+    ],
+)
+def test_odd_arguments(arguments: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        VGG16(**{"weights": None, **arguments})
+
+
+def test_numbers_of_numpy() -> None:
+    model = VGG16(weights=None, classes=np.int64(5), input_shape=np.array([32, 32, 3]))  # type: ignore[arg-type]
+    assert model.output_shape == (None, 5)
 
 
 LARGE = """

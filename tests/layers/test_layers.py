@@ -265,6 +265,16 @@ def test_the_seed_decides_whenever_values_are_drawn() -> None:
         (lambda: L.Input(shape=(0, 3)), "positive sizes"),
         (lambda: L.Input(shape=(3,), dtype="int32"), "dtype='int32'"),
         (lambda: L.Dense(3, name=""), "name"),
+        (lambda: L.Conv2D(True, 3), "filters=True"),
+        (lambda: L.Conv2D(3.0, 3), r"filters=3\.0"),
+        (lambda: L.Conv2D(3, None), "kernel_size=None"),
+        (lambda: L.Conv2D(3, 3, padding=None), "padding=None"),
+        (lambda: L.Conv2D(3, 3, padding=1.5), r"padding=1\.5"),
+        (lambda: L.Conv2D(3, 3, padding=((1, 2), (3,))), "padding="),
+        (lambda: L.DepthwiseConv2D(3, depth_multiplier=(1, 2)), "depth_multiplier"),
+        (lambda: L.SeparableConv2D((3, 4), 3), "filters"),
+        (lambda: L.Input(shape=5), "shape=5"),
+        (lambda: L.Input("5"), "shape='5'"),
     ],
 )
 def test_wrong_arguments(make: Any, text: str) -> None:
@@ -294,6 +304,14 @@ def test_wrong_shapes(layer: L.Layer, shapes: list[Any], text: str) -> None:
     with pytest.raises(ValueError, match=text) as error:
         layer(inputs if len(inputs) > 1 else inputs[0])
     assert layer.name in str(error.value)
+
+
+def test_numbers_of_numpy() -> None:
+    layer = L.Conv2D(np.int64(4), (np.int32(3), 2), strides=np.int64(2), padding=np.int64(1))  # type: ignore[arg-type]
+    assert layer(L.Input(shape=(9, 7, 6))).shape == (None, 5, 4, 4)
+    assert isinstance(layer.filters, int) and layer.kernel is not None
+    np.testing.assert_array_equal(np.array(layer.kernel), layer.kernel.numpy())
+    assert np.asarray(layer.kernel, np.float64).dtype == np.float64
 
 
 def test_weights_that_do_not_fit() -> None:

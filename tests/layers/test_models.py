@@ -24,6 +24,8 @@ from fastconv.layers import (
     GlobalAveragePooling2D,
     Input,
     MaxPooling2D,
+    ReLU,
+    Subtract,
 )
 from fastconv.models import Model, Sequential
 
@@ -235,6 +237,38 @@ def test_threads_and_the_runtime() -> None:
     for w in workers:
         w.join()
     assert len(results) == 4 and all((r == want).all() for r in results)
+
+
+def test_inputs_by_name() -> None:
+    a, b = Input(shape=(3,), name="a"), Input(shape=(3,), name="b")
+    model = Model([a, b], Subtract()([a, b]))
+    x, y = np.random.default_rng(0).random((2, 4, 3), np.float32)
+    for got in (model.predict({"b": y, "a": x}), model({"a": x, "b": y}), model.predict([x, y])):
+        np.testing.assert_array_equal(got, x - y)
+    np.testing.assert_array_equal(model.predict({"b": y, "a": x}, batch_size=3), x - y)
+    one = Model(a, ReLU()(a))
+    np.testing.assert_array_equal(one.predict({"a": x}), x)
+    for wrong in ({"a": x}, {"a": x, "b": y, "c": y}, {}):
+        with pytest.raises(ShapeError, match=r"has the inputs \['a', 'b'\]"):
+            model.predict(wrong)
+    with pytest.raises(ValueError, match="given twice"):
+        Model([a, a], ReLU()(a))
+
+
+def test_build() -> None:
+    for build in (lambda m: m.build((None, 8, 8, 2)), lambda m: m.build(input_shape=(None, 8, 8, 2))):
+        model = Sequential([Conv2D(3, 3)])
+        build(model)
+        assert model.count_params() == 57 and model.output_shape == (None, 6, 6, 3)
+    for wrong in ((), (8,), ((8, 8), (8, 8))):
+        with pytest.raises(ValueError, match="expected one shape"):
+            Sequential([Dense(3)]).build(*wrong)
+
+
+@pytest.mark.parametrize("wrong", [dict(batch_size=0), dict(batch_size=True), dict(steps=0), dict(steps=-1)])
+def test_predict_arguments(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="expected a positive int"):
+        branched().predict(X, **wrong)
 
 
 def test_no_weights_are_drawn_before_they_are_needed() -> None:

@@ -185,6 +185,9 @@ def test_features_of_any_layer() -> None:
         assert relative_error(model.features(by_output[output])(*x.values()), want) <= TOLERANCE
     maps = model.features(model.layers[3], pooling="avg")(*x.values())
     assert maps.shape == (3, 16)
+    twice = model.features(model.layers[3], model.layers[3])
+    assert [o.name for o in twice.outputs] == [model.layers[3].name, f"{model.layers[3].name}_1"]
+    assert len(twice(*x.values())) == 2
 
 
 def test_layers_and_counts() -> None:
@@ -201,6 +204,11 @@ def test_layers_and_counts() -> None:
     assert conv.output_shape == (None, 16, 16, 8) and model.get_layer(conv.name) is model.get_layer(index=0)
     assert model.get_layer(index=-1) is model.layers[-1]
     np.testing.assert_array_equal(conv.get_weights()[0], model.graph.nodes[0].input(1).numpy())
+    for change in (lambda: conv.set_weights(conv.get_weights()), lambda: conv.weights[0].assign(conv.get_weights()[0])):
+        with pytest.raises(ModelError, match="a loaded model keeps its file's weights"):
+            change()
+    with pytest.raises(AttributeError, match=rf"model\.features\('{conv.name}'\) gives its output"):
+        _ = conv.output
     for kwargs in (dict(name="none"), dict(index=99), dict(index=-99), {}):
         with pytest.raises(ValueError, match="layer"):
             model.get_layer(**kwargs)  # type: ignore[arg-type]
@@ -261,8 +269,9 @@ def test_errors() -> None:
     model = fastconv.load(serialized("vgg"))
     with pytest.raises(ModelError, match=r"no layer named 'pool9'.* it has '"):
         model.features("pool9")
-    with pytest.raises(ValueError, match="at least one"):
-        model.features()
+    for wrong in ((), (3,), (None,), (["pool_1"],)):
+        with pytest.raises(ValueError, match="at least one"):
+            model.features(*wrong)
     with pytest.raises(ValueError, match="pooling='sum'"):
         model.without_top(pooling="sum")
     with pytest.raises(ModelError, match="pooling: expected feature maps"):

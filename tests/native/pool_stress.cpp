@@ -7,12 +7,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "threads.h"
 
+using fastconv::Rest;
 using fastconv::ThreadPool;
 
 namespace {
@@ -81,6 +83,29 @@ std::string fork_after_use() {
   return "";
 }
 
+// Waits of 4 ms: one in 100 ms costs less than a rest; one after each 4 ms of help makes rests that double.
+std::string rests() {
+  constexpr int64_t MS = 1000000;
+  Rest rest;
+  int64_t now = 1000 * MS;
+  auto wait_after = [&](int64_t helped) {
+    const int64_t begun = std::max(now, rest.since) + helped * MS;
+    now = begun + 4 * MS;
+    const int64_t until = rest.until(begun, now);
+    return until ? (until - now) / MS : 0;
+  };
+  for (int i = 0; i < 20; i++) {
+    if (wait_after(100) != 0) return "a worker rests after a rare wait";
+  }
+  for (int64_t expected : {40, 80, 160, 250, 250}) {
+    const int64_t got = wait_after(4);
+    if (got != expected) return "a rest of " + std::to_string(got) + " ms, not " + std::to_string(expected);
+  }
+  if (wait_after(8) != 0) return "a worker rests that helps for two thirds of the time";
+  if (wait_after(100) != 0 || wait_after(4) != 40) return "a rest is not short again after a good time";
+  return "";
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -90,6 +115,7 @@ int main(int argc, char** argv) {
 #else
   std::string failed;
 #endif
+  if (failed.empty()) failed = rests();
   for (int threads : {1, 2, 3, 5}) {
     if (failed.empty()) failed = stress(threads, jobs, 1);
   }

@@ -139,6 +139,8 @@ def test_light_model(name: str) -> None:
 def test_devices() -> None:
     assert backend.supports_device("CPU") and not backend.supports_device("CUDA:0")
     model = make_model([helper.make_node("Relu", ["x"], ["y"])], {"x": [2]}, ["y"])
+    with pytest.raises(DeviceError, match="TPU"):
+        backend.prepare(model, "TPU")
     with pytest.raises(DeviceError, match="CUDA"):
         backend.prepare(model, "CUDA")
 
@@ -152,6 +154,10 @@ def test_run_node() -> None:
     x = np.arange(-3, 3, dtype=np.float32).reshape(2, 3)
     (y,) = backend.run_node(helper.make_node("Relu", ["x"], ["y"]), [x])
     np.testing.assert_array_equal(y, np.maximum(x, 0))
+    with pytest.raises(ShapeError, match=r"expected 2 inputs \['x', 'z'\], got 1"):
+        backend.run_node(helper.make_node("Add", ["x", "z"], ["y"]), [x])
+    with pytest.raises(UnsupportedOpError, match=r"node '' \(Foo\)"):
+        backend.run_node(helper.make_node("Foo", ["x"], ["y"], domain="mine"), [x])
     (y,) = backend.run_node(helper.make_node("ArgMax", ["x"], ["y"], axis=1), [x], outputs_info=[(np.int64, (2, 1))])
     assert y.dtype == np.int64 and y.tolist() == [[2], [2]]
     node = helper.make_node("Reshape", ["x", "shape"], ["y"])

@@ -35,6 +35,34 @@ def test_zip_and_legacy_are_the_same(tmp_path: Path) -> None:
     np.testing.assert_array_equal(*made)
 
 
+def test_files_of_other_kinds(tmp_path: Path) -> None:
+    """The message says what they are."""
+    model = ResNet18(weights=None, include_top=False)
+    for name, data, text in (
+        ("w.pth", b"\x89PNG\r\n\x1a\n" + bytes(99), "not a torch file, but a PNG image"),
+        ("w.h5", b"\x89HDF\r\n\x1a\n" + bytes(99), "but an HDF5 file"),
+        ("w.pth", b"<html>not found</html>", "but a web page"),
+        ("w.pth", b"\x08\x07" + bytes(99), "not a torch file: expected"),
+        ("w.safetensors", b"\xff\xd8\xff" + bytes(99), "not a readable safetensors file, but a JPEG image"),
+        ("w.safetensors", bytes(99), "not a readable safetensors file: "),
+        ("w.onnx", bytes(99), "ONNX files hold whole networks"),
+    ):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(ModelError, match=text):
+            model.load_weights(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["m.onnx", "m.safetensors"])
+def test_places_that_cannot_be_written(name: str, tmp_path: Path) -> None:
+    model = LeNet5()
+    with pytest.raises(FileNotFoundError, match=r"no such folder: .*none'"):
+        model.save(tmp_path / "none" / name)
+    (tmp_path / name).mkdir()
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        model.save(tmp_path / name)
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
 def changed(fn: Callable[[State], object]) -> State:
     arrays = state()
     fn(arrays)

@@ -1,4 +1,4 @@
-"""What a file is that was given as an ONNX model and is none, judged by its first bytes: for messages only."""
+"""What a file is that was given as a model or as weights and is neither, by its first bytes: for messages only."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _MARKS: Final[tuple[tuple[int, bytes, str], ...]] = (
 
 
 def foreign(source: object) -> str | None:
-    """What a path or bytes hold instead of an ONNX model, or None where that is unknown."""
+    """What a path or bytes hold, or None where that is unknown (an ONNX model is)."""
     head = _head(source)
     for at, mark, what in _MARKS:
         if head[at : at + len(mark)] == mark:
