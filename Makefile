@@ -14,10 +14,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PY := .venv/bin/python
 BENCH_PY := .venv-bench/bin/python
 CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.def')
-CXX_FORMATTED := $(shell find csrc tests -name '*.cpp' -o -name '*.c' -o -name '*.h')
+CXX_FORMATTED := $(shell find csrc tests include examples -name '*.cpp' -o -name '*.c' -o -name '*.h')
 MODELS := build/models
 
-.PHONY: all help demo check test test-full test-emulated bench bench-docs bench-quick wheel clean \
+.PHONY: all help demo check test test-full test-emulated fuzz bench bench-docs bench-quick wheel clean \
   lint lint-python lint-types lint-cpp lint-symbols format stubs
 all: .venv/installed
 help:
@@ -64,13 +64,14 @@ demo: .venv/installed ## classify real photos with EfficientNet-Lite0, beside on
 # -- tests ------------------------------------------------------------------------------------------------------------
 # FASTCONV_TEST_ALL: a missing package fails a test instead of skipping it.
 check: .venv/installed ## the quick tests
-	FASTCONV_TEST_ALL=1 $(PY) -m pytest -q -m 'not full and not slow' $(PYTEST)
+	FASTCONV_TEST_ALL=1 $(PY) -m pytest -q -m 'not full and not torch and not slow' $(PYTEST)
 
 test: .venv/installed ## all tests but those of make test-full
 	FASTCONV_TEST_ALL=1 $(PY) -m pytest -ra --durations=10 $(PYTEST)
 
-test-full: .venv/installed $(MODELS)/exported $(MODELS)/timm/made $(MODELS)/states/made ## everything: the models of torchvision and timm in full size
-	FASTCONV_TEST_ALL=1 FASTCONV_TEST_MODELS=$(MODELS) $(PY) -m pytest -ra --durations=20 -m 'full or not full' $(PYTEST)
+test-full: .venv/installed .venv-bench/installed $(MODELS)/exported $(MODELS)/timm/made $(MODELS)/states/made ## everything: models in full size, training beside torch
+	FASTCONV_TEST_ALL=1 FASTCONV_TEST_MODELS=$(MODELS) $(PY) -m pytest -ra --durations=20 -m 'not torch' $(PYTEST)
+	$(BENCH_PY) -m pytest -ra -m torch tests/training $(PYTEST)
 
 $(MODELS)/exported: .venv-bench/torch .venv/installed bench/export.py
 	names=$$($(PY) -c 'from tests.models.test_torchvision import FAMILIES as f; print(",".join(f))'); \
@@ -86,11 +87,15 @@ $(MODELS)/states/made: .venv-bench/torch tests/applications/torch_reference.py t
 	$(BENCH_PY) -m tests.applications.torch_reference --out $(MODELS)/states
 	@touch $@
 
-test-emulated: .venv/installed ## sanitizers, valgrind, an emulated CPU without AVX, instruction counts, main loops
+test-emulated: .venv/installed ## sanitizers, valgrind, emulated CPUs (without AVX; aarch64), instruction counts, main loops
 	PYTHON=$(CURDIR)/$(PY) tests/native/run_guards.sh
 	PYTHON=$(CURDIR)/$(PY) tests/native/run_sanitized.sh
 	PYTHON=$(CURDIR)/$(PY) tests/native/run_valgrind.sh
 	PYTHON=$(CURDIR)/$(PY) tests/native/run_qemu.sh
+	PYTHON=$(CURDIR)/$(PY) tests/native/run_aarch64.sh
+
+fuzz: ## a minute of libFuzzer on the loader of saved plans and on the ONNX scanner; FUZZ: its options
+	tests/fuzz/run.sh
 
 # -- style ------------------------------------------------------------------------------------------------------------
 lint: lint-python lint-types lint-cpp lint-symbols ## ruff, mypy, clang-format, symbols of the kernels
@@ -127,6 +132,7 @@ define measure
 	$(BENCH_PY) -m bench.load --dir $(MODELS)/classic --models vgg16,resnet50 --json build/bench/load.json || status=$$?; \
 	$(BENCH_PY) -m bench.roofline --models resnet50,mobilenet_v2,vgg16 --json build/bench/layers.json || status=$$?; \
 	$(BENCH_PY) -m bench.kernels --json build/bench/kernels.json || status=$$?; \
+	$(BENCH_PY) -m bench.training --json build/bench/training.json || status=$$?; \
 	$(BENCH_PY) -m bench.report build/bench/*.json --out build/bench; \
 	exit $$status
 endef
@@ -147,6 +153,10 @@ wheel: .venv/installed ## dist/: an sdist, the wheel that pip builds from it alo
 	$(PY) -m pip wheel -v --no-deps -w dist dist/fastconv-*.tar.gz 2>&1 | tee build/wheel.log \
 	  | grep --line-buffered -E '^ *\[[0-9]+/[0-9]+\]|warning:|error:|compiler identification' \
 	  || { cat build/wheel.log; exit 1; }
+	$(PY) -m pip install -q --group wheel
+	PATH=$(CURDIR)/.venv/bin:$$PATH $(PY) -m auditwheel repair --plat auto -w dist/repaired dist/fastconv-*.whl
+	rm dist/fastconv-*.whl
+	mv dist/repaired/*.whl dist/ && rmdir dist/repaired
 	$(PY) -m tests.check_wheel dist
 
 clean: ## remove everything that is not in the repository

@@ -125,11 +125,15 @@ def _calibrate(net: Any, x: Any) -> None:
         h.remove()
 
 
-def build(name: str, seed: int = 0) -> tuple[Any, Image]:
-    """The torch module in eval mode, with seeded random weights, and its image shape. KeyError for an unknown name."""
+def build(name: str, seed: int = 0, size: int | None = None) -> tuple[Any, Image]:
+    """The torch module in eval mode, with seeded random weights, and its image shape. KeyError for an unknown name.
+
+    size: of the image's sides; VGG16's first dense layer then fits the image.
+    """
     import torch
 
     builder, kwargs, image = MODELS[name]
+    image = image if size is None else (image[0], size, size)
     gen = torch.Generator().manual_seed(seed * 1_000_003 + zlib.crc32(name.encode()))
     torch.manual_seed(seed)
     if builder.startswith("own:"):
@@ -141,6 +145,9 @@ def build(name: str, seed: int = 0) -> tuple[Any, Image]:
         net = timm.create_model(builder[5:], pretrained=False, **kwargs)
     else:
         net = getattr(import_torchvision().models, builder)(weights=None, **kwargs)
+    if builder == "vgg16" and size is not None:
+        net.avgpool = torch.nn.Identity()
+        net.classifier[0] = torch.nn.Linear(512 * (size // 32) ** 2, 4096)
     net.eval()
     with torch.no_grad():
         _randomise(net, gen)

@@ -23,7 +23,7 @@ from bench import plots
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 WORST = ("ok", "inexact", "wrong", "failed")
-KINDS = ("models", "kernels", "layers", "load")
+KINDS = ("models", "kernels", "layers", "load", "training")
 Row = dict[str, Any]
 Case = tuple[str, int, int]  # model, batch, threads
 
@@ -54,7 +54,9 @@ def load(paths: Iterable[Path]) -> dict[str, list[Row]]:
             kind = report["kind"]
             report["rows"], report["system"]["cpu"]
         except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}: no report of bench.models, kernels, roofline or load: {error!r}") from None
+            raise ValueError(
+                f"{path}: no report of bench.models, kernels, roofline, load or training: {error!r}"
+            ) from None
         if kind not in found:
             raise ValueError(f"{path}: kind {kind!r}, expected one of {', '.join(KINDS)}")
         found[kind].append(report)
@@ -231,6 +233,16 @@ def load_table(report: Row) -> list[str]:
     return markdown(head, rows, left=2)
 
 
+def training_table(report: Row) -> list[str]:
+    head = ["step", "batch", "fastconv ms", "torch ms", "ratio", "fastconv MiB", "torch MiB"]
+    rows = []
+    for r in report["rows"]:
+        sizes = [f"{r[k]:.0f}" if k in r else "" for k in ("ours_mb", "theirs_mb")]
+        times = [f"{r['fastconv_ms']:.1f}", f"{r['torch_ms']:.1f}", f"{r['ratio']:.2f}"]
+        rows.append([r["title"], str(r["batch"]), *times, *sizes])
+    return markdown(head, rows)
+
+
 # -- the pictures and the page ------------------------------------------------------------------------------------
 def draw(found: dict[str, list[Row]], merged: Merged, folder: Path) -> dict[str, list[Path]]:
     """The plots that the reports allow, by kind."""
@@ -298,6 +310,10 @@ def page(found: dict[str, list[Row]], merged: Merged, pictures: dict[str, list[P
         lines += ["In fresh processes; ratios are to the last engine of each model.", "", *load_table(report), ""]
         bad = [f"- {r['model']}: {r['engine']} failed: {r['failed']}" for r in report["rows"] if "failed" in r]
         lines += [*bad, ""] if bad else []
+    for report in found["training"]:
+        lines += ["## Training steps", "", machine_line([report["system"]]), ""]
+        lines += [f"{report['rows'][0]['threads']} threads, in turns; peak memory of a process of its own.", ""]
+        lines += [*training_table(report), ""]
     if pictures["layers"]:
         lines += ["## Rooflines", "", machine_line([found["layers"][-1]["system"]]), ""]
         lines += ["Input, weights and output count once; FLOPs are those of direct convolution.", ""]

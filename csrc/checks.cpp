@@ -91,7 +91,9 @@ Extent extent(const Reduce& d) {
 }
 
 void prepare(Reduce& d) {
-  d.chunks = chunks_of(static_cast<double>(d.outer) * d.n * d.inner, 2 * CHUNK, d.outer * blocks(d.inner, 16));
+  // where there are enough of them, whole rows: a part of a row would be read with gaps
+  const double units = d.outer >= 16 ? static_cast<double>(d.outer) : d.outer * blocks(d.inner, 16);
+  d.chunks = chunks_of(static_cast<double>(d.outer) * d.n * d.inner, 2 * CHUNK, units);
 }
 
 Extent extent(const Softmax& d) {

@@ -9,6 +9,7 @@ namespace fastconv {
 struct Extent {
   int64_t in[4];
   int64_t out;
+  int64_t more[2];
   int optional_from = 4;  // inputs from this one on may be absent
 };
 
@@ -25,6 +26,7 @@ Extent extent(const Lrn& d);
 Extent extent(const Copy& d);
 Extent extent(const Pad& d);
 Extent extent(const Resample& d);
+Extent extent(const AffineSample& d);
 Extent extent(const Where& d);
 Extent extent(const Normalize& d);
 Extent extent(const TopK& d);
@@ -44,6 +46,7 @@ void prepare(Lrn& d);
 void prepare(Copy& d);
 void prepare(Pad& d);
 void prepare(Resample& d);
+void prepare(AffineSample& d);
 void prepare(Where& d);
 void prepare(Normalize& d);
 void prepare(TopK& d);

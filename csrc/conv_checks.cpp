@@ -63,7 +63,7 @@ void epilogue_extent(const char* op, const D& d, int64_t rows, Extent& e) {
 }  // namespace
 
 void prepare(Conv2d& d, Isa isa) {
-  const KernelTable& table = kernels(isa);
+  const Geometry& table = geometry(isa);
   const int64_t M = d.N * d.P * d.Q, Kg = d.K / d.groups, depth = d.C / d.groups * d.R * d.S;
   const int64_t vectors = ceil_div(Kg, table.vector_length), panels = ceil_div(vectors, table.max_panel);
   const int64_t bytes = 4 * vectors * table.vector_length * depth;
@@ -112,7 +112,7 @@ void prepare(Winograd& d, Isa isa, Op op) {
   const WinogradForm f = winograd_form(d);
   d.tiles_h = ceil_div(d.P, f.step_h), d.tiles_w = ceil_div(d.Q, f.step_w);
   const int64_t tiles = winograd_tiles(d);
-  const KernelTable& table = kernels(isa);
+  const Geometry& table = geometry(isa);
   const int64_t panels = ceil_div(ceil_div(d.K, table.vector_length), table.max_panel);
   if (op == Op::winograd_input) {
     d.block = 1;
@@ -137,7 +137,7 @@ void prepare(DepthwiseConv2d& d) {
 }
 
 void prepare(Linear& d, Isa isa) {
-  const KernelTable& table = kernels(isa);
+  const Geometry& table = geometry(isa);
   const int64_t panels = ceil_div(ceil_div(d.K, table.vector_length), table.dense_panel);
   d.rows_per_chunk = d.M <= 3 ? 3 : ceil_div(ceil_div(d.M, ceil_div(CHUNKS, panels)), 12) * 12;
   d.row_chunks = ceil_div(d.M, d.rows_per_chunk);
@@ -232,7 +232,8 @@ int64_t scratch_bytes(const Conv2d& d) {
 
 int64_t scratch_bytes(const Winograd& d, Isa isa, Op op) {
   if (op == Op::winograd_input) return 0;
-  const int64_t width = std::min(ceil_div(d.K, 16) * 16, (int64_t)kernels(isa).max_panel * kernels(isa).vector_length);
+  const int64_t width =
+      std::min(ceil_div(d.K, 16) * 16, (int64_t)geometry(isa).max_panel * geometry(isa).vector_length);
   const int64_t sums = winograd_form(d).planes * (d.block * width + PLANE_PAD);
   return 4 * (op == Op::winograd_conv2d ? winograd_planes(d, d.block) + 16 + sums : sums);
 }
@@ -242,12 +243,12 @@ int64_t weight_parts(const Conv2d& d) { return d.groups * d.panel_chunks; }
 int64_t weight_parts(const Winograd& d, Isa isa, Op op) {
   if (op == Op::winograd_input) return 0;
   if (op == Op::winograd_conv2d) return 1;
-  const KernelTable& table = kernels(isa);
+  const Geometry& table = geometry(isa);
   return ceil_div(ceil_div(d.K, table.vector_length), table.max_panel);
 }
 
 int64_t weight_parts(const Linear& d, Isa isa) {
-  const KernelTable& table = kernels(isa);
+  const Geometry& table = geometry(isa);
   return ceil_div(ceil_div(d.K, table.vector_length), table.dense_panel);
 }
 

@@ -2,6 +2,7 @@
 // to ask for those of any descriptor.
 #pragma once
 #include "checks.h"
+#include "training_checks.h"
 
 namespace fastconv {
 
@@ -94,5 +95,47 @@ template <>
 inline int64_t weight_parts_for(const Linear& d, Isa isa, Op) {
   return weight_parts(d, isa);
 }
+
+// Training: some need the ISA, others which kernel it is, or both.
+#define NEEDS_BOTH(D)                                    \
+  template <>                                            \
+  inline void prepare_for(D& d, Isa isa, Op op) {        \
+    prepare(d, isa, op);                                 \
+  }                                                      \
+  template <>                                            \
+  inline Extent extent_for(const D& d, Isa isa, Op op) { \
+    return extent(d, isa, op);                           \
+  }                                                      \
+  template <>                                            \
+  inline int64_t scratch_for(const D& d, Isa, Op) {      \
+    return scratch_bytes(d);                             \
+  }
+NEEDS_BOTH(Conv2dBackwardWeight)
+NEEDS_BOTH(Conv2dBackwardInput)
+#undef NEEDS_BOTH
+
+template <>
+inline void prepare_for(PackWeights& d, Isa isa, Op op) {
+  prepare(d, isa, op);
+}
+template <>
+inline Extent extent_for(const PackWeights& d, Isa isa, Op op) {
+  return extent(d, isa, op);
+}
+template <>
+inline void prepare_for(BatchNorm& d, Isa, Op op) {
+  prepare(d, op);
+}
+
+#define NEEDS_OP(D)                                  \
+  template <>                                        \
+  inline Extent extent_for(const D& d, Isa, Op op) { \
+    return extent(d, op);                            \
+  }
+NEEDS_OP(BatchNorm)
+NEEDS_OP(SoftmaxCrossEntropy)
+NEEDS_OP(Pool2dBackward)
+NEEDS_OP(Optimizer)
+#undef NEEDS_OP
 
 }  // namespace fastconv

@@ -61,11 +61,12 @@ struct Activation {
   float alpha, beta;
 };
 
-// in[] by operation: see each descriptor. out may alias an input where the memory plan says so. scratch is this
-// thread's own, 64-byte aligned.
+// in[] by operation: see each descriptor. out may alias an input where the memory plan says so; more[] are further
+// outputs of a few operations. scratch is this thread's own, 64-byte aligned.
 struct Buffers {
   const float* in[4];
   float* out;
+  float* more[2];
   float* scratch;
   // Weights that this thread reads next, or null: to be fetched into L2 while it computes its chunks up to next_end;
   // from next_begin on where this operation's own weights need not be fetched, else during the last one.
@@ -225,6 +226,20 @@ struct Resample {
   int64_t x_outer, x_n, x_row, y_outer, y_p, y_row;  // strides
 };
 
+// What lies outside of an image abcd, in Keras' words: kkkk abcd kkkk, aaaa abcd dddd, dcba abcd dcba, abcd abcd abcd.
+enum class FillMode : int32_t { constant, nearest, reflect, wrap };
+
+// y[n,p,q,c] = x[n] at column a q + b p + t, row d q + e p + u, with matrix[n] = (a, b, t, d, e, u); between pixels
+// bilinear, else the nearest one.      in: x, matrix [N, 6]
+struct AffineSample {
+  int64_t chunks;
+  int64_t N, H, W, C, P, Q;
+  int64_t x_ld, y_ld;
+  FillMode fill;
+  int32_t bilinear;
+  float value;  // of the constant
+};
+
 // y = condition != 0 ? a : b over dims[rank]; strides are zero along broadcast axes. in: condition, a, b
 struct Where {
   int64_t chunks;
@@ -267,3 +282,5 @@ struct Suppress {
 };
 
 }  // namespace fastconv
+
+#include "training_ops.h"

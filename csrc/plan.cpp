@@ -51,9 +51,12 @@ void compute(void* argument, int64_t begin, int64_t end, int thread) {
 
 }  // namespace
 
-Plan::Plan(Isa isa, std::shared_ptr<WeightStore> weights) : isa_(isa), weights_(std::move(weights)) {
-  if (!isa_supported(isa)) throw std::invalid_argument(std::string("this CPU lacks ") + isa_name(isa));
+Plan::Plan(Isa isa, std::shared_ptr<WeightStore> weights) : Plan(isa, std::shared_ptr<const void>(weights)) {
+  store_ = weights.get();
 }
+
+Plan::Plan(Isa isa, std::shared_ptr<const void> weights)
+    : isa_(isa), runs_here_(isa_supported(isa)), weights_(std::move(weights)) {}
 
 int Plan::add(const Tensor& t) {
   tensors_.push_back(t);
@@ -72,6 +75,8 @@ int Plan::add_arena(int64_t offset, int64_t size) {
 
 int Plan::add_weight(const float* address, int64_t size) { return add({Space::weight, 0, 0, address, size}); }
 
+int Plan::add_state(float* address, int64_t size) { return add({Space::state, 0, 0, address, size}); }
+
 int Plan::add_external(int index, int64_t first, int64_t size) {
   int64_t end;
   if (index < 0 || index > 4096 || first < 0 || size < 0 || __builtin_add_overflow(first, size, &end)) {
@@ -83,8 +88,9 @@ int Plan::add_external(int index, int64_t first, int64_t size) {
 }
 
 template <typename Extent>
-void Plan::check(const Extent& needs, const std::vector<int>& in, int out) const {
-  if (in.size() > 4) throw std::invalid_argument("an operation has at most four inputs");
+void Plan::check(const Extent& needs, const std::vector<int>& in, int out, const std::vector<int>& more) const {
+  if (in.size() > 4 || more.size() > 2)
+    throw std::invalid_argument("an operation has at most four inputs and three outputs");
   const int count = (int)tensors_.size();
   for (size_t i = 0; i < in.size(); i++) {
     if (in[i] < -1 || in[i] >= count) throw std::invalid_argument("no such tensor");
@@ -98,32 +104,41 @@ void Plan::check(const Extent& needs, const std::vector<int>& in, int out) const
       throw std::invalid_argument("input " + std::to_string(i) + " is missing");
     }
   }
-  if (out < 0 || out >= count || tensors_[out].space == Space::weight) throw std::invalid_argument("no such output");
-  if (tensors_[out].size < needs.out) {
-    throw std::invalid_argument("the output has " + std::to_string(tensors_[out].size) +
-                                " elements, the operation writes " + std::to_string(needs.out));
-  }
+  auto written = [&](int number, int64_t needed) {
+    if (number < 0 || number >= count || tensors_[number].space == Space::weight)
+      throw std::invalid_argument("no such output");
+    if (tensors_[number].size < needed) {
+      throw std::invalid_argument("the output has " + std::to_string(tensors_[number].size) +
+                                  " elements, the operation writes " + std::to_string(needed));
+    }
+  };
+  written(out, needs.out);
+  for (size_t i = 0; i < 2; i++)
+    if (i < more.size() || needs.more[i] > 0) written(i < more.size() ? more[i] : -1, needs.more[i]);
 }
 
-#define KERNEL(name, Descriptor)                                             \
-  void Plan::name(Descriptor d, const std::vector<int>& in, int out) {       \
-    check(extent_for(d, isa_, Op::name), in, out);                           \
-    prepare_for(d, isa_, Op::name);                                          \
-    Operation o;                                                             \
-    o.op = Op::name;                                                         \
-    for (int i = 0; i < 4; i++) o.in[i] = i < (int)in.size() ? in[i] : -1;   \
-    o.out = out;                                                             \
-    o.chunks = d.chunks;                                                     \
-    o.weight_parts = weight_parts_for(d, isa_, Op::name);                    \
-    o.name = d;                                                              \
-    const int64_t scratch = (scratch_for(d, isa_, Op::name) + 63) / 64 * 64; \
-    if (scratch > scratch_bytes_) scratch_bytes_ = scratch;                  \
-    operations_.push_back(o);                                                \
+#define KERNEL(name, Descriptor)                                                                           \
+  void Plan::name(Descriptor d, const std::vector<int>& in, int out, const std::vector<int>& more) {       \
+    if (runs_here_ && !kernels(isa_).name) throw std::invalid_argument("this build leaves " #name " out"); \
+    check(extent_for(d, isa_, Op::name), in, out, more);                                                   \
+    prepare_for(d, isa_, Op::name);                                                                        \
+    Operation o;                                                                                           \
+    o.op = Op::name;                                                                                       \
+    for (int i = 0; i < 4; i++) o.in[i] = i < (int)in.size() ? in[i] : -1;                                 \
+    o.out = out;                                                                                           \
+    for (int i = 0; i < 2; i++) o.more[i] = i < (int)more.size() ? more[i] : -1;                           \
+    o.chunks = d.chunks;                                                                                   \
+    o.weight_parts = weight_parts_for(d, isa_, Op::name);                                                  \
+    o.name = d;                                                                                            \
+    const int64_t scratch = (scratch_for(d, isa_, Op::name) + 63) / 64 * 64;                               \
+    if (scratch > scratch_bytes_) scratch_bytes_ = scratch;                                                \
+    operations_.push_back(o);                                                                              \
   }
 #include "cpu/kernels.def"
 #undef KERNEL
 
 void Plan::run(char* arena, float* scratch, float* const* externals, ThreadPool& pool, int64_t* nanoseconds) const {
+  if (!runs_here_) throw std::invalid_argument(std::string("this CPU or build lacks ") + isa_name(isa_));
   Call call{};
   call.table = &kernels(isa_);
   call.scratch = (char*)scratch;
@@ -133,7 +148,7 @@ void Plan::run(char* arena, float* scratch, float* const* externals, ThreadPool&
     if (number < 0) return nullptr;
     const Tensor& t = tensors_[number];
     if (t.space == Space::arena) return (float*)(arena + t.offset);
-    if (t.space == Space::weight) return const_cast<float*>(t.address);
+    if (t.space == Space::weight || t.space == Space::state) return const_cast<float*>(t.address);
     return externals[t.offset] + t.external_at;
   };
   int64_t start = nanoseconds ? nanoseconds_now() : 0;
@@ -142,6 +157,7 @@ void Plan::run(char* arena, float* scratch, float* const* externals, ThreadPool&
     call.operation = &o;
     for (int k = 0; k < 4; k++) call.buffers.in[k] = address(o.in[k]);
     call.buffers.out = address(o.out);
+    for (int k = 0; k < 2; k++) call.buffers.more[k] = address(o.more[k]);
     call.buffers.next = nullptr;
     call.next = nullptr;
     for (size_t j = i + 1; j < operations_.size() && j <= i + 2 && !call.next; j++) {

@@ -1,8 +1,9 @@
 // A Plan: a flat list of operations on fixed buffers, specialised to one input shape. run() allocates nothing.
 //
-// Tensors live in one of three spaces: the arena (activations, by byte offset), weights (by address in a WeightStore
-// that the plan keeps alive), and externals (inputs and outputs, bound at each run). An Executor owns what a run needs
-// besides: arenas and threads, one set for each run that goes on at the same time.
+// Tensors live in one of four spaces: the arena (activations, by byte offset), weights (by address in a WeightStore or
+// a mapped file that the plan keeps alive), states (in a WeightStore, but operations may write them: what training
+// changes), and externals (inputs and outputs, bound at each run). An Executor owns what a run needs besides: arenas
+// and threads, one set for each run that goes on at the same time.
 #pragma once
 #include <stdint.h>
 
@@ -17,13 +18,13 @@
 
 namespace fastconv {
 
-enum class Space : int32_t { none, arena, weight, external };
+enum class Space : int32_t { none, arena, weight, state, external };
 
 struct Tensor {
   Space space;
   int64_t offset;        // arena: bytes. external: index
   int64_t external_at;   // external: first element
-  const float* address;  // weight
+  const float* address;  // weight, state
   int64_t size;          // elements that may be touched
 };
 
@@ -31,6 +32,7 @@ struct Operation {
   Op op;
   int32_t in[4];  // tensor numbers, or -1
   int32_t out;
+  int32_t more[2];  // further outputs, or -1
   int64_t chunks;
   int64_t weight_parts;  // chunk i reads part i % weight_parts of the weights; 0 where they are few
   union {
@@ -42,33 +44,42 @@ struct Operation {
 
 class Plan {
  public:
+  // A level that this CPU lacks can be planned, and saved, but not run.
   Plan(Isa isa, std::shared_ptr<WeightStore> weights);
-  bool huge_pages() const { return weights_->huge(); }
+  Plan(Isa isa, std::shared_ptr<const void> weights);  // of a file
+  bool huge_pages() const { return !store_ || store_->huge(); }
 
   int add_arena(int64_t offset, int64_t size);
   int add_weight(const float* address, int64_t size);
+  int add_state(float* address, int64_t size);
   int add_external(int index, int64_t first, int64_t size);
 
-#define KERNEL(name, Descriptor) void name(Descriptor d, const std::vector<int>& in, int out);
+#define KERNEL(name, Descriptor) \
+  void name(Descriptor d, const std::vector<int>& in, int out, const std::vector<int>& more = {});
 #include "cpu/kernels.def"
 #undef KERNEL
 
   Isa isa() const { return isa_; }
   int64_t arena_bytes() const { return arena_bytes_; }
   int64_t scratch_bytes() const { return scratch_bytes_; }
+  const std::vector<Tensor>& tensors() const { return tensors_; }
   const std::vector<Operation>& operations() const { return operations_; }
   const std::vector<int64_t>& external_sizes() const { return external_sizes_; }
 
-  // externals[i] has external_sizes()[i] elements. nanoseconds: null, or one entry per operation to be added to.
+  // Throws std::invalid_argument where this CPU lacks the level, and nothing else. externals[i] has
+  // external_sizes()[i] elements; arena and scratch are aligned to 64 bytes, scratch holds scratch_bytes() a thread.
+  // nanoseconds: null, or one entry per operation to be added to.
   void run(char* arena, float* scratch, float* const* externals, ThreadPool& pool, int64_t* nanoseconds) const;
 
  private:
   template <typename Extent>
-  void check(const Extent& needs, const std::vector<int>& in, int out) const;
+  void check(const Extent& needs, const std::vector<int>& in, int out, const std::vector<int>& more) const;
   int add(const Tensor& t);
 
   Isa isa_;
-  std::shared_ptr<WeightStore> weights_;
+  bool runs_here_;
+  std::shared_ptr<const void> weights_;
+  const WeightStore* store_ = nullptr;  // where they are in one
   std::vector<Tensor> tensors_;
   std::vector<Operation> operations_;
   std::vector<int64_t> external_sizes_;

@@ -23,6 +23,24 @@ void prepare(Resample& d) {
   d.chunks = chunks_of(rows * d.rows * d.C * d.taps, CHUNK, rows);
 }
 
+Extent extent(const AffineSample& d) {
+  const char* op = "affine_sample";
+  CHECK(op, N, 0, SIZE_LIMIT);
+  for (const int64_t n : {d.H, d.W, d.P, d.Q}) in_range(op, "H, W, P and Q", n, 1, 1 << 24);
+  in_range(op, "fill", static_cast<int64_t>(d.fill), 0, static_cast<int64_t>(FillMode::wrap));
+  CHECK(op, bilinear, 0, 1);
+  Extent e{};
+  e.in[0] = rows_extent(op, "x", times(op, "x", {d.N, d.H, d.W}), d.x_ld, d.C);
+  e.in[1] = times(op, "matrix", {d.N, 6});
+  e.out = reach_distinct(op, {{times(op, "y", {d.N, d.P, d.Q}), d.y_ld}, {d.C, 1}});
+  return e;
+}
+
+void prepare(AffineSample& d) {
+  const double rows = static_cast<double>(d.N) * d.P;
+  d.chunks = chunks_of(8.0 * rows * d.Q * (d.C + 2), CHUNK * 4, rows);
+}
+
 Extent extent(const Where& d) {
   const char* op = "where";
   CHECK(op, rank, 0, MAX_RANK);

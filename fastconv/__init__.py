@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
-from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from . import ops
 from ._version import __version__
@@ -13,10 +13,21 @@ from .model import Model, load
 from .session import InferenceSession, SessionOptions
 from .tuning import Tuning
 
-_LAZY = ("applications", "backend", "layers", "models", "onnx", "preprocessing", "weights")  # imported when asked for
+if TYPE_CHECKING:
+    from .finetune import fine_tune
+
+_LAZY = (
+    "applications", "backend", "callbacks", "layers", "losses", "metrics", "models", "onnx", "optimizers",
+    "preprocessing", "weights",
+)  # fmt: skip
 
 
-def __getattr__(name: str) -> ModuleType:
+def __getattr__(name: str) -> Any:
+    """Modules, and what only training needs, are loaded when they are asked for."""
+    if name == "fine_tune":
+        from .finetune import fine_tune
+
+        return fine_tune
     if name in _LAZY:
         return import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -34,6 +45,7 @@ __all__ = [
     "TuningError",
     "UnsupportedOpError",
     "__version__",
+    "fine_tune",
     "load",
     "ops",
     "show_config",

@@ -13,46 +13,69 @@ __all__: list[str] = [
     "DEFAULT_WINOGRAD",
     "LARGEST_WINOGRAD",
     "MAX_RANK",
+    "PLAN_MAGIC",
+    "PLAN_VERSION",
     "Activation",
     "Affine",
+    "AffineSample",
+    "BatchNorm",
     "Binary",
     "BinaryFunc",
     "Conv2d",
+    "Conv2dBackwardInput",
+    "Conv2dBackwardWeight",
     "ConvAlgorithm",
     "ConvShape",
     "Copy",
     "DepthwiseConv2d",
+    "Dropout",
     "Executor",
+    "FillMode",
     "Func",
     "Isa",
     "Linear",
     "Lrn",
+    "LrnBackward",
     "MatMul",
     "ModelFile",
+    "MovingAverage",
     "Normalize",
+    "NormalizeBackward",
     "OnnxTensor",
     "Op",
+    "Optimizer",
+    "PackWeights",
     "PackedWeight",
     "Pad",
     "PadMode",
+    "PanelLayout",
     "Plan",
+    "PlanFile",
     "Pool2d",
+    "Pool2dBackward",
     "Reduce",
     "ReduceFunc",
     "Resample",
+    "SavedPlan",
     "Softmax",
+    "SoftmaxBackward",
+    "SoftmaxCrossEntropy",
+    "SquaredNorm",
     "Suppress",
     "Take",
     "TopK",
     "Unary",
+    "UnaryBackward",
     "WeightStore",
     "Where",
     "Winograd",
     "choose_conv2d",
     "conv2d_candidates",
+    "conv2d_panels",
     "conv2d_seconds",
     "conv2d_terms",
     "extent",
+    "extent_more",
     "huge_pages",
     "isa_levels",
     "linear_seconds",
@@ -64,6 +87,7 @@ __all__: list[str] = [
     "pack_linear_rows",
     "pack_winograd_rows",
     "panels",
+    "plan_checksum",
     "prepare",
     "run_kernel",
     "usable_cpus",
@@ -71,6 +95,7 @@ __all__: list[str] = [
     "weight_price",
     "winograd_axes",
     "winograd_workspace",
+    "write_plan",
 ]
 
 class OnnxTensor:
@@ -140,26 +165,54 @@ class Isa:
 
 class Op:
     __members__: typing.ClassVar[dict[str, Op]]
+    adam: typing.ClassVar[Op]
     affine: typing.ClassVar[Op]
+    affine_sample: typing.ClassVar[Op]
     avg_pool2d: typing.ClassVar[Op]
+    avg_pool2d_backward: typing.ClassVar[Op]
+    batch_norm_apply: typing.ClassVar[Op]
+    batch_norm_backward_apply: typing.ClassVar[Op]
+    batch_norm_backward_finish: typing.ClassVar[Op]
+    batch_norm_backward_stats: typing.ClassVar[Op]
+    batch_norm_finish: typing.ClassVar[Op]
+    batch_norm_stats: typing.ClassVar[Op]
     binary: typing.ClassVar[Op]
     conv2d: typing.ClassVar[Op]
+    conv2d_backward_input: typing.ClassVar[Op]
+    conv2d_backward_weight: typing.ClassVar[Op]
+    conv2d_backward_weight_sum: typing.ClassVar[Op]
     copy: typing.ClassVar[Op]
+    depthwise_backward_input: typing.ClassVar[Op]
+    depthwise_backward_weight: typing.ClassVar[Op]
     depthwise_conv2d: typing.ClassVar[Op]
+    dropout: typing.ClassVar[Op]
     linear: typing.ClassVar[Op]
     lrn: typing.ClassVar[Op]
+    lrn_backward: typing.ClassVar[Op]
     matmul: typing.ClassVar[Op]
     max_pool2d: typing.ClassVar[Op]
+    max_pool2d_backward: typing.ClassVar[Op]
     max_pool2d_index: typing.ClassVar[Op]
+    moving_average: typing.ClassVar[Op]
     normalize: typing.ClassVar[Op]
+    normalize_backward: typing.ClassVar[Op]
+    pack_weights: typing.ClassVar[Op]
+    pack_winograd_weights: typing.ClassVar[Op]
     pad: typing.ClassVar[Op]
     reduce: typing.ClassVar[Op]
     resample: typing.ClassVar[Op]
+    rmsprop: typing.ClassVar[Op]
+    sgd: typing.ClassVar[Op]
     softmax: typing.ClassVar[Op]
+    softmax_backward: typing.ClassVar[Op]
+    softmax_cross_entropy: typing.ClassVar[Op]
+    softmax_cross_entropy_backward: typing.ClassVar[Op]
+    squared_norm: typing.ClassVar[Op]
     suppress: typing.ClassVar[Op]
     take: typing.ClassVar[Op]
     topk: typing.ClassVar[Op]
     unary: typing.ClassVar[Op]
+    unary_backward: typing.ClassVar[Op]
     where: typing.ClassVar[Op]
     winograd_conv2d: typing.ClassVar[Op]
     winograd_input: typing.ClassVar[Op]
@@ -266,6 +319,21 @@ class PadMode:
     @property
     def value(self) -> int: ...
 
+class FillMode:
+    __members__: typing.ClassVar[dict[str, FillMode]]
+    constant: typing.ClassVar[FillMode]
+    nearest: typing.ClassVar[FillMode]
+    reflect: typing.ClassVar[FillMode]
+    wrap: typing.ClassVar[FillMode]
+
+    def __index__(self) -> int: ...
+    def __init__(self, value: int) -> None: ...
+    def __int__(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def value(self) -> int: ...
+
 class ConvAlgorithm:
     __members__: typing.ClassVar[dict[str, ConvAlgorithm]]
     gemm: typing.ClassVar[ConvAlgorithm]
@@ -287,6 +355,7 @@ class Activation:
     beta: float
     func: Func
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Conv2d:
@@ -322,6 +391,7 @@ class Conv2d:
     x_row: int
     y_ld: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Winograd:
@@ -351,6 +421,7 @@ class Winograd:
     x_row: int
     y_ld: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class DepthwiseConv2d:
@@ -381,6 +452,7 @@ class DepthwiseConv2d:
     x_row: int
     y_ld: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Linear:
@@ -397,6 +469,7 @@ class Linear:
     x_ld: int
     y_ld: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class MatMul:
@@ -414,6 +487,7 @@ class MatMul:
     y_batch: int
     y_ld: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Pool2d:
@@ -443,6 +517,7 @@ class Pool2d:
     x_row: int
     y_ld: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Unary:
@@ -455,6 +530,7 @@ class Unary:
     x_ld: int
     y_ld: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Binary:
@@ -469,6 +545,7 @@ class Binary:
     rank: int
     y_stride: collections.abc.Sequence[int]
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Affine:
@@ -481,6 +558,7 @@ class Affine:
     x_ld: int
     y_ld: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Reduce:
@@ -495,6 +573,7 @@ class Reduce:
     x_outer: int
     y_outer: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Softmax:
@@ -510,6 +589,7 @@ class Softmax:
     y_n: int
     y_outer: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Lrn:
@@ -525,6 +605,7 @@ class Lrn:
     x_ld: int
     y_ld: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Copy:
@@ -536,6 +617,7 @@ class Copy:
     x_stride: collections.abc.Sequence[int]
     y_stride: collections.abc.Sequence[int]
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Pad:
@@ -551,6 +633,7 @@ class Pad:
     x_stride: collections.abc.Sequence[int]
     y_stride: collections.abc.Sequence[int]
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Resample:
@@ -570,6 +653,26 @@ class Resample:
     y_p: int
     y_row: int
 
+    def __bytes__(self) -> bytes: ...
+    def __init__(self, **kwargs: typing.Any) -> None: ...
+
+class AffineSample:
+    """in: x, matrix"""
+
+    C: int
+    H: int
+    N: int
+    P: int
+    Q: int
+    W: int
+    bilinear: int
+    chunks: int
+    fill: FillMode
+    value: float
+    x_ld: int
+    y_ld: int
+
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Where:
@@ -583,6 +686,7 @@ class Where:
     rank: int
     y_stride: collections.abc.Sequence[int]
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Normalize:
@@ -599,6 +703,7 @@ class Normalize:
     y_outer: int
     y_row: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class TopK:
@@ -611,6 +716,7 @@ class TopK:
     n: int
     outer: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Take:
@@ -622,6 +728,7 @@ class Take:
     n: int
     outer: int
 
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class Suppress:
@@ -637,10 +744,285 @@ class Suppress:
     most: int
     score: float
 
+    def __bytes__(self) -> bytes: ...
+    def __init__(self, **kwargs: typing.Any) -> None: ...
+
+class PanelLayout:
+    __members__: typing.ClassVar[dict[str, PanelLayout]]
+    conv2d: typing.ClassVar[PanelLayout]
+    depthwise: typing.ClassVar[PanelLayout]
+    linear: typing.ClassVar[PanelLayout]
+
+    def __index__(self) -> int: ...
+    def __init__(self, value: int) -> None: ...
+    def __int__(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def value(self) -> int: ...
+
+class UnaryBackward:
+    """in: g, v"""
+
+    act: Activation
+    chunks: int
+    from_output: int
+    g_ld: int
+    n: int
+    rows: int
+    v_ld: int
+    y_ld: int
+
+    def __bytes__(self) -> bytes: ...
+    def __init__(self, **kwargs: typing.Any) -> None: ...
+
+class SoftmaxBackward:
+    """in: g, y"""
+
+    chunks: int
+    g_n: int
+    g_outer: int
+    inner: int
+    log: int
+    n: int
+    outer: int
+    x_n: int
+    x_outer: int
+    y_n: int
+    y_outer: int
+
+    def __bytes__(self) -> bytes: ...
+    def __init__(self, **kwargs: typing.Any) -> None: ...
+
+class SoftmaxCrossEntropy:
+    """in: x, target; backward: g, x, target"""
+
+    K: int
+    M: int
+    chunks: int
+    dx_ld: int
+    one_hot: int
+    smoothing: float
+    t_ld: int
+    x_ld: int
+
+    def __bytes__(self) -> bytes: ...
+    def __init__(self, **kwargs: typing.Any) -> None: ...
+
+class Conv2dBackwardWeight:
+    """in: x, g; sum: the parts"""
+
+    C: int
+    H: int
+    K: int
+    N: int
+    P: int
+    Q: int
+    R: int
+    S: int
+    W: int
+    chunks: int
+    dilation_h: int
+    dilation_w: int
+    dw_c: int
+    dw_k: int
+    dw_tap: int
+    g_ld: int
+    groups: int
+    pad_l: int
+    pad_t: int
+    parts: int
+    stride_h: int
+    stride_w: int
+    x_image: int
+    x_ld: int
+    x_row: int
+
+    def __bytes__(self) -> bytes: ...
+    def __init__(self, **kwargs: typing.Any) -> None: ...
+
+class Conv2dBackwardInput:
+    """in: g, packed weights, residual"""
+
+    C: int
+    H: int
+    K: int
+    N: int
+    P: int
+    Q: int
+    R: int
+    S: int
+    W: int
+    chunks: int
+    dilation_h: int
+    dilation_w: int
+    g_ld: int
+    groups: int
+    pad_l: int
+    pad_t: int
+    panel_chunks: int
+    panels_per_chunk: int
+    res_ld: int
+    row_chunks: int
+    rows_per_chunk: int
+    stride_h: int
+    stride_w: int
+    x_image: int
+    x_ld: int
+    x_row: int
+
+    def __bytes__(self) -> bytes: ...
+    def __init__(self, **kwargs: typing.Any) -> None: ...
+
+class PackWeights:
+    """in: w"""
+
+    C: int
+    K: int
+    chunks: int
+    flip: int
+    groups: int
+    layout: PanelLayout
+    m: int
+    taps: int
+    w_c: int
+    w_group: int
+    w_k: int
+    w_tap: int
+
+    def __bytes__(self) -> bytes: ...
+    def __init__(self, **kwargs: typing.Any) -> None: ...
+
+class Pool2dBackward:
+    """in: g, x, y (average: g)"""
+
+    C: int
+    H: int
+    N: int
+    P: int
+    Q: int
+    R: int
+    S: int
+    W: int
+    chunks: int
+    count_include_pad: int
+    dilation_h: int
+    dilation_w: int
+    dx_ld: int
+    g_ld: int
+    pad_b: int
+    pad_l: int
+    pad_r: int
+    pad_t: int
+    stride_h: int
+    stride_w: int
+    x_ld: int
+    y_ld: int
+
+    def __bytes__(self) -> bytes: ...
+    def __init__(self, **kwargs: typing.Any) -> None: ...
+
+class BatchNorm:
+    """see csrc/training_ops.h"""
+
+    C: int
+    chunks: int
+    epsilon: float
+    g_ld: int
+    parts: int
+    rows: int
+    x_ld: int
+    y_ld: int
+
+    def __bytes__(self) -> bytes: ...
+    def __init__(self, **kwargs: typing.Any) -> None: ...
+
+class NormalizeBackward:
+    """in: g, x, scale"""
+
+    chunks: int
+    dx_outer: int
+    dx_row: int
+    epsilon: float
+    g_outer: int
+    g_row: int
+    groups: int
+    outer: int
+    rows: int
+    width: int
+    x_outer: int
+    x_row: int
+
+    def __bytes__(self) -> bytes: ...
+    def __init__(self, **kwargs: typing.Any) -> None: ...
+
+class LrnBackward:
+    """in: g, x, y"""
+
+    C: int
+    alpha: float
+    beta: float
+    bias: float
+    chunks: int
+    dx_ld: int
+    g_ld: int
+    rows: int
+    size: int
+    x_ld: int
+    y_ld: int
+
+    def __bytes__(self) -> bytes: ...
+    def __init__(self, **kwargs: typing.Any) -> None: ...
+
+class Dropout:
+    """in: x, seed"""
+
+    chunks: int
+    n: int
+    rate: float
+    rows: int
+    x_ld: int
+    y_ld: int
+
+    def __bytes__(self) -> bytes: ...
+    def __init__(self, **kwargs: typing.Any) -> None: ...
+
+class Optimizer:
+    """in: g, hyper, factor; out: w; more: slots"""
+
+    centered: int
+    chunks: int
+    decays: int
+    momentum: int
+    n: int
+
+    def __bytes__(self) -> bytes: ...
+    def __init__(self, **kwargs: typing.Any) -> None: ...
+
+class MovingAverage:
+    """in: x; out: state"""
+
+    chunks: int
+    momentum: float
+    n: int
+
+    def __bytes__(self) -> bytes: ...
+    def __init__(self, **kwargs: typing.Any) -> None: ...
+
+class SquaredNorm:
+    """in: x"""
+
+    chunks: int
+    n: int
+
+    def __bytes__(self) -> bytes: ...
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class PackedWeight:
     """Constant floats in the order in which a kernel reads them."""
+
+    def numpy(self) -> numpy.typing.NDArray[numpy.float32]:
+        """The floats themselves, not a copy: a writable vector that keeps them alive."""
 
     @property
     def size(self) -> int: ...
@@ -692,37 +1074,250 @@ class Plan:
 
     def __init__(self, isa: Isa, weights: WeightStore) -> None: ...
     def __len__(self) -> int: ...
-    def affine(self, desc: Affine, inputs: collections.abc.Sequence[int], out: int) -> None: ...
+    def adam(
+        self, desc: Optimizer, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def affine(
+        self, desc: Affine, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def affine_sample(
+        self,
+        desc: AffineSample,
+        inputs: collections.abc.Sequence[int],
+        out: int,
+        more: collections.abc.Sequence[int] = [],
+    ) -> None: ...
     def arena(self, offset: int, size: int) -> int:
         """A tensor in the arena; returns its number."""
 
-    def avg_pool2d(self, desc: Pool2d, inputs: collections.abc.Sequence[int], out: int) -> None: ...
-    def binary(self, desc: Binary, inputs: collections.abc.Sequence[int], out: int) -> None: ...
-    def conv2d(self, desc: Conv2d, inputs: collections.abc.Sequence[int], out: int) -> None: ...
-    def copy(self, desc: Copy, inputs: collections.abc.Sequence[int], out: int) -> None: ...
-    def depthwise_conv2d(self, desc: DepthwiseConv2d, inputs: collections.abc.Sequence[int], out: int) -> None: ...
+    def avg_pool2d(
+        self, desc: Pool2d, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def avg_pool2d_backward(
+        self,
+        desc: Pool2dBackward,
+        inputs: collections.abc.Sequence[int],
+        out: int,
+        more: collections.abc.Sequence[int] = [],
+    ) -> None: ...
+    def batch_norm_apply(
+        self, desc: BatchNorm, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def batch_norm_backward_apply(
+        self, desc: BatchNorm, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def batch_norm_backward_finish(
+        self, desc: BatchNorm, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def batch_norm_backward_stats(
+        self, desc: BatchNorm, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def batch_norm_finish(
+        self, desc: BatchNorm, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def batch_norm_stats(
+        self, desc: BatchNorm, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def binary(
+        self, desc: Binary, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def conv2d(
+        self, desc: Conv2d, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def conv2d_backward_input(
+        self,
+        desc: Conv2dBackwardInput,
+        inputs: collections.abc.Sequence[int],
+        out: int,
+        more: collections.abc.Sequence[int] = [],
+    ) -> None: ...
+    def conv2d_backward_weight(
+        self,
+        desc: Conv2dBackwardWeight,
+        inputs: collections.abc.Sequence[int],
+        out: int,
+        more: collections.abc.Sequence[int] = [],
+    ) -> None: ...
+    def conv2d_backward_weight_sum(
+        self,
+        desc: Conv2dBackwardWeight,
+        inputs: collections.abc.Sequence[int],
+        out: int,
+        more: collections.abc.Sequence[int] = [],
+    ) -> None: ...
+    def copy(
+        self, desc: Copy, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def depthwise_backward_input(
+        self,
+        desc: Conv2dBackwardInput,
+        inputs: collections.abc.Sequence[int],
+        out: int,
+        more: collections.abc.Sequence[int] = [],
+    ) -> None: ...
+    def depthwise_backward_weight(
+        self,
+        desc: Conv2dBackwardWeight,
+        inputs: collections.abc.Sequence[int],
+        out: int,
+        more: collections.abc.Sequence[int] = [],
+    ) -> None: ...
+    def depthwise_conv2d(
+        self,
+        desc: DepthwiseConv2d,
+        inputs: collections.abc.Sequence[int],
+        out: int,
+        more: collections.abc.Sequence[int] = [],
+    ) -> None: ...
+    def dropout(
+        self, desc: Dropout, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
     def external(self, index: int, first: int, size: int) -> int:
         """A tensor in the index-th array of a run."""
 
-    def linear(self, desc: Linear, inputs: collections.abc.Sequence[int], out: int) -> None: ...
-    def lrn(self, desc: Lrn, inputs: collections.abc.Sequence[int], out: int) -> None: ...
-    def matmul(self, desc: MatMul, inputs: collections.abc.Sequence[int], out: int) -> None: ...
-    def max_pool2d(self, desc: Pool2d, inputs: collections.abc.Sequence[int], out: int) -> None: ...
-    def max_pool2d_index(self, desc: Pool2d, inputs: collections.abc.Sequence[int], out: int) -> None: ...
-    def normalize(self, desc: Normalize, inputs: collections.abc.Sequence[int], out: int) -> None: ...
-    def pad(self, desc: Pad, inputs: collections.abc.Sequence[int], out: int) -> None: ...
-    def reduce(self, desc: Reduce, inputs: collections.abc.Sequence[int], out: int) -> None: ...
-    def resample(self, desc: Resample, inputs: collections.abc.Sequence[int], out: int) -> None: ...
-    def softmax(self, desc: Softmax, inputs: collections.abc.Sequence[int], out: int) -> None: ...
-    def suppress(self, desc: Suppress, inputs: collections.abc.Sequence[int], out: int) -> None: ...
-    def take(self, desc: Take, inputs: collections.abc.Sequence[int], out: int) -> None: ...
-    def topk(self, desc: TopK, inputs: collections.abc.Sequence[int], out: int) -> None: ...
-    def unary(self, desc: Unary, inputs: collections.abc.Sequence[int], out: int) -> None: ...
-    def weight(self, weight: PackedWeight) -> int: ...
-    def where(self, desc: Where, inputs: collections.abc.Sequence[int], out: int) -> None: ...
-    def winograd_conv2d(self, desc: Winograd, inputs: collections.abc.Sequence[int], out: int) -> None: ...
-    def winograd_input(self, desc: Winograd, inputs: collections.abc.Sequence[int], out: int) -> None: ...
-    def winograd_product(self, desc: Winograd, inputs: collections.abc.Sequence[int], out: int) -> None: ...
+    def linear(
+        self, desc: Linear, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def lrn(
+        self, desc: Lrn, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def lrn_backward(
+        self,
+        desc: LrnBackward,
+        inputs: collections.abc.Sequence[int],
+        out: int,
+        more: collections.abc.Sequence[int] = [],
+    ) -> None: ...
+    def matmul(
+        self, desc: MatMul, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def max_pool2d(
+        self, desc: Pool2d, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def max_pool2d_backward(
+        self,
+        desc: Pool2dBackward,
+        inputs: collections.abc.Sequence[int],
+        out: int,
+        more: collections.abc.Sequence[int] = [],
+    ) -> None: ...
+    def max_pool2d_index(
+        self, desc: Pool2d, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def moving_average(
+        self,
+        desc: MovingAverage,
+        inputs: collections.abc.Sequence[int],
+        out: int,
+        more: collections.abc.Sequence[int] = [],
+    ) -> None: ...
+    def normalize(
+        self, desc: Normalize, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def normalize_backward(
+        self,
+        desc: NormalizeBackward,
+        inputs: collections.abc.Sequence[int],
+        out: int,
+        more: collections.abc.Sequence[int] = [],
+    ) -> None: ...
+    def pack_weights(
+        self,
+        desc: PackWeights,
+        inputs: collections.abc.Sequence[int],
+        out: int,
+        more: collections.abc.Sequence[int] = [],
+    ) -> None: ...
+    def pack_winograd_weights(
+        self,
+        desc: PackWeights,
+        inputs: collections.abc.Sequence[int],
+        out: int,
+        more: collections.abc.Sequence[int] = [],
+    ) -> None: ...
+    def pad(
+        self, desc: Pad, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def reduce(
+        self, desc: Reduce, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def resample(
+        self, desc: Resample, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def rmsprop(
+        self, desc: Optimizer, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def sgd(
+        self, desc: Optimizer, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def softmax(
+        self, desc: Softmax, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def softmax_backward(
+        self,
+        desc: SoftmaxBackward,
+        inputs: collections.abc.Sequence[int],
+        out: int,
+        more: collections.abc.Sequence[int] = [],
+    ) -> None: ...
+    def softmax_cross_entropy(
+        self,
+        desc: SoftmaxCrossEntropy,
+        inputs: collections.abc.Sequence[int],
+        out: int,
+        more: collections.abc.Sequence[int] = [],
+    ) -> None: ...
+    def softmax_cross_entropy_backward(
+        self,
+        desc: SoftmaxCrossEntropy,
+        inputs: collections.abc.Sequence[int],
+        out: int,
+        more: collections.abc.Sequence[int] = [],
+    ) -> None: ...
+    def squared_norm(
+        self,
+        desc: SquaredNorm,
+        inputs: collections.abc.Sequence[int],
+        out: int,
+        more: collections.abc.Sequence[int] = [],
+    ) -> None: ...
+    def state(self, state: PackedWeight, first: int, size: int) -> int:
+        """A tensor that operations may write, in memory that outlives runs."""
+
+    def suppress(
+        self, desc: Suppress, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def take(
+        self, desc: Take, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def topk(
+        self, desc: TopK, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def unary(
+        self, desc: Unary, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def unary_backward(
+        self,
+        desc: UnaryBackward,
+        inputs: collections.abc.Sequence[int],
+        out: int,
+        more: collections.abc.Sequence[int] = [],
+    ) -> None: ...
+    def weight(self, weight: PackedWeight, first: int = 0) -> int:
+        """A weight, from its first-th element on."""
+
+    def where(
+        self, desc: Where, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def winograd_conv2d(
+        self, desc: Winograd, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def winograd_input(
+        self, desc: Winograd, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
+    def winograd_product(
+        self, desc: Winograd, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
     @property
     def arena_bytes(self) -> int: ...
     @property
@@ -764,12 +1359,49 @@ class ConvShape:
         pads: collections.abc.Sequence[int],
     ) -> None: ...
 
+class SavedPlan:
+    """One variant of a plan file, checked."""
+
+    @property
+    def inputs(self) -> list[tuple[str, str, list[int], bool]]: ...
+    @property
+    def isa(self) -> Isa: ...
+    @property
+    def labels(self) -> list[str]: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def operations(self) -> list[tuple[str, str, str, str, int, int, list[int]]]: ...
+    @property
+    def outputs(self) -> list[tuple[str, str, list[int], bool]]: ...
+    @property
+    def plan(self) -> Plan: ...
+    @property
+    def weight_bytes(self) -> int: ...
+
+class PlanFile:
+    """An .fcplan file, mapped, or its bytes. Raises ValueError where it is broken."""
+
+    @typing.overload
+    def __init__(self, content: bytes) -> None: ...
+    @typing.overload
+    def __init__(self, path: str) -> None: ...
+    def read(self, isa: Isa | None = None, verify: bool = False, look: bool = False) -> SavedPlan:
+        """The variant of a level (None: the best that runs here); verify: check the sum of its weights; look: it need
+        not run here. Raises ValueError for a broken file, RuntimeError where no such variant runs here."""
+
+    @property
+    def levels(self) -> list[str]: ...
+
 def choose_conv2d(shape: ConvShape, isa: Isa, winograd: int = 4) -> tuple[str, int]:
     """The candidate that the cost model expects to be fastest; a function of these arguments alone."""
 
 def conv2d_candidates(shape: ConvShape, isa: Isa, winograd: int = 4) -> list[tuple[str, int]]:
     """What can compute a shape, as (algorithm, m): gemm, implicit, row_run, depthwise or winograd, and the m of
     F(m x m, r x r), at most `winograd` (0: none)."""
+
+def conv2d_panels(K: int, isa: Isa) -> list[int]:
+    """Columns of each panel of packed convolution weights, filled up with zeros."""
 
 def conv2d_seconds(shape: ConvShape, algorithm: str, m: int, isa: Isa) -> float:
     """What the cost model expects of a candidate on one thread of the CPU that it was fitted on."""
@@ -810,6 +1442,8 @@ def extent(desc: Pad, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, i
 @typing.overload
 def extent(desc: Resample, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
 @typing.overload
+def extent(desc: AffineSample, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
+@typing.overload
 def extent(desc: Where, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
 @typing.overload
 def extent(desc: Normalize, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
@@ -819,6 +1453,106 @@ def extent(desc: TopK, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, 
 def extent(desc: Take, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
 @typing.overload
 def extent(desc: Suppress, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
+@typing.overload
+def extent(desc: UnaryBackward, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
+@typing.overload
+def extent(desc: SoftmaxBackward, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
+@typing.overload
+def extent(desc: SoftmaxCrossEntropy, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
+@typing.overload
+def extent(desc: Conv2dBackwardWeight, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
+@typing.overload
+def extent(desc: Conv2dBackwardInput, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
+@typing.overload
+def extent(desc: PackWeights, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
+@typing.overload
+def extent(desc: Pool2dBackward, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
+@typing.overload
+def extent(desc: BatchNorm, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
+@typing.overload
+def extent(desc: NormalizeBackward, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
+@typing.overload
+def extent(desc: LrnBackward, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
+@typing.overload
+def extent(desc: Dropout, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
+@typing.overload
+def extent(desc: Optimizer, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
+@typing.overload
+def extent(desc: MovingAverage, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
+@typing.overload
+def extent(desc: SquaredNorm, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]: ...
+@typing.overload
+def extent_more(desc: Conv2d, isa: Isa, op: Op | None = None) -> tuple[int, int]:
+    """Elements that the further outputs of a kernel must have: (int, int)."""
+
+@typing.overload
+def extent_more(desc: Winograd, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: DepthwiseConv2d, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: Linear, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: MatMul, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: Pool2d, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: Unary, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: Binary, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: Affine, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: Reduce, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: Softmax, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: Lrn, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: Copy, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: Pad, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: Resample, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: AffineSample, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: Where, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: Normalize, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: TopK, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: Take, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: Suppress, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: UnaryBackward, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: SoftmaxBackward, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: SoftmaxCrossEntropy, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: Conv2dBackwardWeight, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: Conv2dBackwardInput, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: PackWeights, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: Pool2dBackward, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: BatchNorm, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: NormalizeBackward, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: LrnBackward, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: Dropout, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: Optimizer, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: MovingAverage, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
+@typing.overload
+def extent_more(desc: SquaredNorm, isa: Isa, op: Op | None = None) -> tuple[int, int]: ...
 def huge_pages() -> str:
     """What the system says of transparent huge pages."""
 
@@ -879,6 +1613,9 @@ def pack_winograd_rows(
 def panels(K: int, isa: Isa) -> list[int]:
     """The first outputs of the panels of a convolution's weight."""
 
+def plan_checksum(data: bytes) -> int:
+    """The sum that plan files hold of their parts."""
+
 @typing.overload
 def prepare(desc: Conv2d, isa: Isa, op: Op | None = None) -> None:
     """Check the descriptor and set its chunks."""
@@ -912,6 +1649,8 @@ def prepare(desc: Pad, isa: Isa, op: Op | None = None) -> None: ...
 @typing.overload
 def prepare(desc: Resample, isa: Isa, op: Op | None = None) -> None: ...
 @typing.overload
+def prepare(desc: AffineSample, isa: Isa, op: Op | None = None) -> None: ...
+@typing.overload
 def prepare(desc: Where, isa: Isa, op: Op | None = None) -> None: ...
 @typing.overload
 def prepare(desc: Normalize, isa: Isa, op: Op | None = None) -> None: ...
@@ -921,6 +1660,34 @@ def prepare(desc: TopK, isa: Isa, op: Op | None = None) -> None: ...
 def prepare(desc: Take, isa: Isa, op: Op | None = None) -> None: ...
 @typing.overload
 def prepare(desc: Suppress, isa: Isa, op: Op | None = None) -> None: ...
+@typing.overload
+def prepare(desc: UnaryBackward, isa: Isa, op: Op | None = None) -> None: ...
+@typing.overload
+def prepare(desc: SoftmaxBackward, isa: Isa, op: Op | None = None) -> None: ...
+@typing.overload
+def prepare(desc: SoftmaxCrossEntropy, isa: Isa, op: Op | None = None) -> None: ...
+@typing.overload
+def prepare(desc: Conv2dBackwardWeight, isa: Isa, op: Op | None = None) -> None: ...
+@typing.overload
+def prepare(desc: Conv2dBackwardInput, isa: Isa, op: Op | None = None) -> None: ...
+@typing.overload
+def prepare(desc: PackWeights, isa: Isa, op: Op | None = None) -> None: ...
+@typing.overload
+def prepare(desc: Pool2dBackward, isa: Isa, op: Op | None = None) -> None: ...
+@typing.overload
+def prepare(desc: BatchNorm, isa: Isa, op: Op | None = None) -> None: ...
+@typing.overload
+def prepare(desc: NormalizeBackward, isa: Isa, op: Op | None = None) -> None: ...
+@typing.overload
+def prepare(desc: LrnBackward, isa: Isa, op: Op | None = None) -> None: ...
+@typing.overload
+def prepare(desc: Dropout, isa: Isa, op: Op | None = None) -> None: ...
+@typing.overload
+def prepare(desc: Optimizer, isa: Isa, op: Op | None = None) -> None: ...
+@typing.overload
+def prepare(desc: MovingAverage, isa: Isa, op: Op | None = None) -> None: ...
+@typing.overload
+def prepare(desc: SquaredNorm, isa: Isa, op: Op | None = None) -> None: ...
 def run_kernel(
     isa: Isa,
     desc: typing.Any,
@@ -928,6 +1695,7 @@ def run_kernel(
     out: numpy.typing.NDArray[typing.Any],
     chunks: tuple[int, int] | None = None,
     op: Op | None = None,
+    more: collections.abc.Sequence[numpy.typing.NDArray[typing.Any]] = [],
 ) -> None:
     """Run a kernel, or its chunks [begin, end), on contiguous float32 arrays (None for an absent input); for tests.
     `op` is needed where a descriptor serves two kernels (Pool2d). A descriptor without chunks is prepared first."""
@@ -945,7 +1713,25 @@ def winograd_axes(R: int, S: int) -> int:
 def winograd_workspace(N: int, P: int, Q: int, C: int, K: int, m: int, r: int, axes: int = 0) -> int:
     """Floats of workspace between the two operations of a Winograd convolution; 0 where one does it all."""
 
+def write_plan(
+    path: str,
+    model: str,
+    labels: collections.abc.Sequence[str],
+    variants: collections.abc.Sequence[
+        tuple[
+            Plan,
+            collections.abc.Sequence[tuple[str, str, collections.abc.Sequence[int], bool]],
+            collections.abc.Sequence[tuple[str, str, collections.abc.Sequence[int], bool]],
+            collections.abc.Sequence[tuple[str, str, str, int, int, collections.abc.Sequence[int]]],
+        ]
+    ],
+) -> None:
+    """Write an .fcplan file. variants: (plan, inputs, outputs, operations) with inputs and outputs as (name, dtype,
+    shape, ragged) and operations as (name, op, algorithm, flops, bytes, shape). Raises OSError."""
+
 DEFAULT_WINOGRAD: int = 4
 LARGEST_WINOGRAD: int = 6
 MAX_RANK: int = 8
+PLAN_MAGIC: bytes
+PLAN_VERSION: int = 2
 __version__: str

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from . import _core, lowering_tensors
+from . import _core, lowering_grad, lowering_tensors
 from .errors import FastconvError, ModelError, UnsupportedOpError
 from .graph import Array, Graph, Node, Shape, Value, Weight
-from .lowering import LOWERINGS
+from .lowering import LOWERINGS, parts_of_sum
 from .packing import Packer, as_float32
+from .packing_states import pack_at_run_time, packed_bytes, turned_weight
 from .passes import optimize, plan_memory
 from .selection import DEFAULT_WINOGRAD, Choice, Selection, shape_of
+from .selection import Shape as ConvShape
 from .views import View, reach, row_strides
 
 if TYPE_CHECKING:
     from .tuning import Tuning
 
-_REGISTERED = (lowering_tensors,)  # importing it fills LOWERINGS
+_REGISTERED = (lowering_tensors, lowering_grad)  # importing it fills LOWERINGS
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,16 @@ class WeightCache:
     def __init__(self) -> None:
         self.store = _core.WeightStore()
         self.packed: dict[object, _core.PackedWeight] = {}
+        self.before: Mapping[object, _core.PackedWeight] = {}  # of a model whose other weights have changed
+
+    def find(self, key: object) -> _core.PackedWeight | None:
+        packed = self.packed.get(key)
+        if packed is None and (packed := self.before.get(key)) is not None:
+            self.packed[key] = packed
+        return packed
+
+
+States = Mapping[str, "_core.PackedWeight"]
 
 
 def compile_graph(
@@ -76,16 +88,19 @@ def compile_graph(
     strict: bool = False,
     winograd: int = DEFAULT_WINOGRAD,
     tuning: Tuning | None = None,
+    states: States | None = None,
 ) -> Compiled:
-    """Optimise a logical graph (ONNX axis order, concrete shapes) and compile it; the rest as for Selection.
+    """Optimise a logical graph (ONNX axis order, concrete shapes) and compile it.
 
+    states: the memory of each of the graph's states by name; plans that are given the same memory share it.
+    strict, winograd, tuning: as for Selection.
     Raises UnsupportedOpError for an operation that has no kernel.
     """
-    return Compiler(optimize(graph), cache, Selection(isa, strict, winograd, tuning)).compile()
+    return Compiler(optimize(graph), cache, Selection(isa, strict, winograd, tuning), states).compile()
 
 
 class Compiler:
-    def __init__(self, graph: Graph, cache: WeightCache, selection: Selection) -> None:
+    def __init__(self, graph: Graph, cache: WeightCache, selection: Selection, states: States | None = None) -> None:
         self.graph = _prepare(graph, selection)
         self.isa = isa = selection.isa
         self.selection = selection
@@ -95,8 +110,9 @@ class Compiler:
         self.ops: list[OpInfo] = []
         externals = [*self.graph.inputs, *self.graph.outputs]
         self.external = {v: i for i, v in enumerate(externals)}
+        self.states = {v: (states or {})[v.name] for v in graph.states}
         self._tensors: dict[object, int] = {}
-        self._packer = Packer(cache.store, isa)
+        self.packer = Packer(cache.store, isa)
 
     def compile(self) -> Compiled:
         for node in self.graph.nodes:
@@ -128,10 +144,14 @@ class Compiler:
 
     # -- where things are ---------------------------------------------------------------------------------------
     def view(self, value: Value) -> View:
-        """The place of a value: weight, model input, or what the memory plan says."""
+        """The place of a value: weight, state, model input, or what the memory plan says."""
         if value.is_const:
             return View("weight", self._put(value), 0, value.shape, row_strides(value.shape))
         place = self.memory.places.get(value)
+        state = self.states.get(value if place is None or place.base is None else place.base)
+        if state is not None:
+            offset, ld = (0, None) if place is None else (place.offset // 4, place.ld)
+            return View("state", state, offset, value.shape, row_strides(value.shape, ld))
         if place is None:
             return View("external", self.external[value], 0, value.shape, row_strides(value.shape))
         strides = row_strides(value.shape, place.ld)
@@ -142,13 +162,15 @@ class Compiler:
     def tensor(self, view: View) -> int:
         """The number of a view in the plan."""
         size = reach(view.shape, view.strides)
-        key = (view.kind, id(view.base) if view.kind == "weight" else view.base, view.first, size)
+        key = (view.kind, id(view.base) if view.kind in ("weight", "state") else view.base, view.first, size)
         number = self._tensors.get(key)
         if number is None:
             if view.kind == "arena":
                 number = self.plan.arena(4 * view.first, size)
             elif view.kind == "weight":
                 number = self.plan.weight(view.base)
+            elif view.kind == "state":
+                number = self.plan.state(view.base, view.first, size)
             else:
                 number = self.plan.external(view.base, view.first, size)
             self._tensors[key] = number
@@ -161,7 +183,7 @@ class Compiler:
     def _put(self, value: Value) -> _core.PackedWeight:
         assert value.weight is not None
         key = (value.weight.key, "dense")
-        packed = self.cache.packed.get(key)
+        packed = self.cache.find(key)
         if packed is None:
             packed = self.cache.packed[key] = self.cache.store.put(as_float32(value.weight))
         return packed
@@ -170,7 +192,7 @@ class Compiler:
         """The tensor of an optional constant vector; -1 where it is absent."""
         return -1 if value is None else self.tensor(self.view(value))
 
-    def _pack(
+    def pack_constant(
         self,
         node: Node,
         how: object,
@@ -181,9 +203,8 @@ class Compiler:
         w = node.input(1).weight
         if w is None:
             raise UnsupportedOpError(f"node {node.name!r} ({node.op}): weights that are computed at run time")
-        scale = node.attrs.get("scale")
-        key = (w.key, how, None if scale is None else scale.tobytes())
-        packed = self.cache.packed.get(key)
+        scale, key = node.attrs.get("scale"), _packed_key(node, how)
+        packed = self.cache.find(key)
         if packed is None:
             packed = self.cache.packed[key] = pack(source or w, scale)
         number = self._tensors.get(key)
@@ -191,15 +212,25 @@ class Compiler:
             number = self._tensors[key] = self.plan.weight(packed)
         return number
 
+    def packed_from(self, node: Node, choice: Choice, first: int) -> int:
+        """The tensor of a convolution's packed constant weights from an element on."""
+        self.packed(node, choice)
+        return self.plan.weight(self.cache.packed[_packed_key(node, _packing(node, choice))], first)
+
     def packed(self, node: Node, choice: Choice) -> int:
-        groups, m = node.attrs["group"], choice.m
+        if not node.input(1).is_const:
+            return pack_at_run_time(self, node, choice)
+        groups, packer, how = node.attrs["group"], self.packer, _packing(node, choice)
+        source = turned_weight(node, groups) if node.attrs.get("turned") else None
         if choice.algorithm == "depthwise":
-            return self._pack(node, "depthwise", self._packer.depthwise)
+            return self.pack_constant(node, how, packer.depthwise, source)
         if choice.algorithm == "winograd":
-            return self._pack(node, choice, lambda w, s: self._packer.winograd(w, s, m))
-        return self._pack(node, ("conv2d", groups), lambda w, s: self._packer.conv2d(w, s, groups))
+            return self.pack_constant(node, how, lambda w, s: packer.winograd(w, s, choice.m), source)
+        return self.pack_constant(node, how, lambda w, s: packer.conv2d(w, s, groups), source)
 
     def packed_linear(self, node: Node) -> int:
+        if not node.input(1).is_const:
+            return pack_at_run_time(self, node)
         trans_b = bool(node.attrs.get("trans_b"))
         taps, source = 1, None
         w = node.input(1).weight
@@ -208,7 +239,8 @@ class Compiler:
             _, dims, order, _ = w.origin[1]
             if tuple(order) == (*range(1, len(dims)), 0):
                 taps, source = math.prod(dims[1:]), w.origin[0]
-        return self._pack(node, ("linear", trans_b), lambda x, s: self._packer.linear(x, s, trans_b, taps), source)
+        how = ("linear", trans_b)
+        return self.pack_constant(node, how, lambda x, s: self.packer.linear(x, s, trans_b, taps), source)
 
     # -- operations ---------------------------------------------------------------------------------------------
     def emit(
@@ -222,28 +254,48 @@ class Compiler:
         flops: int = 0,
         bytes_: int | None = None,
         *,
+        more: Sequence[int] = (),
         seconds: float | None = None,
         chosen_by: str = "",
     ) -> None:
-        """Append one kernel call and its description; seconds: expected, None for what its bytes take."""
-        getattr(self.plan, name)(desc, list(inputs), out)
+        """Append one kernel call and its description.
+
+        more: tensors of its further outputs; seconds: expected, None for what its bytes take.
+        """
+        getattr(self.plan, name)(desc, list(inputs), out, list(more))
         if bytes_ is None:
             values = [v for v in [*node.inputs, *node.outputs] if v is not None]
             bytes_ = 4 * sum(v.size for v in values)
         if seconds is None:
             seconds = _core.moved_seconds(bytes_, self.isa)
-        view = self.view(node.output)
-        external = view.kind == "external"
-        where = f"output {view.base - len(self.graph.inputs)}" if external else f"arena+{4 * view.first:#x}"
+        result = node.output if node.outputs else node.input(0)
+        view = self.view(result)
+        where = f"state+{4 * view.first:#x}" if view.kind == "state" else f"arena+{4 * view.first:#x}"
+        if view.kind == "external":
+            where = f"output {view.base - len(self.graph.inputs)}"
         self.ops.append(
-            OpInfo(node.name, node.op, algorithm, self.isa.name, node.output.shape, flops, bytes_, where, seconds * 1e3,
+            OpInfo(node.name, node.op, algorithm, self.isa.name, result.shape, flops, bytes_, where, seconds * 1e3,
                    chosen_by)
         )  # fmt: skip
 
 
+def _packing(node: Node, choice: Choice) -> tuple[object, ...]:
+    """What tells packed weights of a convolution apart, beside the weight and its scale."""
+    groups, turned = node.attrs["group"], bool(node.attrs.get("turned"))
+    if choice.algorithm in ("depthwise", "winograd"):
+        return (*choice, groups, turned)
+    return ("conv2d", groups, turned)
+
+
+def _packed_key(node: Node, how: object) -> tuple[object, ...]:
+    weight, scale = node.input(1).weight, node.attrs.get("scale")
+    assert weight is not None
+    return (weight.key, how, None if scale is None else scale.tobytes())
+
+
 def _prepare(graph: Graph, selection: Selection) -> Graph:
     """What the memory plan must know: workspaces, and reductions that take two steps or dense rows."""
-    g = graph.copy()
+    isa, g = selection.isa, graph.copy()
     users, producers = g.users(), g.producers()
     outputs = set(g.outputs)
     nodes: list[Node] = []
@@ -251,10 +303,12 @@ def _prepare(graph: Graph, selection: Selection) -> Graph:
     for node in g.nodes:
         if node in pools:
             continue
+        node = lowering_grad.prepare(node, isa)
         if node.op == "Conv":
             shape = shape_of(node)
             N, P, Q, C, K = shape.N, shape.P, shape.Q, shape.C, shape.K
-            algorithm, m = selection.choose(shape).choice
+            choice = selection.choose(shape, constant=node.input(1).is_const).choice
+            algorithm, m = choice
             if algorithm == "winograd":
                 after = users.get(node.output, [])
                 axes, r = _core.winograd_axes(shape.R, shape.S), max(shape.R, shape.S)
@@ -269,6 +323,8 @@ def _prepare(graph: Graph, selection: Selection) -> Graph:
                     node.attrs["pooled"] = (P, Q)
                     node.outputs = [after[0].output]
                 node.attrs["workspace_bytes"] = 4 * _core.winograd_workspace(N, P, Q, C, K, m, r, axes)
+            if algorithm == "gemm":
+                _take_gate(node, shape, nodes, producers, users, outputs, isa)
             if algorithm == "row_run":
                 top, left, bottom, right = shape.pads
                 node.attrs["workspace_bytes"] = 4 * N * (shape.H + top + bottom) * (shape.W + left + right) * C
@@ -278,9 +334,14 @@ def _prepare(graph: Graph, selection: Selection) -> Graph:
                     node.attrs["x_perm"] = border.attrs["perm"]
                     node.inputs[0] = border.input(0)
                     nodes.remove(border)
+            _add_packed(node, packed_bytes(node, isa, choice))
+        elif node.op == "Gemm":
+            _add_packed(node, packed_bytes(node, isa))
         elif node.op == "MatMul":
             a, b = node.input(0), node.input(1)
             node.inputs = [_batches(g, a, b, nodes), _batches(g, b, a, nodes)]
+        elif node.op == "AffineSample":
+            node.inputs = [node.input(0), _dense(g, node.input(1), nodes)]
         elif node.op.startswith(("Reduce", "Arg")):
             nodes.extend(_reductions(g, node))
             continue
@@ -295,6 +356,39 @@ def _prepare(graph: Graph, selection: Selection) -> Graph:
         nodes.append(node)
     g.nodes = nodes
     return g
+
+
+def _take_gate(
+    conv: Node,
+    shape: ConvShape,
+    nodes: list[Node],
+    producers: dict[Value, Node],
+    users: dict[Value, list[Node]],
+    outputs: set[Value],
+    isa: _core.Isa,
+) -> None:
+    """Squeeze-and-excite in front of a 1x1 convolution of one image: the gate becomes input 4, which scales the weights
+    where they are fewer than the pixels, and the product in front vanishes."""
+    x = conv.input(0)
+    mul = producers.get(x)
+    if mul is None or mul.op != "Mul" or "activation" in mul.attrs or len(users[x]) != 1 or x in outputs:
+        return
+    C, K = shape.C, shape.K
+    if shape.N != 1 or shape.groups != 1 or shape.P * shape.Q <= K or conv.input(1).weight is None:
+        return
+    for image, gate in ((mul.input(0), mul.input(1)), (mul.input(1), mul.input(0))):
+        if image.shape == x.shape and gate.shape == (1, 1, 1, C) and not gate.is_const and not image.is_const:
+            conv.inputs = [image, *conv.inputs[1:], *[None] * (4 - len(conv.inputs)), gate]
+            conv.attrs["workspace_bytes"] = 4 * C * sum(_core.conv2d_panels(K, isa))
+            nodes.remove(mul)
+            return
+
+
+def _add_packed(node: Node, size: int) -> None:
+    """Room for weights that are packed at run time, behind the node's workspace."""
+    if size:
+        at = -(-node.attrs.get("workspace_bytes", 0) // 64) * 64
+        node.attrs["packed_at"], node.attrs["workspace_bytes"] = at, at + size
 
 
 def _pools_by_two(conv: Node, pool: Node) -> bool:
@@ -366,6 +460,9 @@ def _reductions(g: Graph, node: Node) -> list[Node]:
             x = part.output
             continue
         last = Node(node.op, [x], node.outputs, {**node.attrs, "axes": tuple(run)}, node.name)
+        parts = parts_of_sum(last)
+        if parts > 1:
+            last.attrs["workspace_bytes"] = 4 * (parts + 1) * math.prod(x.shape[run[-1] + 1 :])
         if run[-1] == end - 1 or (run[-1] == end and node.attrs.get("keepdims", 1)):
             nodes.append(last)
         else:

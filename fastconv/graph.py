@@ -32,6 +32,8 @@ Vocabulary: ONNX operator names, normalised so that passes and compiler meet one
     Slice               x                        starts, steps >= 1 per axis (the ends follow from the output shape)
     Resample            x, index[P * T], weight[P * T]?   axis, taps=T: the sum over t of weight[p, t] x[index[p, t]]
                                                  along the axis (Gather, Resize; T = 1 without weight)
+    AffineSample        x, matrix[N, 6]          each image at column a q + b p + t, row d q + e p + u of its matrix
+                                                 (a, b, t, d, e, u): interpolation, fill_mode, fill_value (Keras' words)
     TopK                x                        axis, k, largest: the indices of the k largest, in order
     Take                x, index                 axis: elements by index, as TopK gives them
     Suppress            boxes, scores, order     most, iou, score (or None), center: rows (image, class, box), -1 behind
@@ -40,6 +42,41 @@ Vocabulary: ONNX operator names, normalised so that passes and compiler meet one
     Expand              x                        (broadcast to the output shape)
     Affine              x, scale[C], shift[C]    axis: x * scale + shift along it (made by passes)
     Copy                x                        (the same, dense; made by passes)
+
+Training (made by grad, losses, optimizers and layers, before `layout`: images are N C H W). `g` is the gradient of the
+forward node's output; attributes are the forward node's unless said:
+
+    ConvBackwardInput   g, w                     -> dx (the output's shape is x's)
+    ConvBackwardWeight  x, g                     -> dw[K, C/group, R, S]
+    GemmBackwardWeight  x[M, C], g[M, K]         -> dw, as w: [K, C] if trans_b, else [C, K]
+    MaxPoolBackward     g, x, y                  -> dx; the first maximum of a window, row by row, gets it all
+    AveragePoolBackward g                        -> dx
+    UnaryBackward       g, v                     -> dx; of=(operator, alpha, beta) as in the fused `activation`;
+                                                    from_output: v is the operator's output, else its input
+    SoftmaxBackward LogSoftmaxBackward   g, y    -> dx
+    SoftmaxCrossEntropy x[N, K], target          -> loss[N]; target: class indices [N] or shares [N, K]; label_smoothing
+    SoftmaxCrossEntropyBackward  g[N], x, target -> dx
+    BatchNormTrain      x, scale[C], shift[C]    -> y, mean[C], var[C]; epsilon; var divides by the count
+    BatchNormBackward   g, x, scale, mean, var   -> dx, dscale[C], dshift[C]
+    LayerNormalizationBackward GroupNormalizationBackward   g, x, scale?   -> dx, dscale, dshift
+    LRNBackward         g, x, y                  -> dx
+    Dropout             x, seed[1]               -> y; rate; element i, counted channels-last, is kept by a hash of
+                                                    (seed, i); its gradient is Dropout(g, seed)
+    SquaredNorm         g...                     -> [1]: the sum of all squares
+
+Updates have no outputs and are never dead. They stand behind all that reads the states which they write: w, slots (one
+state, the optimiser's tensors for w one after the other: [count, *w.shape]) or state. `hyper` is an input; `factor`
+multiplies g first; with the attribute `decays` w -= decay * w comes first.
+
+    Sgd            w, g, slots[1]?, hyper=(rate, momentum, nesterov 0 or 1, decay), factor[1]?
+                        w -= rate * g; or v = momentum * v - rate * g; w += momentum * v - rate * g if nesterov else v
+    Adam           w, g, slots[2], hyper=(rate, 1 - beta1, 1 - beta2, epsilon, decay), factor[1]?
+                        m += (g - m) * (1 - beta1); v += (g^2 - v) * (1 - beta2); w -= rate * m / (sqrt(v) + epsilon)
+    RmsProp        w, g, slots[1..3], hyper=(rate, 1 - rho, epsilon, momentum, decay), factor[1]?
+                        attributes momentum, centered: slots are v, then u if momentum, then a if centered
+                        v += (g^2 - v) * (1 - rho); a += (g - a) * (1 - rho); d = rate * g / sqrt(v - a^2 + epsilon)
+                        w -= d; or u = momentum * u + d; w -= u
+    MovingAverage  state, value     momentum: state = momentum * state + (1 - momentum) * value
 
 Values are float32 in memory. Those of an integer or bool dtype hold whole numbers, exact up to 2^24 (comparisons give
 bool, indices int64; other operations on them only move or choose).
@@ -236,6 +273,7 @@ class Graph:
         self.inputs: list[Value] = []
         self.outputs: list[Value] = []
         self.nodes: list[Node] = []
+        self.states: list[Value] = []  # tensors that live across runs, in plain order; updates write them
         self._serial = 0
 
     # -- building ---------------------------------------------------------------------------------------------
@@ -247,6 +285,11 @@ class Graph:
     def add_input(self, name: str, shape: Sequence[int], dtype: npt.DTypeLike = np.float32) -> Value:
         v = Value(name, shape, dtype)
         self.inputs.append(v)
+        return v
+
+    def add_state(self, name: str, shape: Sequence[int]) -> Value:
+        v = Value(name, shape)
+        self.states.append(v)
         return v
 
     def constant(self, array: Array | Weight, name: str | None = None) -> Value:
@@ -274,6 +317,14 @@ class Graph:
         self.nodes.append(node)
         return node.output
 
+    def add_many(
+        self, op: str, inputs: Sequence[Value | None], shapes: Sequence[Sequence[int]], *, name: str = "", **attrs: Any
+    ) -> list[Value]:
+        """Append a node with as many outputs as `shapes`; none is an update."""
+        outs = [Value(self.fresh(name or op), s) for s in shapes]
+        self.nodes.append(Node(op, list(inputs), outs, attrs, name or self.fresh(op)))
+        return outs
+
     # -- looking ----------------------------------------------------------------------------------------------
     def producers(self) -> dict[Value, Node]:
         return {v: n for n in self.nodes for v in n.outputs}
@@ -288,9 +339,13 @@ class Graph:
         return users
 
     def values(self) -> Iterator[Value]:
-        """Every value once: inputs, then what nodes read and write, in order."""
+        """Every value once: inputs and states, then what nodes read and write, in order."""
         seen: set[int] = set()
-        stream: Iterable[Value | None] = [*self.inputs, *(v for n in self.nodes for v in [*n.inputs, *n.outputs])]
+        stream: Iterable[Value | None] = [
+            *self.inputs,
+            *self.states,
+            *(v for n in self.nodes for v in [*n.inputs, *n.outputs]),
+        ]
         for v in stream:
             if v is not None and id(v) not in seen:
                 seen.add(id(v))
@@ -301,6 +356,7 @@ class Graph:
         """A graph whose node list and nodes may be changed; Values and Weights are shared."""
         g = Graph(self.name)
         g.inputs, g.outputs, g._serial = list(self.inputs), list(self.outputs), self._serial
+        g.states = list(self.states)
         g.nodes = [Node(n.op, list(n.inputs), list(n.outputs), dict(n.attrs), n.name) for n in self.nodes]
         return g
 

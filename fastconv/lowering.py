@@ -76,7 +76,7 @@ def unary_spec(node: Node) -> tuple[str, float, float]:
 @lowers("Conv")
 def conv(c: Compiler, node: Node) -> None:
     shape = shape_of(node)
-    chosen = c.selection.choose(shape)
+    chosen = c.selection.choose(shape, constant=node.input(1).is_const)
     N, H, W, C, K, P, Q, R, S = shape[:9]
     x, y = c.view(node.input(0)), c.view(node.output)
     bias, residual = node.optional(2), node.optional(3)
@@ -87,7 +87,7 @@ def conv(c: Compiler, node: Node) -> None:
         dilation_h=shape.dilations[0], dilation_w=shape.dilations[1], pad_t=top, pad_l=left, x_ld=x.ld, x_row=W * x.ld,
         x_image=H * W * x.ld, y_ld=y.ld, res_ld=res.ld if res else 0, act=activation(node.attrs.get("activation")),
     )  # fmt: skip
-    x_tensor, seconds, algorithm = c.tensor(x), chosen.seconds, chosen.choice.algorithm
+    x_tensor, seconds, choice, algorithm = c.tensor(x), chosen.seconds, chosen.choice, chosen.choice.algorithm
     if algorithm == "row_run":
         Hp, Wp = H + top + bottom, W + left + right
         padded = View("arena", None, c.workspace(node) // 4, (N, Hp, Wp, C), row_strides((N, Hp, Wp, C)))
@@ -109,19 +109,40 @@ def conv(c: Compiler, node: Node) -> None:
         geometry.update(H=Hp, W=Wp, pad_t=0, pad_l=0, x_ld=C, x_row=Wp * C, x_image=Hp * Wp * C)
     flops = 2 * N * P * Q * K * (C // shape.groups) * R * S
     moved = 4 * (N * H * W * C + w.size + node.output.size * (2 if res else 1))
-    inputs = [x_tensor, c.packed(node, chosen.choice), c.constant(bias), c.tensor(res) if res else -1]
+    gate = node.optional(4)
+    weights = c.packed(node, choice) if gate is None else _gated(c, node, choice, c.tensor(c.view(gate)))
+    inputs = [x_tensor, weights, c.constant(bias), c.tensor(res) if res else -1]
     told: dict[str, Any] = {
         "seconds": seconds,
-        "chosen_by": chosen.source if len(c.selection.candidates(shape)) > 1 else "",
+        "chosen_by": chosen.source if len(c.selection.candidates(shape, constant=w.is_const)) > 1 else "",
     }
     if algorithm == "winograd":
-        _winograd(c, node, shape, chosen.choice, geometry, inputs, y, (flops, moved), told)
+        _winograd(c, node, shape, choice, geometry, inputs, y, (flops, moved), told)
     elif algorithm == "depthwise":
         depthwise = _core.DepthwiseConv2d(multiplier=K // C, **geometry)
         c.emit("depthwise_conv2d", depthwise, inputs, c.tensor(y), node, algorithm, flops, moved, **told)
     else:
         desc = _core.Conv2d(groups=shape.groups, algorithm=getattr(_core.ConvAlgorithm, algorithm), **geometry)
         c.emit("conv2d", desc, inputs, c.tensor(y), node, algorithm, flops, moved, **told)
+
+
+def _gated(c: Compiler, node: Node, choice: Choice, gate: int) -> int:
+    """The packed weights of a 1x1 convolution times the gate of their input channels, in the node's workspace."""
+    widths = _core.conv2d_panels(node.output.shape[-1], c.isa)
+    C = node.input(0).shape[-1]
+    first, base, size = 0, c.workspace(node) // 4, C * sum(widths)
+    for width, run in itertools.groupby(widths):
+        shape = (len(list(run)), C, width)
+        strides = row_strides(shape)
+        desc = _core.Binary(
+            rank=3, dims=shape, a_stride=strides, b_stride=(0, 1, 0), y_stride=strides, func=_core.BinaryFunc.mul,
+            act=activation(None),
+        )  # fmt: skip
+        part = c.tensor(View("arena", None, base + first, (math.prod(shape),), (1,)))
+        inputs = [c.packed_from(node, choice, first), gate]
+        c.emit("binary", desc, inputs, part, node, "gate", math.prod(shape), 8 * math.prod(shape))
+        first += math.prod(shape)
+    return c.tensor(View("arena", None, base, (size,), (1,)))
 
 
 def _winograd(
@@ -225,6 +246,19 @@ def _fold_axes(x: View, axes: Sequence[int]) -> tuple[int, int, int, int, int]:
     return outer, n, inner, stride_outer, stride_n
 
 
+def parts_of_sum(node: Node) -> int:
+    """Into how many parts a sum over all but the last axes is cut, each a chunk; 1 for other reductions.
+
+    The sum over pixels of a gradient, for a bias, would else be cut by channels only, and read with gaps.
+    """
+    x, axes = node.input(0), node.attrs["axes"]
+    n, inner = math.prod(x.shape[a] for a in axes), math.prod(x.shape[axes[-1] + 1 :])
+    if node.op != "ReduceSum" or math.prod(x.shape[: axes[0]]) != 1 or inner == 1:
+        return 1
+    return int(min(64, n * inner // PART_ELEMENTS, n))
+
+
+PART_ELEMENTS = 1 << 15
 REDUCE = {"ReduceMean": "mean", "ReduceMax": "max", "ReduceMin": "min", "ReduceSum": "sum", "ArgMax": "arg_max",
           "ArgMin": "arg_min"}  # fmt: skip
 
@@ -235,11 +269,41 @@ def reduce(c: Compiler, node: Node) -> None:
     outer, n, inner, stride_outer, stride_n = _fold_axes(x, axes)
     y_outer = inner if y.dense else y.ld  # not dense: the slice of a concatenation, one row for each outer index
     func = ("last_" if node.attrs.get("last") else "") + REDUCE[node.op]
+    parts = parts_of_sum(node)
+    if parts > 1:
+        _sum_in_parts(c, node, x, y, (n, inner, stride_n), parts)
+        return
     desc = _core.Reduce(
         outer=outer, n=n, inner=inner, x_outer=stride_outer, x_n=stride_n, y_outer=y_outer,
         func=getattr(_core.ReduceFunc, func),
     )  # fmt: skip
     c.emit("reduce", desc, [c.tensor(x)], c.tensor(y), node, "reduce", outer * n * inner)
+
+
+def _sum_in_parts(c: Compiler, node: Node, x: View, y: View, sizes: tuple[int, int, int], parts: int) -> None:
+    """Sums of equally many rows, those of the rest, and their sum; `sizes`: n, inner, stride of n."""
+    n, inner, step = sizes
+    rows = n // parts
+    whole, rest = n // rows, n % rows
+    if whole > parts:
+        whole, rest = parts, n - parts * rows
+
+    def part(first: int, count: int) -> int:
+        return c.tensor(View("arena", None, c.workspace(node) // 4 + first * inner, (count * inner,), (1,)))
+
+    def total(outer: int, length: int) -> Any:
+        return _core.Reduce(
+            outer=outer, n=length, inner=inner, x_outer=rows * step, x_n=step, y_outer=inner, func=_core.ReduceFunc.sum
+        )
+
+    c.emit("reduce", total(whole, rows), [c.tensor(x)], part(0, whole), node, "parts", n * inner)
+    if rest:
+        tail = View(x.kind, x.base, x.first + whole * rows * step, (rest, inner), (step, 1))
+        c.emit("reduce", total(1, rest), [c.tensor(tail)], part(whole, 1), node, "parts", 0, 4 * rest * inner)
+    count = whole + (rest > 0)
+    last = _core.Reduce(outer=1, n=count, inner=inner, x_outer=count * inner, x_n=inner, y_outer=inner,
+                        func=_core.ReduceFunc.sum)  # fmt: skip
+    c.emit("reduce", last, [part(0, count)], c.tensor(y), node, "sum", 0, 4 * count * inner)
 
 
 @lowers("Softmax", "LogSoftmax")

@@ -41,6 +41,18 @@ def resample(c: Compiler, node: Node) -> None:
     c.emit("resample", desc, inputs, c.tensor(y), node, f"{taps} taps", flops)
 
 
+@lowers("AffineSample")
+def affine_sample(c: Compiler, node: Node) -> None:
+    x, y, a = c.view(node.input(0)), c.view(node.output), node.attrs
+    (N, H, W, C), (_, P, Q, _) = x.shape, y.shape
+    desc = _core.AffineSample(
+        N=N, H=H, W=W, C=C, P=P, Q=Q, x_ld=x.ld, y_ld=y.ld, fill=getattr(_core.FillMode, a["fill_mode"]),
+        bilinear=int(a["interpolation"] == "bilinear"), value=a["fill_value"],
+    )  # fmt: skip
+    inputs = [c.tensor(x), c.tensor(c.view(node.input(1)))]
+    c.emit("affine_sample", desc, inputs, c.tensor(y), node, a["interpolation"], 8 * N * P * Q * C)
+
+
 def _normalize(c: Compiler, node: Node, x: View, y: View, outer: int, rows: int, groups: int, width: int) -> None:
     desc = _core.Normalize(
         outer=outer, rows=rows, groups=groups, width=width, x_outer=rows * x.ld, x_row=x.ld, y_outer=rows * y.ld,

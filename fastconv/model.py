@@ -15,6 +15,7 @@ from . import _core
 from .cold import tune
 from .compiler import Compiled, OpInfo, WeightCache, compile_graph
 from .cut import Part, probe_shapes
+from .data import names_from_metadata
 from .errors import DeviceError, ModelError, ShapeError
 from .forks import hold_at_fork
 from .graph import MAX_EXACT, Graph, Shape
@@ -29,6 +30,7 @@ from .tuning import Tuning
 if TYPE_CHECKING:
     from .layers.base import Layer
     from .layers.imported import Imported
+    from .models.model import Model as LayersModel
 
 FloatArray = npt.NDArray[np.float32]
 MAX_PLANS = 16  # compiled shapes that a model keeps
@@ -57,18 +59,23 @@ def load(
     tuning: str | os.PathLike[str] | Tuning | None = None,
     _isa: str | None = None,
 ) -> Model:
-    """Load a CNN in ONNX form: a path, the file's bytes, or an onnx.ModelProto.
+    """Load a CNN in ONNX form or a saved plan: a path, the file's bytes, or an onnx.ModelProto.
 
     threads: processors to use, None for all that this process may use. device: "cpu". precision: "fp32", or "strict",
     which allows no algorithm with a larger rounding error than direct summation. winograd: the largest m of Winograd's
     F(m x m, 3 x 3) that may be chosen, 4, or 6, whose rounding error is 8 to 10 times that of direct summation. tuning:
     a file that `fastconv tune` wrote on this machine: convolutions that it knows take what was fastest there. Without
-    one the algorithms depend on shapes and instruction set alone. Weights are read when first needed.
+    one the algorithms depend on shapes and instruction set alone. A saved plan
+    keeps the algorithms that it was made with. Weights are read when first needed.
 
     Raises ModelError for a file that is broken, UnsupportedOpError for one that needs an operator which fastconv lacks,
-    DeviceError for another device, precision or m, TuningError for a tuning that is broken or of another CPU, OSError
-    for a file that cannot be opened.
+    DeviceError for another device, precision or m or a plan for other CPUs, TuningError for a tuning that is broken or
+    of another CPU, OSError for a file that cannot be opened.
     """
+    from .saved import SavedModel, is_plan
+
+    if is_plan(model):
+        return SavedModel(model, threads=threads, device=device, precision=precision, _isa=_isa)
     return Model(
         model, threads=threads, device=device, precision=precision, winograd=winograd, tuning=tuning, _isa=_isa
     )  # fmt: skip
@@ -96,12 +103,8 @@ class Model:
             raise DeviceError(f'device={device!r}: this build runs on "cpu"')
         if precision not in ("fp32", "strict"):
             raise DeviceError(f'precision={precision!r}: the CPU computes in "fp32" or "strict"')
-        if threads is not None and not (
-            isinstance(threads, (int, np.integer)) and not isinstance(threads, bool) and 1 <= threads <= MAX_THREADS
-        ):
-            raise ValueError(f"threads={threads!r}: expected None or an int from 1 to {MAX_THREADS}")
         self.device, self.precision = device, precision
-        self.threads = int(threads) if threads else _core.usable_cpus()
+        self.threads = thread_count(threads)
         self._threads_arg = threads
         self._isa = resolve_isa(_isa)
         self.winograd = check_winograd(winograd)
@@ -112,6 +115,7 @@ class Model:
         given: Any = source
         self._onnx: Source = given if hasattr(source, "build") and hasattr(source, "inputs") else read(given)
         self.name = self._onnx.name
+        self.metadata: dict[str, str] = dict(getattr(self._onnx, "metadata", {}))
         self.inputs = tuple(TensorInfo(i.name, i.shape, str(i.dtype)) for i in self._onnx.inputs)
         self._cache = WeightCache()
         self._executor = _core.Executor(self.threads)
@@ -274,6 +278,11 @@ class Model:
 
     # -- looking ------------------------------------------------------------------------------------------------
     @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """What the classes are called, where the file's metadata say it (fine_tune writes them)."""
+        return names_from_metadata(self.metadata)
+
+    @property
     def isa(self) -> str:
         return self._isa.name
 
@@ -333,6 +342,33 @@ class Model:
             raise ValueError(f"features: expected at least one layer or name, each an argument, got {layers}")
         return self._part(Part(self._onnx, names, pooling))
 
+    def add_head(
+        self,
+        classes: int,
+        hidden: Sequence[int] = (),
+        dropout: float = 0.0,
+        activation: str = "softmax",
+        *,
+        name: str | None = None,
+        trainable: bool = False,
+    ) -> LayersModel:
+        """A model of layers, to be trained: this network under dense layers that are new.
+
+        hidden: their units, with relu and then a Dropout of `dropout`; then `classes` units under `activation`. Feature
+        maps are flattened: `without_top(pooling="avg")` averages them. Images go in channels-last, as among all layers.
+        The network's layers are frozen unless trainable: `model.layers[-n:]` are the last ones. A batch normalisation
+        that an exporter has folded into a convolution stays a part of that convolution's weights.
+        """
+        from .models.heads import with_head
+
+        return with_head(self, classes, hidden, dropout, activation, name, trainable)
+
+    def as_layers(self, name: str | None = None) -> LayersModel:
+        """The network as a model of layers with `compile` and `fit`; images go in and come out channels-last."""
+        from .models.heads import as_layers
+
+        return as_layers(self, name)
+
     def _part(self, part: Part) -> Model:
         return Model(part, _isa=self.isa, **self._options())
 
@@ -342,11 +378,30 @@ class Model:
             tuning=self.tuning,
         )  # fmt: skip
 
-    def save(self, path: str | os.PathLike[str], *, shape: Sequence[int] | None = None) -> None:
-        """Write x.onnx (the network; sizes that are free need `shape`) or x.safetensors (its weights).
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        shape: Sequence[int] | None = None,
+        isa: Sequence[str] | None = None,
+        labels: Sequence[str] = (),
+    ) -> None:
+        """Write x.onnx (the network; sizes that are free need `shape`), x.safetensors (its weights) or x.fcplan.
 
-        Files are written beside their place and moved there when they are whole.
+        A saved plan is for one input shape and runs without Python: docs/embedded.md. isa: the instruction sets to pack
+        weights for, None for this model's own; labels: names of the classes, stored in it. Files are written beside
+        their place and moved there when they are whole.
         """
+        from .saved import names_plan, save_plan
+
+        if names_plan(path):
+            shapes = self._key(() if shape is None else (shape,))
+            levels = [self.isa] if isa is None else isa
+            save_plan(
+                self._onnx, path, shapes, levels, strict=self.precision == "strict", winograd=self.winograd,
+                tuning=self.tuning, labels=labels,
+            )  # fmt: skip
+            return
         from .weights.save import save_source
 
         save_source(self._onnx, path, shape)
@@ -387,6 +442,15 @@ class Model:
     def __repr__(self) -> str:
         ins = ", ".join(f"{i.name}{_show(i.shape)}" for i in self.inputs)
         return f"<fastconv.Model {self.name!r} ({ins}), {self.threads} threads, {self.isa}>"
+
+
+def thread_count(threads: int | None) -> int:
+    """How many threads `threads` means. Raises ValueError."""
+    if threads is not None and not (
+        isinstance(threads, (int, np.integer)) and not isinstance(threads, bool) and 1 <= threads <= MAX_THREADS
+    ):
+        raise ValueError(f"threads={threads!r}: expected None or an int from 1 to {MAX_THREADS}")
+    return int(threads) if threads else _core.usable_cpus()
 
 
 def _as_float32(x: npt.NDArray[Any], where: str) -> FloatArray:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 DEFAULT_WINOGRAD: int = _core.DEFAULT_WINOGRAD
 LARGEST_WINOGRAD: int = _core.LARGEST_WINOGRAD
+RUN_TIME_WINOGRAD = 4  # the largest m of weights that are packed at run time
 
 
 class Shape(NamedTuple):
@@ -68,19 +69,26 @@ class Selection:
     winograd: int = DEFAULT_WINOGRAD
     tuning: Tuning | None = None
 
-    def candidates(self, shape: Shape) -> list[Choice]:
-        return [Choice(*c) for c in _core.conv2d_candidates(shape.core, self.isa, 0 if self.strict else self.winograd)]
+    def candidates(self, shape: Shape, *, constant: bool = True) -> list[Choice]:
+        """What may compute a shape; constant: whether its weights are, else they are packed at run time."""
+        return [Choice(*c) for c in _core.conv2d_candidates(shape.core, self.isa, self._largest(shape, constant))]
 
-    def choose(self, shape: Shape) -> Chosen:
+    def choose(self, shape: Shape, *, constant: bool = True) -> Chosen:
         """The choice for a shape; for one that was not measured, the cost model's."""
         measured = self.tuning.seconds(shape, self.isa) if self.tuning is not None else {}
-        allowed = [(s, c) for c in self.candidates(shape) if (s := measured.get(c)) is not None]
+        allowed = [(s, c) for c in self.candidates(shape, constant=constant) if (s := measured.get(c)) is not None]
         if allowed:
             seconds, choice = min(allowed)
             return Chosen(choice, seconds, "tuned")
         core = shape.core
-        choice = Choice(*_core.choose_conv2d(core, self.isa, 0 if self.strict else self.winograd))
+        choice = Choice(*_core.choose_conv2d(core, self.isa, self._largest(shape, constant)))
         return Chosen(choice, expected(shape, choice, self.isa), "model")
+
+    def _largest(self, shape: Shape, constant: bool) -> int:
+        """The largest m of Winograd's forms; the kernel that packs at run time knows r x r and m up to 4."""
+        if self.strict or (not constant and _core.winograd_axes(shape.R, shape.S) != 0):
+            return 0
+        return self.winograd if constant else min(self.winograd, RUN_TIME_WINOGRAD)
 
 
 def expected(shape: Shape, choice: Choice, isa: _core.Isa) -> float:

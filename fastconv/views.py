@@ -14,8 +14,8 @@ from .graph import Shape
 class View:
     """Where a tensor lies: plan space and first element, its shape, and element strides."""
 
-    kind: str  # arena, weight, external
-    base: Any  # PackedWeight or external index
+    kind: str  # arena, weight, state, external
+    base: Any  # PackedWeight (weights and states) or external index
     first: int
     shape: Shape
     strides: tuple[int, ...]

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from fastconv.graph import Array, Graph, Node, Value
+from tests import reference
+from tests.interpret_grad import evaluate_grad, update
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
@@ -230,6 +232,15 @@ def _layer_norm(node: Node, x: list[Array | None]) -> Array:
     return y * (1.0 if scale is None else scale) + (0.0 if shift is None else shift)
 
 
+def _affine_sample(node: Node, x: Array, matrix: Array, physical: bool) -> Array:
+    at = node.attrs
+    images = x if physical else x.transpose(0, 2, 3, 1)
+    p, q = node.output.shape[1:3] if physical else node.output.shape[2:]
+    bilinear = at["interpolation"] == "bilinear"
+    y = reference.affine_sample(images, matrix, (p, q), at["fill_mode"], bilinear, at["fill_value"])
+    return y if physical else y.transpose(0, 3, 1, 2)
+
+
 def _resample(node: Node, x: list[Array | None]) -> Array:
     first, index, weight = x
     assert first is not None and index is not None
@@ -304,6 +315,9 @@ def evaluate(node: Node, x: list[Array | None], physical: bool = False) -> Array
         y = _layer_norm(node, x)
     elif op == "Resample":
         y = _resample(node, x)
+    elif op == "AffineSample":
+        assert x[1] is not None
+        y = _affine_sample(node, first, x[1], physical)
     elif op in ("ArgMax", "ArgMin"):
         y = _arg(node, first)
     elif op == "TopK":
@@ -348,12 +362,22 @@ def evaluate(node: Node, x: list[Array | None], physical: bool = False) -> Array
 
 
 def interpret(
-    graph: Graph, feeds: Mapping[str, Array], *, physical: bool = False, rounded: bool = False
+    graph: Graph,
+    feeds: Mapping[str, Array],
+    *,
+    physical: bool = False,
+    rounded: bool = False,
+    states: Mapping[str, Array] | None = None,
 ) -> list[Array]:
-    """The graph's outputs in float64. `rounded` stores each intermediate as float32, as an executor would."""
+    """The graph's outputs in float64. `rounded` stores each intermediate as float32, as an executor would.
+
+    states: float64 arrays by name, which updates change in place.
+    """
     known: dict[Value, Array] = {}
     for v in graph.inputs:
         known[v] = np.asarray(feeds[v.name], np.float64).reshape(v.shape)
+    for v in graph.states:
+        known[v] = (states or {})[v.name]
 
     def read(v: Value | None) -> Array | None:
         if v is None:
@@ -361,6 +385,14 @@ def interpret(
         return v.numpy().astype(np.float64).reshape(v.shape) if v.is_const else known[v]
 
     for node in graph.nodes:
-        y = np.ascontiguousarray(evaluate(node, [read(v) for v in node.inputs], physical))
-        known[node.output] = y.astype(np.float32).astype(np.float64) if rounded else y
+        x = [read(v) for v in node.inputs]
+        if not node.outputs:
+            update(node, x)
+            continue
+        made = evaluate_grad(node, x)
+        for v, y in zip(node.outputs, made or [evaluate(node, x, physical)], strict=True):
+            y = np.asarray(y, order="C")
+            if y.shape != v.shape:
+                raise AssertionError(f"{node}: computed shape {y.shape}")
+            known[v] = y.astype(np.float32).astype(np.float64) if rounded else y
     return [known[v] if v in known else v.numpy().astype(np.float64) for v in graph.outputs]

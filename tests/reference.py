@@ -293,3 +293,31 @@ def pad(x: AnyArray, pads: Sequence[Pair], mode: str = "constant", value: float 
             index %= period
             y = np.take(y, np.where(index < n, index, period - index), axis)
     return y
+
+
+def affine_sample(
+    x: Array, matrix: Array, size: tuple[int, int], fill: str, bilinear: bool, value: float = 0.0
+) -> Array:
+    """Images [N, H, W, C] sampled at columns a q + b p + t and rows d q + e p + u; each neighbour by itself."""
+    n, h, w, c = x.shape
+    y = np.zeros((n, *size, c))
+
+    def pixel(image: Array, row: int, column: int) -> Array:
+        modes = {"reflect": "symmetric", "wrap": "wrap", "nearest": "edge"}
+        if fill == "constant":
+            inside = 0 <= row < h and 0 <= column < w
+            return image[row, column] if inside else np.full(c, value)
+        rows, columns = (np.pad(np.arange(k), 400, mode=modes[fill])[400 + i] for k, i in ((h, row), (w, column)))
+        return image[rows, columns]
+
+    for i, p, q in np.ndindex(n, *size):
+        a, b, t, d, e, u = matrix[i]
+        column, row = a * q + b * p + t, d * q + e * p + u
+        if not bilinear:
+            y[i, p, q] = pixel(x[i], int(np.floor(row + 0.5)), int(np.floor(column + 0.5)))
+            continue
+        r, s = int(np.floor(row)), int(np.floor(column))
+        for dr, ds in np.ndindex(2, 2):
+            weight = abs(1 - dr - (row - r)) * abs(1 - ds - (column - s))
+            y[i, p, q] += weight * pixel(x[i], r + dr, s + ds)
+    return y

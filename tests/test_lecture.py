@@ -164,7 +164,73 @@ for layer in base_model.layers[-4:]:
     layer.trainable = True
 print(model.output_shape, len(model.trainable_weights))
 """,
+    "training_feature_extraction": """
+from tensorflow.keras.applications import VGG16
+from tensorflow.keras.models import Model
+from tensorflow.keras.layers import Dense, GlobalAveragePooling2D
+from tensorflow.keras.optimizers import Adam
+# Load the pre-trained VGG16 model without the top layers
+base_model = VGG16(weights='imagenet', include_top=False, input_shape=(224, 224, 3))
+# Add custom classification layers
+x = base_model.output
+x = GlobalAveragePooling2D()(x)
+x = Dense(1024, activation='relu')(x)
+predictions = Dense(10, activation='softmax')(x) # Assume 10 classes for the new task
+# Create the full model
+model = Model(inputs=base_model.input, outputs=predictions)
+# Freeze the pre-trained layers
+for layer in base_model.layers:
+    layer.trainable = False
+# Compile the model
+model.compile(optimizer=Adam(), loss='categorical_crossentropy', metrics=['accuracy'])
+# Train the model
+model.fit(train_data, train_labels, epochs=10, validation_data=(val_data, val_labels))
+""",
+    "training_fine_tuning": """
+from tensorflow.keras.applications import VGG16
+from tensorflow.keras.models import Model
+from tensorflow.keras.layers import Dense, GlobalAveragePooling2D
+from tensorflow.keras.optimizers import Adam
+# Load the pre-trained VGG16 model without the top layers
+base_model = VGG16(weights='imagenet', include_top=False, input_shape=(224, 224, 3))
+# Add custom classification layers
+x = base_model.output
+x = GlobalAveragePooling2D()(x)
+x = Dense(1024, activation='relu')(x)
+predictions = Dense(10, activation='softmax')(x) # Assume 10 classes for the new task
+# Create the full model
+model = Model(inputs=base_model.input, outputs=predictions)
+# Freeze the initial layers
+for layer in base_model.layers:
+    layer.trainable = False
+# Compile the model
+model.compile(optimizer=Adam(), loss='categorical_crossentropy', metrics=['accuracy'])
+# Train the model
+model.fit(train_data, train_labels, epochs=10, validation_data=(val_data, val_labels))
+# Unfreeze some of the top layers and retrain
+for layer in base_model.layers[-4:]:
+    layer.trainable = True
+# Recompile the model with a lower learning rate
+model.compile(optimizer=Adam(1e-5), loss='categorical_crossentropy', metrics=['accuracy'])
+# Continue training
+model.fit(train_data, train_labels, epochs=10, validation_data=(val_data, val_labels))
+""",
 }
+# What the training listings take as given, and what is looked at behind them.
+ARRAYS = """
+import numpy as np
+from keras.layers import set_random_seed
+set_random_seed(0)
+random = np.random.default_rng(0)
+train_data, val_data = (random.uniform(0, 255, (n, 224, 224, 3)).astype('float32') for n in (4, 2))
+train_labels, val_labels = np.eye(10)[[0, 1, 2, 3]], np.eye(10)[[1, 3]]
+"""
+LOOK = """
+history = model.history.history
+print()
+print(sorted(history), len(history['loss']), all(np.isfinite(history['loss'])))
+print(len(model.trainable_weights), min(history['loss']) < history['loss'][0])
+"""
 PRINTED = {
     "without_output_layer": "(None, None, None, 512)",
     "new_shape": "(None, 20, 15, 512)",
@@ -173,6 +239,8 @@ PRINTED = {
     "random": "(None, 10)",
     "classifier": r"\w+ \(\d+\.\d\d%\)",
     "feature_extraction": "(None, 10) 10",
+    "training_feature_extraction": "['accuracy', 'loss', 'val_accuracy', 'val_loss'] 10 True\n4 True",
+    "training_fine_tuning": "['accuracy', 'loss', 'val_accuracy', 'val_loss'] 10 True\n10 True",
 }
 OFFLINE = ("prepare", "random")
 
@@ -191,6 +259,8 @@ def run(listing: str, folder: Path, env: dict[str, str]) -> str:
 
 def check(name: str, text: str) -> None:
     want = PRINTED[name]
+    if name.startswith("training"):
+        text = "\n".join(text.splitlines()[-2:])
     assert re.fullmatch(want, text) if name == "classifier" else text == want
 
 
@@ -219,7 +289,8 @@ def test_listings_with_weights(tmp_path: Path) -> None:
         env = {**os.environ, "FASTCONV_WEIGHTS_INDEX": str(tmp_path / "index.json"), "no_proxy": "127.0.0.1"}
         for name, listing in LISTINGS.items():
             if name not in OFFLINE:
-                check(name, run(listing, tmp_path, env))
+                whole = f"{ARRAYS}{listing}{LOOK}" if name.startswith("training") else listing
+                check(name, run(whole, tmp_path, env))
     assert behaviour.requests == [None]
 
 

@@ -15,6 +15,8 @@ struct Pixel {
   int64_t n, p, q;
 };
 
+inline Pixel pixel_of(const Conv2d& d, int64_t row) { return {row / (d.P * d.Q), row / d.Q % d.P, row % d.Q}; }
+
 struct Scratch {
   const float** pointers;  // taps x rows
   int32_t* taps;
@@ -22,9 +24,10 @@ struct Scratch {
   float* sums;   // rows of a chunk x columns of a panel, where the depth is cut
 };
 
-// Pointers of `rows` pixels from `at` on, for every tap that touches the image in at least one of them; returns how
-// many such taps there are. A tap that only meets padding adds nothing: at 7x7 that saves a tenth of the work.
-int64_t gather(const Conv2d& d, const float* x, Pixel at, int64_t rows, const Scratch& s) {
+// Pointers of `rows` pixels from `at` on, which moves behind them, for every tap that touches the image in at least one
+// of them; returns how many such taps there are. A tap that only meets padding adds nothing: at 7x7 that saves a tenth
+// of the work.
+int64_t gather(const Conv2d& d, const float* x, Pixel& at, int64_t rows, const Scratch& s) {
   int64_t live = 0;
   const int64_t reach_h = (d.R - 1) * d.dilation_h, reach_w = (d.S - 1) * d.dilation_w;
   const float* base[16];
@@ -62,7 +65,7 @@ int64_t gather(const Conv2d& d, const float* x, Pixel at, int64_t rows, const Sc
 }
 
 // One filter row is one run of memory; x holds its own padding.
-int64_t gather_runs(const Conv2d& d, const float* x, Pixel at, int64_t rows, const Scratch& s) {
+int64_t gather_runs(const Conv2d& d, const float* x, Pixel& at, int64_t rows, const Scratch& s) {
   const float* base = nullptr;
   for (int64_t i = 0; i < rows; i++) {
     if (i == 0 || at.q == 0) base = x + at.n * d.x_image + at.p * d.stride_h * d.x_row + at.q * d.stride_w * d.x_ld;
@@ -106,6 +109,9 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
   const TileFunction large = blocks.rows % blocks.count ? find_tile(nv, fewest + 1) : small;
   const int64_t slice = runs ? taps : min_i(taps, d.taps_per_slice), tap_bytes = len * t.w_ld * 4;
   const Activation none = {Func::identity, 0, 0};
+  const bool clips = d.act.func == Func::clip || d.act.func == Func::identity;
+  // Dense rows of partial vectors are whole vectors together: LeNet-5's first layer has 784 x 6 outputs.
+  const bool act_later = !clips && t.tail < Vec::N && panels.count == 1 && d.groups == 1 && d.y_ld == d.K;
   const bool last_panel = group == d.groups - 1 && panel == panels.count - 1;
 
   for (int64_t tap = 0; tap < taps; tap += slice) {
@@ -117,9 +123,9 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
     const int64_t bytes = other ? after.bytes : blocks.count < 2 ? 0 : ahead;
     const int64_t steps = blocks.count * (end - tap) * len;
     t.next_step = fetch_step(nv, bytes, steps);
+    Pixel pixel = d.algorithm == ConvAlgorithm::gemm ? Pixel{} : pixel_of(d, row_begin);
     for (int64_t i = 0; i < blocks.count; i++) {
       const int64_t at = row_begin + blocks.start(i), rows = row_begin + blocks.start(i + 1) - at;
-      const Pixel pixel = {at / (d.P * d.Q), at / d.Q % d.P, at % d.Q};
       t.n_taps = d.algorithm == ConvAlgorithm::gemm ? gather_rows(d, x, at, rows, s)
                  : runs                             ? gather_runs(d, x, pixel, rows, s)
                                                     : gather(d, x, pixel, rows, s);
@@ -140,7 +146,7 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
       t.y = last ? b.out + at * d.y_ld + k : sums;
       t.cold = last;
       t.y_ld = last ? d.y_ld : t.w_ld;
-      t.act = last ? &d.act : &none;
+      t.act = last && !act_later ? &d.act : &none;
       t.bias = b.in[2] ? b.in[2] + k : nullptr;
       t.residual = last && b.in[3] ? b.in[3] + at * d.res_ld + k : nullptr;
       t.next = next;
@@ -148,6 +154,7 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
       (rows == fewest ? small : large)(t);
     }
   }
+  if (act_later) activate_row(d.act, b.out + row_begin * d.y_ld, (row_end - row_begin) * d.K);
 }
 
 }  // namespace

@@ -27,13 +27,13 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 double slots(int64_t rows, int64_t nv) { return std::max<double>((double)(rows * nv), FEWEST); }
 
 // Rows of a tile of nv vectors.
-int64_t most_rows(const KernelTable& table, int64_t rows, int64_t nv) {
+int64_t most_rows(const Geometry& table, int64_t rows, int64_t nv) {
   const bool same = nv == 4 && ceil_div(rows, 6) == ceil_div(rows, 7);
   return same ? std::min<int64_t>(table.rows[nv], 6) : table.rows[nv];
 }
 
 // Products of `rows` rows by `columns` columns over `steps` steps, as tiles.
-void add_products(Cost& cost, const KernelTable& table, int64_t rows, int64_t columns, double steps) {
+void add_products(Cost& cost, const Geometry& table, int64_t rows, int64_t columns, double steps) {
   if (rows <= 0) return;
   const int64_t vectors = ceil_div(columns, table.vector_length), panels = ceil_div(vectors, table.max_panel);
   for (int64_t wide = 0; wide < 2; wide++) {
@@ -53,7 +53,7 @@ void add_images(Cost& cost, const ConvShape& s) {
 }
 
 void add_conv2d(Cost& cost, const ConvShape& s, ConvChoice choice, Isa isa) {
-  const KernelTable& table = kernels(isa);
+  const Geometry& table = geometry(isa);
   const bool runs = choice == ConvChoice::row_run;
   const int64_t M = s.N * s.P * s.Q, Kg = s.K / s.groups, Cg = s.C / s.groups;
   const int64_t panels = ceil_div(ceil_div(Kg, table.vector_length), table.max_panel);
@@ -95,7 +95,7 @@ void add_conv2d(Cost& cost, const ConvShape& s, ConvChoice choice, Isa isa) {
 }
 
 void add_winograd(Cost& cost, const ConvShape& s, int64_t m, Isa isa) {
-  const KernelTable& table = kernels(isa);
+  const Geometry& table = geometry(isa);
   Winograd d{};
   const int64_t r = std::max(s.R, s.S), axes = winograd_axes(s.R, s.S);
   const WinogradForm f = winograd_form(m, r, axes);
@@ -124,7 +124,7 @@ void add_winograd(Cost& cost, const ConvShape& s, int64_t m, Isa isa) {
 }
 
 void add_depthwise(Cost& cost, const ConvShape& s, Isa isa) {
-  const double pixels = (double)(s.N * s.P * s.Q) * (double)ceil_div(s.K, kernels(isa).vector_length);
+  const double pixels = (double)(s.N * s.P * s.Q) * (double)ceil_div(s.K, geometry(isa).vector_length);
   cost.terms[COST_OPERATION] += 1;
   cost.terms[COST_TAP] += pixels * (double)(s.R * s.S);
   cost.terms[COST_PIXEL] += pixels;
@@ -151,7 +151,7 @@ Cost linear_cost(int64_t M, int64_t C, int64_t K, Isa isa) {
   cost.terms[COST_OPERATION] = 1;
   cost.terms[COST_IMAGE] = 4.0 * (double)M * (double)(C + K);
   cost.terms[COST_STREAM] = 4.0 * (double)packed_linear_size(K, C, isa);
-  if (M > 3) add_products(cost, kernels(isa), M, K, (double)C);
+  if (M > 3) add_products(cost, geometry(isa), M, K, (double)C);
   return cost;
 }
 

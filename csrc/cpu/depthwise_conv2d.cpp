@@ -14,8 +14,8 @@ namespace FASTCONV_ISA {
 namespace {
 
 constexpr int V = Vec::N;
-constexpr bool HOLDS_WEIGHTS = V == 16;  // 32 registers
-constexpr int QT = 7;                    // outputs of a block
+constexpr bool HOLDS_WEIGHTS = REGISTERS == 32;
+constexpr int QT = 7;  // outputs of a block
 
 struct Lane {      // one vector of channels
   const float* x;  // first channel of the first pixel

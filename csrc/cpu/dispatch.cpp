@@ -1,49 +1,71 @@
-// Detects the CPU (compiled with baseline flags only).
+// Detects the CPU (compiled with baseline flags only). FASTCONV_HAVE_<LEVEL> says which levels are built.
 #include "cpu/dispatch.h"
 
 #include <string.h>
 
+#include <initializer_list>
+
 namespace fastconv {
 
+#if defined(FASTCONV_HAVE_SCALAR)
 namespace scalar {
 extern const KernelTable table;
 }
-#if defined(FASTCONV_HAVE_X86)
+#endif
+#if defined(FASTCONV_HAVE_AVX2)
 namespace avx2 {
 extern const KernelTable table;
 }
+#endif
+#if defined(FASTCONV_HAVE_AVX512)
 namespace avx512 {
+extern const KernelTable table;
+}
+#endif
+#if defined(FASTCONV_HAVE_NEON)
+namespace neon {
 extern const KernelTable table;
 }
 #endif
 
 static const char* const names[] = {"scalar", "avx2", "avx512", "neon"};
 
-bool isa_supported(Isa isa) {
+#if defined(__x86_64__)
+// The compiler's check covers the operating system too: it asks XGETBV which registers are saved.
+[[maybe_unused]] static bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+
+[[maybe_unused]] static bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+}
+#endif
+
+static const KernelTable* find(Isa isa) {
   switch (isa) {
+#if defined(FASTCONV_HAVE_SCALAR)
     case Isa::scalar:
-      return true;
-#if defined(FASTCONV_HAVE_X86)
-    // The compiler's check covers the operating system too: it asks XGETBV which registers are saved.
+      return &scalar::table;
+#endif
+#if defined(FASTCONV_HAVE_AVX2)
     case Isa::avx2:
-      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+      return has_avx2() ? &avx2::table : nullptr;
+#endif
+#if defined(FASTCONV_HAVE_AVX512)
     case Isa::avx512:
-      return isa_supported(Isa::avx2) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-             __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+      return has_avx512() ? &avx512::table : nullptr;
+#endif
+#if defined(FASTCONV_HAVE_NEON)
+    case Isa::neon:  // every aarch64 has it
+      return &neon::table;
 #endif
     default:
-      return false;
+      return nullptr;
   }
 }
 
-const KernelTable& kernels(Isa isa) {
-#if defined(FASTCONV_HAVE_X86)
-  if (isa == Isa::avx2) return avx2::table;
-  if (isa == Isa::avx512) return avx512::table;
-#endif
-  (void)isa;
-  return scalar::table;
-}
+bool isa_supported(Isa isa) { return find(isa) != nullptr; }
+
+const KernelTable& kernels(Isa isa) { return *find(isa); }
 
 const char* isa_name(Isa isa) { return names[(int)isa]; }
 
@@ -58,8 +80,9 @@ bool isa_from_name(const char* name, Isa* isa) {
 }
 
 Isa best_isa() {
-  if (isa_supported(Isa::avx512)) return Isa::avx512;
-  if (isa_supported(Isa::avx2)) return Isa::avx2;
+  for (Isa isa : {Isa::avx512, Isa::avx2, Isa::neon}) {
+    if (isa_supported(isa)) return isa;
+  }
   return Isa::scalar;
 }
 

@@ -10,23 +10,23 @@ namespace fastconv {
 static int64_t vectors(int64_t columns, int64_t V) { return (columns + V - 1) / V; }
 
 int64_t packed_conv2d_size(int64_t K, int64_t C, int64_t R, int64_t S, int64_t groups, Isa isa) {
-  const int64_t V = kernels(isa).vector_length;
+  const int64_t V = geometry(isa).vector_length;
   return groups * vectors(K / groups, V) * V * (C / groups) * R * S;
 }
 
 int64_t packed_depthwise_size(int64_t K, int64_t R, int64_t S, Isa isa) {
-  const int64_t V = kernels(isa).vector_length;
+  const int64_t V = geometry(isa).vector_length;
   return vectors(K, V) * V * R * S;
 }
 
 int64_t packed_winograd_size(int64_t K, int64_t C, int64_t m, int64_t r, int64_t axes, Isa isa) {
-  const int64_t V = kernels(isa).vector_length;
+  const int64_t V = geometry(isa).vector_length;
   const WinogradForm f = winograd_form(m, r, axes);
   return vectors(K, V) * V * f.parts * C * f.planes;
 }
 
 int64_t packed_linear_size(int64_t K, int64_t C, Isa isa) {
-  const int64_t V = kernels(isa).vector_length;
+  const int64_t V = geometry(isa).vector_length;
   return vectors(K, V) * V * C;
 }
 
@@ -56,20 +56,20 @@ static void pack_panel(float* out, const float* w, const float* scale, int64_t c
 }
 
 int64_t panel_count(int64_t K, Isa isa) {
-  const int64_t widest = kernels(isa).max_panel;
-  return (vectors(K, kernels(isa).vector_length) + widest - 1) / widest;
+  const int64_t widest = geometry(isa).max_panel;
+  return (vectors(K, geometry(isa).vector_length) + widest - 1) / widest;
 }
 
 // Nearly equal panels, the wider ones first.
 int64_t panel_first(int64_t K, int64_t p, Isa isa) {
-  const int64_t V = kernels(isa).vector_length, n = vectors(K, V), count = panel_count(K, isa);
+  const int64_t V = geometry(isa).vector_length, n = vectors(K, V), count = panel_count(K, isa);
   return p == count ? K : (n / count * p + (p < n % count ? p : n % count)) * V;
 }
 
 // fill(k, columns, width) for each panel of K outputs whose first one, k, lies in [first, first + rows).
 template <class Fill>
 static void for_panels(int64_t K, int64_t first, int64_t rows, Isa isa, const Fill& fill) {
-  const int64_t V = kernels(isa).vector_length, count = panel_count(K, isa);
+  const int64_t V = geometry(isa).vector_length, count = panel_count(K, isa);
   for (int64_t p = 0; p < count; p++) {
     const int64_t k = panel_first(K, p, isa), columns = panel_first(K, p + 1, isa) - k;
     if (k >= first && k < first + rows) fill(k, columns, vectors(columns, V) * V);
@@ -123,8 +123,9 @@ void pack_winograd_rows(float* out, const float* w, const float* scale, int64_t 
       G.there = (int)(r - tap < G.taps ? r - tap : G.taps);
       for (int64_t c = 0; c < C; c++) {
         for (int64_t i = 0; i < columns; i += L) {
-          kernels(isa).winograd_filter(G, o + (part * C + c) * width + i, depth * width, x + (i * C + c) * size + tap,
-                                       C * size, s ? s + i : nullptr, columns - i < L ? columns - i : L);
+          kernels(best_isa())
+              .winograd_filter(G, o + (part * C + c) * width + i, depth * width, x + (i * C + c) * size + tap, C * size,
+                               s ? s + i : nullptr, columns - i < L ? columns - i : L);
         }
       }
     }
@@ -137,13 +138,13 @@ void pack_winograd(float* out, const float* w, const float* scale, int64_t K, in
 }
 
 void pack_depthwise(float* out, const float* w, const float* scale, int64_t K, int64_t R, int64_t S, Isa isa) {
-  const int64_t V = kernels(isa).vector_length;
+  const int64_t V = geometry(isa).vector_length;
   pack_panel(out, w, scale, K, vectors(K, V) * V, 1, R * S);
 }
 
 void pack_linear(float* out, const float* w, const float* scale, int64_t K, int64_t C, int64_t taps, bool trans_b,
                  Isa isa) {
-  const int64_t V = kernels(isa).vector_length, panel = kernels(isa).dense_panel * V, channels = C / taps;
+  const int64_t V = geometry(isa).vector_length, panel = geometry(isa).dense_panel * V, channels = C / taps;
   for (int64_t k = 0; k < K; k += panel) {
     const int64_t columns = K - k < panel ? K - k : panel, width = vectors(columns, V) * V;
     if (trans_b) {

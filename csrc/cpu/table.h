@@ -14,10 +14,20 @@ struct KernelTable {
                           const float* scale, int64_t lanes);
   float (*fma_rate)(int64_t iterations);  // does iterations * fma_rate_flops floating-point operations in registers
   double fma_rate_flops;
+};
+
+// How a level's kernels want weights: known of every level, so that any can be packed and planned anywhere.
+struct Geometry {
   int vector_length;  // floats
   int max_panel;      // vectors in the widest weight panel of a convolution
   int dense_panel;    // vectors in a weight panel of a dense layer
   int rows[5];        // most rows of a tile, by its width in vectors
 };
+
+// By Isa; table.cpp asserts them.
+constexpr Geometry GEOMETRY[] = {{4, 2, 4, {0, 4, 4, 2, 2}},
+                                 {8, 2, 8, {0, 12, 6, 0, 0}},
+                                 {16, 4, 8, {0, 12, 12, 8, 7}},
+                                 {4, 4, 8, {0, 12, 12, 8, 6}}};
 
 }  // namespace fastconv

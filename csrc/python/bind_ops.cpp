@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "bind_descriptor.h"
 #include "conv_checks.h"
 #include "cpu/dispatch.h"
 #include "gil.h"
@@ -22,83 +23,6 @@ namespace py = pybind11;
 namespace fastconv {
 
 namespace {
-
-template <class T>
-T read(const py::handle& value, const char* field) {
-  try {
-    return py::cast<T>(value);
-  } catch (const py::cast_error&) {
-    throw py::type_error(std::string(field) + " cannot be " + std::string(py::repr(value)));
-  }
-}
-
-template <class D>
-class Binder {
- public:
-  Binder(py::module_& m, const char* name, const char* doc) : class_(m, name, doc), fields_(new Fields) {
-    std::shared_ptr<Fields> fields = fields_;
-    const std::string type = name;
-    class_.def(py::init([fields, type](const py::kwargs& values) {
-      D d{};
-      for (const auto& [key, value] : values) {
-        const std::string k = py::cast<std::string>(key);
-        const Field* found = nullptr;
-        for (const Field& f : *fields)
-          if (k == f.name) found = &f;
-        if (!found) throw py::type_error(type + " has no field '" + k + "'");
-        found->set(d, value);
-      }
-      return d;
-    }));
-    class_.def("__repr__", [fields, type](const D& d) {
-      std::string text;
-      for (const Field& f : *fields)
-        text += (text.empty() ? "" : ", ") + std::string(f.name) + "=" + std::string(py::repr(f.get(d)));
-      return type + "(" + text + ")";
-    });
-  }
-
-  template <class T>
-  Binder& field(const char* name, T D::* member) {
-    return add(
-        name, [member](const D& d) { return py::cast(d.*member); },
-        [member, name](D& d, const py::handle& v) { d.*member = read<T>(v, name); });
-  }
-
-  template <int n>
-  Binder& field(const char* name, int64_t (D::*member)[n]) {
-    return add(
-        name,
-        [member](const D& d) {
-          return py::object(py::tuple(py::cast(std::vector<int64_t>(d.*member, d.*member + n))));
-        },
-        [member, name](D& d, const py::handle& v) {
-          const auto values = read<std::vector<int64_t>>(v, name);
-          if (values.size() > n)
-            throw py::value_error(std::string(name) + " has more than " + std::to_string(n) + " entries");
-          for (size_t i = 0; i < n; i++) (d.*member)[i] = i < values.size() ? values[i] : 0;
-        });
-  }
-
- private:
-  using Get = std::function<py::object(const D&)>;
-  using Set = std::function<void(D&, const py::handle&)>;
-  struct Field {
-    const char* name;
-    Get get;
-    Set set;
-  };
-  using Fields = std::vector<Field>;
-
-  Binder& add(const char* name, const Get& get, const Set& set) {
-    fields_->push_back({name, get, set});
-    class_.def_property(name, [get](const D& d) { return get(d); }, [set](D& d, const py::object& v) { set(d, v); });
-    return *this;
-  }
-
-  py::class_<D> class_;
-  std::shared_ptr<Fields> fields_;
-};
 
 void init_enums(py::module_& m) {
 #define V(name) .value(#name, Enum::name)
@@ -132,6 +56,10 @@ void init_enums(py::module_& m) {
   {
     using Enum = PadMode;
     py::enum_<Enum>(m, "PadMode") V(constant) V(edge) V(reflect);
+  }
+  {
+    using Enum = FillMode;
+    py::enum_<Enum>(m, "FillMode") V(constant) V(nearest) V(reflect) V(wrap);
   }
   {
     using Enum = ConvAlgorithm;
@@ -219,6 +147,11 @@ void init_descriptors(py::module_& m) {
         F(x_row) F(y_outer) F(y_p) F(y_row);
   }
   {
+    using D = AffineSample;
+    Binder<D>(m, "AffineSample", "in: x, matrix") F(chunks) F(N) F(H) F(W) F(C) F(P) F(Q) F(x_ld) F(y_ld) F(fill)
+        F(bilinear) F(value);
+  }
+  {
     using D = Where;
     Binder<D>(m, "Where", "in: condition, a, b") F(chunks) F(rank) F(dims) F(c_stride) F(a_stride) F(b_stride)
         F(y_stride);
@@ -246,8 +179,9 @@ void init_descriptors(py::module_& m) {
 
 // Convolutions and dense layers need the ISA and own more chunk fields than `chunks`.
 template <class D>
-constexpr bool has_weights = std::is_same_v<D, Conv2d> || std::is_same_v<D, Winograd> ||
-                             std::is_same_v<D, DepthwiseConv2d> || std::is_same_v<D, Linear>;
+constexpr bool has_weights =
+    std::is_same_v<D, Conv2d> || std::is_same_v<D, Winograd> || std::is_same_v<D, DepthwiseConv2d> ||
+    std::is_same_v<D, Linear> || std::is_same_v<D, Conv2dBackwardWeight> || std::is_same_v<D, Conv2dBackwardInput>;
 
 const float* address(const py::array& a, int64_t needed, const std::string& what) {
   if (!py::isinstance<py::array_t<float>>(a) || !(a.flags() & py::array::c_style))
@@ -262,7 +196,8 @@ using Arrays = std::vector<std::optional<py::array>>;
 
 template <class D>
 void run_one(void (*const KernelTable::*kernel)(const D&, const Buffers&, int64_t, int64_t), Isa isa, Op op, D d,
-             const Arrays& inputs, const py::array& out, const std::optional<std::pair<int64_t, int64_t>>& chunks) {
+             const Arrays& inputs, const py::array& out, const std::optional<std::pair<int64_t, int64_t>>& chunks,
+             const std::vector<py::array>& more) {
   const Extent needs = extent_for(d, isa, op);
   if (has_weights<D> || d.chunks < 1) prepare_for(d, isa, op);
   if (inputs.size() > 4) throw py::value_error("a kernel has at most four inputs");
@@ -274,9 +209,18 @@ void run_one(void (*const KernelTable::*kernel)(const D&, const Buffers&, int64_
     else if (needs.in[i] > 0 && (int)i < needs.optional_from)
       throw py::value_error(what + " is missing");
   }
-  address(out, needs.out, "out");
-  if (!out.writeable()) throw py::value_error("out is read-only");
-  b.out = static_cast<float*>(const_cast<void*>(out.data()));
+  auto written = [](const py::array& array, int64_t size, const std::string& what) {
+    address(array, size, what);
+    if (!array.writeable()) throw py::value_error(what + " is read-only");
+    return static_cast<float*>(const_cast<void*>(array.data()));
+  };
+  b.out = written(out, needs.out, "out");
+  for (size_t i = 0; i < 2; i++) {
+    if (i < more.size())
+      b.more[i] = written(more[i], needs.more[i], "more[" + std::to_string(i) + "]");
+    else if (needs.more[i] > 0)
+      throw py::value_error("more[" + std::to_string(i) + "] is missing");
+  }
   const auto [begin, end] = chunks.value_or(std::make_pair(int64_t{0}, d.chunks));
   if (begin < 0 || end < begin || end > d.chunks)
     throw py::value_error("chunks must lie in [0, " + std::to_string(d.chunks) + "]");
@@ -287,12 +231,9 @@ void run_one(void (*const KernelTable::*kernel)(const D&, const Buffers&, int64_
   (kernels(isa).*kernel)(d, b, begin, end);
 }
 
-void require_isa(Isa isa) {
-  if (!isa_supported(isa)) throw py::value_error(std::string("this CPU or build lacks ") + isa_name(isa));
-}
-
 void run_kernel(Isa isa, const py::object& desc, const Arrays& inputs, const py::array& out,
-                const std::optional<std::pair<int64_t, int64_t>>& chunks, const std::optional<Op>& op) {
+                const std::optional<std::pair<int64_t, int64_t>>& chunks, const std::optional<Op>& op,
+                const std::vector<py::array>& more) {
   require_isa(isa);
   int kinds = 0;
 #define KERNEL(name, Descriptor) kinds += py::isinstance<Descriptor>(desc) && (!op || *op == Op::name);
@@ -302,31 +243,9 @@ void run_kernel(Isa isa, const py::object& desc, const Arrays& inputs, const py:
   if (kinds > 1) throw py::type_error("several operations share this descriptor: name one with op");
 #define KERNEL(name, Descriptor)                                    \
   if (py::isinstance<Descriptor>(desc) && (!op || *op == Op::name)) \
-    return run_one<Descriptor>(&KernelTable::name, isa, Op::name, desc.cast<Descriptor>(), inputs, out, chunks);
+    return run_one<Descriptor>(&KernelTable::name, isa, Op::name, desc.cast<Descriptor>(), inputs, out, chunks, more);
 #include "cpu/kernels.def"
 #undef KERNEL
-}
-
-// `op` tells apart the operations that share a descriptor; of most descriptors all have the same needs.
-template <class D>
-void define_checks(py::module_& m, Op op) {
-  m.def(
-      "prepare",
-      [op](D& d, Isa isa, const std::optional<Op>& other) {
-        require_isa(isa);
-        extent_for(d, isa, other.value_or(op));
-        prepare_for(d, isa, other.value_or(op));
-      },
-      py::arg("desc"), py::arg("isa"), py::arg("op") = py::none(), "Check the descriptor and set its chunks.");
-  m.def(
-      "extent",
-      [op](const D& d, Isa isa, const std::optional<Op>& other) {
-        require_isa(isa);
-        const Extent e = extent_for(d, isa, other.value_or(op));
-        return py::make_tuple(py::make_tuple(e.in[0], e.in[1], e.in[2], e.in[3]), e.out);
-      },
-      py::arg("desc"), py::arg("isa"), py::arg("op") = py::none(),
-      "Elements that each input and the output must have: ((int, ...), int).");
 }
 
 }  // namespace
@@ -350,14 +269,16 @@ void init_ops(py::module_& m) {
   define_checks<Copy>(m, Op::copy);
   define_checks<Pad>(m, Op::pad);
   define_checks<Resample>(m, Op::resample);
+  define_checks<AffineSample>(m, Op::affine_sample);
   define_checks<Where>(m, Op::where);
   define_checks<Normalize>(m, Op::normalize);
   define_checks<TopK>(m, Op::topk);
   define_checks<Take>(m, Op::take);
   define_checks<Suppress>(m, Op::suppress);
+  init_training_ops(m);
   m.def(
       "run_kernel", &run_kernel, py::arg("isa"), py::arg("desc"), py::arg("inputs"), py::arg("out"),
-      py::arg("chunks") = py::none(), py::arg("op") = py::none(),
+      py::arg("chunks") = py::none(), py::arg("op") = py::none(), py::arg("more") = std::vector<py::array>(),
       "Run a kernel, or its chunks [begin, end), on contiguous float32 arrays (None for an absent input); for tests.\n"
       "`op` is needed where a descriptor serves two kernels (Pool2d). A descriptor without chunks is prepared first.");
 }

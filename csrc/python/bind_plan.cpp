@@ -177,7 +177,7 @@ PackedWeight reserve_dense(const std::shared_ptr<WeightStore>& store, int64_t K,
 void pack_dense_rows(const PackedWeight& packed, int64_t first, const Array& w, const std::optional<Array>& scale,
                      Isa isa, int64_t taps) {
   if (w.ndim() != 2) throw std::invalid_argument("w must be a matrix");
-  const int64_t rows = w.shape(0), C = w.shape(1), panel = kernels(isa).dense_panel * kernels(isa).vector_length;
+  const int64_t rows = w.shape(0), C = w.shape(1), panel = geometry(isa).dense_panel * geometry(isa).vector_length;
   if (taps < 1 || C % taps) throw std::invalid_argument("taps must divide the rows of w");
   if (first < 0 || first % panel || first > packed.size || C > packed.size ||
       packed_linear_size(rows, C, isa) > packed.size - first * C)
@@ -191,14 +191,14 @@ void pack_dense_rows(const PackedWeight& packed, int64_t first, const Array& w, 
 void pack_dense_inputs(const PackedWeight& packed, int64_t C, int64_t first, const Array& w,
                        const std::optional<Array>& scale, Isa isa) {
   if (w.ndim() != 2) throw std::invalid_argument("w must be a matrix");
-  const int64_t rows = w.shape(0), K = w.shape(1), V = kernels(isa).vector_length;
+  const int64_t rows = w.shape(0), K = w.shape(1), V = geometry(isa).vector_length;
   if (first < 0 || C < 1 || first > C || rows > C - first || C > packed.size ||
       packed_linear_size(K, 1, isa) > packed.size / C)
     throw std::invalid_argument("the rows do not lie in the packed weight");
   const float *x = w.data(), *s = scale_of(scale, K);
   ReleaseGil release;
   float* out = const_cast<float*>(packed.address);
-  for (int64_t k = 0, panel = kernels(isa).dense_panel * V; k < K; k += panel) {
+  for (int64_t k = 0, panel = geometry(isa).dense_panel * V; k < K; k += panel) {
     const int64_t columns = std::min(panel, K - k), width = (columns + V - 1) / V * V;
     for (int64_t c = 0; c < rows; c++) {
       float* o = out + (first + c) * width;
@@ -282,7 +282,7 @@ void init_plan(py::module_& m) {
       "The instruction set levels that this CPU and this build have, slowest first.");
   m.def("usable_cpus", &usable_cpus, "Processors that this process may use, by affinity and cgroup quota.");
   m.def("huge_pages", &huge_pages, "What the system says of transparent huge pages.");
-  m.def("vector_length", [](Isa isa) { return kernels(isa).vector_length; }, py::arg("isa"));
+  m.def("vector_length", [](Isa isa) { return geometry(isa).vector_length; }, py::arg("isa"));
   m.def("measure_peak", &measure_peak, py::arg("isa"), py::arg("seconds") = 0.05,
         "The FMA rate of one core in GFLOP/s: independent chains in registers, best of many short runs.");
   m.def(
@@ -294,9 +294,27 @@ void init_plan(py::module_& m) {
       py::arg("N"), py::arg("P"), py::arg("Q"), py::arg("C"), py::arg("K"), py::arg("m"), py::arg("r"),
       py::arg("axes") = 0,
       "Floats of workspace between the two operations of a Winograd convolution; 0 where one does it all.");
+  m.def(
+      "conv2d_panels",
+      [](int64_t K, Isa isa) {
+        const int64_t V = geometry(isa).vector_length;
+        std::vector<int64_t> widths;
+        for (int64_t p = 0; p < panel_count(K, isa); p++) {
+          widths.push_back((panel_first(K, p + 1, isa) - panel_first(K, p, isa) + V - 1) / V * V);
+        }
+        return widths;
+      },
+      py::arg("K"), py::arg("isa"), "Columns of each panel of packed convolution weights, filled up with zeros.");
 
   py::class_<PackedWeight>(m, "PackedWeight", "Constant floats in the order in which a kernel reads them.")
-      .def_readonly("size", &PackedWeight::size);
+      .def_readonly("size", &PackedWeight::size)
+      .def(
+          "numpy",
+          [](const py::object& self) {
+            const auto& w = self.cast<const PackedWeight&>();
+            return py::array_t<float>(w.size, w.address, self);
+          },
+          "The floats themselves, not a copy: a writable vector that keeps them alive.");
   py::class_<WeightStore, std::shared_ptr<WeightStore>>(m, "WeightStore", "Memory of packed weights.")
       .def(py::init([] { return std::make_shared<WeightStore>(); }))
       .def_property_readonly("bytes", &WeightStore::bytes)
@@ -329,14 +347,30 @@ void init_plan(py::module_& m) {
   plan.def(py::init<Isa, std::shared_ptr<WeightStore>>(), py::arg("isa"), py::arg("weights"))
       .def("arena", &Plan::add_arena, py::arg("offset"), py::arg("size"), "A tensor in the arena; returns its number.")
       .def(
-          "weight", [](Plan& p, const PackedWeight& w) { return p.add_weight(w.address, w.size); }, py::arg("weight"),
-          py::keep_alive<1, 2>())
+          "weight",
+          [](Plan& p, const PackedWeight& w, int64_t first) {
+            if (first < 0 || first > w.size) throw std::invalid_argument("the weight has no such element");
+            return p.add_weight(w.address + first, w.size - first);
+          },
+          py::arg("weight"), py::arg("first") = 0, py::keep_alive<1, 2>(), "A weight, from its first-th element on.")
+      .def(
+          "state",
+          [](Plan& p, const PackedWeight& w, int64_t first, int64_t size) {
+            if (first < 0 || size < 0 || first > w.size || size > w.size - first) {
+              throw std::invalid_argument("state tensor: beyond its memory");
+            }
+            return p.add_state(const_cast<float*>(w.address) + first, size);
+          },
+          py::arg("state"), py::arg("first"), py::arg("size"), py::keep_alive<1, 2>(),
+          "A tensor that operations may write, in memory that outlives runs.")
       .def("external", &Plan::add_external, py::arg("index"), py::arg("first"), py::arg("size"),
            "A tensor in the index-th array of a run.")
       .def_property_readonly("arena_bytes", &Plan::arena_bytes)
       .def_property_readonly("scratch_bytes", &Plan::scratch_bytes)
       .def("__len__", [](const Plan& p) { return p.operations().size(); });
-#define KERNEL(name, Descriptor) plan.def(#name, &Plan::name, py::arg("desc"), py::arg("inputs"), py::arg("out"));
+#define KERNEL(name, Descriptor)                                                   \
+  plan.def(#name, &Plan::name, py::arg("desc"), py::arg("inputs"), py::arg("out"), \
+           py::arg("more") = std::vector<int>());
 #include "cpu/kernels.def"
 #undef KERNEL
 

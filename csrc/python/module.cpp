@@ -7,16 +7,16 @@ void init_onnx(py::module_& m);
 namespace fastconv {
 void init_ops(py::module_& m);
 void init_select(py::module_& m);
+void init_file(py::module_& m);
 }  // namespace fastconv
 void init_plan(py::module_& m);
 
 PYBIND11_MODULE(_core, m) {
   m.doc() = "fastconv's kernels, plans and ONNX scanner. Private: the package's Python modules are the interface.";
-#if defined(FASTCONV_VERSION)
   m.attr("__version__") = FASTCONV_VERSION;
-#endif
   init_onnx(m);
   fastconv::init_ops(m);
   init_plan(m);
   fastconv::init_select(m);
+  fastconv::init_file(m);
 }

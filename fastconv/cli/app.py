@@ -60,12 +60,12 @@ def predict(
     top: Annotated[int, typer.Option(min=1, help="Classes to print for each image.")] = 5,
     json: Json = False,
     preset: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="What the network expects: torchvision, torch-bicubic, inception, tf, caffe, keras, keras-caffe, "
-            "raw (0 to 255) or unit (0 to 1)."
+            "raw (0 to 255) or unit (0 to 1). Else what the file says, or torchvision."
         ),
-    ] = "torchvision",
+    ] = None,
     resize: Annotated[int | None, typer.Option(min=1, help="Length of the shorter side.")] = None,
     crop: Annotated[int | None, typer.Option(min=1, help="Square cut out of the centre.")] = None,
     mean: Annotated[str | None, typer.Option(metavar="A,B,C", help="Subtracted from each channel.")] = None,
@@ -74,7 +74,7 @@ def predict(
         str | None, typer.Option(help="nearest, bilinear, bicubic, lanczos, box or hamming.")
     ] = None,
     labels: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Class names, one a line; ImageNet's for 1000 classes.")
+        str | None, typer.Option(metavar="FILE", help="Class names, one a line; else the file's own, or ImageNet's.")
     ] = None,
     threads: Threads = None,
     batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 1,
@@ -95,11 +95,72 @@ def predict(
 
 
 @app.command()
-def info(model: Model, json: Json = False) -> int:
-    """Inputs, outputs, operator set, parameters and operators of a model file."""
+def finetune(
+    photos: Annotated[str, typer.Argument(metavar="PHOTOS", help="Folder with one folder of images for each class.")],
+    model: Annotated[str, typer.Option("--model", "-m", metavar="MODEL", help="ONNX file.", show_default=False)],
+    out: Annotated[str, typer.Option("--out", "-o", metavar="FILE", help="ONNX file to write.", show_default=False)],
+    epochs: Annotated[str, typer.Option(metavar="N[,N]", help="Of the new head, and of fine-tuning after it.")] = "5",
+    unfreeze: Annotated[int, typer.Option(min=0, help="Last blocks that learn while fine-tuning; 0: none.")] = 1,
+    hidden: Annotated[str | None, typer.Option(metavar="N,...", help="Units of dense layers in the head.")] = None,
+    dropout: Annotated[float, typer.Option(min=0.0, max=0.99, help="In the head.")] = 0.2,
+    rate: Annotated[float, typer.Option(help="Learning rate of the head; fine-tuning has a hundredth of it.")] = 1e-3,
+    batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 32,
+    validation: Annotated[float, typer.Option(help="Share of each class that is held out.")] = 0.2,
+    augment: Annotated[
+        str, typer.Option(help="Of flip, rotate, zoom, translate, contrast, brightness; or none.")
+    ] = "flip,rotate,zoom",
+    views: Annotated[int, typer.Option(min=1, help="Augmented copies of each image for the head.")] = 1,
+    preset: Annotated[str | None, typer.Option(help="What the network expects, as for predict.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Decides everything that is random.")] = 0,
+    threads: Threads = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where a run was interrupted.")] = False,
+    plots: Annotated[bool, typer.Option(help="Draw learning curves and confusion matrix.")] = True,
+    json: Json = False,
+) -> int:
+    """Teach a network the classes of a folder. Ctrl-C finishes the step and saves a checkpoint."""
+    from fastconv.cli import finetune as work
+
+    options = work.Options(
+        model, out, epochs, unfreeze, hidden, dropout, rate, batch, validation, augment, views, preset, seed, threads,
+        resume, plots, json,
+    )  # fmt: skip
+    return work.run(photos, options)
+
+
+@app.command()
+def info(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="ONNX file or saved plan.", show_default=False)],
+    json: Json = False,
+    kernels: Annotated[bool, typer.Option("--kernels", help="Only the kernels of a saved plan, for CMake.")] = False,
+) -> int:
+    """Inputs, outputs, operator set, parameters and operators of a model file; of a saved plan, what it holds."""
+    from fastconv.saved import is_plan
+
+    if kernels or is_plan(model):
+        from fastconv.cli import saved
+
+        return saved.info(model, json, kernels)
     from fastconv.cli import inspect as work
 
     return work.info(model, json)
+
+
+@app.command("compile")
+def compile_(
+    model: Model,
+    target: Annotated[str, typer.Option("--output", "-o", metavar="X.fcplan", help="The plan.", show_default=False)],
+    shape: Shapes = None,
+    isa: Annotated[
+        str | None,
+        typer.Option(metavar="avx2,avx512,neon,scalar", help="Instruction sets; this CPU's best if not given."),
+    ] = None,
+    labels: Annotated[str | None, typer.Option(metavar="FILE", help="Class names to store, one a line.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="No algorithm of larger rounding error.")] = False,
+) -> int:
+    """Write a saved plan, which runs without Python and without the model file."""
+    from fastconv.cli import saved as work
+
+    return work.compile_model(model, target, shape or [], isa, labels, strict)
 
 
 @app.command()

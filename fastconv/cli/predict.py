@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,8 @@ from fastconv.cli import inputs, output
 from fastconv.data import imagenet_labels, load_labels
 from fastconv.errors import FastconvError, ModelError, ShapeError
 from fastconv.preprocessing import Preset, preset
+from fastconv.preprocessing.dataset import find_images as images_below
+from fastconv.preprocessing.presets import from_metadata
 
 if TYPE_CHECKING:
     from fastconv.model import Model
@@ -26,7 +28,7 @@ class Options:
     """What the command line says; None where it says nothing."""
 
     model: str
-    preset: str = "torchvision"
+    preset: str | None = None
     resize: int | None = None
     crop: int | None = None
     interpolation: str | None = None
@@ -52,23 +54,12 @@ class _Target:
 
 def find_images(paths: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
     """Files as given and, below folders, every file whose extension Pillow reads; and (path, problem) of the rest."""
-    from PIL import Image
-
-    Image.init()
-    known = {ext for ext, kind in Image.registered_extensions().items() if kind in Image.OPEN and kind != "EPS"}
     found: list[str] = []
     problems: list[tuple[str, str]] = []
     for path in paths:
-        if not os.path.isdir(path):
-            found.append(path)
-            continue
-        before = len(found)
-        for folder, subfolders, files in os.walk(path):
-            subfolders[:] = sorted(s for s in subfolders if not s.startswith("."))
-            for name in sorted(files):
-                if os.path.splitext(name)[1].lower() in known and not name.startswith("."):
-                    found.append(os.path.join(folder, name))
-        if len(found) == before:
+        inside = images_below(path) if os.path.isdir(path) else [path]
+        found += inside
+        if not inside:
             problems.append((path, "no images in this folder"))
     return found, problems
 
@@ -88,9 +79,13 @@ def _target(model: Model) -> _Target:
     return _Target(value.name, layout, np.dtype(value.dtype), batch, size)
 
 
-def build_preset(options: Options, size: tuple[int, int] | None) -> Preset:
-    """The named preset, fitted to the model's fixed size, with the flags on top. Flags are taken as they are."""
-    chosen = preset(options.preset)
+def build_preset(options: Options, size: tuple[int, int] | None, metadata: Mapping[str, str] | None = None) -> Preset:
+    """The named preset (else the file's, else torchvision), fitted to the model's fixed size, with the flags on top.
+
+    Flags are taken as they are.
+    """
+    chosen = from_metadata(metadata or {}) if options.preset is None else None
+    chosen = chosen or preset(options.preset or "torchvision")
     if size is not None:
         chosen = chosen.for_size(*size)
     changes: dict[str, Any] = {}
@@ -124,8 +119,8 @@ def probabilities(scores: npt.NDArray[Any], name: str) -> npt.NDArray[np.float64
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
-def class_names(file: str | None, classes: int) -> tuple[str, ...]:
-    """Names from --labels; else ImageNet's for 1000 classes, or 1001 with a background; else "class 17".
+def class_names(file: str | None, classes: int, own: Sequence[str] | None = None) -> tuple[str, ...]:
+    """Names from --labels; else the model's own, ImageNet's for 1000 classes, or 1001 with a background; or "class 17".
 
     Raises ShapeError where the file's count does not fit.
     """
@@ -134,6 +129,8 @@ def class_names(file: str | None, classes: int) -> tuple[str, ...]:
         if len(names) != classes:
             raise ShapeError(f"--labels {file}: {len(names)} names, but the model has {classes} classes")
         return names
+    if own is not None and len(own) == classes:
+        return tuple(own)
     if classes == 1000:
         return imagenet_labels()
     if classes == 1001:
@@ -149,7 +146,7 @@ class _Job:
         self.model = inputs.load(options.model, options.how)
         self.target = _target(self.model)
         self.output = self.model.outputs[0].name
-        self.preset = replace(build_preset(options, self.target.size), layout=self.target.layout)
+        self.preset = replace(build_preset(options, self.target.size, self.model.metadata), layout=self.target.layout)
         self.results: list[dict[str, Any]] = []
         self.failed: list[dict[str, str]] = []
 
@@ -201,7 +198,7 @@ class _Job:
             for path in paths:
                 self.fail(path, e)
             return
-        names = class_names(self.options.labels, rows.shape[1])
+        names = class_names(self.options.labels, rows.shape[1], self.model.class_names)
         for path, row in zip(paths, rows, strict=True):
             best = np.argsort(-row, kind="stable")[: self.options.top]
             found = [{"class": int(i), "label": names[i], "probability": float(row[i])} for i in best]

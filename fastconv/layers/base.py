@@ -12,14 +12,15 @@ import re
 import threading
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from fastconv.errors import ShapeError
-from fastconv.graph import Array, Graph, Value
+from fastconv.graph import Array, Graph, Node, Value
 from fastconv.layers.initializers import Initializer
 from fastconv.layers.variable import Variable
 
@@ -55,30 +56,82 @@ class Tensor:
 
 
 class Call:
-    """One use of a layer: its inputs and what came out. Serial numbers grow in the order of the calls."""
+    """One use of a layer: its inputs and what came out. Serial numbers grow in the order of the calls.
 
-    __slots__ = ("inputs", "layer", "outputs", "serial")
+    training: False for a use in which the layer behaves as in inference, whatever the model does.
+    """
 
-    def __init__(self, layer: Layer, inputs: Sequence[Tensor]) -> None:
+    __slots__ = ("inputs", "layer", "outputs", "serial", "training")
+
+    def __init__(self, layer: Layer, inputs: Sequence[Tensor], training: bool | None = None) -> None:
+        self.training = training
         self.layer = layer
         self.inputs = tuple(inputs)
         self.outputs: tuple[Tensor, ...] = ()
         self.serial = next(_serials)
 
 
+class Feed(NamedTuple):
+    """A graph input that is drawn anew at each step."""
+
+    value: Value
+    draw: Callable[[np.random.Generator], npt.ArrayLike]
+    seed: int | None
+
+
 class Scope:
     """Where layers append their nodes: a Graph for concrete sizes, one Value per Variable.
 
     `training` is False for inference, where Dropout does nothing and BatchNormalization uses its statistics.
+    `states`: the Variables that live in states of the graph instead of constants, since training changes them.
     """
 
-    def __init__(self, graph: Graph, training: bool = False) -> None:
+    def __init__(self, graph: Graph, training: bool = False, states: Collection[Variable] = ()) -> None:
         self.graph = graph
         self.training = training
+        self.stateful = frozenset(states)
         self.variables: dict[Variable, Value] = {}
+        self.states: dict[Value, Variable] = {}
+        self.feeds: list[Feed] = []
+        self.updates: list[Node] = []
         self.name = ""
 
+    def state(self, variable: Variable) -> Value:
+        """The Value of a Variable that training changes: a state of the graph."""
+        value = self.variables.get(variable)
+        if value is None:
+            value = self.graph.add_state(self.graph.fresh(variable.path), variable.graph_shape)
+            self.variables[variable] = value
+            self.states[value] = variable
+        return value
+
+    def feed(
+        self, shape: Sequence[int], draw: Callable[[np.random.Generator], npt.ArrayLike], seed: int | None = None
+    ) -> Value:
+        """A small graph input that the trainer fills at each step with `draw(rng)`, float32 numbers of this shape.
+
+        rng is np.random.default_rng((seed, step, number of the feed)): no state is carried from step to step.
+        seed: the layer's own; None for the one that `fit` was given.
+        """
+        value = self.graph.add_input(self.graph.fresh(f"{self.name}/feed"), shape)
+        self.feeds.append(Feed(value, draw, seed))
+        return value
+
+    @contextmanager
+    def mode(self, training: bool | None) -> Iterator[None]:
+        """Inside, layers behave as in inference where `training` is False."""
+        before = self.training
+        self.training = before and training is not False
+        yield
+        self.training = before
+
+    def update(self, op: str, inputs: Sequence[Value], **attrs: Any) -> None:
+        """An update of states (see graph.py): it runs at the end of the step."""
+        self.updates.append(Node(op, list(inputs), [], attrs, self.name))
+
     def weight(self, variable: Variable) -> Value:
+        if variable in self.stateful:
+            return self.state(variable)
         value = self.variables.get(variable)
         if value is None:
             value = self.variables[variable] = Value(variable.path, variable.graph_shape, np.float32, variable.weight())
@@ -229,12 +282,16 @@ class Layer(ABC):
 
     # -- calling --------------------------------------------------------------------------------------------------
     def __call__(self, inputs: Tensor | Sequence[Tensor], *, training: bool | None = None) -> Any:
-        """The symbolic output for symbolic inputs. `training` is accepted: fit and predict decide it."""
+        """The symbolic output for symbolic inputs.
+
+        training=False: this use of the layer behaves as in inference while a model is trained, too (batch
+        normalisation keeps its statistics); otherwise fit and predict decide.
+        """
         tensors: list[Any] = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
         for t in tensors:
             if not isinstance(t, Tensor):
                 raise ValueError(f"layer {self.name!r}: expected symbolic tensors (see Input), got {type(t).__name__}")
-        call = Call(self, tensors)
+        call = Call(self, tensors, training)
         self.ensure_built(*(t.shape for t in tensors))
         call.outputs = self.make_outputs(call)
         self.calls.append(call)

@@ -117,7 +117,8 @@ class Permute(Layer):
 
 
 class Dropout(Layer):
-    """Training sets a share `rate` of the numbers to zero; inference changes nothing (Srivastava et al. 2014)."""
+    """Training sets a share `rate` of the numbers to zero and multiplies the others by 1 / (1 - rate); inference
+    changes nothing (Srivastava et al. 2014). seed: None for the one that `fit` is given."""
 
     def __init__(self, rate: float, seed: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -126,7 +127,11 @@ class Dropout(Layer):
         self.rate, self.seed = float(rate), seed
 
     def emit(self, scope: Scope, *inputs: Value) -> Value:
-        return inputs[0]
+        x = inputs[0]
+        if not scope.training or self.rate == 0:
+            return x
+        seed = scope.feed((1,), lambda rng: [float(rng.integers(1 << 24))], self.seed)
+        return scope.add("Dropout", [x, seed], x.shape, rate=self.rate)
 
 
 class Activation(Layer):
@@ -239,13 +244,3 @@ class Rescaling(Layer):
         if np.any(self.offset):
             x = scope.add("Add", [x, scope.constant(self.offset.reshape(shape))], x.shape)
         return x
-
-
-class Normalization(Rescaling):
-    """(x - mean) / sqrt(variance), numbers or one for each channel."""
-
-    def __init__(self, axis: int = -1, mean: npt.ArrayLike = 0.0, variance: npt.ArrayLike = 1.0, **kwargs: Any) -> None:
-        if axis != -1:
-            raise ValueError(f"axis={axis!r}: expected -1")
-        deviation = np.maximum(np.sqrt(np.asarray(variance, np.float64)), 1e-7)
-        super().__init__(1 / deviation, -np.asarray(mean, np.float64) / deviation, **kwargs)

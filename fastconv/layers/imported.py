@@ -12,12 +12,14 @@ from fastconv.cut import Part, layer_names, probe_shape
 from fastconv.errors import ModelError
 from fastconv.graph import Array, Graph, Node, Value, Weight
 from fastconv.layers.base import Call, Dims, Layer, Scope, Tensor, inner_shape, outer_shape
+from fastconv.layers.norm import batch_norm
 from fastconv.layers.variable import Variable
 
 if TYPE_CHECKING:
     from fastconv.source import Source
 
 PROBES = (299, 331)  # pixels: where a size is free, the shapes for both say what depends on it
+MOMENTUM = 0.9  # of moving statistics: ONNX's and torch's
 _PARAMETERS = {
     "Conv": {1: "kernel", 2: "bias"},
     "Gemm": {1: "kernel", 2: "bias"},
@@ -185,9 +187,19 @@ class Imported(Layer):
         feeds = {info.name: x.shape for info, x in zip(self.source.inputs, given, strict=True)}
         graph = self.source.build(feeds)
         mapping = dict(zip(graph.inputs, given, strict=True))
+        trained = {v for la in self.parts if la.trainable for v in la.variables} & scope.stateful
         for node in graph.nodes:
-            node.inputs = [None if v is None else self._operand(scope, mapping.get(v, v)) for v in node.inputs]
-            scope.graph.nodes.append(node)
+            named = [v if v is None else mapping.get(v, v) for v in node.inputs]
+            node.inputs = [v if v is None else self._operand(scope, v) for v in named]
+            if node.op == "BatchNormalization" and not all(v.is_const for v in node.inputs[1:] if v is not None):
+                x, *parameters = (v for v in node.inputs if v is not None)
+                moving = named[3].weight if named[3] is not None else None
+                train = scope.training and moving is not None and self._known.get(moving.key) in trained
+                epsilon = float(node.attrs.get("epsilon", 1e-5))
+                scope.name = node.name
+                mapping[node.output] = batch_norm(scope, x, parameters, epsilon, MOMENTUM, train)
+            else:
+                scope.graph.nodes.append(node)
         outputs = [mapping.get(v, v) for v in graph.outputs]
         if any(v.is_const for v in outputs):
             raise ModelError(f"network {self.name!r}: an output is constant")

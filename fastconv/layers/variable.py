@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fastconv import _core
 from fastconv.errors import ShapeError
 from fastconv.graph import Array, Weight
 from fastconv.layers.initializers import Initializer, next_seed, part_of, zeros
@@ -28,6 +29,14 @@ def mark() -> int:
     return next(_serials)
 
 
+def touch(variables: Iterable[Variable]) -> None:
+    """Say that these have new values."""
+    global _last_change
+    for v in variables:
+        v.version += 1
+    _last_change = next(_changes)
+
+
 class Variable:
     """A named float32 array of a layer. Random initial values are drawn when somebody first needs them.
 
@@ -36,7 +45,8 @@ class Variable:
     """
 
     __slots__ = (
-        "_array", "_seed", "graph_shape", "initializer", "layout", "name", "path", "serial", "statistic", "version",
+        "_array", "_live", "_seed", "graph_shape", "initializer", "layout", "name", "path", "serial", "statistic",
+        "version",
     )  # fmt: skip
 
     def __init__(
@@ -51,6 +61,7 @@ class Variable:
         self.version = 0
         self._seed = next_seed()
         self._array: Array | None = None
+        self._live: _core.PackedWeight | None = None  # the memory that plans write
 
     @property
     def size(self) -> int:
@@ -73,11 +84,24 @@ class Variable:
         a = np.asarray(array, np.float32).view()
         if a.shape != self.graph_shape:
             raise ShapeError(f"weight {self.path!r}: expected shape {self.graph_shape}, got {a.shape}")
-        a.flags.writeable = False
-        self._array = a
-        self.version += 1
-        global _last_change
-        _last_change = next(_changes)
+        if self._live is not None:
+            self._live.numpy()[:] = a.reshape(-1)
+        else:
+            a.flags.writeable = False
+            self._array = a
+        touch((self,))
+
+    def live(self, store: _core.WeightStore) -> _core.PackedWeight:
+        """Memory that training plans change in place, holding the values; from now on they are kept there.
+
+        Made in `store` at the first call, the same at all later ones. Who changes it calls `touch`.
+        """
+        if self._live is None:
+            self._live = store.put(np.ascontiguousarray(self.array))
+            array = self._live.numpy().reshape(self.graph_shape)
+            array.flags.writeable = False
+            self._array = array
+        return self._live
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -126,6 +150,7 @@ class Variable:
 
     def __getstate__(self) -> dict[str, Any]:
         state = {name: getattr(self, name) for name in self.__slots__}
+        state["_live"] = None
         if not getattr(self.initializer, "pickles", True):  # it reads from an open file
             state |= {"_array": self.array, "initializer": zeros}
         return state

@@ -24,6 +24,7 @@ from fastconv.layers.windows import whole
 from fastconv.model import Model as Runtime
 from fastconv.models.order import find_layer, layer_order, sorted_calls, tensors
 from fastconv.models.source import LayerSource
+from fastconv.models.training import Training
 from fastconv.source import distinct
 from fastconv.summary import model_summary
 
@@ -31,7 +32,7 @@ FloatArray = npt.NDArray[np.float32]
 Preprocess = Callable[..., FloatArray]
 
 
-class Model(Layer):
+class Model(Layer, Training):
     """A network from symbolic inputs to symbolic outputs: `Model(inputs=base.input, outputs=predictions)`.
 
     It is a layer as well: called on a symbolic tensor it becomes a part of another model, and shares its weights.
@@ -51,6 +52,7 @@ class Model(Layer):
     def _prepare(self) -> None:
         self.threads: int | None = None
         self.preprocess_input: Preprocess | None = None
+        self.metadata: dict[str, str] = {}  # what `save` writes into an ONNX file beside the network
         self._lock = threading.Lock()
         hold_at_fork(self)
         self._runtime: Runtime | None = None
@@ -67,7 +69,7 @@ class Model(Layer):
         steps = []
         for call in self._calls:
             if not isinstance(call.layer, InputLayer):
-                steps.append((call.layer, [number[t] for t in call.inputs]))
+                steps.append((call.layer, [number[t] for t in call.inputs], call.training))
                 number.update(zip(call.outputs, range(len(number), len(number) + len(call.outputs)), strict=True))
         ends = [number[t] for t in self.outputs]
         return _rebuild, (self.name, self._trainable, starts, steps, ends, self.threads, self.preprocess_input)
@@ -145,7 +147,8 @@ class Model(Layer):
             if isinstance(call.layer, InputLayer):
                 continue
             scope.name = call.layer.name
-            made = call.layer.emit(scope, *(values[t] for t in call.inputs))
+            with scope.mode(call.training):
+                made = call.layer.emit(scope, *(values[t] for t in call.inputs))
             outs = made if isinstance(made, list) else [made]
             if len(outs) == 1 and not isinstance(call.layer, Model) and outs[0].name.startswith(f"{scope.name}//"):
                 outs[0].name = scope.name if call is call.layer.calls[0] else outs[0].name
@@ -168,7 +171,9 @@ class Model(Layer):
                 return self._runtime
             key = (tuple((v.serial, v.version) for v in self.weights), self.threads)
             if self._runtime is None or self._runtime_key != key:
+                known = {} if self._runtime is None else self._runtime._cache.packed
                 self._runtime = Runtime(LayerSource(self), threads=self.threads)
+                self._runtime._cache.before = {**(self._trainer.cache.packed if self._trainer else {}), **known}
                 self._runtime_key = key
             self._checked = now
             return self._runtime
@@ -254,13 +259,17 @@ class Model(Layer):
 
     # -- files ------------------------------------------------------------------------------------------------
     def load_weights(self, path: str | os.PathLike[str], *, by_name: bool = False) -> None:
-        """Read weights of this architecture from .safetensors or a torch file. by_name: only layers that are there.
+        """Read weights of this architecture: .safetensors, .ckpt or a torch file. by_name: only layers that are there.
 
         Raises ModelError naming the first layer that differs; nothing is changed then.
         """
+        from fastconv.training_state import load_training
         from fastconv.weights import load_into
 
-        load_into(self, path, by_name=by_name)
+        if os.fspath(path).lower().endswith(".ckpt"):
+            load_training(self, path, optimizer=False)
+        else:
+            load_into(self, path, by_name=by_name)
 
     def save_weights(self, path: str | os.PathLike[str]) -> None:
         """Write all weights to a .safetensors file."""
@@ -269,7 +278,8 @@ class Model(Layer):
         save_safetensors(self, path)
 
     def save(self, path: str | os.PathLike[str], *, shape: Sequence[int] | None = None) -> None:
-        """Write x.onnx (the network; sizes that are free need `shape`, N H W C) or x.safetensors (its weights).
+        """Write x.onnx (the network; sizes that are free need `shape`, N H W C), x.safetensors (its weights) or x.ckpt
+        (weights and optimiser).
 
         Files are written beside their place and moved there when they are whole.
         """
@@ -279,13 +289,13 @@ class Model(Layer):
 
 
 def _rebuild(
-    name: str, trainable: bool, starts: Sequence[Any], steps: Sequence[tuple[Layer, list[int]]], ends: Sequence[int],
+    name: str, trainable: bool, starts: Sequence[Any], steps: Sequence[Any], ends: Sequence[int],
     threads: int | None, preprocess_input: Preprocess | None,
 ) -> Model:  # fmt: skip
     """A model from its pickled parts: the layers are called anew, in the same order."""
     found = [s.output if isinstance(s, InputLayer) else Tensor(*s) for s in starts]
-    for layer, inputs in steps:
-        made = layer([found[i] for i in inputs])
+    for layer, inputs, training in steps:
+        made = layer([found[i] for i in inputs], training=training)
         found.extend(made if isinstance(made, list) else [made])
     model = Model(found[: len(starts)], [found[i] for i in ends], name, trainable=trainable)
     model.threads, model.preprocess_input = threads, preprocess_input

@@ -1,4 +1,4 @@
-"""Dead code: nodes that no graph output depends on are dropped. Graph inputs stay, read or not."""
+"""Dead code: nodes that no output and no update depends on are dropped. Graph inputs and states stay, read or not."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ def remove_dead(graph: Graph) -> Graph:
     needed: set[Value] = set(graph.outputs)
     kept: list[Node] = []
     for node in reversed(graph.nodes):
-        if any(v in needed for v in node.outputs):
+        if not node.outputs or any(v in needed for v in node.outputs):
             kept.append(node)
             needed.update(v for v in node.inputs if v is not None)
     result = graph.copy()
-    keep = {id(n.outputs[0]) for n in kept}
-    result.nodes = [n for n in result.nodes if id(n.outputs[0]) in keep]
+    keep = {id(n) for n in kept}
+    result.nodes = [copy for copy, n in zip(result.nodes, graph.nodes, strict=True) if id(n) in keep]
     return result

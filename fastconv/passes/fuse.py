@@ -210,8 +210,10 @@ def _fuse_residual(draft: Draft, node: Node) -> None:
         return
     candidates = []
     for x, other in ((a, b), (b, a)):
-        target = draft.producer(x, *_PRODUCTS)
+        target = draft.producer(x, *_PRODUCTS, "ConvBackwardInput")
         if target is None or not draft.private(x) or "activation" in target.attrs or target.optional(3) is not None:
+            continue
+        if target.op == "ConvBackwardInput" and "activation" in node.attrs:
             continue
         candidates.append((draft.position[target], target, other))
     if not candidates:

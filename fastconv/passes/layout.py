@@ -25,6 +25,13 @@ from ..graph import Array, Graph, Node, Shape, Value
 from .orders import Perm, blocks, channels_last, complete, identity, long_axes, split_order
 from .rewrite import BINARY, UNARY
 
+# Backward operations: which inputs are images, read in N H W C.
+IMAGES = {
+    "ConvBackwardInput": (0, 3), "ConvBackwardWeight": (0, 1), "MaxPoolBackward": (0, 1, 2),
+    "AveragePoolBackward": (0,), "LRNBackward": (0, 1, 2), "BatchNormTrain": (0,), "BatchNormBackward": (0, 1),
+    "Dropout": (0,), "GroupNormalizationBackward": (0, 1),
+}  # fmt: skip
+
 
 def to_channels_last(graph: Graph) -> Graph:
     """The physical graph of a logical one; `graph` is not changed."""
@@ -36,9 +43,9 @@ class _Layout:
     def __init__(self, graph: Graph) -> None:
         self.source = graph
         self.out = Graph(graph.name)
-        self.out.inputs = list(graph.inputs)
+        self.out.inputs, self.out.states = list(graph.inputs), list(graph.states)
         self.out._serial = graph._serial
-        self.forms: dict[Value, dict[Perm, Value]] = {v: {identity(v.rank): v} for v in graph.inputs}
+        self.forms: dict[Value, dict[Perm, Value]] = {v: {identity(v.rank): v} for v in [*graph.inputs, *graph.states]}
         self.waiting: dict[Value, Value] = {}  # result of a Reshape that cannot be a plain one -> its input
         self.extended: dict[tuple[Value, int], Value] = {}
 
@@ -48,7 +55,8 @@ class _Layout:
         made: set[Value] = set()
         for v in self.source.outputs:
             physical = self.get(v, identity(v.rank))
-            if physical.is_const or physical in self.out.inputs or physical in made:
+            given = physical in self.out.inputs or physical in self.out.states
+            if physical.is_const or given or physical in made:
                 physical = self._emit("Copy", [physical], physical.shape, v.name, dtype=v.dtype)
             elif physical.name != v.name:
                 physical.name = self._free_name(v.name)
@@ -69,6 +77,8 @@ class _Layout:
             return self._unary
         if op in BINARY:
             return self._binary
+        if op in IMAGES:
+            return self._mixed
         handler: Callable[[Node], None] = getattr(self, f"_on_{op}", self._on_other)
         return handler
 
@@ -166,6 +176,7 @@ class _Layout:
         self.place(node, inputs, perm)
 
     _on_Conv = _on_MaxPool = _on_AveragePool = _on_LRN = _on_GroupNormalization = _on_MaxPoolIndex = _image
+    _on_AffineSample = _image
 
     def _unary(self, node: Node) -> None:
         x = node.input(0)
@@ -239,6 +250,39 @@ class _Layout:
         x = node.input(0)
         perm = self.primary(x)
         self.place(node, [self.get(x, perm)], perm, pads=tuple(node.attrs["pads"][a] for a in perm))
+
+    def _mixed(self, node: Node) -> None:
+        """Some inputs and the first output are images; vectors and weights keep their order."""
+        images = IMAGES[node.op]
+        inputs = [
+            None if v is None else self.get(v, channels_last(v.rank) if i in images else identity(v.rank))
+            for i, v in enumerate(node.inputs)
+        ]
+        outputs = []
+        for i, v in enumerate(node.outputs):
+            perm = channels_last(v.rank) if i == 0 and node.op != "ConvBackwardWeight" else identity(v.rank)
+            outputs.append(Value(v.name, [v.shape[a] for a in perm], v.dtype))
+            self.forms[v] = {perm: outputs[-1]}
+        self.out.nodes.append(Node(node.op, list(inputs), outputs, dict(node.attrs), node.name))
+
+    def _on_UnaryBackward(self, node: Node) -> None:
+        g, v = node.input(0), node.input(1)
+        perm = self._vote([g, v])
+        axis = {"axis": perm.index(node.attrs["axis"])} if "axis" in node.attrs else {}
+        self.place(node, [self.get(g, perm), self.get(v, perm)], perm, **axis)
+
+    _on_SoftmaxBackward = _on_LogSoftmaxBackward = _on_UnaryBackward
+
+    def _on_LayerNormalizationBackward(self, node: Node) -> None:
+        g, x, scale, axis = node.input(0), node.input(1), node.optional(2), node.attrs["axis"]
+        perm = self.primary(x)
+        if perm[-1] != axis:
+            perm = (*(a for a in range(x.rank) if a != axis), axis)
+        vector = None if scale is None else self.get(scale, identity(1))
+        self.place(node, [self.get(g, perm), self.get(x, perm), vector], perm, axis=x.rank - 1)
+        for v in node.outputs[1:]:
+            self.out.nodes[-1].outputs.append(Value(v.name, v.shape, v.dtype))
+            self.forms[v] = {identity(1): self.out.nodes[-1].outputs[-1]}
 
     def _on_Expand(self, node: Node) -> None:
         x = self.extend(node.input(0), node.output.rank)

@@ -2,7 +2,7 @@
 
 A tensor in memory is rows of its last axis: element (row, column) lies at `offset + 4 * (row * ld + column)`,
 rows counting all other axes together; dense means ld = shape[-1]. A Place names the buffer: the arena (base None), or
-the caller's memory of a graph input or output (base is that Value). Graph outputs are dense in their own memory.
+the caller's memory of a graph input, state or output (base is that Value). Graph outputs are dense in their own memory.
 
 Values share a *region*, one piece of memory with one lifetime:
     Concat   each input is written into its slice of the result (last axis, or an axis with only 1s before it). A Concat
@@ -72,7 +72,7 @@ class _Planner:
         self.copies: dict[Node, tuple[int, ...]] = {}
         self.slots: dict[Value, Slot] = {}
         self.producer: dict[Value, Node] = {}
-        for v in graph.inputs:
+        for v in [*graph.inputs, *graph.states]:
             self._found(v).lives(-1, -1)
             self.region(v).base = v
         for i, node in enumerate(graph.nodes):
@@ -275,6 +275,8 @@ class _Planner:
 
     # -- in place -----------------------------------------------------------------------------------------------
     def _share_in_place(self, node: Node, i: int) -> None:
+        if not node.outputs:
+            return
         y = node.output
         for k in _overwritable(node):
             x = node.inputs[k]
@@ -341,6 +343,8 @@ def _overwritable(node: Node) -> tuple[int, ...]:
     """The inputs that the node may overwrite, element by element, as it writes its output."""
     if node.op in UNARY or node.op == "Affine":
         return (0,)
-    if node.op in BINARY:
+    if node.op in BINARY or node.op in ("UnaryBackward", "SoftmaxBackward", "LogSoftmaxBackward", "BatchNormBackward"):
         return (0, 1)
+    if node.op == "Dropout":
+        return (0,)
     return (3,) if node.op in ("Conv", "Gemm") and len(node.inputs) > 3 else ()

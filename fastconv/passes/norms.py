@@ -19,7 +19,7 @@ def restore_norms(graph: Graph) -> Graph:
     """One forward sweep; the graph is in ONNX order."""
     draft = Draft(graph)
     for node in draft:
-        if not is_float(node.output) or "activation" in node.attrs:
+        if not node.outputs or not is_float(node.output) or "activation" in node.attrs:
             continue
         if node.op == "Div":
             _layer(draft, node)

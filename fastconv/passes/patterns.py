@@ -24,7 +24,7 @@ def restore_activations(graph: Graph) -> Graph:
     """One forward sweep; a restored activation can be part of a later pattern."""
     draft = Draft(graph)
     for node in draft:
-        if not is_float(node.output) or "activation" in node.attrs:
+        if not node.outputs or not is_float(node.output) or "activation" in node.attrs:
             continue
         if node.op == "Clip":
             _hard_sigmoid(draft, node)

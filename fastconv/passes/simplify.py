@@ -36,7 +36,7 @@ def _step(draft: Draft, node: Node, channels_last: bool) -> bool:
 def _is_identity(node: Node) -> bool:
     """True if the output equals the first input, shape and all."""
     at = node.attrs
-    if "activation" in at or not node.inputs or node.inputs[0] is None:
+    if "activation" in at or not node.outputs or not node.inputs or node.inputs[0] is None:
         return False
     x, y = node.inputs[0], node.output
     if x.shape != y.shape or x.dtype != y.dtype:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 # of ImageNet's pixels
 TORCH_MEAN, TORCH_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # red, green, blue, from 0 to 1
 CAFFE_MEAN = (103.939, 116.779, 123.68)  # blue, green, red, from 0 to 255
+METADATA = "fastconv.preset"  # key of an ONNX file's metadata
 _ZERO, _ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
 
@@ -71,6 +73,10 @@ class Preset:
     def size(self) -> tuple[int, int] | None:
         """(height, width) of every result, or None where it follows the image."""
         return self.squash or self.crop
+
+    def to_metadata(self) -> dict[str, str]:
+        """This preset as an entry of a model file's metadata."""
+        return {METADATA: json.dumps(asdict(self))}
 
     def for_size(self, height: int, width: int) -> Preset:
         """The same preset for a network of that input size; the share that the crop keeps stays the same."""
@@ -188,3 +194,18 @@ def preset(name: str) -> Preset:
     if name not in PRESETS:
         raise FastconvError(f"preset {name!r}: expected one of {', '.join(PRESETS)}")
     return PRESETS[name]
+
+
+def from_metadata(metadata: Mapping[str, str]) -> Preset | None:
+    """The preset that a model file was trained with, where its metadata say it. Raises ShapeError for a wrong one."""
+    if METADATA not in metadata:
+        return None
+    try:
+        fields: dict[str, Any] = json.loads(metadata[METADATA])
+        for name, value in fields.items():
+            fields[name] = tuple(value) if isinstance(value, list) else value
+        return Preset(**fields)
+    except (TypeError, ValueError, AttributeError, RecursionError) as e:
+        if isinstance(e, ShapeError):
+            raise
+        raise ShapeError(f"metadata {METADATA!r}: not a preset: {e}") from None

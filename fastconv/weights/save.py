@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from fastconv.cut import probe_shapes
 from fastconv.errors import ModelError
+from fastconv.training_state import save_training
 from fastconv.weights.files import write_safetensors
 
 if TYPE_CHECKING:
@@ -32,14 +33,24 @@ def save_safetensors(model: Model, path: str | os.PathLike[str]) -> None:
 
 
 def save_model(model: Model, path: str | os.PathLike[str], *, shape: Sequence[int | None] | None = None) -> None:
-    """By the ending of `path`: .onnx or .safetensors. Raises ModelError for another one."""
-    if _ending(path) == ".safetensors":
+    """By the ending of `path`: .onnx, .safetensors, .fcplan or .ckpt (see training_state); ModelError for another."""
+    from fastconv.saved import names_plan
+
+    if names_plan(path):
+        from fastconv.model import Model as Loaded
+        from fastconv.models import LayerSource
+
+        Loaded(LayerSource(model)).save(path, shape=None if shape is None else [1 if d is None else d for d in shape])
+        return
+    if _ending(path) == ".ckpt":
+        save_training(model, path)
+    elif _ending(path) == ".safetensors":
         save_safetensors(model, path)
     else:
         from fastconv.models import LayerSource
         from fastconv.onnx.writer import write_source
 
-        write_source(LayerSource(model), path, shape)
+        write_source(LayerSource(model), path, shape, model.metadata)
 
 
 def save_source(source: Source, path: str | os.PathLike[str], shape: Sequence[int | None] | None = None) -> None:
@@ -60,5 +71,5 @@ def save_source(source: Source, path: str | os.PathLike[str], shape: Sequence[in
 def _ending(path: str | os.PathLike[str]) -> str:
     ending = os.path.splitext(os.fspath(path))[1].lower()
     if ending not in (".onnx", ".safetensors"):
-        raise ModelError(f"{os.fspath(path)}: expected a name that ends with .onnx or .safetensors")
+        raise ModelError(f"{os.fspath(path)}: expected a name that ends with .onnx, .safetensors or .fcplan")
     return ending

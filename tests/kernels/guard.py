@@ -16,8 +16,10 @@ import numpy.typing as npt
 
 from fastconv import _core
 
+from .emulated import levels
+
 F32 = npt.NDArray[np.float32]
-LEVELS = [getattr(_core.Isa, name) for name in _core.isa_levels()]
+LEVELS = levels()
 EPS = float(np.finfo(np.float32).eps)
 
 _PAGE = mmap.PAGESIZE

@@ -65,7 +65,7 @@ def test_epilogue_and_gaps(isa: Any, with_bias: bool, act: str) -> None:
 
 def around_tiles(V: int, name: str) -> Iterator[ConvCase]:
     """Every number of rows up to three tiles, with every width of a panel: the tile table has no wrong entry."""
-    widest = {"scalar": 2, "avx2": 2, "avx512": 4}[name]
+    widest = {"scalar": 2, "avx2": 2, "avx512": 4, "neon": 4}[name]
     for vectors in range(1, 2 * widest + 2):
         for rows in (*range(1, 30), 35, 48, 49, 98):
             yield ConvCase(f"{rows}x{vectors}", 1, 1, rows, 5, vectors * V - rows % 2, 1, 1)

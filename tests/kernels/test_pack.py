@@ -14,7 +14,7 @@ from tests import cases
 from .guard import F32, LEVELS, random
 from .weighted import contents, pack_conv2d, pack_depthwise, pack_linear
 
-WIDEST = {"scalar": (2, 4), "avx2": (2, 8), "avx512": (4, 8)}  # vectors in a panel: convolution, dense
+WIDEST = {"scalar": (2, 4), "avx2": (2, 8), "avx512": (4, 8), "neon": (4, 8)}  # vectors in a panel: convolution, dense
 
 isas = pytest.mark.parametrize("isa", LEVELS, ids=lambda i: i.name)
 

@@ -73,6 +73,17 @@ def test_choice(isa: Any) -> None:
     assert choose(empty) == "implicit" and Selection(isa).choose(empty).seconds == 0.0
 
 
+@isas
+def test_weights_that_are_packed_at_run_time(isa: Any) -> None:
+    """They have the forms of pack_winograd_weights alone: r x r, m up to 4."""
+    selection = Selection(isa, winograd=6)
+    for s in (shape(28, 64, 64), shape(27, 64, 64, 5), shape(17, 64, 64, 1, 7), shape(8, 64, 64, 3, 1)):
+        square = s.R == s.S
+        want = [c for c in selection.candidates(s) if c.m <= 4 and (square or c.m == 0)]
+        assert selection.candidates(s, constant=False) == want
+        assert selection.choose(s, constant=False).choice in want
+
+
 def test_few_tiles_do_not_pay_for_their_weights() -> None:
     """Loading transforms weights, and threads share the memory that they come from: a choice that gains less than that
     is refused (ResNet50's last layers, 0.08 ms for 7 MB)."""

@@ -41,12 +41,8 @@ def activation(name: str) -> Any:
 
 
 def contents(isa: Any, store: Any, weight: Any) -> F32:
-    """The floats of a packed weight, read by a plan that copies them out."""
-    plan, out = _core.Plan(isa, store), np.full(weight.size, np.nan, np.float32)
-    source, target = plan.weight(weight), plan.external(0, 0, weight.size)
-    plan.copy(_core.Copy(rank=1, dims=[weight.size], x_stride=[1], y_stride=[1]), [source], target)
-    _core.Executor(1).run(plan, [out])
-    return out
+    """The floats of a packed weight."""
+    return weight.numpy().copy()
 
 
 def pack_conv2d(isa: Any, w: F32, scale: F32 | None = None, groups: int = 1) -> F32:

@@ -1,6 +1,6 @@
 """The main loops of the register tiles: FMAs, reads and spills per iteration, from the disassembled objects.
 
-    python -m tests.native.check_loops BUILD_DIR     the build has tests/native/driver's objects
+    python -m tests.native.check_loops BUILD_DIR [neon]     the build has tests/native/driver's objects
 
 A tile<MR, NV> issues MR * NV FMAs per step; compilers may unroll steps. Its accumulators must stay in registers: no
 store to the stack, no vector from it, in as far as the registers suffice. It reads MR broadcasts and at most one weight
@@ -18,16 +18,18 @@ from pathlib import Path
 
 from tests.native import loops
 
-REGISTERS = {"avx2": 16, "avx512": 32}
+REGISTERS = {"avx2": 16, "avx512": 32, "neon": 32}
 # (MR, NV): instructions and reads per step. Instructions may be a tenth more, for other compilers.
 MAIN = {
     "avx512": {(6, 4): (40, 10), (7, 4): (44, 17), (8, 3): (41, 11), (12, 2): (48, 14), (12, 1): (23, 13)},
     "avx2": {(6, 2): (26, 8), (12, 1): (35, 13)},
+    "neon": {(6, 4): (46, 10), (8, 3): (46, 11), (12, 2): (54, 14), (12, 1): (40, 13)},
 }
 # Dense layers with one to three rows: as wide as a panel, bound by memory.
-STREAMS = {"avx512": {(1, 8): (20, 9)}, "avx2": {(1, 8): (20, 9)}}  # g++ 15, clang 22
+STREAMS = {"avx512": {(1, 8): (20, 9)}, "avx2": {(1, 8): (20, 9)},  # g++ 15, clang 22
+           "neon": {(1, 8): (23, 9)}}  # fmt: skip
 SOURCES = {"conv2d": MAIN, "winograd": MAIN, "linear": STREAMS}
-TILE = re.compile(r"\bfastconv::(avx2|avx512)::(?:\(anonymous namespace\)::)?tile<(\d+), (\d+)[,>]")
+TILE = re.compile(r"\bfastconv::(avx2|avx512|neon)::(?:\(anonymous namespace\)::)?tile<(\d+), (\d+)[,>]")
 
 
 def problems(level: str, rows: int, vectors: int, loop: loops.Loop | None, limit: tuple[int, int] | None) -> list[str]:
@@ -58,7 +60,8 @@ def check(level: str, lines: Iterable[str], limits: dict[tuple[int, int], tuple[
     found: list[str] = []
     seen: set[tuple[int, int]] = set()
     count = 0
-    for name, body in loops.functions(lines):
+    kind = loops.ArmInstruction if level == "neon" else loops.Instruction
+    for name, body in loops.functions(lines, kind):
         tile = TILE.search(name)
         if not tile or tile[1] != level:
             continue
@@ -74,10 +77,12 @@ def check(level: str, lines: Iterable[str], limits: dict[tuple[int, int], tuple[
 def main() -> int:
     folder = Path(sys.argv[1])
     failed = total = 0
-    for level in REGISTERS:
+    levels = sys.argv[2:] or ["avx2", "avx512"]
+    for level in levels:
         for source, limits in SOURCES.items():
             obj = folder / "CMakeFiles" / f"kernels_{level}.dir" / "csrc" / "cpu" / f"{source}.cpp.o"
-            command = ["objdump", "-d", "-C", "--no-show-raw-insn", str(obj)]
+            objdump = "aarch64-linux-gnu-objdump" if level == "neon" else "objdump"
+            command = [objdump, "-d", "-C", "--no-show-raw-insn", str(obj)]
             text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
             found, count = check(level, text.splitlines(), limits[level])
             total += count

@@ -45,7 +45,7 @@ def foreign(obj: Path, level: str) -> list[str]:
 def main() -> int:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else build()
     bad = count = 0
-    for level in ("scalar", "avx2", "avx512"):
+    for level in ("scalar", "avx2", "avx512", "neon"):
         objects = sorted((folder / "CMakeFiles" / f"kernels_{level}.dir").rglob("*.o"))
         if not objects and level == "scalar":
             print(f"no objects in {folder}", file=sys.stderr)

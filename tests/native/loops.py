@@ -1,9 +1,10 @@
-"""Main loops in disassembled functions: what one iteration does. Reads `objdump -d -C --no-show-raw-insn` (AT&T)."""
+"""Main loops in disassembled functions: what one iteration does. Reads `objdump -d -C --no-show-raw-insn` (AT&T), of
+x86-64 and of aarch64."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 HEAD = re.compile(r"^[0-9a-f]+ <(.+)>:$")
@@ -43,6 +44,69 @@ class Instruction:
     def fma(self) -> bool:
         return re.match(r"vfn?m(add|sub)(132|213|231)ps$", self.name) is not None
 
+    @property
+    def reads(self) -> int:
+        """Vector loads, broadcasts and memory operands."""
+        return int(self.vector and self.memory and not self.stores)
+
+    @property
+    def on_stack(self) -> bool:
+        return self.memory and re.search(r"\(%rsp[,)]", self.operands) is not None
+
+    @property
+    def through_frame(self) -> bool:
+        """Relative to %rbp, which may be a frame pointer."""
+        return self.memory and re.search(r"\(%rbp[,)]", self.operands) is not None
+
+    @property
+    def sets_frame(self) -> bool:
+        return self.name.startswith("mov") and self.operands == "%rsp,%rbp"
+
+
+class ArmInstruction(Instruction):
+    """The same of aarch64. Pairs read two registers; `ld1r` reads and spreads one float."""
+
+    @property
+    def target(self) -> int | None:
+        if re.match(r"(b(\.[a-z]+)?|cbn?z|tbn?z)$", self.name) is None:
+            return None
+        found = TARGET.match(self.operands.split("<")[0].split(",")[-1].strip() + " ")
+        return int(found[1], 16) if found else None
+
+    @property
+    def memory(self) -> bool:
+        return re.match(r"(ld|st)", self.name) is not None
+
+    @property
+    def stores(self) -> bool:
+        return self.name.startswith("st")
+
+    @property
+    def vector(self) -> bool:
+        return re.match(r"\{?\s*[qvsd]\d", self.operands) is not None
+
+    @property
+    def fma(self) -> bool:
+        return self.name in ("fmla", "fmls")
+
+    @property
+    def reads(self) -> int:
+        if not (self.name.startswith("ld") and self.vector):
+            return 0
+        return len(re.findall(r"\b[qvsd]\d+", self.operands.split("[")[0]))
+
+    @property
+    def on_stack(self) -> bool:
+        return self.memory and "[sp" in self.operands
+
+    @property
+    def through_frame(self) -> bool:
+        return self.memory and "[x29" in self.operands
+
+    @property
+    def sets_frame(self) -> bool:
+        return self.name == "mov" and self.operands == "x29, sp"
+
 
 @dataclass(frozen=True)
 class Loop:
@@ -57,7 +121,7 @@ class Loop:
     address: int
 
 
-def functions(lines: Iterator[str]) -> Iterator[tuple[str, list[Instruction]]]:
+def functions(lines: Iterable[str], kind: type[Instruction] = Instruction) -> Iterator[tuple[str, list[Instruction]]]:
     """Demangled names and instructions."""
     name, body = "", list[Instruction]()
     for line in lines:
@@ -73,20 +137,20 @@ def functions(lines: Iterator[str]) -> Iterator[tuple[str, list[Instruction]]]:
             while mnemonic in PREFIXES and operands:
                 mnemonic, _, operands = operands.partition(" ")
                 operands = operands.lstrip()
-            body.append(Instruction(int(found[1], 16), mnemonic, operands))
+            body.append(kind(int(found[1], 16), mnemonic, operands))
     if body:
         yield name, body
 
 
-def count(body: list[Instruction], stack: re.Pattern[str]) -> Loop:
-    on_stack = [bool(i.memory and stack.search(i.operands)) for i in body]
+def count(body: list[Instruction], framed: bool) -> Loop:
+    on_stack = [i.on_stack or (framed and i.through_frame) for i in body]
     pairs = list(zip(body, on_stack, strict=True))
     return Loop(
         instructions=len(body),
         fmas=sum(i.fma for i in body),
-        reads=sum(i.vector and i.memory and not i.stores for i in body),
+        reads=sum(i.reads for i in body),
         spills=sum(s and i.stores for i, s in pairs),
-        vector_reloads=sum(s and not i.stores and i.vector for i, s in pairs),
+        vector_reloads=sum(i.reads for i, s in pairs if s),
         scalar_reloads=sum(s and not i.stores and not i.vector for i, s in pairs),
         address=body[0].address,
     )
@@ -94,11 +158,10 @@ def count(body: list[Instruction], stack: re.Pattern[str]) -> Loop:
 
 def main_loop(body: list[Instruction]) -> Loop | None:
     """The innermost loop (a backward jump with no other inside it) with the most FMAs; None where there is none."""
-    framed = any(i.name.startswith("mov") and i.operands == "%rsp,%rbp" for i in body)
-    stack = re.compile(r"\(%r[sb]p[,)]" if framed else r"\(%rsp[,)]")
+    framed = any(i.sets_frame for i in body)
     at = {i.address: n for n, i in enumerate(body)}
     spans = [(at[i.target], n) for n, i in enumerate(body) if i.target in at and at[i.target] <= n]
     with_fmas = [(a, b) for a, b in spans if any(i.fma for i in body[a : b + 1])]
     inner = [s for s in with_fmas if not any(t != s and s[0] <= t[0] and t[1] <= s[1] for t in with_fmas)]
-    found = [count(body[a : b + 1], stack) for a, b in inner]
+    found = [count(body[a : b + 1], framed) for a, b in inner]
     return max(found, key=lambda loop: (loop.fmas, -loop.instructions), default=None)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # AddressSanitizer and UndefinedBehaviorSanitizer: the kernel tests on every level of this CPU, with a module built for
-# it; then ThreadSanitizer on the thread pool.
+# it; then ThreadSanitizer on the thread pool, and on two threads that run saved plans.
 source "$(dirname "$0")/common.sh"
 mkdir -p build
 configure build/sanitize -DFASTCONV_SANITIZE=ON -DCMAKE_LIBRARY_OUTPUT_DIRECTORY="$root/build/sanitize/fastconv"
@@ -19,3 +19,14 @@ assert "sanitize" in fastconv._core.__file__, fastconv._core.__file__
 sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "--rootdir", ".", "-c", "'"$root"'/pyproject.toml", "tests/kernels"]))')
 g++ -std=c++17 -g -O1 -fsanitize=thread -Icsrc tests/native/pool_stress.cpp csrc/threads.cpp -o build/pool_stress -pthread
 build/pool_stress 20000
+configure build/tsan -DFASTCONV_PYTHON=OFF -DFASTCONV_LIBRARY=ON -DFASTCONV_NATIVE_TESTS=ON -DFASTCONV_LEVELS=scalar \
+  -DCMAKE_CXX_FLAGS="-fsanitize=thread -g"
+build build/tsan two_threads
+"$PYTHON" - << 'EOF'
+import fastconv
+from tests.small import SHAPE, network
+
+for blocks in (1, 2):
+    fastconv.load(network(blocks)).save(f"build/tsan/{blocks}.fcplan", shape=(1, *SHAPE), isa=["scalar"])
+EOF
+build/tsan/two_threads build/tsan/1.fcplan build/tsan/2.fcplan

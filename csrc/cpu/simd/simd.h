@@ -11,6 +11,9 @@
 #elif defined(FASTCONV_ISA_AVX2)
 #define FASTCONV_ISA avx2
 #include "cpu/simd/avx2.h"
+#elif defined(FASTCONV_ISA_NEON)
+#define FASTCONV_ISA neon
+#include "cpu/simd/neon.h"
 #else
 #define FASTCONV_ISA scalar
 #include "cpu/simd/scalar.h"

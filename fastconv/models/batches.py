@@ -1,0 +1,167 @@
+"""Batches for training and evaluation: from arrays, data sets, sequences and generators."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from fastconv.errors import ShapeError
+from fastconv.graph import Array
+
+Batch = tuple[Any, Any, Any]  # inputs (an array, or a list of them), targets or None, sample weights or None
+
+
+class Batches(Protocol):
+    """steps: batches in an epoch, None where that is not known before its end."""
+
+    steps: int | None
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, from the start-th on."""
+
+
+class ArrayBatches:
+    """Rows of arrays; shuffled, the order follows from (seed, number of the epoch)."""
+
+    def __init__(
+        self,
+        x: Sequence[Array],
+        y: Array | None,
+        weights: Array | None,
+        size: int,
+        shuffle: bool = False,
+        seed: int = 0,
+        steps: int | None = None,
+    ) -> None:
+        if size < 1:
+            raise ValueError(f"batch_size={size!r}: expected a positive int")
+        lengths = {len(a) for a in (*x, y, weights) if a is not None}
+        if len(lengths) != 1 or 0 in lengths:
+            raise ShapeError(f"expected inputs, targets and weights of one length above 0, got {sorted(lengths)}")
+        self.x, self.y, self.weights, self.size, self.shuffle, self.seed = x, y, weights, size, shuffle, seed
+        self.samples = lengths.pop()
+        whole = math.ceil(self.samples / size)
+        self.steps: int | None = whole if steps is None else min(steps, whole)
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        order = np.random.default_rng((self.seed, number)).permutation(self.samples) if self.shuffle else None
+        for i in range(start, self.steps or 0):
+            part = slice(i * self.size, min((i + 1) * self.size, self.samples))
+            rows = part if order is None else order[part]
+            x = [a[rows] for a in self.x]
+            yield (
+                x[0] if len(x) == 1 else x,
+                None if self.y is None else self.y[rows],
+                None if self.weights is None else self.weights[rows],
+            )
+
+
+class IterableBatches:
+    """What a data set, a list of batches or a generator yields: x, (x, y) or (x, y, sample weights).
+
+    Something with `__len__` and `__iter__` (or `__getitem__`, as Keras' PyDataset) is one epoch and begins anew at
+    each; `epoch` and `start` are set where it has them, as `image_dataset_from_directory` does. A generator goes on
+    where the epoch before stopped, so it needs steps.
+    """
+
+    def __init__(self, source: Iterable[Any], steps: int | None = None) -> None:
+        self.source: Any = source
+        sized = getattr(source, "__len__", None)
+        self.length: int | None = None if sized is None else int(sized())
+        self.steps = steps if steps is not None else self.length
+        self.endless = hasattr(source, "__next__")
+        self._going: Iterator[Any] | None = None
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        done = start
+        while self.steps is None or done < self.steps:
+            found = False
+            for item in self._items(number, start if done == start else 0):
+                found = True
+                yield _parts(item)
+                done += 1
+                if self.steps is not None and done >= self.steps:
+                    return
+            self._going = None
+            if self.steps in (None, self.length) or not found or self.endless:
+                return
+
+    def _items(self, number: int, start: int) -> Iterator[Any]:
+        if self._going is not None:
+            return self._going
+        source = self.source
+        if hasattr(source, "epoch") and hasattr(source, "start"):
+            source.epoch, source.start = number, start
+            found: Iterator[Any] = iter(source)
+        elif hasattr(source, "__iter__"):
+            found = _behind(iter(source), 0 if self.endless else start)
+        else:
+            found = (source[i] for i in range(start, len(source)))
+        if self.steps != self.length:
+            self._going = found  # an epoch may end inside of it, and the next one goes on there
+        return found
+
+
+def _behind(items: Iterator[Any], count: int) -> Iterator[Any]:
+    for _ in range(count):
+        next(items, None)
+    return items
+
+
+def _parts(item: Any) -> Batch:
+    if not isinstance(item, tuple):
+        return item, None, None
+    if not 1 <= len(item) <= 3:
+        raise ShapeError(f"expected batches (x, y) or (x, y, sample_weight), got a tuple of {len(item)}")
+    x, y, weights = (*item, None, None)[:3]
+    return x, y, weights
+
+
+def as_batches(
+    x: Any, y: Any, weights: Any, inputs: int, size: int | None, shuffle: bool, seed: int, steps: int | None
+) -> Batches:
+    """Batches of what `fit` and `evaluate` take. Raises ShapeError and ValueError for what does not fit together."""
+    if is_arrays(x):
+        arrays = list(x) if inputs > 1 and isinstance(x, (list, tuple)) else [x]
+        found = [np.asarray(a) for a in arrays]
+        if any(a.ndim == 0 for a in found):
+            raise ShapeError("expected arrays of samples, got a number")
+        targets = None if y is None else np.asarray(y)
+        sample = None if weights is None else np.asarray(weights, np.float32).reshape(-1)
+        return ArrayBatches(found, targets, sample, 32 if size is None else int(size), shuffle, seed, steps)
+    for name, value in (("y", y), ("sample_weight", weights), ("batch_size", size)):
+        if value is not None:
+            raise ValueError(f"{name} is given, but x yields batches of its own")
+    if not hasattr(x, "__iter__") and not (hasattr(x, "__getitem__") and hasattr(x, "__len__")):
+        raise ValueError(f"x: expected arrays or something that yields batches, got {type(x).__name__}")
+    return IterableBatches(x, steps)
+
+
+def is_arrays(x: Any) -> bool:
+    """Whether x is data itself, not something that yields batches."""
+    return isinstance(x, (np.ndarray, list, tuple)) or hasattr(x, "__array__")
+
+
+def split_off(arrays: Sequence[Any], share: float) -> tuple[list[Any], list[Any]]:
+    """The first rows of each array, and the last share of them."""
+    n = len(arrays[0])
+    cut = n - math.floor(n * share)
+    if not 0 < share < 1 or cut in (0, n):
+        raise ValueError(f"validation_split={share!r} of {n} samples leaves nothing on one side")
+    return [None if a is None else a[:cut] for a in arrays], [None if a is None else a[cut:] for a in arrays]
+
+
+def class_weights(targets: Array, weights: dict[int, float], classes: int) -> npt.NDArray[np.float32]:
+    """What each sample counts for its class; classes that are not named count 1."""
+    labels = targets.reshape(len(targets), -1)
+    rows = labels.argmax(axis=1) if classes > 1 and labels.shape[1] == classes else labels[:, 0].astype(np.int64)
+    table = np.ones(max(classes, 2), np.float32)
+    for label, weight in weights.items():
+        if not 0 <= label < len(table):
+            raise ValueError(f"class_weight: class {label!r}: expected one from 0 to {len(table) - 1}")
+        table[label] = weight
+    return np.asarray(table[rows.astype(np.int64)])

@@ -1,0 +1,76 @@
+"""Networks from files as models of layers that can be trained, with a new head where one is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from fastconv.layers.base import Input, Tensor
+from fastconv.layers.core import Dense, Dropout, Flatten
+from fastconv.layers.imported import Imported
+from fastconv.models.model import Model
+from fastconv.onnx.reader import InputInfo
+
+if TYPE_CHECKING:
+    from fastconv.model import Model as Runtime
+
+COLOURS = (1, 3, 4)  # channels of pictures
+
+
+def as_layers(runtime: Runtime, name: str | None = None) -> Model:
+    """The network of `fastconv.load` as a model of layers; it shares nothing with `runtime` but the file."""
+    inputs, outputs = _network(runtime)
+    return _finish(Model(inputs, outputs, name or runtime.name or None), runtime)
+
+
+def with_head(
+    runtime: Runtime,
+    classes: int,
+    hidden: Sequence[int] = (),
+    dropout: float = 0.0,
+    activation: str = "softmax",
+    name: str | None = None,
+    trainable: bool = False,
+) -> Model:
+    """The network of `fastconv.load(...).without_top(...)` under new dense layers; see `fastconv.Model.add_head`."""
+    inputs, features = _network(runtime, trainable)
+    if len(features) != 1:
+        raise ValueError(f"add_head: expected a network with one output, it has {len(features)}")
+    x = features[0]
+    if x.rank > 2:
+        x = Flatten(name="head_flatten")(x)
+    for i, units in enumerate(hidden, 1):
+        x = Dense(units, activation="relu", name=f"head_dense_{i}")(x)
+        if dropout:
+            x = Dropout(dropout, name=f"head_dropout_{i}")(x)
+    if dropout and not hidden:
+        x = Dropout(dropout, name="head_dropout")(x)
+    y = Dense(classes, activation=activation, name="predictions")(x)
+    return _finish(Model(inputs, y, name or runtime.name or None), runtime)
+
+
+def _network(runtime: Runtime, trainable: bool = True) -> tuple[list[Tensor], list[Tensor]]:
+    infos = runtime._onnx.inputs
+    last = all(len(i.shape) == 4 and _channels_last(i) for i in infos)
+    inputs = [Input(batch_shape=_outer(i, last), name=i.name or None) for i in infos]
+    layer = Imported(runtime._onnx, inputs_last=last, name="features")
+    made: Any = layer(inputs)
+    layer.trainable = trainable
+    return inputs, made if isinstance(made, list) else [made]
+
+
+def _channels_last(info: InputInfo) -> bool:
+    """Whether an image comes as N H W C: by the axis that is as long as a picture has channels."""
+    return info.shape[3] in COLOURS and info.shape[1] not in COLOURS
+
+
+def _outer(info: InputInfo, last: bool) -> tuple[int | None, ...]:
+    dims = [d if isinstance(d, int) else None for d in info.shape]
+    if len(dims) == 4 and not last:
+        dims = [dims[0], *dims[2:], dims[1]]
+    return (None, *dims[1:])
+
+
+def _finish(model: Model, runtime: Runtime) -> Model:
+    model.threads = runtime._threads_arg
+    return model

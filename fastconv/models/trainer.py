@@ -1,0 +1,195 @@
+"""Trainer: compiled training steps. One plan does it all: forward, loss, backward, clipping, update.
+
+Weights that training changes, moving statistics and the optimiser's slots are states of the graph: every plan, one for
+each batch shape, works on the same memory, which is also that of the Variables. What a step draws at random follows
+from (seed, number of the step, number of the feed) alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from fastconv import _core
+from fastconv.compiler import Compiled, WeightCache, compile_graph
+from fastconv.errors import ModelError, ShapeError
+from fastconv.grad import Tape, gradients
+from fastconv.graph import Array, Graph, Shape, Value
+from fastconv.isa import resolve_isa
+from fastconv.layers.base import Feed, Layer, Scope
+from fastconv.layers.variable import Variable, touch
+from fastconv.losses import Loss
+from fastconv.optimizers import Optimizer
+from fastconv.passes import remove_dead, restore_activations, restore_norms, simplify
+from fastconv.passes.recompute import recompute
+
+if TYPE_CHECKING:
+    from fastconv.models.model import Model
+
+FloatArray = npt.NDArray[np.float32]
+MAX_STEPS = 8  # compiled batch shapes
+
+
+def all_layers(layer: Layer) -> Iterator[Layer]:
+    """The layer and all in it."""
+    yield layer
+    for inner in layer.sublayers():
+        yield from all_layers(inner)
+
+
+def moving_statistics(model: Model) -> list[Variable]:
+    """What batch normalisations that are trainable move while they train."""
+    found = [v for la in all_layers(model) if la.trainable for v in la.variables if v.statistic]
+    return list(dict.fromkeys(found))
+
+
+class Step:
+    """One compiled training step: for one shape of inputs and targets."""
+
+    def __init__(self, compiled: Compiled, feeds: Sequence[Feed], outputs: Shape) -> None:
+        self.compiled, self.feeds = compiled, feeds
+        self.loss = np.empty(1, np.float32)
+        self.y = np.empty(outputs, np.float32)
+
+    def draw(self, seed: int, step: int) -> list[FloatArray]:
+        drawn = []
+        for i, feed in enumerate(self.feeds):
+            rng = np.random.default_rng((seed if feed.seed is None else feed.seed, step, i))
+            drawn.append(np.ascontiguousarray(feed.draw(rng), np.float32).reshape(feed.value.shape))
+        return drawn
+
+
+class Trainer:
+    """Steps of one model with one optimiser and loss; made from what `Model.compile` decided.
+
+    trained: the weights to learn; moving: the statistics to move. strict: as for `fastconv.load`. recompute: see
+    passes/recompute.py.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        optimizer: Optimizer,
+        loss: Loss,
+        trained: Sequence[Variable],
+        moving: Sequence[Variable],
+        strict: bool = False,
+        recompute: bool = False,
+    ) -> None:
+        if len(model.outputs) != 1:
+            raise ValueError(f"model {model.name!r} has {len(model.outputs)} outputs: training expects one")
+        self.model, self.optimizer, self.loss = model, optimizer, loss
+        self.trained, self.moving, self.strict, self.recompute = list(trained), list(moving), strict, recompute
+        self.isa = resolve_isa(None)
+        self.cache = WeightCache()
+        self.memory = _core.WeightStore()
+        self.threads = model.threads or _core.usable_cpus()
+        self.executor = _core.Executor(self.threads)
+        self.steps: dict[object, Step] = {}
+
+    def step(self, x: Sequence[FloatArray], target: Array, weight: Array, seed: int) -> tuple[float, FloatArray]:
+        """Learn from one batch: (its loss before the step, the model's outputs for it, valid until the next step).
+
+        weight: what each sample counts. Raises ModelError where memory is short.
+        """
+        key = (tuple(a.shape for a in x), target.shape)
+        step = self.steps.get(key)
+        if step is None:
+            step = self.compiled([a.shape for a in x], target.shape)
+            while len(self.steps) >= MAX_STEPS:
+                self.steps.pop(next(iter(self.steps)))
+            self.steps[key] = step
+        optimizer = self.optimizer
+        share = np.asarray(weight, np.float32) * np.float32(1 / len(target))
+        drawn = step.draw(seed, optimizer.iterations)
+        arrays = [*x, *drawn, np.ascontiguousarray(target, np.float32), share, optimizer.hyper(), step.loss, step.y]
+        try:
+            self.executor.run(step.compiled.plan, arrays)
+        except MemoryError:
+            size = step.compiled.arena_bytes
+            raise ModelError(f"model {self.model.name!r}: no memory for {size:,} bytes of tensors") from None
+        optimizer.iterations += 1
+        touch(self.trained)
+        touch(self.moving)
+        return float(step.loss[0]), step.y
+
+    # -- compiling ----------------------------------------------------------------------------------------------
+    def compiled(self, shapes: Sequence[Shape], target_shape: Shape) -> Step:
+        graph, feeds, states = self.graph(shapes, target_shape)
+        memory = {name: variable.live(self.memory) for name, variable in states.items()}
+        compiled = compile_graph(graph, self.isa, self.cache, strict=self.strict, states=memory)
+        return Step(compiled, feeds, graph.outputs[1].shape)
+
+    def graph(self, shapes: Sequence[Shape], target_shape: Shape) -> tuple[Graph, list[Feed], dict[str, Variable]]:
+        """The logical graph of a step, what it draws, and the Variables of its states by name.
+
+        Inputs: the model's, feeds, target, weight (a share of the batch), hyper. Outputs: loss [1], the model's output.
+        """
+        graph, scope, found = self._differentiated(shapes, target_shape)
+        hyper = graph.add_input("hyper", self.optimizer.hyper().shape)
+        slots = self.optimizer.append(graph, hyper, found)
+        # what an update writes, nothing may read behind it
+        graph.nodes = [n for n in graph.nodes if n.outputs] + [n for n in graph.nodes if not n.outputs]
+        graph.nodes += scope.updates
+        states = {value.name: variable for value, variable in scope.states.items()}
+        return graph, scope.feeds, {**states, **slots}
+
+    def gradients(
+        self, x: Sequence[FloatArray], target: Array, weight: Array | None = None, seed: int = 0
+    ) -> tuple[float, dict[Variable, FloatArray]]:
+        """The loss of a batch and its gradient for each trained weight, in the Graph's layout; nothing is learnt."""
+        graph, scope, found = self._differentiated([a.shape for a in x], target.shape)
+        graph.outputs = [graph.outputs[0], *(graph.add("Copy", [g], g.shape) for *_, g in found)]
+        memory = {value.name: variable.live(self.memory) for value, variable in scope.states.items()}
+        compiled = compile_graph(graph, self.isa, self.cache, strict=self.strict, states=memory)
+        step = Step(compiled, scope.feeds, (1,))
+        outputs = [np.empty(shape, np.float32) for _, shape in compiled.outputs]
+        share = (np.ones(len(target)) if weight is None else np.asarray(weight)) / len(target)
+        drawn = step.draw(seed, self.optimizer.iterations)
+        arrays = [*x, *drawn, np.ascontiguousarray(target, np.float32), share.astype(np.float32), *outputs]
+        self.executor.run(compiled.plan, arrays)
+        return float(outputs[0][0]), {v: a for (v, *_), a in zip(found, outputs[1:], strict=True)}
+
+    def _differentiated(
+        self, shapes: Sequence[Shape], target_shape: Shape
+    ) -> tuple[Graph, Scope, list[tuple[Variable, Value, Value]]]:
+        """Forward, loss and backward; (variable, its state, its gradient) for what the loss depends on."""
+        graph, scope, y = self._forward(shapes)
+        target = graph.add_input("target", target_shape)
+        weight = graph.add_input("weight", (shapes[0][0],))
+        each = self.loss.emit(graph, target, y)
+        weighted = graph.add("Mul", [each, weight], each.shape)
+        loss = graph.add("ReduceSum", [weighted], (1,), axes=(0,), keepdims=1, output="loss")
+        state_of = {variable: value for value, variable in scope.states.items()}
+        wanted = [state_of[v] for v in self.trained if v in state_of]
+        forward = len(graph.nodes)
+        made = gradients(graph, loss, wanted)
+        if self.recompute:
+            graph.outputs = [loss, y, *(g for g in made if g is not None)]
+            graph = recompute(graph, forward, Tape(graph, wanted).active)
+        found = [(scope.states[v], v, g) for v, g in zip(wanted, made, strict=True) if g is not None]
+        if not found:
+            raise ValueError(f"model {self.model.name!r}: the loss depends on no trainable weight")
+        graph.outputs = [loss, y]
+        return graph, scope, found
+
+    def _forward(self, shapes: Sequence[Shape]) -> tuple[Graph, Scope, Value]:
+        """The network in training mode, cleaned up and with restored patterns, so that their rules apply."""
+        model = self.model
+        graph = Graph(model.name)
+        scope = Scope(graph, training=True, states=[*self.trained, *self.moving])
+        inputs = [graph.add_input(t.name, s) for t, s in zip(model.inputs, shapes, strict=True)]
+        (y,) = model.emit(scope, *map(scope.channels_first, inputs))
+        scope.name = model.name
+        y = scope.channels_last(y)
+        if y.is_const or y in graph.inputs:
+            raise ShapeError(f"model {model.name!r}: its output does not depend on a layer")
+        graph.outputs = [y]
+        graph.nodes += scope.updates  # they keep what they read alive
+        cleaned = restore_norms(restore_activations(simplify(remove_dead(graph))))
+        scope.updates = [n for n in cleaned.nodes if not n.outputs]
+        cleaned.nodes = [n for n in cleaned.nodes if n.outputs]
+        return cleaned, scope, cleaned.outputs[0]

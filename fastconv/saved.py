@@ -1,0 +1,206 @@
+"""Saved plans, .fcplan: written from a model for one input shape and some instruction sets, loaded without a graph.
+
+The format is described in csrc/plan_file.h, what to do with such files in docs/embedded.md.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from . import _core
+from .compiler import Compiled, OpInfo, WeightCache, compile_graph
+from .errors import DeviceError, ModelError, ShapeError
+from .forks import hold_at_fork
+from .graph import Graph, Shape
+from .isa import resolve_isa
+from .model import Model, TensorInfo, thread_count
+from .onnx.reader import InputInfo, OutputInfo
+from .selection import DEFAULT_WINOGRAD
+from .source import Source
+from .tuning import Tuning
+
+LEVELS = ("scalar", "avx2", "avx512", "neon")
+ENDING = ".fcplan"
+DTYPES = ("float32", "float16", "float64", "bool", *(f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64)))
+
+
+def names_plan(path: str | os.PathLike[str]) -> bool:
+    """Whether a file of this name is to be a plan."""
+    return os.path.splitext(os.fspath(path))[1].lower() == ENDING
+
+
+def is_plan(model: Any) -> bool:
+    """Whether `model`, a path or bytes, is a saved plan; by its first bytes, or by its name where it cannot be read."""
+    if isinstance(model, (bytes, bytearray, memoryview)):
+        return bytes(model[: len(_core.PLAN_MAGIC)]) == _core.PLAN_MAGIC
+    if not isinstance(model, (str, os.PathLike)):
+        return False
+    try:
+        with open(model, "rb") as file:
+            return file.read(len(_core.PLAN_MAGIC)) == _core.PLAN_MAGIC or names_plan(model)
+    except OSError:
+        return names_plan(model)
+
+
+def parse_levels(names: Sequence[str]) -> list[str]:
+    """Known names of instruction sets, each once. Raises DeviceError for another one."""
+    for name in names:
+        if name not in LEVELS:
+            raise DeviceError(f"isa {name!r}: expected some of {', '.join(LEVELS)}")
+    if not names:
+        raise DeviceError(f"isa: expected some of {', '.join(LEVELS)}")
+    return list(dict.fromkeys(names))
+
+
+def save_plan(
+    source: Source,
+    path: str | os.PathLike[str],
+    shapes: Sequence[Shape],
+    isa: Sequence[str],
+    *,
+    strict: bool = False,
+    winograd: int = DEFAULT_WINOGRAD,
+    tuning: Tuning | None = None,
+    labels: Sequence[str] = (),
+) -> None:
+    """Compile `source` for these input shapes and each instruction set, and write one file; options as for Selection.
+
+    Raises ModelError and UnsupportedOpError as compiling does, DeviceError for an unknown instruction set, OSError.
+    """
+    feed = {i.name: tuple(s) for i, s in zip(source.inputs, shapes, strict=True)}
+    variants = []
+    for level in parse_levels(isa):
+        compiled = compile_graph(
+            source.build(feed),
+            getattr(_core.Isa, level),
+            WeightCache(),
+            strict=strict,
+            winograd=winograd,
+            tuning=tuning,
+        )
+        for name, shape in (*compiled.inputs, *compiled.outputs):
+            if not all(shape):
+                raise ModelError(f"{name!r} has no elements, shape {list(shape)}: there is no plan to save")
+        inputs = [
+            (i.name, str(i.dtype), list(s), False) for i, (_, s) in zip(source.inputs, compiled.inputs, strict=True)
+        ]
+        outputs = [
+            (o.name, str(o.dtype), list(s), k in compiled.ragged)
+            for k, (o, (_, s)) in enumerate(zip(source.outputs, compiled.outputs, strict=True))
+        ]
+        ops = [(_text(o.name), o.op, o.algorithm, o.flops, o.bytes, list(o.shape)[:8]) for o in compiled.ops]
+        variants.append((compiled.plan, inputs, outputs, ops))
+    try:
+        _core.write_plan(os.fspath(path), _text(source.name), [_text(s) for s in labels], variants)
+    except ValueError as error:
+        raise ModelError(f"{os.fspath(path)}: {error}") from None
+
+
+def _text(name: str) -> str:
+    """Names that a plan may hold: no control characters, at most a few thousand bytes."""
+    return "".join(c if c.isprintable() else "?" for c in name)[:1000]
+
+
+class _NoGraph:
+    """The source of a saved plan, which has none."""
+
+    def __init__(self, name: str, inputs: tuple[InputInfo, ...], outputs: tuple[OutputInfo, ...]) -> None:
+        self.name, self.inputs, self.outputs = name, inputs, outputs
+
+    def build(self, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
+        raise ModelError(f"saved plan {self.name!r} has no graph: load the model that it was made of")
+
+
+class SavedModel(Model):
+    """A saved plan, ready to run; its weights are used where the file is mapped, and shared with other processes.
+
+    It takes the one input shape that it was made for. `graph`, `layers`, `summary`, `features` and `save` need the
+    model itself and raise ModelError.
+    """
+
+    def __init__(
+        self,
+        source: str | os.PathLike[str] | bytes | Any,
+        *,
+        threads: int | None = None,
+        device: str = "cpu",
+        precision: str = "fp32",
+        verify: bool = False,
+        _isa: str | None = None,
+    ) -> None:
+        if device != "cpu":
+            raise DeviceError(f'device={device!r}: a saved plan runs on "cpu"')
+        if precision not in ("fp32", "strict"):
+            raise DeviceError(f"precision={precision!r}: what a saved plan computes in was chosen when it was made")
+        self.device, self.precision = device, precision
+        self.threads, self._threads_arg = thread_count(threads), threads
+        raw = isinstance(source, (bytes, bytearray, memoryview))
+        self._given: str | bytes = bytes(source) if raw else os.fspath(source)  # type: ignore[arg-type]
+        where = "plan" if isinstance(self._given, bytes) else self._given
+        wanted = resolve_isa(_isa) if _isa is not None or os.environ.get("FASTCONV_ISA") else None
+        try:
+            file = _core.PlanFile(self._given)
+            plan = file.read(wanted, verify=verify)
+        except ValueError as error:
+            raise ModelError(f"{where}: {error}") from None
+        except RuntimeError as error:
+            raise DeviceError(f"{where}: {error}") from None
+        self._isa = plan.isa
+        self.name, self.labels, self.weight_bytes = plan.model, tuple(plan.labels), plan.weight_bytes
+        self.kernels = tuple(dict.fromkeys(o[0] for o in plan.operations))
+        self._executor = _core.Executor(self.threads)
+        self.inputs = tuple(TensorInfo(n, tuple(s), d) for n, d, s, _ in plan.inputs)
+        self.outputs = tuple(TensorInfo(n, (None, *s[1:]) if r else tuple(s), d) for n, d, s, r in plan.outputs)
+        for info in (*self.inputs, *self.outputs):
+            if info.dtype not in DTYPES:
+                raise ModelError(f"{where}: {info.name!r} has the unknown dtype {info.dtype!r}")
+        self._onnx = _NoGraph(
+            self.name,
+            tuple(InputInfo(i.name, i.shape, np.dtype(i.dtype)) for i in self.inputs),
+            tuple(OutputInfo(o.name, o.shape, np.dtype(o.dtype)) for o in self.outputs),
+        )
+        ops = tuple(OpInfo(n, o, a, self.isa, tuple(s), f, b, "") for _, n, o, a, f, b, s in plan.operations)
+        compiled = Compiled(
+            plan.plan,
+            tuple((n, tuple(s)) for n, _, s, _ in plan.inputs),
+            tuple((n, tuple(s)) for n, _, s, _ in plan.outputs),
+            ops,
+            Graph(self.name),
+            plan.plan.arena_bytes,
+            tuple(i for i, o in enumerate(plan.outputs) if o[3]),
+        )
+        self._cache = WeightCache()
+        self._plans = {tuple(s for _, s in compiled.inputs): compiled}
+        self._lock = threading.Lock()
+        hold_at_fork(self)
+        self._graph, self._parts = None, None
+        self._one_float32 = [i.dtype for i in self.inputs] == ["float32"]
+        self._converted = [(i, o.dtype) for i, o in enumerate(self.outputs) if o.dtype != "float32"]
+
+    @property
+    def arena_bytes(self) -> int:
+        """Of the activations of one run."""
+        return next(iter(self._plans.values())).arena_bytes
+
+    def _compiled(self, key: tuple[Shape, ...]) -> Compiled:
+        compiled = self._plans.get(key)
+        if compiled is None:
+            (made_for,) = self._plans
+            raise ShapeError(f"saved plan {self.name!r} is for input shapes {list(made_for)}, got {list(key)}")
+        return compiled
+
+    def save(self, path: str | os.PathLike[str], **options: Any) -> None:
+        """A saved plan has no graph to save: raises ModelError."""
+        raise ModelError(f"saved plan {self.name!r}: copy the file, or save the model that it was made of")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (self._given, self._threads_arg, self.device)
+
+
+def _rebuild(source: str | bytes, threads: int | None, device: str) -> SavedModel:
+    return SavedModel(source, threads=threads, device=device)

@@ -1,0 +1,328 @@
+"""compile, fit, evaluate on real kernels: Keras' behaviour, determinism, what is frozen, networks from files."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastconv
+from fastconv import optimizers
+from fastconv.callbacks import Callback
+from fastconv.errors import ShapeError
+from fastconv.layers import (
+    BatchNormalization,
+    Conv2D,
+    Dense,
+    Dropout,
+    Flatten,
+    GlobalAveragePooling2D,
+    Input,
+    MaxPooling2D,
+)
+from fastconv.models import Model, Sequential
+
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((50, 8, 8, 3)).astype(np.float32)
+Y = (X[:, :4].mean(axis=(1, 2, 3)) > X[:, 4:].mean(axis=(1, 2, 3))).astype(np.int64)
+
+
+def network(seed: int = 1, dropout: float = 0.3) -> Model:
+    from fastconv.layers.initializers import seeded
+
+    with seeded(seed):
+        return Sequential(
+            [
+                Input((8, 8, 3)), Conv2D(8, 3, padding="same", name="c1"), BatchNormalization(name="bn", momentum=0.8),
+                MaxPooling2D(), Conv2D(8, 3, activation="relu", name="c2"), Flatten(), Dropout(dropout),
+                Dense(2, activation="softmax", name="top"),
+            ],
+            name="net",
+        )  # fmt: skip
+
+
+def compiled(model: Model, optimizer: Any = "adam", **kwargs: Any) -> Model:
+    model.compile(optimizer, "sparse_categorical_crossentropy", ["accuracy"], **kwargs)
+    return model
+
+
+def weights(model: Model) -> bytes:
+    return b"".join(a.tobytes() for a in model.get_weights())
+
+
+# -- learning -----------------------------------------------------------------------------------------------------
+def test_fit_learns_and_predict_follows() -> None:
+    model = compiled(network(dropout=0.0), optimizers.Adam(0.01))
+    before = model.predict(X)
+    history = model.fit(X, Y, batch_size=16, epochs=12, verbose=0, seed=0, validation_data=(X, Y))
+    assert history is model.history and history.epoch == list(range(12))
+    assert set(history.history) == {"loss", "accuracy", "val_loss", "val_accuracy"}
+    assert history.history["loss"][-1] < 0.5 * history.history["loss"][0]
+    assert np.abs(model.predict(X) - before).max() > 0.1
+    loss, accuracy = model.evaluate(X, Y, verbose=0)
+    assert [loss, accuracy] == pytest.approx([history.history[f"val_{n}"][-1] for n in ("loss", "accuracy")])
+    assert accuracy == np.mean(model.predict(X).argmax(axis=1) == Y) > 0.9
+    assert model.evaluate(X, Y, verbose=0, return_dict=True).keys() == {"loss", "accuracy"}
+
+
+def test_a_step_equals_its_definition() -> None:
+    """SGD without momentum: w - rate * gradient, with the gradient of Trainer.gradients."""
+    model = compiled(network(dropout=0.0), optimizers.SGD(0.5))
+    x, y = X[:8], Y[:8]
+    loss, found = model.trainer().gradients([x], y.astype(np.float32))
+    want = {v: v.array - np.float32(0.5) * found[v] for v in model.trainable_weights}
+    assert model.train_on_batch(x, y)[0] == pytest.approx(loss, rel=1e-6)
+    for v, w in want.items():
+        np.testing.assert_allclose(v.array, w, rtol=1e-5, atol=1e-6, err_msg=v.path)
+
+
+def test_the_same_seed_gives_the_same_bits_whatever_the_threads() -> None:
+    made = []
+    for threads, seed in ((1, 7), (2, 7), (3, 7), (2, 8)):
+        model = compiled(network())
+        model.threads = threads
+        model.fit(X, Y, batch_size=16, epochs=2, verbose=0, seed=seed)
+        made.append(weights(model))
+    assert made[0] == made[1] == made[2] != made[3]
+
+
+def test_going_on_in_the_middle_gives_the_same_bits() -> None:
+    whole = compiled(network())
+    whole.fit(X, Y, batch_size=16, epochs=3, verbose=0, seed=7)
+
+    class Stop(Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            if self.model.optimizer.iterations == 6:  # the second epoch's third batch of four
+                self.model.stop_training = True
+
+    first = compiled(network())
+    first.fit(X, Y, batch_size=16, epochs=3, verbose=0, seed=7, callbacks=[Stop()])
+    second = compiled(network(seed=5))
+    second.set_weights(first.get_weights())
+    state = pickle.loads(pickle.dumps(first.optimizer.state_for(first.trainable_weights)))
+    second.optimizer.restore(second.trainable_weights, state)
+    second.fit(X, Y, batch_size=16, epochs=3, verbose=0, seed=7, initial_epoch=1, initial_batch=2)
+    assert weights(second) == weights(whole) != weights(first)
+
+
+def test_set_weights_reaches_the_plan() -> None:
+    model = compiled(network(dropout=0.0), optimizers.SGD(0.0))
+    first = model.train_on_batch(X[:8], Y[:8])[0]
+    kept = model.get_weights()
+    model.set_weights([a * 0.5 for a in kept])
+    assert model.train_on_batch(X[:8], Y[:8])[0] != first
+    model.set_weights(kept)
+    assert model.train_on_batch(X[:8], Y[:8])[0] == first
+
+
+# -- weights of samples and classes -------------------------------------------------------------------------------
+def test_sample_and_class_weights() -> None:
+    """Class weights are sample weights by class, for classes as numbers and as shares."""
+    made = []
+    for kwargs in ({"sample_weight": np.where(Y == 1, 2.0, 0.5)}, {"class_weight": {0: 0.5, 1: 2.0}}, {}):
+        model = compiled(network(dropout=0.0), optimizers.SGD(0.1))
+        model.fit(X, Y, batch_size=25, epochs=1, verbose=0, seed=0, **kwargs)
+        made.append(weights(model))
+    assert made[0] == made[1] != made[2]
+    one_hot = np.eye(2)[Y]
+    model = network(dropout=0.0)
+    model.compile(optimizers.SGD(0.1), "categorical_crossentropy")
+    model.fit(X, one_hot, batch_size=25, epochs=1, verbose=0, seed=0, class_weight={0: 0.5, 1: 2.0})
+    got, want = (np.frombuffer(b, np.float32) for b in (weights(model), made[0]))
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ShapeError, match="expected 8 numbers"):
+        model.train_on_batch(X[:8], one_hot[:8], sample_weight=[1.0])
+    with pytest.raises(ValueError, match="class 5"):
+        model.train_on_batch(X[:8], one_hot[:8], class_weight={5: 1.0})
+
+
+# -- freezing -----------------------------------------------------------------------------------------------------
+def test_frozen_layers_do_not_move() -> None:
+    model = network()
+    for layer in model.layers[:-1]:
+        layer.trainable = False
+    compiled(model).fit(X, Y, epochs=1, verbose=0, seed=0)
+    fresh = network()
+    for layer, other in zip(model.layers, fresh.layers, strict=True):
+        for a, b in zip(layer.get_weights(), other.get_weights(), strict=True):
+            assert np.array_equal(a, b) == (layer.name != "top")
+
+
+def test_fit_warns_where_flags_have_changed() -> None:
+    model = compiled(network())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.fit(X, Y, epochs=1, verbose=0)
+    model.get_layer("c1").trainable = False
+    with pytest.warns(UserWarning, match="trainable flags have changed since compile"):
+        model.fit(X, Y, epochs=1, verbose=0)
+    compiled(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.fit(X, Y, epochs=1, verbose=0)
+
+
+def test_packed_weights_of_the_frozen_part_are_kept() -> None:
+    model = network(dropout=0.0)
+    for name in ("c1", "bn"):
+        model.get_layer(name).trainable = False
+    compiled(model)
+    model.predict(X[:8])
+    frozen = {k: id(p) for k, p in model.runtime()._cache.packed.items()}
+    model.train_on_batch(X[:8], Y[:8])
+    model.predict(X[:8])
+    after = model.runtime()._cache.packed
+    same = [k for k in after if frozen.get(k) == id(after[k])]
+    assert any(k not in frozen for k in after) and len(same) >= 2  # c1's panels and what stays of the rest
+
+
+# -- data ---------------------------------------------------------------------------------------------------------
+def test_generators_and_sequences() -> None:
+    def endless() -> Iterator[Any]:
+        while True:
+            for i in range(0, 48, 16):
+                yield X[i : i + 16], Y[i : i + 16]
+
+    class Parts:
+        def __len__(self) -> int:
+            return 3
+
+        def __getitem__(self, i: int) -> Any:
+            return X[16 * i : 16 * i + 16], Y[16 * i : 16 * i + 16]
+
+    made = []
+    for data, steps in ((endless(), 3), (Parts(), None), (list(map(Parts().__getitem__, range(3))), None)):
+        model = compiled(network())
+        if isinstance(data, list):
+            data = _Again(data)
+        history = model.fit(data, epochs=2, steps_per_epoch=steps, verbose=0, seed=0)
+        assert model.optimizer.iterations == 6 and len(history.history["loss"]) == 2
+        made.append(weights(model))
+    assert made[0] == made[1] == made[2]
+
+
+class _Again:
+    def __init__(self, items: list[Any]) -> None:
+        self.items = items
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.items)
+
+
+def test_validation_split_takes_the_last_rows() -> None:
+    model = compiled(network(dropout=0.0), optimizers.SGD(0.0))
+    history = model.fit(X, Y, epochs=1, verbose=0, seed=0, validation_split=0.2).history
+    assert history["val_loss"][0] == pytest.approx(model.evaluate(X[40:], Y[40:], verbose=0)[0])
+    with pytest.raises(ValueError, match="leaves nothing"):
+        model.fit(X, Y, validation_split=0.001, verbose=0)
+    with pytest.raises(ValueError, match="expected arrays"):
+        model.fit(_Again([(X, Y)]), validation_split=0.5, verbose=0)
+
+
+def test_an_unbuilt_sequential_is_built_by_its_data() -> None:
+    model = Sequential([Flatten(), Dense(2, activation="softmax")])
+    compiled(model)
+    model.fit(X, Y, epochs=1, verbose=0)
+    assert model.input_shape == (None, 8, 8, 3)
+
+
+def test_other_losses() -> None:
+    x = RNG.standard_normal((40, 5)).astype(np.float32)
+    target = (x.sum(axis=1) > 0).astype(np.float32)
+    for end, loss in (("sigmoid", "binary_crossentropy"), (None, "mse")):
+        model = Sequential([Input((5,)), Dense(8, activation="tanh"), Dense(1, activation=end)])
+        model.compile(optimizers.Adam(0.05), loss, metrics="accuracy")
+        found = model.fit(x, target, epochs=30, verbose=0, seed=0).history
+        assert found["loss"][-1] < 0.5 * found["loss"][0] and found["accuracy"][-1] > 0.9
+
+
+def test_segmentation() -> None:
+    """A class for each pixel."""
+    inputs = Input((6, 6, 2))
+    model = Model(inputs, Conv2D(3, 3, padding="same", activation="softmax")(inputs))
+    model.compile(optimizers.Adam(0.2), "sparse_categorical_crossentropy", ["accuracy"])
+    x = RNG.standard_normal((12, 6, 6, 2)).astype(np.float32)
+    y = (x[..., 0] > 0.5).astype(int) + (x[..., 0] > -0.5)
+    found = model.fit(x, y, epochs=60, batch_size=4, verbose=0, seed=0).history
+    assert found["accuracy"][-1] > 0.9
+    assert model.evaluate(x, y, verbose=0)[1] > 0.9
+
+
+# -- errors -------------------------------------------------------------------------------------------------------
+def test_errors() -> None:
+    model = network()
+    for call in (model.fit, model.evaluate, model.train_on_batch):
+        with pytest.raises(ValueError, match="call compile"):
+            call(X, Y)
+    compiled(model)
+    with pytest.raises(ShapeError, match="expected shape"):
+        model.fit(X[:, :4], Y, verbose=0)
+    with pytest.raises(ShapeError, match="one length"):
+        model.fit(X, Y[:-1], verbose=0)
+    with pytest.raises(ShapeError, match="classes from 0 to 1"):
+        model.fit(X, Y + 1, verbose=0)
+    with pytest.raises(ShapeError, match="no targets"):
+        model.fit(X, verbose=0)
+    with pytest.raises(ValueError, match="precision='half'"):
+        model.compile("sgd", "mse", precision="half")
+    inputs = Input((3,))
+    several = Model(inputs, [Dense(2)(inputs), Dense(2)(inputs)])
+    several.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="2 outputs: training expects one"):
+        several.train_on_batch(np.ones((1, 3)), np.ones((1, 2)))
+
+
+# -- networks from files ------------------------------------------------------------------------------------------
+@pytest.fixture
+def onnx_file(tmp_path: Path) -> Path:
+    """A classifier with a batch norm between its convolutions."""
+    inputs = Input((16, 16, 3))
+    x = Conv2D(8, 3, padding="same", use_bias=False, name="a")(inputs)
+    x = BatchNormalization(name="n")(x)
+    x = Conv2D(8, 3, activation="relu", name="b")(x)
+    model = Model(inputs, Dense(5, activation="softmax", name="d")(GlobalAveragePooling2D(name="g")(x)), name="net")
+    bn = model.get_layer("n")
+    bn.set_weights([RNG.uniform(0.5, 1.5, 8) for _ in range(4)])
+    model.save(tmp_path / "net.onnx")
+    return tmp_path / "net.onnx"
+
+
+def test_a_head_on_a_network_from_a_file(onnx_file: Path) -> None:
+    base = fastconv.load(onnx_file).without_top(pooling="avg")
+    model = base.add_head(3, hidden=(16,), dropout=0.2)
+    x = RNG.standard_normal((24, 16, 16, 3)).astype(np.float32)
+    y = RNG.integers(0, 3, 24)
+    assert model.output_shape == (None, 3)
+    assert [v.path for v in model.trainable_weights] == [
+        f"{n}/{w}" for n in ("head_dense_1", "predictions") for w in ("kernel", "bias")
+    ]
+    model.compile(optimizers.Adam(0.05), "sparse_categorical_crossentropy")
+    features = base(x)
+    found = model.fit(x, y, epochs=40, verbose=0, seed=0).history["loss"]
+    assert min(found[-5:]) < found[0]
+    np.testing.assert_array_equal(base(x), features)
+
+    # unfreeze all of it: the batch norm trains, and its statistics move
+    model.trainable = True
+    model.compile(optimizers.Adam(0.005), "sparse_categorical_crossentropy")
+    before = model.get_weights()
+    further = model.fit(x, y, epochs=15, verbose=0, seed=0).history["loss"]
+    assert further[-1] < min(found)
+    moved = [not np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True)]
+    assert all(moved)
+
+
+def test_what_a_file_learns_can_be_saved_and_loaded(onnx_file: Path, tmp_path: Path) -> None:
+    model = fastconv.load(onnx_file).as_layers()
+    x = RNG.standard_normal((8, 16, 16, 3)).astype(np.float32)
+    np.testing.assert_allclose(model.predict(x), fastconv.load(onnx_file)(x), rtol=1e-5, atol=1e-6)
+    model.compile(optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+    model.fit(x, RNG.integers(0, 5, 8), epochs=5, verbose=0, seed=0)
+    model.save(tmp_path / "taught.onnx")
+    again = fastconv.load(tmp_path / "taught.onnx")
+    np.testing.assert_allclose(again(x), model.predict(x), rtol=1e-5, atol=1e-6)

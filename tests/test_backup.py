@@ -1,0 +1,112 @@
+"""Checkpoints of any model's training: saved, loaded, and gone on with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastconv import layers as L
+from fastconv.callbacks import BackupAndRestore, Callback, EarlyStopping, ModelCheckpoint, ReduceLROnPlateau
+from fastconv.errors import ModelError
+from fastconv.models import Sequential
+from fastconv.optimizers import SGD, Adam
+from fastconv.training_state import load_training, save_training
+
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((22, 8, 8, 1)).astype(np.float32)
+Y = RNG.integers(0, 3, 22)
+
+
+def network(units: int = 3) -> Sequential:
+    L.set_random_seed(7)
+    layers = [
+        L.Input((8, 8, 1)), L.RandomTranslation(0.2, 0.2), L.Conv2D(4, 3), L.BatchNormalization(), L.ReLU(),
+        L.Flatten(), L.Dropout(0.3), L.Dense(units, activation="softmax"),
+    ]  # fmt: skip
+    return Sequential(layers)
+
+
+def fit(model: Sequential, callbacks: Any = (), epochs: int = 4, optimizer: Any = None, seed: int = 1) -> Any:
+    model.compile(optimizer or Adam(0.01), "sparse_categorical_crossentropy", ["accuracy"])
+    return model.fit(X, Y, 4, epochs, verbose=0, callbacks=list(callbacks), validation_data=(X, Y), seed=seed)
+
+
+class Stop(Exception):
+    pass
+
+
+class StopAt(Callback):
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.left = at
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise Stop
+
+
+@pytest.mark.parametrize("freq", ("epoch", 1, 2))
+def test_goes_on_to_the_same_weights(tmp_path: Path, freq: Any) -> None:
+    """Six steps an epoch, with augmentation, dropout, moving statistics and a falling rate."""
+
+    def plateau() -> ReduceLROnPlateau:
+        return ReduceLROnPlateau(factor=0.5, patience=1, min_delta=10)
+
+    whole = network()
+    want = fit(whole, [plateau()])
+    assert len(set(want.history["learning_rate"])) > 1
+    for at in range(0, 24, 5):
+        with pytest.raises(Stop):
+            fit(network(), [plateau(), BackupAndRestore(tmp_path, freq), StopAt(at)])
+        saved = (tmp_path / "training.ckpt").exists()
+        assert saved == (at >= (6 if freq == "epoch" else freq))
+        model = network()
+        got = fit(model, [plateau(), BackupAndRestore(tmp_path, freq), StopAt(99)])
+        for a, b in zip(whole.weights, model.weights, strict=True):
+            np.testing.assert_array_equal(a.array, b.array, a.path)
+        assert got.history["val_loss"] == want.history["val_loss"] and got.epoch == [0, 1, 2, 3]
+        assert not (tmp_path / "training.ckpt").exists()
+
+
+def test_a_backup_of_another_fit_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        fit(network(), [BackupAndRestore(tmp_path), StopAt(8)])
+    for model, others, seed in (
+        (network(), [StopAt(99)], 2),
+        (network(), [StopAt(99), EarlyStopping()], 1),
+        (network(4), [StopAt(99)], 1),
+    ):
+        with pytest.raises(ModelError):
+            fit(model, [*others, BackupAndRestore(tmp_path)], seed=seed)
+    kept = BackupAndRestore(tmp_path, delete_checkpoint=False)
+    fit(network(), [StopAt(99), kept])
+    assert (tmp_path / "training.ckpt").exists()
+    with pytest.raises(ValueError, match="save_freq"):
+        BackupAndRestore(tmp_path, 0)
+
+
+def test_save_and_load(tmp_path: Path) -> None:
+    model = network()
+    fit(model, [ModelCheckpoint(tmp_path / "e{epoch}.ckpt")], epochs=2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["e1.ckpt", "e2.ckpt"]
+    other = network()
+    other.load_weights(tmp_path / "e2.ckpt")
+    np.testing.assert_array_equal(other.predict(X), model.predict(X))
+    save_training(model, tmp_path / "s.ckpt", {"note": [1, "a"]})
+    other.compile(Adam(0.5), "sparse_categorical_crossentropy")
+    assert load_training(other, tmp_path / "s.ckpt") == {"note": [1, "a"]}
+    assert other.optimizer is not None and other.optimizer.iterations == 12 and other.optimizer.learning_rate == 0.01
+    before = [v.array.copy() for v in other.weights]
+    other.compile(SGD(0.1), "sparse_categorical_crossentropy")
+    with pytest.raises(ModelError, match="slots"):
+        load_training(other, tmp_path / "s.ckpt")
+    with pytest.raises(ModelError, match="has shape"):
+        network(4).load_weights(tmp_path / "s.ckpt")
+    with pytest.raises(ModelError, match="weights, the model"):
+        Sequential([L.Input((2,)), L.Dense(1)]).load_weights(tmp_path / "s.ckpt")
+    for a, v in zip(before, other.weights, strict=True):
+        np.testing.assert_array_equal(a, v.array)

@@ -1,0 +1,165 @@
+"""libfastconv and examples/embedded: found, linked, the same bits as Python's, and what they do with broken plans.
+
+FASTCONV_TEST_TARGET=aarch64 cross-builds them and runs them under qemu-user (make test-emulated).
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastconv
+from fastconv import _core
+
+from . import embedded
+from .models.builder import Builder
+from .small import CLASSES, SHAPE, network
+
+pytestmark = pytest.mark.slow
+TARGET = embedded.target()
+REFUSED = r"classify: \S*bad.fcplan: (broken plan: |plan file of version |the plan is for ).+\n"
+FIVE = re.compile(r"(\s*\d+\.\d\d%  kind \d+\n){5}load [\d.]+ ms, first run .* ms; \w+, arena \d+ bytes\n")
+
+
+@pytest.fixture(scope="module")
+def prefix() -> Path:
+    return embedded.build_library(TARGET)
+
+
+@pytest.fixture(scope="module")
+def classify(prefix: Path) -> Path:
+    return embedded.build_example(TARGET, prefix, "static")
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("plan") / "net.fcplan"
+    labels = [f"kind {i}" for i in range(CLASSES)]
+    fastconv.load(network()).save(path, shape=(1, *SHAPE), isa=TARGET.levels, labels=labels)
+    return path
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("plan") / "foreign.fcplan"
+    fastconv.load(network()).save(path, shape=(1, *SHAPE), isa=[TARGET.foreign])
+    return path
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("photo") / "photo.ppm"
+    pixels = np.random.default_rng(4).integers(0, 256, (SHAPE[1], SHAPE[2], 3), np.uint8)
+    embedded.write_ppm(path, pixels)
+    path.with_suffix(".rgb").write_bytes(pixels.tobytes())
+    path.with_suffix(".f32").write_bytes(embedded.as_input(pixels).tobytes())
+    np.save(path.with_suffix(".npy"), pixels)
+    return path
+
+
+@pytest.mark.parametrize("isa", TARGET.levels)
+@pytest.mark.parametrize("suffix", (".ppm", ".rgb", ".f32"))
+@pytest.mark.parametrize("threads", (0, 2))
+def test_same_as_python(
+    classify: Path, plan: Path, photo: Path, tmp_path: Path, isa: str, suffix: str, threads: int
+) -> None:
+    """To the last bit where Python runs that level too; NEON, which it does not, agrees with scalar closely."""
+    dump = tmp_path / "y.f32"
+    image = photo.with_suffix(suffix)
+    done = embedded.run(TARGET, classify, plan, image, "--isa", isa, "--threads", threads, "--runs", 2, "--dump", dump)
+    assert done.returncode == 0, done.stderr
+    assert FIVE.fullmatch(done.stdout), done.stdout
+    got = np.frombuffer(dump.read_bytes(), np.float32)
+    here = isa in _core.isa_levels()
+    model = fastconv.load(network(), _isa=isa if here else "scalar")
+    want = model(embedded.as_input(np.load(photo.with_suffix(".npy"))))[0].ravel()
+    assert f"kind {int(np.argmax(want))}" in done.stdout.splitlines()[0]
+    if here:
+        np.testing.assert_array_equal(got.view(np.int32), want.view(np.int32))
+    else:
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * np.abs(want).max())
+
+
+def test_broken_plans(classify: Path, plan: Path, foreign: Path, photo: Path, tmp_path: Path) -> None:
+    """One line on stderr and exit code 1, whatever the file is."""
+    data = plan.read_bytes()
+    rng = np.random.default_rng(8)
+    cases = {f"first {n} bytes": data[:n] for n in (0, 50, 80, 1000, len(data) // 2, len(data) - 1)}
+    for at in rng.integers(0, len(data) - 4096, 12 if TARGET.emulator else 40):
+        flipped = bytearray(data)
+        flipped[at] ^= 1 << int(rng.integers(8))
+        cases[f"bit of byte {at}"] = bytes(flipped)
+    bad = tmp_path / "bad.fcplan"
+    unseen = 0
+    for what, content in cases.items():
+        bad.write_bytes(content)
+        done = embedded.run(TARGET, classify, bad, photo)
+        if done.returncode == 0:  # the bit lies in another level's weights, or between parts
+            unseen += 1
+            continue
+        assert done.returncode == 1 and done.stdout == "", what
+        assert re.fullmatch(
+            r"classify: \S*bad.fcplan: (broken plan: |plan file of version |the plan is for ).+\n", done.stderr
+        ), done.stderr
+    assert unseen <= len(cases) // 2
+    done = embedded.run(TARGET, classify, foreign, photo)
+    assert done.returncode == 1 and f"the plan is for {TARGET.foreign}, which this CPU or build lacks" in done.stderr
+    done = embedded.run(TARGET, classify, plan, photo, "--isa", TARGET.foreign)
+    assert done.returncode == 1 and f"not for {TARGET.foreign}" in done.stderr
+    done = embedded.run(TARGET, classify, tmp_path / "none.fcplan", photo)
+    assert done.returncode == 1 and "No such file" in done.stderr
+    done = embedded.run(TARGET, classify, plan, plan)
+    assert done.returncode == 1 and "expected a PPM file" in done.stderr
+    assert embedded.run(TARGET, classify, plan).returncode == 2
+
+
+@pytest.mark.parametrize("isa", TARGET.levels)
+def test_c_interface(prefix: Path, plan: Path, foreign: Path, isa: str) -> None:
+    done = embedded.run(TARGET, prefix.parent / "library" / "capi_test", plan, foreign, isa)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_shared_library_shows_its_interface_only(prefix: Path) -> None:
+    (library,) = (p for p in (prefix / "lib").glob("libfastconv.so.*.*") if not p.is_symlink())
+    listing = embedded.call("nm", "-D", "--defined-only", library)
+    names = {line.split()[-1].split("@")[0] for line in listing.splitlines()}
+    header = (prefix / "include" / "fastconv.h").read_text()
+    assert names - {"FASTCONV_1"} == set(re.findall(r"FASTCONV_API [\w ]+\*?\s*(fastconv_\w+)\(", header))
+
+
+@pytest.mark.skipif(bool(TARGET.emulator), reason="links with this machine's compiler")
+def test_shared_and_pkg_config(prefix: Path, plan: Path, photo: Path, tmp_path: Path) -> None:
+    shared = embedded.build_example(TARGET, prefix, "shared", "-DCLASSIFY_SHARED=ON")
+    assert embedded.run(TARGET, shared, plan, photo).returncode == 0
+    flags = embedded.call(
+        "env", f"PKG_CONFIG_PATH={prefix}/lib/pkgconfig", "pkg-config", "--cflags", "--libs", "fastconv"
+    )
+    source, program = embedded.ROOT / "examples" / "embedded" / "classify.c", tmp_path / "by_pkg_config"
+    embedded.call("cc", source, "-o", program, *shlex.split(flags), "-lm", f"-Wl,-rpath,{prefix}/lib")
+    assert embedded.run(TARGET, program, plan, photo).returncode == 0
+
+
+@pytest.mark.skipif(bool(TARGET.emulator), reason="for this machine")
+def test_kernels_that_a_plan_does_not_use_are_dropped(plan: Path, photo: Path, classify: Path, tmp_path: Path) -> None:
+    """A build for one plan is smaller, runs that plan, and refuses another that needs more."""
+    kernels = embedded.call(sys.executable, "-m", "fastconv.cli", "info", plan, "--kernels").strip()
+    folder = TARGET.folder.with_name(f"{TARGET.name}-small")
+    prefix = embedded.build_library(TARGET, kernels, folder)
+    small = embedded.build_example(TARGET, prefix, "static")
+    assert embedded.run(TARGET, small, plan, photo).returncode == 0
+    subprocess.run(["strip", "-o", tmp_path / "a", small], check=True)
+    subprocess.run(["strip", "-o", tmp_path / "b", classify], check=True)
+    assert (tmp_path / "a").stat().st_size < (tmp_path / "b").stat().st_size - 80000
+    b = Builder(3, SHAPE)
+    other = tmp_path / "other.fcplan"
+    fastconv.load(b.model((b.op("Softmax", b.head(b.x, 4), axis=1), (4,))).SerializeToString()).save(
+        other, shape=(1, *SHAPE), isa=TARGET.levels
+    )
+    done = embedded.run(TARGET, small, other, photo)
+    assert done.returncode == 1 and "this build leaves softmax out" in done.stderr

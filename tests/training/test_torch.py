@@ -1,0 +1,108 @@
+"""Whole networks against torch: gradients, and ten steps of optimisers. `make test-full` runs them beside torch."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fastconv import optimizers
+from fastconv.layers.variable import Variable
+from fastconv.losses import SparseCategoricalCrossentropy
+from tests.training import torch_nets as nets
+
+pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("default")]
+TOLERANCE = 1e-4
+NETWORKS = ["lenet5", "vgg16", "resnet18", "googlenet", "mobilenet_v2", "efficientnet_b0"]
+NORMS = [n for n in NETWORKS if n not in ("lenet5", "vgg16")]
+
+
+def report(name: str, ours: dict[str, float], theirs: dict[str, float]) -> None:
+    worst = max(ours, key=lambda n: ours[n])
+    print(
+        f"\n{name}: ours {ours[worst]:.1e} ({worst}), median {np.median(list(ours.values())):.1e}; "
+        f"torch's float32 {max(theirs.values()):.1e}, median {np.median(list(theirs.values())):.1e}"
+    )
+
+
+@pytest.mark.parametrize(
+    "name, train", [*((n, False) for n in NETWORKS), *((n, True) for n in NORMS)], ids=lambda v: str(v)
+)
+def test_gradients(name: str, train: bool, tmp_path: Path) -> None:
+    """Per tensor within 1e-4 of torch's float64, with frozen batch norms and with those that train.
+
+    One batch of eight suffices: what is wrong is wrong for all of them, a number on the other side of a kink is not.
+    """
+    net, model = nets.pair(name, tmp_path)
+    nets.norms_train(net, train)
+    if not train:
+        nets.freeze_norms(model)
+    for seed in range(8):
+        x, y = nets.batch(model, 4 if train else 2, seed)
+        loss, want = nets.torch_gradients(net, x, y, double=True)
+        got_loss, got = nets.our_gradients(model, x, y)
+        assert got_loss == pytest.approx(loss, rel=1e-5)
+        missing = {n for n in want if n not in got}
+        assert bool(missing) == (not train and name in NORMS) and len(got) + len(missing) == len(want)
+        errors = nets.errors(got, want)
+        theirs = nets.errors(nets.torch_gradients(net, x, y, double=False)[1], want)
+        report(f"{name} {'train' if train else 'eval'} {seed}", errors, theirs)
+        if max(errors.values()) <= TOLERANCE:
+            return
+    raise AssertionError(f"no batch within {TOLERANCE}")
+
+
+EPSILON = 1e-5
+OPTIMIZERS: dict[str, Any] = {
+    "sgd": lambda rate: optimizers.SGD(10 * rate, momentum=0.9),
+    "nesterov": lambda rate: optimizers.SGD(10 * rate, momentum=0.9, nesterov=True),
+    "adam": lambda rate: optimizers.Adam(rate, epsilon=EPSILON),
+    "adamw": lambda rate: optimizers.AdamW(rate, weight_decay=0.05, epsilon=EPSILON),
+}
+
+
+def torch_optimizer(name: str, net: Any, rate: float) -> Any:
+    import torch
+
+    parameters = list(net.parameters())
+    if name in ("sgd", "nesterov"):
+        return torch.optim.SGD(parameters, 10 * rate, momentum=0.9, nesterov=name == "nesterov")
+    if name == "adam":
+        return torch.optim.Adam(parameters, rate)
+    return torch.optim.AdamW(parameters, rate, weight_decay=0.05)
+
+
+@pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
+@pytest.mark.parametrize("name", ["lenet5", "resnet18"])
+def test_ten_steps(name: str, optimizer: str, tmp_path: Path) -> None:
+    """Weights after ten steps on ten batches, within 1e-4 of torch's in float64; batch norms train.
+
+    torch's Adam adds epsilon behind the correction of v, Keras' in front of it: torch's follows here step by step.
+    """
+    net, model = nets.pair(name, tmp_path)
+    nets.norms_train(net, True)
+    rate = 1e-3 if name == "lenet5" else 1e-4
+    model.compile(OPTIMIZERS[optimizer](rate), SparseCategoricalCrossentropy(from_logits=True))
+    found: dict[str, dict[str, np.ndarray]] = {}
+    batches = [nets.batch(model, 8, seed) for seed in range(10)]
+    for kind, twin in (("double", copy.deepcopy(net).double()), ("float", copy.deepcopy(net))):
+        theirs = torch_optimizer(optimizer, twin, rate)
+        for step, (x, y) in enumerate(batches, 1):
+            for group in theirs.param_groups:
+                if "betas" in group:
+                    group["eps"] = EPSILON / (1 - group["betas"][1] ** step) ** 0.5
+            theirs.zero_grad()
+            nets.torch_loss(twin, x, y).backward()
+            theirs.step()
+        found[kind] = {n: p.detach().numpy().astype(np.float64) for n, p in twin.named_parameters()}
+    for x, y in batches:
+        model.train_on_batch(x, y)
+    weights: list[Variable] = model.trainable_weights
+    ours = {v.path: v.array.astype(np.float64) for v in weights}
+    assert set(ours) == set(found["double"])
+    errors = nets.errors(ours, found["double"])
+    report(f"{name} {optimizer}", errors, nets.errors(found["float"], found["double"]))
+    assert max(errors.values()) <= TOLERANCE
