@@ -13,12 +13,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 PY := .venv/bin/python
 BENCH_PY := .venv-bench/bin/python
-CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.def')
-CXX_FORMATTED := $(shell find csrc tests include examples -name '*.cpp' -o -name '*.c' -o -name '*.h')
+CXX_SOURCES := $(shell find csrc -path csrc/cuda -prune -o \( -name '*.cpp' -o -name '*.h' -o -name '*.def' \) -print)
+CUDA_SOURCES := $(shell find csrc/cuda -type f)
+CXX_FORMATTED := $(shell find csrc tests include examples -name '*.cpp' -o -name '*.c' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 MODELS := build/models
 
 .PHONY: all help demo check test test-full test-emulated fuzz bench bench-docs bench-quick wheel clean \
-  lint lint-python lint-types lint-cpp lint-symbols format stubs
+  cuda check-cuda lint lint-python lint-types lint-cpp lint-symbols format stubs
 all: .venv/installed
 help:
 	@sed -n 's/^\([a-z-]*\):.*## */\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -96,6 +97,26 @@ test-emulated: .venv/installed ## sanitizers, valgrind, emulated CPUs (without A
 
 fuzz: ## a minute of libFuzzer on the loader of saved plans and on the ONNX scanner; FUZZ: its options
 	tests/fuzz/run.sh
+
+# -- CUDA -------------------------------------------------------------------------------------------------------------
+# make test runs the kernels under an emulator. With nvcc: the plugin for every architecture, laid beside the package's
+# compiled module, and the checks of its machine code. With a GPU: bench/cuda_all.sh.
+ARCH ?=
+build/cuda/libfastconv_cuda.so: .venv/installed $(CUDA_SOURCES) csrc/ops.h csrc/training_ops.h csrc/cpu/kernels.def
+	PATH=$(CURDIR)/.venv/bin:$$PATH cmake -S . -B build/cuda -DCMAKE_BUILD_TYPE=Release -DFASTCONV_CUDA=ON \
+	  $(if $(ARCH),-DFASTCONV_CUDA_ARCHITECTURES="$(ARCH)") -DPython_EXECUTABLE=$(CURDIR)/$(PY) \
+	  -Dpybind11_DIR=$$($(PY) -m pybind11 --cmakedir)
+	PATH=$(CURDIR)/.venv/bin:$$PATH cmake --build build/cuda --target fastconv_cuda
+
+cuda: build/cuda/libfastconv_cuda.so check-cuda ## the CUDA plugin by nvcc, and checks of its code; ARCH=90a-real
+	cp build/cuda/libfastconv_cuda.so $$($(PY) -c 'from fastconv.cuda import library; print(library.find().parent)')/
+
+.venv/cuda: .venv/installed
+	$(PY) -m pip install -q --group cuda
+	@touch $@
+
+check-cuda: build/cuda/libfastconv_cuda.so .venv/cuda
+	$(PY) -m tests.cuda.check_code build/cuda/libfastconv_cuda.so
 
 # -- style ------------------------------------------------------------------------------------------------------------
 lint: lint-python lint-types lint-cpp lint-symbols ## ruff, mypy, clang-format, symbols of the kernels

@@ -195,19 +195,18 @@ BEGIN, END = "<!-- transfer:begin -->", "<!-- transfer:end -->"
 
 
 def table(lines: list[dict[str, Any]]) -> str:
-    """Results as a table for the documentation; of several runs of an engine and seed the last one counts."""
+    """Accuracies as a table for the documentation; of several runs of an engine and seed the last one counts.
+
+    Means only of engines that ran three seeds or more.
+    """
     latest = {(r["engine"], r["seed"]): r for r in lines}
-    text = [
-        "| engine | seed | frozen | fine-tuned | features, s | head, s | fine-tuning, s |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    text = ["| engine | seed | frozen | fine-tuned |", "|---|---|---|---|"]
     for engine in dict.fromkeys(e for e, _ in latest):
         rows = [r for (e, _), r in sorted(latest.items()) if e == engine]
-        for r in rows:
-            shares = f"{r['frozen']:.2%} | {r['tuned']:.2%}"
-            text.append(f"| {engine} | {r['seed']} | {shares} | {r['features_s']} | {r['head_s']} | {r['tune_s']} |")
-        frozen, tuned = (float(np.mean([r[k] for r in rows])) for k in ("frozen", "tuned"))
-        text.append(f"| **{engine}** | mean | **{frozen:.2%}** | **{tuned:.2%}** | | | |")
+        text += [f"| {engine} | {r['seed']} | {r['frozen']:.2%} | {r['tuned']:.2%} |" for r in rows]
+        if len(rows) >= 3:
+            frozen, tuned = (float(np.mean([r[k] for r in rows])) for k in ("frozen", "tuned"))
+            text.append(f"| **{engine}** | mean | **{frozen:.2%}** | **{tuned:.2%}** |")
     return "\n".join(text)
 
 

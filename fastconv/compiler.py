@@ -8,16 +8,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from . import _core, lowering_grad, lowering_tensors
 from .errors import FastconvError, ModelError, UnsupportedOpError
 from .graph import Array, Graph, Node, Shape, Value, Weight
 from .lowering import LOWERINGS, parts_of_sum
-from .packing import Packer, as_float32
+from .packing import as_float32
 from .packing_states import pack_at_run_time, packed_bytes, turned_weight
 from .passes import optimize, plan_memory
 from .selection import DEFAULT_WINOGRAD, Choice, Selection, shape_of
 from .selection import Shape as ConvShape
-from .views import View, reach, row_strides
+from .target import CPU, Target
+from .views import View, reach, round_up, row_strides
 
 if TYPE_CHECKING:
     from .tuning import Tuning
@@ -65,12 +68,13 @@ def _is_ragged(graph: Graph, output: Value) -> bool:
 class WeightCache:
     """Packed weights of one model on one ISA level, shared by its plans; each (weight, scale, packing) exists once."""
 
-    def __init__(self) -> None:
-        self.store = _core.WeightStore()
-        self.packed: dict[object, _core.PackedWeight] = {}
-        self.before: Mapping[object, _core.PackedWeight] = {}  # of a model whose other weights have changed
+    def __init__(self, target: Target = CPU) -> None:
+        self.target = target
+        self.store = target.store()
+        self.packed: dict[object, Any] = {}
+        self.before: Mapping[object, Any] = {}  # of a model whose other weights have changed
 
-    def find(self, key: object) -> _core.PackedWeight | None:
+    def find(self, key: object) -> Any:
         packed = self.packed.get(key)
         if packed is None and (packed := self.before.get(key)) is not None:
             self.packed[key] = packed
@@ -100,19 +104,27 @@ def compile_graph(
 
 
 class Compiler:
+    """One compilation: an optimised graph (ONNX axis order) becomes physical (N H W C) and then a plan, node by node.
+
+    The constructor lays the graph out, chooses algorithms and places every tensor; `compile` packs weights and appends
+    descriptors. The functions of LOWERINGS take a Compiler and a Node: they ask it where tensors lie (`view`,
+    `tensor`) and for packed weights, and hand it what they made. Weights and their packings come from `cache`.
+    """
+
     def __init__(self, graph: Graph, cache: WeightCache, selection: Selection, states: States | None = None) -> None:
-        self.graph = _prepare(graph, selection)
+        self.target = cache.target
         self.isa = isa = selection.isa
-        self.selection = selection
+        self.selection = self.target.selection(selection)
+        self.graph = _prepare(graph, self.selection, self.target)
         self.cache = cache
         self.memory = plan_memory(self.graph)
-        self.plan = _core.Plan(isa, cache.store)
+        self.plan = self.target.plan(isa, cache.store)
         self.ops: list[OpInfo] = []
         externals = [*self.graph.inputs, *self.graph.outputs]
         self.external = {v: i for i, v in enumerate(externals)}
         self.states = {v: (states or {})[v.name] for v in graph.states}
         self._tensors: dict[object, int] = {}
-        self.packer = Packer(cache.store, isa)
+        self.packer = self.target.packer(cache.store, isa)
 
     def compile(self) -> Compiled:
         for node in self.graph.nodes:
@@ -180,7 +192,7 @@ class Compiler:
         return self.memory.workspaces.get(node, 0)  # none is planned for an empty batch
 
     # -- weights ------------------------------------------------------------------------------------------------
-    def _put(self, value: Value) -> _core.PackedWeight:
+    def _put(self, value: Value) -> Any:
         assert value.weight is not None
         key = (value.weight.key, "dense")
         packed = self.cache.find(key)
@@ -215,18 +227,31 @@ class Compiler:
     def packed_from(self, node: Node, choice: Choice, first: int) -> int:
         """The tensor of a convolution's packed constant weights from an element on."""
         self.packed(node, choice)
-        return self.plan.weight(self.cache.packed[_packed_key(node, _packing(node, choice))], first)
+        packed = self.cache.packed[_packed_key(node, self._packing(node, choice))]
+        number: int = self.plan.weight(packed, first)
+        return number
 
     def packed(self, node: Node, choice: Choice) -> int:
         if not node.input(1).is_const:
             return pack_at_run_time(self, node, choice)
-        groups, packer, how = node.attrs["group"], self.packer, _packing(node, choice)
+        groups, packer, how = node.attrs["group"], self.packer, self._packing(node, choice)
         source = turned_weight(node, groups) if node.attrs.get("turned") else None
         if choice.algorithm == "depthwise":
             return self.pack_constant(node, how, packer.depthwise, source)
         if choice.algorithm == "winograd":
             return self.pack_constant(node, how, lambda w, s: packer.winograd(w, s, choice.m), source)
-        return self.pack_constant(node, how, lambda w, s: packer.conv2d(w, s, groups), source)
+        unit = self._channel_unit(choice)
+        return self.pack_constant(node, how, lambda w, s: packer.conv2d(_pad_channels(w, unit), s, groups), source)
+
+    def _channel_unit(self, choice: Choice) -> int:
+        return self.target.channel_unit if choice.algorithm == "row_run" else 1
+
+    def _packing(self, node: Node, choice: Choice) -> tuple[object, ...]:
+        """What tells packed weights of a convolution apart, beside the weight and its scale."""
+        groups, turned = node.attrs["group"], bool(node.attrs.get("turned"))
+        if choice.algorithm in ("depthwise", "winograd"):
+            return (*choice, groups, turned)
+        return ("conv2d", groups, turned, self._channel_unit(choice))
 
     def packed_linear(self, node: Node) -> int:
         if not node.input(1).is_const:
@@ -260,31 +285,24 @@ class Compiler:
     ) -> None:
         """Append one kernel call and its description.
 
-        more: tensors of its further outputs; seconds: expected, None for what its bytes take.
+        more: tensors of its further outputs; seconds: expected of a CPU's thread, None for what its bytes take.
         """
         getattr(self.plan, name)(desc, list(inputs), out, list(more))
         if bytes_ is None:
             values = [v for v in [*node.inputs, *node.outputs] if v is not None]
             bytes_ = 4 * sum(v.size for v in values)
-        if seconds is None:
+        if not self.target.predicts:
+            seconds = 0.0
+        elif seconds is None:
             seconds = _core.moved_seconds(bytes_, self.isa)
         result = node.output if node.outputs else node.input(0)
         view = self.view(result)
         where = f"state+{4 * view.first:#x}" if view.kind == "state" else f"arena+{4 * view.first:#x}"
         if view.kind == "external":
             where = f"output {view.base - len(self.graph.inputs)}"
-        self.ops.append(
-            OpInfo(node.name, node.op, algorithm, self.isa.name, result.shape, flops, bytes_, where, seconds * 1e3,
-                   chosen_by)
-        )  # fmt: skip
-
-
-def _packing(node: Node, choice: Choice) -> tuple[object, ...]:
-    """What tells packed weights of a convolution apart, beside the weight and its scale."""
-    groups, turned = node.attrs["group"], bool(node.attrs.get("turned"))
-    if choice.algorithm in ("depthwise", "winograd"):
-        return (*choice, groups, turned)
-    return ("conv2d", groups, turned)
+        level = self.target.level(self.isa)
+        op = OpInfo(node.name, node.op, algorithm, level, result.shape, flops, bytes_, where, seconds * 1e3, chosen_by)
+        self.ops.append(op)
 
 
 def _packed_key(node: Node, how: object) -> tuple[object, ...]:
@@ -293,7 +311,7 @@ def _packed_key(node: Node, how: object) -> tuple[object, ...]:
     return (weight.key, how, None if scale is None else scale.tobytes())
 
 
-def _prepare(graph: Graph, selection: Selection) -> Graph:
+def _prepare(graph: Graph, selection: Selection, target: Target = CPU) -> Graph:
     """What the memory plan must know: workspaces, and reductions that take two steps or dense rows."""
     isa, g = selection.isa, graph.copy()
     users, producers = g.users(), g.producers()
@@ -323,11 +341,12 @@ def _prepare(graph: Graph, selection: Selection) -> Graph:
                     node.attrs["pooled"] = (P, Q)
                     node.outputs = [after[0].output]
                 node.attrs["workspace_bytes"] = 4 * _core.winograd_workspace(N, P, Q, C, K, m, r, axes)
-            if algorithm == "gemm":
+            if algorithm == "gemm" and target.takes_gates:
                 _take_gate(node, shape, nodes, producers, users, outputs, isa)
             if algorithm == "row_run":
                 top, left, bottom, right = shape.pads
-                node.attrs["workspace_bytes"] = 4 * N * (shape.H + top + bottom) * (shape.W + left + right) * C
+                pixels, channels = (shape.H + top + bottom) * (shape.W + left + right), round_up(C, target.channel_unit)
+                node.attrs["workspace_bytes"] = 4 * N * pixels * channels
                 border = producers.get(node.input(0))
                 alone = len(users[node.input(0)]) == 1 and node.input(0) not in outputs
                 if border is not None and border.op == "Transpose" and alone:
@@ -468,6 +487,16 @@ def _reductions(g: Graph, node: Node) -> list[Node]:
         else:
             _copied(g, node.output, nodes, last)
     return nodes
+
+
+def _pad_channels(w: Weight, unit: int) -> Weight:
+    """w [K, C, R, S] with zeros for channels up to a multiple of `unit`."""
+    K, C, R, S = w.shape
+    missing = round_up(C, unit) - C
+    if missing == 0:
+        return w
+    pads = ((0, 0), (0, missing), (0, 0), (0, 0))
+    return w.derive((K, C + missing, R, S), w.dtype, lambda x: np.pad(x, pads), ("channels", unit))
 
 
 def _physical_memory() -> int:

@@ -16,7 +16,7 @@ from .errors import UnsupportedOpError
 from .graph import Node
 from .selection import Choice, choice_name, shape_of
 from .selection import Shape as ConvShape
-from .views import View, broadcast_strides, collapse, row_strides
+from .views import View, broadcast_strides, collapse, round_up, row_strides
 
 if TYPE_CHECKING:
     from .compiler import Compiler
@@ -89,14 +89,14 @@ def conv(c: Compiler, node: Node) -> None:
     )  # fmt: skip
     x_tensor, seconds, choice, algorithm = c.tensor(x), chosen.seconds, chosen.choice, chosen.choice.algorithm
     if algorithm == "row_run":
-        Hp, Wp = H + top + bottom, W + left + right
-        padded = View("arena", None, c.workspace(node) // 4, (N, Hp, Wp, C), row_strides((N, Hp, Wp, C)))
+        Hp, Wp, Cp = H + top + bottom, W + left + right, round_up(C, c.target.channel_unit)
+        dims = (N, Hp, Wp, Cp)
+        padded = View("arena", None, c.workspace(node) // 4, dims, row_strides(dims))
         if "x_perm" in node.attrs:  # straight from the planes of the model's input
             perm = node.attrs["x_perm"]
             source = tuple(x.strides[i] for i in perm)
         else:
             source = x.strides
-        dims = (N, Hp, Wp, C)
         pad_desc = _core.Pad(
             rank=4, dims=dims, x_dims=(N, H, W, C), before=(0, top, left, 0), x_stride=source, y_stride=padded.strides,
             mode=_core.PadMode.constant, value=0.0,
@@ -106,7 +106,7 @@ def conv(c: Compiler, node: Node) -> None:
         seconds -= border
         c.emit("pad", pad_desc, [x_tensor], c.tensor(padded), node, "border", 0, moved, seconds=border)
         x_tensor = c.tensor(padded)
-        geometry.update(H=Hp, W=Wp, pad_t=0, pad_l=0, x_ld=C, x_row=Wp * C, x_image=Hp * Wp * C)
+        geometry.update(H=Hp, W=Wp, C=Cp, pad_t=0, pad_l=0, x_ld=Cp, x_row=Wp * Cp, x_image=Hp * Wp * Cp)
     flops = 2 * N * P * Q * K * (C // shape.groups) * R * S
     moved = 4 * (N * H * W * C + w.size + node.output.size * (2 if res else 1))
     gate = node.optional(4)

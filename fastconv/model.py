@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from .profile import Profile, measure
 from .selection import DEFAULT_WINOGRAD, Selection, check_winograd
 from .source import Source
 from .summary import network_summary
+from .target import target
 from .tuning import Tuning
 
 if TYPE_CHECKING:
@@ -61,16 +63,17 @@ def load(
 ) -> Model:
     """Load a CNN in ONNX form or a saved plan: a path, the file's bytes, or an onnx.ModelProto.
 
-    threads: processors to use, None for all that this process may use. device: "cpu". precision: "fp32", or "strict",
-    which allows no algorithm with a larger rounding error than direct summation. winograd: the largest m of Winograd's
-    F(m x m, 3 x 3) that may be chosen, 4, or 6, whose rounding error is 8 to 10 times that of direct summation. tuning:
-    a file that `fastconv tune` wrote on this machine: convolutions that it knows take what was fastest there. Without
-    one the algorithms depend on shapes and instruction set alone. A saved plan
-    keeps the algorithms that it was made with. Weights are read when first needed.
+    threads: processors to use, None for all that this process may use. device: "cpu", or "cuda" (docs/cuda.md).
+    precision: "fp32", or "strict", which allows no algorithm with a larger rounding error than direct summation; on a
+    GPU also "tf32", "fp16" or "bf16". winograd: the largest m of Winograd's F(m x m, 3 x 3) that may be chosen, 4, or
+    6, whose rounding error is 8 to 10 times that of direct summation; a GPU uses none of them. tuning: a file that
+    `fastconv tune` wrote on this machine: convolutions that it knows take what was fastest there. Without one the
+    algorithms depend on shapes and instruction set alone. A saved plan keeps the algorithms that it was made with.
+    Weights are read when first needed.
 
     Raises ModelError for a file that is broken, UnsupportedOpError for one that needs an operator which fastconv lacks,
-    DeviceError for another device, precision or m or a plan for other CPUs, TuningError for a tuning that is broken or
-    of another CPU, OSError for a file that cannot be opened.
+    DeviceError for a device, precision or m that is not there, a tuning for a GPU or a plan for other CPUs, TuningError
+    for a tuning that is broken or of another CPU, OSError for a file that cannot be opened.
     """
     from .saved import SavedModel, is_plan
 
@@ -99,10 +102,7 @@ class Model:
         tuning: str | os.PathLike[str] | Tuning | None = None,
         _isa: str | None = None,
     ) -> None:
-        if device != "cpu":
-            raise DeviceError(f'device={device!r}: this build runs on "cpu"')
-        if precision not in ("fp32", "strict"):
-            raise DeviceError(f'precision={precision!r}: the CPU computes in "fp32" or "strict"')
+        self._target = target(device, precision)
         self.device, self.precision = device, precision
         self.threads = thread_count(threads)
         self._threads_arg = threads
@@ -110,6 +110,8 @@ class Model:
         self.winograd = check_winograd(winograd)
         if tuning is not None and not isinstance(tuning, Tuning):
             tuning = Tuning.load(tuning, isa=self._isa)
+        if tuning is not None and not self._target.predicts:
+            raise DeviceError(f"device={device!r}: a tuning is for the CPU")
         self.tuning = tuning
         # an OnnxModel, or another source of Graphs such as a network of layers
         given: Any = source
@@ -117,8 +119,8 @@ class Model:
         self.name = self._onnx.name
         self.metadata: dict[str, str] = dict(getattr(self._onnx, "metadata", {}))
         self.inputs = tuple(TensorInfo(i.name, i.shape, str(i.dtype)) for i in self._onnx.inputs)
-        self._cache = WeightCache()
-        self._executor = _core.Executor(self.threads)
+        self._cache = WeightCache(self._target)
+        self._executor = self._target.executor(self.threads)
         self._plans: dict[tuple[Shape, ...], Compiled] = {}
         self._lock = threading.Lock()
         hold_at_fork(self)
@@ -191,6 +193,10 @@ class Model:
     def _check(self, index: int, value: npt.ArrayLike) -> FloatArray:
         info = self.inputs[index]
         where = f"input {index} ({info.name!r})"
+        there = self._target.borrow(value, where)
+        if there is not None:
+            self._check_shape(index, there.shape)
+            return there  # type: ignore[no-any-return]
         x = np.asarray(value)
         if x.dtype != info.dtype:
             raise ShapeError(f"{where}: expected dtype {info.dtype}, got {x.dtype}")
@@ -219,16 +225,17 @@ class Model:
 
     def _execute(self, compiled: Compiled, inputs: list[Any]) -> list[npt.NDArray[Any]]:
         try:
-            outputs = [np.empty(shape, np.float32) for _, shape in compiled.outputs]
+            outputs = [self._target.empty(shape, inputs) for _, shape in compiled.outputs]
             self._executor.run(compiled.plan, [*inputs, *outputs])
         except MemoryError:
             raise ModelError(f"model {self.name!r}: no memory for {compiled.arena_bytes:,} bytes of tensors") from None
         # What the plan wrote, without the empty rows of a list of unknown length, in the types that the file declares.
         results: list[npt.NDArray[Any]] = list(outputs)
         for i in compiled.ragged:
+            results[i] = np.asarray(results[i])
             results[i] = results[i][results[i][:, 0] >= 0]
         for i, dtype in self._converted:
-            results[i] = results[i].astype(dtype)
+            results[i] = np.asarray(results[i]).astype(dtype)
         return results
 
     # -- compiling ----------------------------------------------------------------------------------------------
@@ -422,6 +429,8 @@ class Model:
     def tune(self, *shapes: Sequence[int], tuning: Tuning | None = None, seconds: float = 0.05) -> Tuning:
         """Measure the algorithms of all convolutions for these input shapes, on one thread, and keep what is not known
         in `tuning` (None: a new one), which `load(tuning=...)` takes and `save(path)` writes."""
+        if not self._target.predicts:
+            raise DeviceError(f"device={self.device!r}: a tuning is for the CPU")
         known = Tuning() if tuning is None else tuning
         selection = Selection(self._isa, self.precision == "strict", self.winograd)
         for _ in tune(self.compile(*shapes).graph, selection, known, seconds):
@@ -434,14 +443,14 @@ class Model:
             raise ValueError(f"runs={runs!r}: expected a positive int")
         inputs = self._check_all(args)
         compiled = self._compiled(tuple(x.shape for x in inputs))
-        return measure(self._executor, compiled, inputs, self._isa, self.threads, runs)
+        return measure(self._executor, compiled, inputs, partial(self._target.peak, self._isa), self.threads, runs)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (self._onnx, self._options(), self._isa.name)
 
     def __repr__(self) -> str:
         ins = ", ".join(f"{i.name}{_show(i.shape)}" for i in self.inputs)
-        return f"<fastconv.Model {self.name!r} ({ins}), {self.threads} threads, {self.isa}>"
+        return f"<fastconv.Model {self.name!r} ({ins}), {self.threads} threads, {self._target.level(self._isa)}>"
 
 
 def thread_count(threads: int | None) -> int:

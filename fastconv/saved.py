@@ -22,6 +22,7 @@ from .model import Model, TensorInfo, thread_count
 from .onnx.reader import InputInfo, OutputInfo
 from .selection import DEFAULT_WINOGRAD
 from .source import Source
+from .target import CPU
 from .tuning import Tuning
 
 LEVELS = ("scalar", "avx2", "avx512", "neon")
@@ -137,7 +138,7 @@ class SavedModel(Model):
             raise DeviceError(f'device={device!r}: a saved plan runs on "cpu"')
         if precision not in ("fp32", "strict"):
             raise DeviceError(f"precision={precision!r}: what a saved plan computes in was chosen when it was made")
-        self.device, self.precision = device, precision
+        self.device, self.precision, self._target = device, precision, CPU
         self.threads, self._threads_arg = thread_count(threads), threads
         raw = isinstance(source, (bytes, bytearray, memoryview))
         self._given: str | bytes = bytes(source) if raw else os.fspath(source)  # type: ignore[arg-type]

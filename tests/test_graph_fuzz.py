@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -20,11 +19,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 import fastconv
 from fastconv.isa import isa_levels
+from tests.onnx.helpers import run_reference
 
 F32 = np.ndarray[Any, np.dtype[np.float32]]
 TOLERANCE = 1e-4  # of the largest magnitude: graphs are up to 14 nodes deep
 LIMIT = 1 << 14  # elements of a value
-onnxruntime.set_default_logger_severity(4)
 
 
 @dataclass(frozen=True)
@@ -288,18 +287,8 @@ def graphs(draw: st.DrawFn) -> Case:
     return Case(model, image, draw(st.sampled_from(isa_levels()[::-1])), draw(st.integers(1, 2)))
 
 
-def run_onnxruntime(model: onnx.ModelProto, x: F32) -> list[F32]:
-    """The graph as it is written, without onnxruntime's own rewriting."""
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    results: list[F32] = session.run(None, {"x": x})
-    return results
-
-
 def check(case: Case) -> None:
-    want = run_onnxruntime(case.model, case.x)
+    want = run_reference(case.model, {"x": case.x})
     got = fastconv.load(case.model, threads=case.threads, _isa=case.isa).run(None, {"x": case.x})
     for output, a, b in zip(case.model.graph.output, got, want, strict=True):
         assert a.shape == b.shape and a.dtype == b.dtype, output.name

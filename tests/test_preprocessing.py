@@ -88,9 +88,10 @@ def test_exif_orientation(orientation: int, tmp_path: Path) -> None:
 
 def test_unusual_modes(tmp_path: Path) -> None:
     base = picture(6, 5)
-    for mode in ("L", "1", "P", "LA", "RGBA", "CMYK", "YCbCr"):
+    kinds = {"CMYK": {"format": "TIFF"}, "YCbCr": {"format": "TIFF", "compression": "tiff_lzw"}}
+    for mode in ("L", "1", "P", "LA", "RGBA", "CMYK", "YCbCr"):  # Pillow 12 misreads its own YCbCr without compression
         file = io.BytesIO()
-        base.convert(mode).save(file, "TIFF" if mode in ("CMYK", "YCbCr") else "PNG")
+        base.convert(mode).save(file, **kinds.get(mode, {"format": "PNG"}))
         file.seek(0)
         assert load_img(file).mode == "RGB", mode
     deep = Image.fromarray(np.array([[0, 0x80FF, 0xFFFF]], np.uint16))

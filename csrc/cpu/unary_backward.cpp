@@ -16,11 +16,11 @@ inline Vec gelu_slope(Vec x) {  // Phi(x) + x phi(x)
   return fma(x, phi, mul(set1(0.5f), add(set1(1.0f), erf(mul(x, set1(0.707106781f))))));
 }
 
-inline Vec gelu_tanh_slope(Vec x) {
+inline Vec gelu_tanh_slope(Vec x) {  // tanh(u) = 2 s - 1 with s = sigmoid(2 u), whose tails are exact
   const Vec c = max(set1(-30.0f), min(set1(30.0f), x)), x2 = square(c);
-  const Vec u = mul(mul(c, set1(0.797884561f)), fma(x2, set1(0.044715f), set1(1.0f)));
-  const Vec du = mul(set1(0.797884561f), fma(x2, set1(0.134145f), set1(1.0f))), t = tanh(u), half = set1(0.5f);
-  return fma(mul(mul(half, c), one_minus(square(t))), du, mul(half, add(set1(1.0f), t)));
+  const Vec u2 = mul(mul(c, set1(1.595769122f)), fma(x2, set1(0.044715f), set1(1.0f)));
+  const Vec du2 = mul(set1(1.595769122f), fma(x2, set1(0.134145f), set1(1.0f))), s = sigmoid(u2);
+  return mul(s, fma(mul(c, one_minus(s)), du2, set1(1.0f)));
 }
 
 inline Vec swish_slope(Vec x) {

@@ -95,17 +95,17 @@ def inspect(path: str, shapes: Sequence[str], how: inputs.How, as_json: bool) ->
         rows = [{k: getattr(o, k) for k in keys} for o in ops]
         output.dump_json({"model": path, "inputs": {k: list(v) for k, v in sizes.items()}, "operations": rows})
         return 0
+    levels = sorted({o.isa for o in ops})
     columns = [
         Column("name", flexible=True, style="cyan"),
-        Column("op"),
+        Column("op", drop=1),
         Column("algorithm"),
-        Column("chosen by", drop=2),
-        Column("isa", drop=4),
+        Column("chosen by", drop=5),
         Column("output"),
         Column("FLOPs", right=True),
-        Column("bytes", right=True, drop=1),
-        Column("expected ms", right=True),
-        Column("buffer", drop=3),
+        Column("bytes", right=True, drop=2),
+        Column("expected ms", right=True, drop=3),
+        Column("buffer", drop=4),
     ]
     output.table(
         columns,
@@ -115,20 +115,20 @@ def inspect(path: str, shapes: Sequence[str], how: inputs.How, as_json: bool) ->
                 o.op,
                 o.algorithm,
                 o.chosen_by or "-",
-                o.isa,
                 output.dims(o.shape),
                 output.count(o.flops),
                 output.size(o.bytes),
-                f"{o.expected_ms:.3f}",
+                f"{o.expected_ms:.3f}" if o.expected_ms else "-",
                 o.buffer,
             )
             for o in ops
         ],
     )
-    flops, moved = sum(o.flops for o in ops), sum(o.bytes for o in ops)
+    flops, moved, ms = sum(o.flops for o in ops), sum(o.bytes for o in ops), sum(o.expected_ms for o in ops)
+    expected = f", {ms:.3f} ms expected" if ms else ""
     output.print_line(
-        f"{len(ops)} operations, {output.count(flops)}FLOP, {output.size(moved)} read and written; "
-        f"{sum(o.expected_ms for o in ops):.3f} ms expected of one thread",
+        f"{len(ops)} operations on {', '.join(levels) or 'no kernels'}, {output.count(flops)}FLOP, "
+        f"{output.size(moved)} moved{expected}",
         style="bold",
     )
     return 0
@@ -156,8 +156,8 @@ def profile(path: str, shapes: Sequence[str], runs: int, how: inputs.How, as_jso
         return 0
     columns = [
         Column("name", flexible=True, style="cyan"),
-        Column("op"),
-        Column("algorithm", drop=1),
+        Column("op", drop=1),
+        Column("algorithm"),
         Column("output", drop=2),
         Column("ms", right=True, style="green"),
         Column("expected", right=True, drop=3),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Column:
-    """A table's column. On a narrow terminal first the flexible ones shrink, then those with the highest `drop` go."""
+    """A table's column. If narrow, flexible ones shrink to 20 characters, then the highest `drop` goes first."""
 
     title: str
     right: bool = False
@@ -85,10 +85,16 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[object]], indent: i
 
     out = console()
     cells = [[clean(c) for c in row] for row in rows]
-    widths = [max([len(col.title), *(len(r[i]) for r in cells)]) for i, col in enumerate(columns)]
-    shown = list(range(len(columns)))
+    shown, widths = list(range(len(columns))), _widths(columns, cells)
     if out.is_terminal:
-        shown = _fit(columns, widths, out.width - indent)
+        room = out.width - indent
+        if _excess(shown, widths, room) > 0:
+            cells = [
+                [_shortened(c) if column.flexible else c for c, column in zip(row, columns, strict=True)]
+                for row in cells
+            ]
+            widths = _widths(columns, cells)
+        shown = _fit(columns, widths, room)
     for number, row in enumerate([[c.title for c in columns], *cells]):
         line = Text(" " * indent)
         for place, i in enumerate(shown):
@@ -102,24 +108,39 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[object]], indent: i
         out.print(line)
     if len(shown) < len(columns):
         missing = ", ".join(columns[i].title for i in range(len(columns)) if i not in shown)
-        print_line(f"(terminal too narrow for: {missing})", style="dim")
+        print_line(f"(in a wider terminal, or piped: {missing})", style="dim")
+
+
+def _widths(columns: Sequence[Column], cells: Sequence[Sequence[str]]) -> list[int]:
+    return [max([len(column.title), *(len(row[i]) for row in cells)]) for i, column in enumerate(columns)]
+
+
+def _excess(shown: Sequence[int], widths: Sequence[int], room: int) -> int:
+    """Characters that a line of these columns has too many; negative where there is room."""
+    return sum(widths[i] for i in shown) + 2 * (len(shown) - 1) - room
+
+
+def _shortened(name: str) -> str:
+    """Without the parts of a path that the next one repeats: torch names a node /layer1/layer1.0/conv1/Conv."""
+    parts = name.split("/")
+    kept = [part for part, after in zip(parts, [*parts[1:], ""], strict=True) if not after.startswith(f"{part}.")]
+    return "/".join(kept)
 
 
 def _fit(columns: Sequence[Column], widths: list[int], room: int) -> list[int]:
-    """Which columns fit the room; shrinks the flexible ones' widths in place, to 20 characters at least."""
+    """Which columns fit the room: all whose others leave 20 characters to each flexible one, which get what is left.
+
+    Shrinks the flexible ones' widths in place.
+    """
     shown = list(range(len(columns)))
-
-    def excess() -> int:
-        return sum(widths[i] for i in shown) + 2 * (len(shown) - 1) - room
-
-    for floor in (36, 20):
-        while excess() > 0:
-            for i in sorted((i for i in shown if columns[i].flexible), key=lambda i: -widths[i]):
-                widths[i] = max(min(widths[i], floor), widths[i] - max(excess(), 0))
-            droppable = [i for i in shown if columns[i].drop]
-            if excess() <= 0 or not droppable:
-                break
-            shown.remove(max(droppable, key=lambda i: columns[i].drop))
+    least = [min(width, 20) if column.flexible else width for column, width in zip(columns, widths, strict=True)]
+    while _excess(shown, least, room) > 0:
+        droppable = [i for i in shown if columns[i].drop]
+        if not droppable:
+            break
+        shown.remove(max(droppable, key=lambda i: columns[i].drop))
+    for i in sorted((i for i in shown if columns[i].flexible), key=lambda i: -widths[i]):
+        widths[i] = max(min(widths[i], 8), widths[i] - max(_excess(shown, widths, room), 0))
     return shown
 
 

@@ -80,14 +80,16 @@ def torch_optimizer(name: str, net: Any, rate: float) -> Any:
 def test_ten_steps(name: str, optimizer: str, tmp_path: Path) -> None:
     """Weights after ten steps on ten batches, within 1e-4 of torch's in float64; batch norms train.
 
-    torch's Adam adds epsilon behind the correction of v, Keras' in front of it: torch's follows here step by step.
+    ResNet18's rate is small: at ten times this rate one number on the other side of a ReLU's kink (the errors are 1e-7
+    until then) grows to 3e-3 within six steps. torch's Adam adds epsilon behind the correction of v, Keras' in front of
+    it: torch's follows here step by step.
     """
     net, model = nets.pair(name, tmp_path)
     nets.norms_train(net, True)
-    rate = 1e-3 if name == "lenet5" else 1e-4
+    rate, n = (1e-3, 8) if name == "lenet5" else (1e-5, 4)
     model.compile(OPTIMIZERS[optimizer](rate), SparseCategoricalCrossentropy(from_logits=True))
     found: dict[str, dict[str, np.ndarray]] = {}
-    batches = [nets.batch(model, 8, seed) for seed in range(10)]
+    batches = [nets.batch(model, n, seed) for seed in range(10)]
     for kind, twin in (("double", copy.deepcopy(net).double()), ("float", copy.deepcopy(net))):
         theirs = torch_optimizer(optimizer, twin, rate)
         for step, (x, y) in enumerate(batches, 1):

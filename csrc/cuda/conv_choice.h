@@ -1,0 +1,29 @@
+// Which tile and how many slices a product gets: a pure function of its sizes and the device's.
+#pragma once
+#include <stdint.h>
+
+#include "kernels.h"
+
+namespace fastconv {
+namespace cuda {
+
+constexpr int TILES = 4;
+struct Tile {
+  int rows, columns, threads, stages;
+};
+// conv_gemm's instances; the columns of the last suit layers with few filters.
+constexpr Tile TILE[TILES] = {{128, 128, 256, 3}, {128, 64, 128, 4}, {64, 64, 128, 4}, {128, 32, 128, 4}};
+
+struct ConvChoice {
+  int tile, slices, steps_per_slice;
+};
+
+// steps: of 128 bytes of depth. The tile with the least estimated time wins: blocks go by in waves over the
+// multiprocessors, a step takes as long as its operands and its arithmetic, slices cost their partial sums.
+ConvChoice choose_conv(int64_t M, int64_t K, int64_t groups, int64_t steps, int multiprocessors);
+
+// For tests and for measuring: this tile and number of slices from now on, tile -1 for the usual choice.
+void force_conv(int tile, int slices);
+
+}  // namespace cuda
+}  // namespace fastconv

@@ -1,0 +1,323 @@
+// Convolution as a product: M = N P Q rows of pixels times K columns of filters, depth R S C, never written out.
+//
+// A block computes BM x BN outputs. The depth goes by in steps of 128 bytes: BM + BN rows of 128 bytes in shared
+// memory, STAGES of them in flight (cp.async, one barrier a step). Row r keeps its 16-byte piece c at c ^ (r & 7), so
+// that the eight rows of an ldmatrix, or of a float4 read, meet all 32 banks. Both operands have the depth innermost:
+// x because channels are, filters as [K][R][S][C] (fastconv/cuda/weights.py). So the three engines below, tensor cores
+// for 2-byte types, for tf32, and plain FMA, differ only in what they do with the bytes of a step.
+//
+// Gather: channels that are no multiple of 16 bytes are collected one by one instead of copied 16 bytes at a time.
+// Slices: with few outputs the depth is cut, blockIdx.z computes one slice into `partial`, and join_slices adds them in
+// order, so that results do not depend on timing.
+#pragma once
+#include "pack.cuh"
+
+namespace fastconv {
+namespace cuda {
+
+struct ConvArguments {
+  const void *x, *w, *residual;
+  const float* bias;
+  void* y;
+  float* partial;  // [slices][M][K], or null
+  int64_t M, x_image, y_ld, res_ld;
+  int H, W, C, K, P, Q, S, depth, w_ld, groups;  // C, K: of one group
+  int stride_h, stride_w, dilation_h, dilation_w, pad_t, pad_l;
+  int x_row, x_ld;
+  int steps, steps_per_slice;
+  int wide_y;  // y, residual and bias allow 16 bytes at a time
+  Activation act;
+};
+
+constexpr int STEP = 128;  // bytes of depth
+
+__device__ inline int place(int row, int piece) { return row * STEP + ((piece ^ (row & 7)) << 4); }
+
+// -- engines: accumulators of a warp's WM x WN tile -------------------------------------------------------------------
+template <class T, bool round, int WM, int WN>
+struct TensorCores {
+  using Storage = T;
+  static constexpr int BLOCKS = 2;  // that registers allow on a multiprocessor
+  float c[WM / 16][WN / 8][4];
+
+  __device__ void clear() {
+    FASTCONV_UNROLL
+    for (int i = 0; i < WM / 16; i++) FASTCONV_UNROLL
+    for (int j = 0; j < WN / 8; j++) FASTCONV_UNROLL
+    for (int e = 0; e < 4; e++) c[i][j][e] = 0.0f;
+  }
+
+  // a, b: the first row of this warp in the step's two operands.
+  __device__ void step(const char* a, const char* b, int lane) {
+    FASTCONV_UNROLL_BY(sizeof(T) == 4 ? 1 : 4)  // tf32: unrolled, 156 registers, one block less on a multiprocessor
+    for (int k = 0; k < 4; k++) {
+      uint32_t fa[WM / 16][4], fb[WN / 8][2];
+      FASTCONV_UNROLL
+      for (int i = 0; i < WM / 16; i++) {
+        load_matrices(fa[i], a + place(16 * i + lane % 16, 2 * k + lane / 16));
+        if (round) {
+          FASTCONV_UNROLL
+          for (int e = 0; e < 4; e++) fa[i][e] = round_tf32(fa[i][e]);
+        }
+      }
+      FASTCONV_UNROLL
+      for (int j = 0; j < WN / 8; j += 2) {
+        uint32_t two[4];
+        load_matrices(two, b + place(8 * j + lane / 16 * 8 + lane % 8, 2 * k + lane / 8 % 2));
+        fb[j][0] = two[0], fb[j][1] = two[1], fb[j + 1][0] = two[2], fb[j + 1][1] = two[3];
+      }
+      FASTCONV_UNROLL
+      for (int i = 0; i < WM / 16; i++) FASTCONV_UNROLL
+      for (int j = 0; j < WN / 8; j++) mma(T{}, c[i][j], fa[i], fb[j]);
+    }
+  }
+
+  // Rows [16 i, 16 i + 16) of the tile to memory with rows `ld` apart.
+  __device__ void store(int i, float* to, int ld, int lane) const {
+    FASTCONV_UNROLL
+    for (int j = 0; j < WN / 8; j++) FASTCONV_UNROLL
+    for (int e = 0; e < 4; e++) to[(lane / 4 + e / 2 * 8) * ld + 8 * j + lane % 4 * 2 + e % 2] = c[i][j][e];
+  }
+};
+
+// Lanes stand as 8 x 4; each has rows and columns that are 8 and 4 apart.
+template <int WM, int WN>
+struct PlainFma {
+  using Storage = float;
+  static constexpr int BLOCKS = 1;
+  float c[WM / 8][WN / 4];
+
+  __device__ void clear() {
+    FASTCONV_UNROLL
+    for (int i = 0; i < WM / 8; i++) FASTCONV_UNROLL
+    for (int j = 0; j < WN / 4; j++) c[i][j] = 0.0f;
+  }
+
+  __device__ void step(const char* a, const char* b, int lane) {
+    const int row = lane / 4, column = lane % 4;
+    FASTCONV_UNROLL_BY(2)  // all eight: 254 registers
+    for (int piece = 0; piece < 8; piece++) {
+      float fb[WN / 4][4];
+      FASTCONV_UNROLL
+      for (int j = 0; j < WN / 4; j++) read(b + place(column + 4 * j, piece), fb[j]);
+      FASTCONV_UNROLL
+      for (int i = 0; i < WM / 8; i++) {
+        float fa[4];
+        read(a + place(row + 8 * i, piece), fa);
+        FASTCONV_UNROLL
+        for (int k = 0; k < 4; k++) FASTCONV_UNROLL
+        for (int j = 0; j < WN / 4; j++) c[i][j] = fmaf(fa[k], fb[j][k], c[i][j]);
+      }
+    }
+  }
+
+  __device__ void store(int i, float* to, int ld, int lane) const {
+    FASTCONV_UNROLL
+    for (int h = 0; h < 2; h++) FASTCONV_UNROLL
+    for (int j = 0; j < WN / 4; j++) to[(lane / 4 + 8 * h) * ld + lane % 4 + 4 * j] = c[2 * i + h][j];
+  }
+
+ private:
+  __device__ static void read(const char* from, float (&v)[4]) {
+    const uint4 u = *(const uint4*)from;
+    v[0] = as_float(u.x), v[1] = as_float(u.y), v[2] = as_float(u.z), v[3] = as_float(u.w);
+  }
+};
+
+// -- reading the operands ---------------------------------------------------------------------------------------------
+// A thread copies piece `tid % 8` of every (threads / 8)-th row.
+template <class T, int BM, int BN, int THREADS, bool Gather>
+struct Loader {
+  static constexpr int APART = THREADS / 8, ROWS = BM / APART, COLUMNS = BN / APART;
+  int64_t origin[ROWS];  // of each pixel's window in x; may lie before it, in the padding
+  int h[ROWS], w[ROWS];  // the window's first row and column
+  int r, s, c;           // filter row, column and channel of this thread's piece
+  int k;                 // its depth
+
+  __device__ void start(const ConvArguments& d, int64_t first_row, int group, int step, int tid) {
+    FASTCONV_UNROLL
+    for (int i = 0; i < ROWS; i++) {
+      const int64_t m = first_row + tid / 8 + i * APART;
+      const int64_t image = m / ((int64_t)d.P * d.Q);
+      const int pixel = (int)(m - image * d.P * d.Q), p = pixel / d.Q, q = pixel - p * d.Q;
+      h[i] = m < d.M ? p * d.stride_h - d.pad_t : -0x40000000;  // no tap brings that into the image
+      w[i] = q * d.stride_w - d.pad_l;
+      origin[i] = image * d.x_image + (int64_t)h[i] * d.x_row + (int64_t)w[i] * d.x_ld + (int64_t)group * d.C;
+    }
+    k = (step * 8 + tid % 8) * WIDTH<T>;
+    const int tap = k / d.C;
+    c = k - tap * d.C, r = tap / d.S, s = tap - r * d.S;
+  }
+
+  __device__ static bool inside(const ConvArguments& d, int h, int w) {
+    return (unsigned)h < (unsigned)d.H && (unsigned)w < (unsigned)d.W;
+  }
+
+  __device__ void copy(const ConvArguments& d, int first_column, int group, char* a, char* b, int tid) {
+    const bool deep = k < d.depth;
+    const int row = tid / 8, piece = tid % 8;
+    if (!Gather) {
+      const int dh = r * d.dilation_h, dw = s * d.dilation_w, offset = dh * d.x_row + dw * d.x_ld + c;
+      FASTCONV_UNROLL
+      for (int i = 0; i < ROWS; i++) {
+        const bool ok = deep && inside(d, h[i] + dh, w[i] + dw);
+        copy_async16(a + place(row + i * APART, piece), (const T*)d.x + (ok ? origin[i] + offset : 0), ok);
+      }
+    } else {
+      FASTCONV_UNROLL
+      for (int i = 0; i < ROWS; i++) gather(d, i, a + place(row + i * APART, piece));
+    }
+    FASTCONV_UNROLL
+    for (int i = 0; i < COLUMNS; i++) {
+      const int column = first_column + row + i * APART;
+      const bool ok = deep && column < d.K;
+      const int64_t from = ok ? (int64_t)(group * d.K + column) * d.w_ld + k : 0;
+      copy_async16(b + place(row + i * APART, piece), (const T*)d.w + from, ok);
+    }
+    advance(d);
+  }
+
+  __device__ void gather(const ConvArguments& d, int i, char* to) const {
+    uint32_t word[4] = {};  // not an array of T: the compiler would put it into local memory
+    int rr = r, ss = s, cc = c;
+    FASTCONV_UNROLL
+    for (int e = 0; e < WIDTH<T>; e++) {
+      const int dh = rr * d.dilation_h, dw = ss * d.dilation_w;
+      const bool ok = k + e < d.depth && inside(d, h[i] + dh, w[i] + dw);
+      if (ok) put(word, e, ((const T*)d.x)[origin[i] + dh * d.x_row + dw * d.x_ld + cc]);
+      if (++cc == d.C) {
+        cc = 0;
+        if (++ss == d.S) ss = 0, rr++;
+      }
+    }
+    uint4 u;
+    u.x = word[0], u.y = word[1], u.z = word[2], u.w = word[3];
+    *(uint4*)to = u;
+  }
+
+  __device__ static void put(uint32_t (&word)[4], int e, float v) { word[e] = as_bits(v); }
+  template <class Half>
+  __device__ static void put(uint32_t (&word)[4], int e, Half v) {
+    word[e / 2] |= (uint32_t)v.bits << 16 * (e % 2);
+  }
+
+  __device__ void advance(const ConvArguments& d) {
+    k += 8 * WIDTH<T>;
+    c += 8 * WIDTH<T>;
+    while (c >= d.C) {
+      c -= d.C;
+      if (++s == d.S) s = 0, r++;
+    }
+  }
+};
+
+// -- epilogue ---------------------------------------------------------------------------------------------------------
+// y[m, k...] = act(sum + bias + residual) for WIDTH<T> channels, or fewer where `count` says so.
+template <class T>
+__device__ inline void finish(const ConvArguments& d, const float* sum, int64_t m, int k, int count) {
+  T* y = (T*)d.y + m * d.y_ld + k;
+  const T* residual = d.residual ? (const T*)d.residual + m * d.res_ld + k : nullptr;
+  if (d.wide_y && count == WIDTH<T>) {
+    Pack<T> p, add;
+    if (residual) add = load_pack(residual);
+    FASTCONV_UNROLL
+    for (int e = 0; e < WIDTH<T>; e++) {
+      const float v = sum[e] + (d.bias ? d.bias[k + e] : 0.0f) + (residual ? add.v[e] : 0.0f);
+      p.v[e] = activate(d.act, v);
+    }
+    store_pack(y, p);
+    return;
+  }
+  for (int e = 0; e < count; e++) {
+    const float v = sum[e] + (d.bias ? d.bias[k + e] : 0.0f) + (residual ? to_float(residual[e]) : 0.0f);
+    y[e] = from_float<T>(activate(d.act, v));
+  }
+}
+
+// Gather: no number of blocks is asked for; with 1 as the bound nvcc 13 spills (56 local accesses for 128 x 32).
+template <template <int, int> class Engine, int BM, int BN, int WM, int WN, int STAGES, bool Gather>
+__global__ void __launch_bounds__(BM / WM * BN / WN * 32, Gather ? 0 : Engine<WM, WN>::BLOCKS)
+    conv_gemm(const __grid_constant__ ConvArguments d) {
+  using E = Engine<WM, WN>;
+  using T = typename E::Storage;
+  constexpr int THREADS = BM / WM * (BN / WN) * 32, STAGE = (BM + BN) * STEP;
+  char* shared = shared_bytes();
+  const int tid = (int)threadIdx.x, lane = tid % 32, warp = tid / 32;
+  const int warp_row = warp / (BN / WN) * WM, warp_column = warp % (BN / WN) * WN;
+  const int column_tiles = (d.K + BN - 1) / BN;
+  const int group = (int)blockIdx.x / column_tiles, first_column = ((int)blockIdx.x - group * column_tiles) * BN;
+  const int64_t first_row = (int64_t)blockIdx.y * BM;
+  const int begin = (int)blockIdx.z * d.steps_per_slice;
+  const int count = (int)min_i(d.steps_per_slice, d.steps - begin);
+
+  Loader<T, BM, BN, THREADS, Gather> loader;
+  loader.start(d, first_row, group, begin, tid);
+  FASTCONV_UNROLL
+  for (int i = 0; i < STAGES - 1; i++) {
+    if (i < count) loader.copy(d, first_column, group, shared + i * STAGE, shared + i * STAGE + BM * STEP, tid);
+    copy_async_commit();
+  }
+  E engine;
+  engine.clear();
+  int stage = 0, next = STAGES - 1;
+  for (int i = 0; i < count; i++) {
+    copy_async_wait<STAGES - 2>();
+    __syncthreads();
+    if (i + STAGES - 1 < count) {
+      char* to = shared + next * STAGE;
+      loader.copy(d, first_column, group, to, to + BM * STEP, tid);
+    }
+    copy_async_commit();
+    const char* from = shared + stage * STAGE;
+    engine.step(from + warp_row * STEP, from + (BM + warp_column) * STEP, lane);
+    stage = stage + 1 == STAGES ? 0 : stage + 1;
+    next = next + 1 == STAGES ? 0 : next + 1;
+  }
+  copy_async_wait<0>();
+  __syncthreads();
+
+  // Sixteen rows at a time through shared memory, so that a lane has neighbouring channels.
+  constexpr int LD = WN + 4, ACROSS = WN / WIDTH<T>;
+  float* tile = (float*)shared + warp * 16 * LD;
+  FASTCONV_UNROLL
+  for (int i = 0; i < WM / 16; i++) {
+    engine.store(i, tile, LD, lane);
+    __syncwarp();
+    for (int j = lane; j < 16 * ACROSS; j += 32) {
+      const int row = j / ACROSS, column = j % ACROSS * WIDTH<T>;
+      const int64_t m = first_row + warp_row + 16 * i + row;
+      const int k = first_column + warp_column + column;
+      if (m >= d.M || k >= d.K) continue;
+      const float* sum = tile + row * LD + column;
+      const int width = (int)min_i(WIDTH<T>, d.K - k);
+      if (d.partial) {
+        float* to = d.partial + ((int64_t)blockIdx.z * d.M + m) * d.groups * d.K + group * d.K + k;
+        for (int e = 0; e < width; e++) to[e] = sum[e];
+      } else {
+        finish<T>(d, sum, m, group * d.K + k, width);
+      }
+    }
+    __syncwarp();
+  }
+}
+
+// One thread for WIDTH<T> channels of a row: adds the slices in order.
+template <class T>
+__global__ void join_slices(const __grid_constant__ ConvArguments d, int slices) {
+  const int K = d.groups * d.K, across = (K + WIDTH<T> - 1) / WIDTH<T>;
+  const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= d.M * across) return;
+  const int64_t m = i / across;
+  const int k = (int)(i - m * across) * WIDTH<T>, width = (int)min_i(WIDTH<T>, K - k);
+  float sum[WIDTH<T>] = {};
+  for (int slice = 0; slice < slices; slice++) {
+    const float* from = d.partial + ((int64_t)slice * d.M + m) * K + k;
+    FASTCONV_UNROLL
+    for (int e = 0; e < WIDTH<T>; e++)
+      if (e < width) sum[e] += from[e];
+  }
+  finish<T>(d, sum, m, k, width);
+}
+
+}  // namespace cuda
+}  // namespace fastconv

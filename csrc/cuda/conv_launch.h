@@ -1,0 +1,55 @@
+// The instances of conv_gemm, one file for each precision, and the kernel for few rows.
+#pragma once
+#include "conv_choice.h"
+#include "conv_gemm.cuh"
+
+namespace fastconv {
+namespace cuda {
+
+void launch_conv_fp32(const ConvArguments& d, const ConvChoice& choice, bool gather, cudaStream_t stream);
+void launch_conv_tf32(const ConvArguments& d, const ConvChoice& choice, bool gather, cudaStream_t stream);
+void launch_conv_fp16(const ConvArguments& d, const ConvChoice& choice, bool gather, cudaStream_t stream);
+void launch_conv_bf16(const ConvArguments& d, const ConvChoice& choice, bool gather, cudaStream_t stream);
+
+constexpr int FEW_ROWS = 8;  // of a dense layer: its weights are read once, at memory speed
+void dense(const Linear& d, const Call& c);
+
+template <template <int, int> class Engine, int tile, int WM, int WN, bool Gather>
+void launch_tile(const ConvArguments& d, int slices, cudaStream_t stream) {
+  constexpr Tile t = TILE[tile];
+  static_assert(t.rows / WM * (t.columns / WN) * 32 == t.threads, "threads of the tile");
+  const int64_t rows = ceil_div(d.M, t.rows);
+  if (rows > 65535) throw std::invalid_argument("conv2d: too many pixels for one launch");
+  const dim3 grid((unsigned)(ceil_div(d.K, t.columns) * d.groups), (unsigned)rows, (unsigned)slices);
+  launch(conv_gemm<Engine, t.rows, t.columns, WM, WN, t.stages, Gather>, grid, dim3(t.threads),
+         (size_t)t.stages * (t.rows + t.columns) * STEP, stream, d);
+}
+
+template <template <int, int> class Engine, bool Gather>
+void launch_engine(const ConvArguments& d, const ConvChoice& choice, cudaStream_t stream) {
+  switch (choice.tile) {
+    case 0:
+      launch_tile<Engine, 0, 64, 32, Gather>(d, choice.slices, stream);
+      break;
+    case 1:
+      launch_tile<Engine, 1, 64, 32, Gather>(d, choice.slices, stream);
+      break;
+    case 2:
+      launch_tile<Engine, 2, 32, 32, Gather>(d, choice.slices, stream);
+      break;
+    default:
+      launch_tile<Engine, 3, 32, 32, Gather>(d, choice.slices, stream);
+  }
+  if (choice.slices == 1) return;
+  using T = typename Engine<64, 32>::Storage;
+  const int64_t threads = d.M * ceil_div((int64_t)d.groups * d.K, WIDTH<T>);
+  launch(join_slices<T>, dim3((unsigned)ceil_div(threads, 128)), dim3(128), 0, stream, d, choice.slices);
+}
+
+template <template <int, int> class Engine>
+void launch_conv(const ConvArguments& d, const ConvChoice& choice, bool gather, cudaStream_t stream) {
+  gather ? launch_engine<Engine, true>(d, choice, stream) : launch_engine<Engine, false>(d, choice, stream);
+}
+
+}  // namespace cuda
+}  // namespace fastconv

@@ -1,0 +1,40 @@
+// What the plan calls: one function for each row of kernels.def, which launches the kernel on a stream.
+#pragma once
+#include <stdint.h>
+
+#include "device.cuh"
+#include "ops.h"
+
+namespace fastconv {
+namespace cuda {
+
+// How tensors are stored, and which units multiply. tf32 stores float32 and rounds what the tensor cores read.
+enum class Precision : int32_t { fp32, tf32, fp16, bf16 };
+
+struct Call {
+  const void* in[4];  // of the storage type but where weights.py says float32
+  void* out;
+  float* workspace;  // partial sums, workspace_floats() of them
+  Precision precision;
+  int multiprocessors;
+  cudaStream_t stream;
+};
+
+#define KERNEL(name, Descriptor) void name(const Descriptor& d, const Call& c);
+#include "cpu/kernels.def"
+#undef KERNEL
+
+bool present(Op op);  // whether the GPU has a kernel for it: absent.def
+
+int64_t workspace_floats(const Conv2d& d, Precision precision, int multiprocessors);
+int64_t workspace_floats(const Linear& d, Precision precision, int multiprocessors);
+template <class D>
+int64_t workspace_floats(const D&, Precision, int) {
+  return 0;
+}
+
+// y = x, element by element, between float32 and the storage type.
+void convert(const void* x, bool x_float, void* y, bool y_float, int64_t n, Precision precision, cudaStream_t stream);
+
+}  // namespace cuda
+}  // namespace fastconv

@@ -1,0 +1,322 @@
+// The plugin's C interface (fastconv/cuda/library.py calls it): devices, memory, plans, runs. Every function returns 0,
+// or -1 with the reason in fastconv_cuda_error(). Plans hold descriptors and addresses, nothing of Python; sizes are
+// checked by fastconv/cuda/plan.py before they come here.
+#include <string.h>
+
+#include <vector>
+
+#include "conv_choice.h"
+#include "kernels.h"
+
+namespace fastconv {
+namespace cuda {
+
+enum class Space : int32_t { none, arena, weight, external };
+
+// Where an operand lies: element `at` of the arena; an address; element `at` of the external `index`.
+struct Reference {
+  Space space;
+  int32_t index;
+  int64_t at;
+};
+
+struct Operation {
+  Op op;
+  Reference in[4], out;
+  union {
+#define KERNEL(name, Descriptor) Descriptor name;
+#include "cpu/kernels.def"
+#undef KERNEL
+  };
+};
+
+// Operations on fixed operands, and the graph of their launches. One run at a time.
+class Plan {
+ public:
+  Plan(Precision precision, int multiprocessors, cudaStream_t stream)
+      : precision_(precision), multiprocessors_(multiprocessors), stream_(stream) {}
+  ~Plan() { forget_graph(); }
+
+  void add(Op op, const void* descriptor, size_t bytes, const Reference* operands) {
+    Operation o;
+    o.op = op;
+    memcpy(o.in, operands, sizeof o.in);
+    o.out = operands[4];
+    int64_t workspace = 0;
+    switch (op) {
+#define KERNEL(name, Descriptor)                                                                \
+  case Op::name:                                                                                \
+    if (bytes != sizeof(Descriptor)) throw std::invalid_argument("descriptor of another size"); \
+    memcpy(&o.name, descriptor, bytes);                                                         \
+    workspace = workspace_floats(o.name, precision_, multiprocessors_);                         \
+    break;
+#include "cpu/kernels.def"
+#undef KERNEL
+      default:
+        throw std::invalid_argument("no such operation");
+    }
+    workspace_floats_ = max_i(workspace_floats_, workspace);
+    operations_.push_back(o);
+  }
+
+  // externals: device addresses in the storage type. The second run with the same ones is captured as a graph.
+  void run(void* const* externals, int count, char* arena, float* workspace) {
+    const std::vector<void*> key = key_of(externals, count, arena, workspace);
+    if (exec_ && key == captured_) return check(cudaGraphLaunch(exec_, stream_), "graph launch");
+    if (key != seen_) {  // the first run: errors show here, and modules are loaded
+      seen_ = key;
+      return launch_all(externals, arena, workspace);
+    }
+    forget_graph();
+    cudaGraph_t graph = nullptr;
+    check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "capture");
+    try {
+      launch_all(externals, arena, workspace);
+    } catch (...) {
+      cudaStreamEndCapture(stream_, &graph);
+      if (graph) cudaGraphDestroy(graph);
+      throw;
+    }
+    check(cudaStreamEndCapture(stream_, &graph), "end of capture");
+    const cudaError_t error = cudaGraphInstantiate(&exec_, graph, 0);
+    cudaGraphDestroy(graph);
+    check(error, "graph");
+    captured_ = key;
+    check(cudaGraphLaunch(exec_, stream_), "graph launch");
+  }
+
+  // Nanoseconds of each operation, by events around each.
+  void profile(void* const* externals, char* arena, float* workspace, int64_t* nanoseconds) {
+    std::vector<cudaEvent_t> events(operations_.size() + 1, nullptr);
+    for (cudaEvent_t& e : events) check(cudaEventCreate(&e), "event");
+    check(cudaEventRecord(events[0], stream_), "event");
+    for (size_t i = 0; i < operations_.size(); i++) {
+      launch_one(operations_[i], externals, arena, workspace);
+      check(cudaEventRecord(events[i + 1], stream_), "event");
+    }
+    check(cudaEventSynchronize(events.back()), "profile");
+    for (size_t i = 0; i < operations_.size(); i++) {
+      float ms = 0;
+      check(cudaEventElapsedTime(&ms, events[i], events[i + 1]), "event");
+      nanoseconds[i] = (int64_t)((double)ms * 1e6);
+    }
+    for (cudaEvent_t e : events) cudaEventDestroy(e);
+  }
+
+  // Nanoseconds of `repeats` replays of the graph, by events around all of them.
+  double time(void* const* externals, int count, char* arena, float* workspace, int repeats) {
+    for (int i = 0; i < 3; i++) run(externals, count, arena, workspace);
+    cudaEvent_t begin = nullptr, end = nullptr;
+    check(cudaEventCreate(&begin), "event");
+    check(cudaEventCreate(&end), "event");
+    check(cudaEventRecord(begin, stream_), "event");
+    for (int i = 0; i < repeats; i++) run(externals, count, arena, workspace);
+    check(cudaEventRecord(end, stream_), "event");
+    check(cudaEventSynchronize(end), "time");
+    float ms = 0;
+    check(cudaEventElapsedTime(&ms, begin, end), "event");
+    cudaEventDestroy(begin);
+    cudaEventDestroy(end);
+    return (double)ms * 1e6;
+  }
+
+  int64_t workspace_bytes() const { return 4 * workspace_floats_; }
+  bool captured() const { return exec_ != nullptr; }
+
+ private:
+  static std::vector<void*> key_of(void* const* externals, int count, char* arena, float* workspace) {
+    std::vector<void*> key(externals, externals + count);
+    key.push_back(arena);
+    key.push_back(workspace);
+    return key;
+  }
+
+  void* address(const Reference& r, void* const* externals, char* arena) const {
+    const int64_t size = precision_ == Precision::fp16 || precision_ == Precision::bf16 ? 2 : 4;
+    switch (r.space) {
+      case Space::none:
+        return nullptr;
+      case Space::arena:
+        return arena + r.at * size;
+      case Space::weight:
+        return (void*)r.at;
+      case Space::external:
+        return (char*)externals[r.index] + r.at * size;
+    }
+    return nullptr;
+  }
+
+  void launch_one(const Operation& o, void* const* externals, char* arena, float* workspace) {
+    Call c;
+    for (int i = 0; i < 4; i++) c.in[i] = address(o.in[i], externals, arena);
+    c.out = address(o.out, externals, arena);
+    c.workspace = workspace;
+    c.precision = precision_;
+    c.multiprocessors = multiprocessors_;
+    c.stream = stream_;
+    switch (o.op) {
+#define KERNEL(name, Descriptor) \
+  case Op::name:                 \
+    name(o.name, c);             \
+    break;
+#include "cpu/kernels.def"
+#undef KERNEL
+    }
+  }
+
+  void launch_all(void* const* externals, char* arena, float* workspace) {
+    for (const Operation& o : operations_) launch_one(o, externals, arena, workspace);
+  }
+
+  void forget_graph() {
+    if (exec_) cudaGraphExecDestroy(exec_);
+    exec_ = nullptr;
+  }
+
+  Precision precision_;
+  int multiprocessors_;
+  cudaStream_t stream_;
+  std::vector<Operation> operations_;
+  int64_t workspace_floats_ = 0;
+  std::vector<void*> seen_, captured_;
+  cudaGraphExec_t exec_ = nullptr;
+};
+
+}  // namespace cuda
+}  // namespace fastconv
+
+using namespace fastconv;
+using namespace fastconv::cuda;
+
+namespace {
+
+thread_local std::string last_error;
+
+// What every interface function does: no exception crosses into C.
+template <class Body>
+int guarded(const Body& body) {
+  try {
+    body();
+    return 0;
+  } catch (const std::exception& e) {
+    last_error = e.what();
+    return -1;
+  }
+}
+
+}  // namespace
+
+#define API extern "C" __attribute__((visibility("default")))
+
+API const char* fastconv_cuda_error() { return last_error.c_str(); }
+API int fastconv_cuda_version() { return 1; }
+
+struct DeviceInfo {
+  char name[256];
+  int32_t major, minor, multiprocessors, driver;
+  int64_t memory;
+};
+
+// -2: no driver; -3: no device
+API int fastconv_cuda_open(int device, DeviceInfo* info) {
+  memset(info, 0, sizeof *info);
+  int driver = 0, count = 0;
+  cudaError_t error = cudaDriverGetVersion(&driver);
+  info->driver = driver;
+  if (error != cudaSuccess || driver == 0) {
+    last_error = "no NVIDIA driver is loaded";
+    return -2;
+  }
+  error = cudaGetDeviceCount(&count);
+  if (error != cudaSuccess || device >= count) {
+    last_error = error != cudaSuccess ? cudaGetErrorString(error)
+                                      : "the driver shows " + std::to_string(count) + " devices, asked for number " +
+                                            std::to_string(device);
+    cudaGetLastError();
+    return -3;
+  }
+  return guarded([&] {
+    check(cudaSetDevice(device), "device");
+    cudaDeviceProp p;
+    check(cudaGetDeviceProperties(&p, device), "device properties");
+    memcpy(info->name, p.name, sizeof info->name - 1);
+    info->major = p.major, info->minor = p.minor;
+    info->multiprocessors = p.multiProcessorCount;
+    info->memory = (int64_t)p.totalGlobalMem;
+  });
+}
+
+API int fastconv_cuda_set_device(int device) {
+  return guarded([&] { check(cudaSetDevice(device), "device"); });
+}
+API int fastconv_cuda_allocate(int64_t bytes, void** p) {
+  return guarded([&] {
+    check(cudaMalloc(p, (size_t)max_i(bytes, 1)), ("device memory, " + std::to_string(bytes) + " bytes").c_str());
+  });
+}
+API int fastconv_cuda_free(void* p) {
+  return guarded([&] { check(cudaFree(p), "free"); });
+}
+API int fastconv_cuda_allocate_host(int64_t bytes, void** p) {
+  return guarded([&] { check(cudaMallocHost(p, (size_t)max_i(bytes, 1)), "pinned memory"); });
+}
+API int fastconv_cuda_free_host(void* p) {
+  return guarded([&] { check(cudaFreeHost(p), "free"); });
+}
+API int fastconv_cuda_upload(void* to, const void* from, int64_t bytes) {
+  return guarded([&] { check(cudaMemcpy(to, from, (size_t)bytes, cudaMemcpyHostToDevice), "upload"); });
+}
+API int fastconv_cuda_download(void* to, const void* from, int64_t bytes) {
+  return guarded([&] { check(cudaMemcpy(to, from, (size_t)bytes, cudaMemcpyDeviceToHost), "download"); });
+}
+// kind: 1 to the device, 2 to the host, 3 on the device
+API int fastconv_cuda_copy(void* to, const void* from, int64_t bytes, int kind, cudaStream_t stream) {
+  return guarded([&] { check(cudaMemcpyAsync(to, from, (size_t)bytes, (cudaMemcpyKind)kind, stream), "copy"); });
+}
+API int fastconv_cuda_stream(cudaStream_t* stream) {
+  return guarded([&] { check(cudaStreamCreateWithFlags(stream, cudaStreamNonBlocking), "stream"); });
+}
+API int fastconv_cuda_stream_destroy(cudaStream_t stream) {
+  return guarded([&] { check(cudaStreamDestroy(stream), "stream"); });
+}
+API int fastconv_cuda_synchronize(cudaStream_t stream) {
+  return guarded([&] { check(cudaStreamSynchronize(stream), "run"); });
+}
+API int fastconv_cuda_convert(const void* x, int x_float, void* y, int y_float, int64_t n, int precision,
+                              cudaStream_t stream) {
+  return guarded([&] { convert(x, x_float != 0, y, y_float != 0, n, (Precision)precision, stream); });
+}
+
+API int fastconv_cuda_plan(int precision, int multiprocessors, cudaStream_t stream, fastconv::cuda::Plan** plan) {
+  return guarded([&] { *plan = new fastconv::cuda::Plan((Precision)precision, multiprocessors, stream); });
+}
+API int fastconv_cuda_plan_destroy(fastconv::cuda::Plan* plan) {
+  return guarded([&] { delete plan; });
+}
+API int fastconv_cuda_present(int op) { return present((Op)op); }
+API int fastconv_cuda_add(fastconv::cuda::Plan* plan, int op, const void* descriptor, int64_t bytes,
+                          const Reference* operands) {
+  return guarded([&] { plan->add((Op)op, descriptor, (size_t)bytes, operands); });
+}
+API int64_t fastconv_cuda_workspace(const fastconv::cuda::Plan* plan) { return plan->workspace_bytes(); }
+API int fastconv_cuda_captured(const fastconv::cuda::Plan* plan) { return plan->captured(); }
+API int fastconv_cuda_run(fastconv::cuda::Plan* plan, void* const* externals, int count, void* arena, void* workspace) {
+  return guarded([&] { plan->run(externals, count, (char*)arena, (float*)workspace); });
+}
+API int fastconv_cuda_profile(fastconv::cuda::Plan* plan, void* const* externals, void* arena, void* workspace,
+                              int64_t* nanoseconds) {
+  return guarded([&] { plan->profile(externals, (char*)arena, (float*)workspace, nanoseconds); });
+}
+API int fastconv_cuda_time(fastconv::cuda::Plan* plan, void* const* externals, int count, void* arena, void* workspace,
+                           int repeats, double* nanoseconds) {
+  return guarded([&] { *nanoseconds = plan->time(externals, count, (char*)arena, (float*)workspace, repeats); });
+}
+API int fastconv_cuda_force(int tile, int slices) {
+  return guarded([&] { force_conv(tile, slices); });
+}
+API int fastconv_cuda_choose(int64_t M, int64_t K, int64_t groups, int64_t steps, int multiprocessors, int32_t* out) {
+  return guarded([&] {
+    const ConvChoice c = choose_conv(M, K, groups, steps, multiprocessors);
+    out[0] = c.tile, out[1] = c.slices, out[2] = c.steps_per_slice;
+  });
+}

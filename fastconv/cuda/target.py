@@ -1,0 +1,81 @@
+"""What the compiler asks of the GPU; the CPU's answers are in fastconv/target.py."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from .. import _core
+from ..errors import DeviceError
+from ..selection import Choice, Chosen, Selection, Shape
+from ..target import Target as Base
+from .arrays import Borrowed, DeviceArray, borrow
+from .executor import DeviceExecutor
+from .library import device
+from .plan import DevicePlan
+from .weights import PRECISIONS, DevicePacker, DeviceStore, width
+
+
+class DeviceSelection(Selection):
+    """Depthwise, or the one product; images with few channels get them rounded up to 16 bytes on the way in."""
+
+    def candidates(self, shape: Shape, *, constant: bool = True) -> list[Choice]:
+        """The only one: of those that sum directly the first, which is made for the shape."""
+        return super().candidates(shape, constant=constant)[:1]
+
+    def choose(self, shape: Shape, *, constant: bool = True) -> Chosen:
+        """The only candidate; its seconds are not known."""
+        return Chosen(self.candidates(shape, constant=constant)[0], 0.0, "")
+
+
+class Target(Base):
+    """One GPU at one precision. Raises DeviceError for what does not exist."""
+
+    takes_gates = False
+    predicts = False
+
+    def __init__(self, name: str, precision: str) -> None:
+        match = re.fullmatch(r"cuda(?::(\d+))?", name)
+        if match is None:
+            raise DeviceError(f'device={name!r}: expected "cpu", "cuda" or "cuda:N"')
+        if precision == "strict":
+            precision = "fp32"
+        if precision not in PRECISIONS:
+            raise DeviceError(f"precision={precision!r}: the GPU computes in {', '.join(PRECISIONS)}")
+        self.owner = device(int(match.group(1) or 0))
+        self.precision = precision
+        self.channel_unit = width(precision)
+        self._executor: DeviceExecutor | None = None
+
+    def executor(self, threads: int) -> DeviceExecutor:
+        if self._executor is None:
+            self._executor = DeviceExecutor(self.owner, self.precision)
+        return self._executor
+
+    def store(self) -> DeviceStore:
+        return DeviceStore(self.owner, self.precision)
+
+    def packer(self, store: Any, isa: _core.Isa) -> DevicePacker:
+        return DevicePacker(store)
+
+    def plan(self, isa: _core.Isa, store: Any) -> DevicePlan:
+        self.owner.use()
+        return DevicePlan(self.owner, self.precision, self.executor(1).stream)
+
+    def selection(self, asked: Selection) -> Selection:
+        return DeviceSelection(asked.isa, strict=True)
+
+    def level(self, isa: _core.Isa) -> str:
+        return f"cuda {self.precision}"
+
+    def peak(self, isa: _core.Isa, seconds: float) -> float:
+        return float("nan")
+
+    def borrow(self, value: Any, where: str) -> Any:
+        return borrow(value, self.owner, self.executor(1).stream.value or 0, where)
+
+    def empty(self, shape: tuple[int, ...], inputs: Any) -> Any:
+        """An output: on the device where any input is."""
+        if any(isinstance(x, (Borrowed, DeviceArray)) for x in inputs):
+            return DeviceArray(self.owner, shape)
+        return super().empty(shape, inputs)

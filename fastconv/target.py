@@ -1,0 +1,68 @@
+"""What the compiler and the model ask of the device that a plan is for; these are the CPU's answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from . import _core
+from .packing import Packer
+from .selection import Selection
+
+
+class Target:
+    """The CPU. fastconv.cuda.Target is a GPU."""
+
+    channel_unit = 1  # a stem's channels are rounded up to this
+    predicts = True  # the cost model knows it, and tunings are for it
+    takes_gates = True  # a 1x1 convolution may take a gate of its input channels (compiler._take_gate)
+
+    def executor(self, threads: int) -> Any:
+        return _core.Executor(threads)
+
+    def store(self) -> Any:
+        return _core.WeightStore()
+
+    def packer(self, store: Any, isa: _core.Isa) -> Any:
+        return Packer(store, isa)
+
+    def plan(self, isa: _core.Isa, store: Any) -> Any:
+        return _core.Plan(isa, store)
+
+    def selection(self, asked: Selection) -> Selection:
+        """What decides the algorithms of convolutions where the user has asked for this."""
+        return asked
+
+    def level(self, isa: _core.Isa) -> str:
+        return isa.name
+
+    def peak(self, isa: _core.Isa, seconds: float) -> float:
+        """GFLOP/s of one core."""
+        return _core.measure_peak(isa, seconds)
+
+    def borrow(self, value: Any, where: str) -> Any:
+        """An input that already lies on the device, or None."""
+        return None
+
+    def empty(self, shape: tuple[int, ...], inputs: Any) -> Any:
+        """Memory for an output of a run with these inputs."""
+        return np.empty(shape, np.float32)
+
+
+CPU = Target()
+
+
+def target(device: str, precision: str) -> Target:
+    """Raises DeviceError for a device or a precision that is not there."""
+    from .errors import DeviceError
+
+    if device == "cpu":
+        if precision not in ("fp32", "strict"):
+            raise DeviceError(f'precision={precision!r}: the CPU computes in "fp32" or "strict"')
+        return CPU
+    if device.split(":")[0] != "cuda":
+        raise DeviceError(f'device={device!r}: expected "cpu", "cuda" or "cuda:N"')
+    from .cuda import Target as Cuda
+
+    return Cuda(device, precision)

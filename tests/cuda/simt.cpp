@@ -1,0 +1,392 @@
+// The emulator's fibers, warps and barriers, and the checks of every memory access (simt_runtime.cpp: the library).
+//
+// Shared memory: an access beyond the launch's size, a read of what nobody wrote, and two accesses to one byte of
+// which at least one writes, by threads between which there is no barrier, are errors. Threads of one warp are also
+// ordered by the warp's meetings. An asynchronous copy counts as a write when it is issued and is done when the thread
+// waits for it, the latest moment that the hardware allows.
+// Global memory: an access beyond an allocation, and two threads that write one element in one launch, or one that
+// reads what another thread of that launch wrote without a barrier between, are errors.
+#include "simt.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <sys/mman.h>
+
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "simt_memory.h"
+
+namespace simt {
+
+Place thread_index, block_index, block_size, grid_size;
+char* shared_memory;
+std::string errors;
+int error_count = 0;
+
+namespace {
+
+constexpr size_t STACK = 128 << 10, SHARED_LIMIT = 228 << 10;
+enum class State { ready, warp, block, done };
+
+struct Copy {
+  char* to;
+  const char* from;
+  int bytes, source_bytes;
+};
+
+struct Fiber {
+  void* stack_pointer = nullptr;
+  char* stack = nullptr;
+  Place place{};
+  int id = 0;
+  State state = State::done;
+  void* mine = nullptr;
+  Operation operation = nullptr;
+  std::vector<std::vector<Copy>> groups;  // of copies, oldest first
+  std::vector<Copy> open;
+};
+
+struct Warp {
+  int live = 0, arrived = 0;
+  uint32_t epoch = 0;
+};
+
+struct Shadow {  // of one byte of shared memory
+  uint32_t write_epoch, read_epoch, write_warp_epoch, read_warp_epoch;
+  int16_t writer, reader;
+  bool many_warps, many_lanes;
+};
+
+std::vector<Fiber> fibers;
+std::vector<Warp> warps;
+Fiber* self = nullptr;
+void* main_stack_pointer;
+const std::function<void()>* body;
+size_t shared_size;
+uint32_t epoch = 0, block_start = 0, launch_number = 0;
+Shadow shadow[SHARED_LIMIT];
+int blocked;
+
+extern "C" void simt_switch(void** save, void* to);
+#if defined(__x86_64__)
+asm(R"(
+.text
+.globl simt_switch
+simt_switch:
+  push %rbp
+  push %rbx
+  push %r12
+  push %r13
+  push %r14
+  push %r15
+  mov %rsp, (%rdi)
+  mov %rsi, %rsp
+  pop %r15
+  pop %r14
+  pop %r13
+  pop %r12
+  pop %rbx
+  pop %rbp
+  ret
+)");
+constexpr int SAVED = 6;
+#elif defined(__aarch64__)
+asm(R"(
+.text
+.globl simt_switch
+simt_switch:
+  sub sp, sp, #160
+  stp x19, x20, [sp, #0]
+  stp x21, x22, [sp, #16]
+  stp x23, x24, [sp, #32]
+  stp x25, x26, [sp, #48]
+  stp x27, x28, [sp, #64]
+  stp x29, x30, [sp, #80]
+  stp d8, d9, [sp, #96]
+  stp d10, d11, [sp, #112]
+  stp d12, d13, [sp, #128]
+  stp d14, d15, [sp, #144]
+  mov x2, sp
+  str x2, [x0]
+  mov sp, x1
+  ldp x19, x20, [sp, #0]
+  ldp x21, x22, [sp, #16]
+  ldp x23, x24, [sp, #32]
+  ldp x25, x26, [sp, #48]
+  ldp x27, x28, [sp, #64]
+  ldp x29, x30, [sp, #80]
+  ldp d8, d9, [sp, #96]
+  ldp d10, d11, [sp, #112]
+  ldp d12, d13, [sp, #128]
+  ldp d14, d15, [sp, #144]
+  add sp, sp, #160
+  ret
+)");
+#else
+#error "the emulator knows x86-64 and aarch64"
+#endif
+
+void leave() { simt_switch(&self->stack_pointer, main_stack_pointer); }
+
+// Lets the lanes of a warp go on once the last live one has come.
+void release(Warp& w, int first) {
+  void* lanes[WARP] = {};
+  Operation op = nullptr;
+  const int last = std::min((int)fibers.size(), first + WARP);
+  for (int i = first; i < last; i++) {
+    Fiber& f = fibers[i];
+    if (f.state != State::warp) continue;
+    if (op && f.operation != op) fail("lanes of a warp meet in different operations");
+    op = f.operation;
+    lanes[i - first] = f.mine ? f.mine : (void*)&f;
+    f.state = State::ready;
+  }
+  w.arrived = 0;
+  w.epoch++;
+  if (op) op(lanes);
+}
+
+void entry() {
+  (*body)();
+  if (!self->open.empty() || !self->groups.empty()) {
+    bool late = !self->open.empty();
+    for (auto& g : self->groups) late = late || !g.empty();
+    if (late) fail("a thread ends before its asynchronous copies");
+  }
+  self->groups.clear();
+  self->open.clear();
+  self->state = State::done;
+  Warp& w = warps[self->id / WARP];
+  w.live--;
+  if (w.live > 0 && w.arrived == w.live) release(w, self->id / WARP * WARP);
+  leave();
+  __builtin_unreachable();
+}
+
+void prepare(Fiber& f) {
+  if (!f.stack) {
+    f.stack = (char*)mmap(nullptr, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (f.stack == MAP_FAILED) throw std::bad_alloc();
+  }
+  void** top = (void**)(f.stack + STACK - 64);
+#if defined(__x86_64__)
+  *--top = nullptr;  // where entry would return to; the stack is then aligned as after a call
+  *--top = (void*)&entry;
+  for (int i = 0; i < SAVED; i++) *--top = nullptr;
+#else
+  top -= 20;
+  for (int i = 0; i < 20; i++) top[i] = nullptr;
+  top[11] = (void*)&entry;
+#endif
+  f.stack_pointer = top;
+  f.state = State::ready;
+}
+
+void run_block(int threads) {
+  for (size_t i = 0; i < warps.size(); i++) warps[i] = {std::min(WARP, threads - (int)i * WARP), 0, 0};
+  for (Fiber& f : fibers) prepare(f);
+  memset(shared_memory, 0xff, shared_size);
+  block_start = ++epoch;
+  blocked = 0;
+  for (;;) {
+    bool progress = false, alive = false;
+    for (Fiber& f : fibers) {
+      if (f.state == State::done) continue;
+      alive = true;
+      if (f.state != State::ready) continue;
+      progress = true;
+      self = &f;
+      thread_index = f.place;
+      simt_switch(&main_stack_pointer, f.stack_pointer);
+      self = nullptr;
+    }
+    if (!alive) return;
+    if (progress) continue;
+    int waiting = 0, left = 0;
+    for (Fiber& f : fibers) {
+      waiting += f.state == State::block;
+      left += f.state != State::done;
+    }
+    if (waiting != left) {
+      fail("deadlock: %d threads at the barrier of the block, %d in operations of their warps", waiting,
+           left - waiting);
+      for (Fiber& f : fibers) f.groups.clear(), f.open.clear();
+      return;
+    }
+    epoch++;
+    for (Fiber& f : fibers)
+      if (f.state == State::block) f.state = State::ready;
+  }
+}
+
+bool ordered(int16_t other, uint32_t other_warp_epoch) {
+  if (other == self->id) return true;
+  return other / WARP == self->id / WARP && other_warp_epoch != warps[self->id / WARP].epoch;
+}
+
+void check_shared(size_t at, size_t bytes, bool write) {
+  if (at + bytes > shared_size) {
+    fail("%s of %zu bytes at byte %zu of %zu bytes of shared memory", write ? "write" : "read", bytes, at, shared_size);
+    return;
+  }
+  const uint32_t warp_epoch = warps[self->id / WARP].epoch;
+  const int16_t id = (int16_t)self->id;
+  for (size_t i = at; i < at + bytes; i++) {
+    Shadow& s = shadow[i];
+    if (s.write_epoch < block_start && !write) {
+      fail("read of byte %zu of shared memory, which nobody wrote", i);
+      return;
+    }
+    const bool raced = s.write_epoch == epoch && !ordered(s.writer, s.write_warp_epoch);
+    bool read_raced = false;
+    if (write && s.read_epoch == epoch) {
+      read_raced =
+          s.many_warps || (s.many_lanes && s.read_warp_epoch == warp_epoch) || !ordered(s.reader, s.read_warp_epoch);
+    }
+    if (raced || read_raced) {
+      fail("race in shared memory: byte %zu is %s by thread %d and %s by thread %d without a barrier between", i,
+           raced ? "written" : "read", raced ? s.writer : s.reader, write ? "written" : "read", id);
+      return;
+    }
+    if (write) {
+      s.write_epoch = epoch, s.write_warp_epoch = warp_epoch, s.writer = id;
+      continue;
+    }
+    const bool again = s.read_epoch == epoch;
+    const bool same_warp = again && s.reader / WARP == id / WARP;
+    s.many_warps = again && (s.many_warps || !same_warp);
+    s.many_lanes = same_warp && s.read_warp_epoch == warp_epoch && (s.many_lanes || s.reader != id);
+    s.read_epoch = epoch, s.read_warp_epoch = warp_epoch, s.reader = id;
+  }
+}
+
+void check_global(uintptr_t address, size_t bytes, bool write) {
+  const size_t at = address - heap.base;
+  for (size_t i = at; i < at + bytes; i++) {
+    if (heap.valid[i]) continue;
+    fail("%s of %zu bytes outside an allocation, block (%u, %u, %u) thread %d%s", write ? "write" : "read", bytes,
+         block_index.x, block_index.y, block_index.z, self->id, heap.describe(address + (i - at)).c_str());
+    return;
+  }
+  const uint64_t block =
+      block_index.x + (uint64_t)grid_size.x * (block_index.y + (uint64_t)grid_size.y * block_index.z);
+  for (size_t i = at / 2; i <= (at + bytes - 1) / 2; i++) {
+    Heap::Writer& w = heap.writers[i];
+    const bool here = w.launch == launch_number;
+    const bool mine = w.block == (uint32_t)block && (w.thread == self->id || w.epoch < epoch);
+    if (here && !mine) {
+      fail("global memory: thread %d of block %u %s what thread %d of block %u wrote in this launch%s", self->id,
+           (unsigned)block, write ? "overwrites" : "reads", w.thread, w.block, heap.describe(address).c_str());
+      return;
+    }
+    if (write) w = {launch_number, (uint32_t)block, epoch, self->id};
+  }
+}
+
+}  // namespace
+
+void fail(const char* format, ...) {
+  if (error_count++ >= 5) return;
+  char text[400];
+  va_list args;
+  va_start(args, format);
+  vsnprintf(text, sizeof text, format, args);
+  va_end(args);
+  errors += (errors.empty() ? "" : "; ") + std::string(text);
+}
+
+void touch(const void* address, size_t bytes, bool write) {
+  if (!self) return;
+  const uintptr_t a = (uintptr_t)address;
+  if (a - (uintptr_t)shared_memory < SHARED_LIMIT) return check_shared(a - (uintptr_t)shared_memory, bytes, write);
+  if (a - heap.base < heap.size) return check_global(a, bytes, write);
+}
+
+void sync_block() {
+  self->state = State::block;
+  leave();
+}
+
+void meet(void* mine, Operation op) {
+  Warp& w = warps[self->id / WARP];
+  self->mine = mine;
+  self->operation = op;
+  self->state = State::warp;
+  if (++w.arrived == w.live)
+    release(w, self->id / WARP * WARP);
+  else
+    leave();
+}
+
+void copy_async(void* shared, const void* global, int bytes, int source_bytes) {
+  if ((uintptr_t)shared % bytes || (source_bytes && (uintptr_t)global % bytes)) fail("cp.async: unaligned address");
+  touch(shared, bytes, true);
+  if (source_bytes) touch(global, source_bytes, false);
+  self->open.push_back({(char*)shared, (const char*)global, bytes, source_bytes});
+}
+
+void commit_group() {
+  self->groups.push_back(std::move(self->open));
+  self->open.clear();
+}
+
+void wait_groups(int pending) {
+  while ((int)self->groups.size() > pending) {
+    for (const Copy& c : self->groups.front()) {
+      memset(c.to, 0, c.bytes);
+      if (c.source_bytes) memcpy(c.to, c.from, c.source_bytes);
+    }
+    self->groups.erase(self->groups.begin());
+  }
+}
+
+void launch(dim3 grid, dim3 block, size_t shared, const std::function<void()>& kernel) {
+  const int threads = (int)(block.x * block.y * block.z);
+  if (threads < 1 || threads > 1024 || shared > SHARED_LIMIT - 1024 || !grid.x || !grid.y || !grid.z ||
+      grid.x > 0x7fffffff || grid.y > 65535 || grid.z > 65535) {
+    return fail("launch of %ux%ux%u blocks of %d threads with %zu bytes", grid.x, grid.y, grid.z, threads, shared);
+  }
+  static char* memory = (char*)mmap(nullptr, SHARED_LIMIT, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  shared_memory = memory;
+  shared_size = shared;
+  body = &kernel;
+  launch_number++;
+  block_size = {block.x, block.y, block.z};
+  grid_size = {grid.x, grid.y, grid.z};
+  fibers.resize(threads);
+  warps.resize((threads + WARP - 1) / WARP);
+  int id = 0;
+  for (unsigned z = 0; z < block.z; z++)
+    for (unsigned y = 0; y < block.y; y++)
+      for (unsigned x = 0; x < block.x; x++, id++) fibers[id].place = {x, y, z}, fibers[id].id = id;
+  for (unsigned z = 0; z < grid.z; z++)
+    for (unsigned y = 0; y < grid.y; y++)
+      for (unsigned x = 0; x < grid.x; x++) {
+        block_index = {x, y, z};
+        run_block(threads);
+        if (error_count) return;
+      }
+}
+
+}  // namespace simt
+
+// What the compiler calls around every access of an instrumented function.
+#define HOOK(n)                                                                   \
+  extern "C" void __tsan_read##n(void* p) { simt::touch(p, n, false); }           \
+  extern "C" void __tsan_write##n(void* p) { simt::touch(p, n, true); }           \
+  extern "C" void __tsan_unaligned_read##n(void* p) { simt::touch(p, n, false); } \
+  extern "C" void __tsan_unaligned_write##n(void* p) { simt::touch(p, n, true); }
+HOOK(1)
+HOOK(2)
+HOOK(4)
+HOOK(8)
+HOOK(16)
+extern "C" void __tsan_read_range(void* p, size_t n) { simt::touch(p, n, false); }
+extern "C" void __tsan_write_range(void* p, size_t n) { simt::touch(p, n, true); }
+extern "C" void __tsan_init() {}
+extern "C" void __tsan_func_entry(void*) {}
+extern "C" void __tsan_func_exit() {}
+extern "C" void __tsan_vptr_update(void**, void*) {}
+extern "C" void __tsan_vptr_read(void**) {}

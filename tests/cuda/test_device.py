@@ -1,0 +1,256 @@
+"""Finding the device, and exchanging arrays with it."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastconv
+from fastconv import DeviceError, ShapeError, UnsupportedOpError, _core
+from fastconv.cuda import Target, library
+from fastconv.cuda.arrays import _lent
+from tests.models import nets, nets_formats
+from tests.test_gate import network as gate_network
+
+assert nets_formats  # importing it fills NETS
+NET = "channel_tails"
+
+
+def load(precision: str = "fp32") -> fastconv.Model:
+    return fastconv.load(nets.serialized(NET), device="cuda", precision=precision)
+
+
+def feed() -> np.ndarray[Any, Any]:
+    return next(iter(nets.inputs(nets.NETS[NET](), 1).values()))
+
+
+# -- what is missing ------------------------------------------------------------------------------------------------
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    monkeypatch.setattr(library, "_devices", {})
+    return monkeypatch
+
+
+def test_no_library(fresh: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fresh.setenv("FASTCONV_CUDA_LIBRARY", str(tmp_path / "none.so"))
+    with pytest.raises(DeviceError, match=r"CUDA plugin .*none.so is not installed; build it with `make cuda`"):
+        load()
+
+
+def test_broken_library(fresh: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.so"
+    broken.write_bytes(b"no library")
+    fresh.setenv("FASTCONV_CUDA_LIBRARY", str(broken))
+    with pytest.raises(DeviceError, match="cannot be loaded"):
+        load()
+
+
+def test_another_library(fresh: pytest.MonkeyPatch) -> None:
+    fresh.setenv("FASTCONV_CUDA_LIBRARY", fastconv._core.__file__)
+    with pytest.raises(DeviceError, match="cannot be loaded"):
+        load()
+
+
+@pytest.mark.skipif(bool(os.environ.get("FASTCONV_TEST_CUDA")), reason="the emulator's variables")
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("SIMT_DRIVER", "0", "no NVIDIA driver is loaded"),
+        ("SIMT_DEVICES", "0", "the driver shows 0 devices"),
+        ("SIMT_MAJOR", "7", "compute capability 7.0; the kernels need 8.0"),
+    ],
+)
+def test_no_device(fresh: pytest.MonkeyPatch, variable: str, value: str, message: str) -> None:
+    fresh.setenv(variable, value)
+    with pytest.raises(DeviceError, match=message):
+        load()
+
+
+def test_names() -> None:
+    with pytest.raises(DeviceError, match='expected "cpu", "cuda" or "cuda:N"'):
+        fastconv.load(nets.serialized(NET), device="gpu")
+    with pytest.raises(DeviceError, match='expected "cpu", "cuda" or "cuda:N"'):
+        fastconv.load(nets.serialized(NET), device="cuda:x")
+    with pytest.raises(DeviceError, match="asked for number 9"):
+        fastconv.load(nets.serialized(NET), device="cuda:9")
+    with pytest.raises(DeviceError, match="the GPU computes in fp32, tf32, fp16, bf16"):
+        load("int8")
+    with pytest.raises(DeviceError, match="the CPU computes in"):
+        fastconv.load(nets.serialized(NET), precision="fp16")
+
+
+def test_the_cpu_loads_nothing_of_it() -> None:
+    code = "import fastconv, sys; assert not [m for m in sys.modules if 'cuda' in m or m == 'ctypes.cuda']"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_fork() -> None:
+    model, x = load(), feed()
+    want = model(x)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            model(x)
+        except DeviceError as error:
+            os._exit(0 if "fork" in str(error) else 2)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    np.testing.assert_array_equal(model(x), want)
+
+
+# -- running ----------------------------------------------------------------------------------------------------------
+def test_graph_after_the_first_run() -> None:
+    model, x = load(), feed()
+    compiled = model.compile(x.shape)
+    captured = []
+    for _ in range(3):
+        model(x)
+        captured.append(model._executor.captured(compiled.plan))
+    assert captured == [False, True, True]
+
+
+def test_several_shapes_share_weights() -> None:
+    model = load()
+    x = np.random.default_rng(0).standard_normal((3, *feed().shape[1:]), np.float32)
+    alone = [model(x[i : i + 1]) for i in range(3)]
+    weights = len(model._cache.packed)
+    np.testing.assert_allclose(model(x), np.concatenate(alone), rtol=1e-5, atol=1e-6)
+    assert len(model._cache.packed) == weights
+
+
+def test_profile() -> None:
+    profile = load().profile(feed(), runs=2)
+    assert len(profile.rows) == len(load().inspect()) and profile.total_ms > 0
+
+
+def test_errors_of_inputs() -> None:
+    model, x = load(), feed()
+    with pytest.raises(ShapeError, match="expected rank"):
+        model(x[0])
+    with pytest.raises(ShapeError, match="dtype"):
+        model(x.astype(np.float64))
+
+
+def test_pickle() -> None:
+    import pickle
+
+    model = load("fp16")
+    twin = pickle.loads(pickle.dumps(model))
+    assert (twin.device, twin.precision) == ("cuda", "fp16")
+    np.testing.assert_array_equal(twin(feed()), model(feed()))
+
+
+# -- arrays that are on the device -------------------------------------------------------------------------------------
+class Foreign:
+    """Another library's array: lends its memory by one of the two protocols."""
+
+    def __init__(self, model: fastconv.Model, x: np.ndarray[Any, Any], protocol: str) -> None:
+        self._target = model._target
+        self._array = self._target.empty(x.shape, [])
+        from fastconv.cuda import DeviceArray
+
+        self.array = DeviceArray(model._target.owner, x.shape)
+        owner = model._target.owner
+        owner.call("upload", ctypes.c_void_p(self.array.memory.address), ctypes.c_void_p(x.ctypes.data), x.nbytes)
+        if protocol == "interface":
+            self.__cuda_array_interface__ = dict(self.array.__cuda_array_interface__)
+
+
+class ForeignDlpack(Foreign):
+    def __init__(self, model: fastconv.Model, x: np.ndarray[Any, Any]) -> None:
+        super().__init__(model, x, "dlpack")
+        self.streams: list[Any] = []
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.array.__dlpack_device__()
+
+    def __dlpack__(self, *, stream: Any = None) -> Any:
+        self.streams.append(stream)
+        return self.array.__dlpack__(stream=stream)
+
+
+@pytest.mark.parametrize("precision", ("fp32", "fp16"))
+def test_device_arrays(precision: str) -> None:
+    model, x = load(precision), np.ascontiguousarray(feed())
+    want = model(x)
+    by_interface, by_dlpack = Foreign(model, x, "interface"), ForeignDlpack(model, x)
+    for given in (by_interface, by_dlpack, by_interface.array):
+        got = model(given)
+        assert type(got).__name__ == "DeviceArray" and got.shape == want.shape
+        np.testing.assert_array_equal(np.asarray(got), want)
+    assert by_dlpack.streams == [model._executor.stream.value]
+    del given, by_dlpack
+    gc.collect()
+    assert not _lent  # capsules that nobody took give their array back
+
+
+def test_wrong_device_arrays() -> None:
+    model, x = load(), np.ascontiguousarray(feed())
+    with pytest.raises(ShapeError, match="expected"):
+        model(Foreign(model, x[:, :, :2].copy(), "interface"))
+    strided = Foreign(model, x, "interface")
+    strided.__cuda_array_interface__["strides"] = (4, 8, 12, 16)
+    with pytest.raises(ShapeError, match="contiguous"):
+        model(strided)
+    double = Foreign(model, x, "interface")
+    double.__cuda_array_interface__["typestr"] = "<f8"
+    with pytest.raises(ShapeError, match="float32"):
+        model(double)
+
+
+def test_taken_capsule() -> None:
+    """Whoever takes a capsule renames it and calls its deleter."""
+    from fastconv.cuda.arrays import _DLManagedTensor, pythonapi
+
+    model = load()
+    got = model(Foreign(model, np.ascontiguousarray(feed()), "interface"))
+    capsule = got.__dlpack__()
+    address = pythonapi.PyCapsule_GetPointer(capsule, b"dltensor")
+    managed = ctypes.cast(address, ctypes.POINTER(_DLManagedTensor))
+    assert managed.contents.dl_tensor.data == got.memory.address
+    assert tuple(managed.contents.dl_tensor.shape[: len(got.shape)]) == got.shape
+    pythonapi.PyCapsule_SetName(capsule, b"used_dltensor")
+    del capsule
+    gc.collect()
+    assert address in _lent
+    managed.contents.deleter(managed)
+    assert address not in _lent
+
+
+# -- what it does not do --------------------------------------------------------------------------------------------
+def test_training_says_where_it_runs() -> None:
+    model = load()
+    for make in (model.as_layers, lambda: model.add_head(3)):
+        with pytest.raises(DeviceError, match=r"device='cuda': training runs on device=\"cpu\""):
+            make()
+    target = Target("cuda", "fp32")
+    with pytest.raises(DeviceError, match="training"):
+        target.plan(_core.Isa.scalar, target.store()).state(None, 0, 1)
+
+
+def test_absent_kernels_are_named() -> None:
+    target = Target("cuda", "fp32")
+    plan = target.plan(_core.Isa.scalar, target.store())
+    x = plan.external(0, 0, 4)
+    with pytest.raises(UnsupportedOpError, match="squared_norm: the GPU has no kernel for it"):
+        plan.squared_norm(_core.SquaredNorm(n=4), [x], plan.external(1, 0, 4))
+    present = {name for name, op in _core.Op.__members__.items() if target.owner.library.present(int(op))}
+    assert {"conv2d", "suppress"} <= present and not {"winograd_conv2d", "affine_sample", "sgd"} & present
+
+
+def test_no_gate_is_taken() -> None:
+    """The CPU scales weights by a gate; packed weights of the GPU have another order."""
+    rng, source = np.random.default_rng(0), gate_network(12, 19, 24)
+    x = rng.standard_normal((1, 19, 12, 12), np.float32)
+    cpu, gpu = fastconv.load(source), fastconv.load(source, device="cuda")
+    assert "gate" in {op.algorithm for op in cpu.inspect(x.shape)}
+    assert "gate" not in {op.algorithm for op in gpu.inspect(x.shape)}
+    np.testing.assert_allclose(gpu(x), cpu(x), rtol=1e-4, atol=1e-5)
