@@ -22,8 +22,7 @@ import numpy.typing as npt
 
 from bench import models, timing
 from bench.shapes import LAYERS, DenseCase, Layer
-
-COPIES = 64  # at most, in a plan
+from fastconv.cold import ColdPlan
 
 
 def nbytes(layer: Layer) -> tuple[int, int, int]:
@@ -63,38 +62,14 @@ def build(layer: Layer, copies: int) -> Any:
     return g
 
 
-class ColdLayer:
+class ColdLayer(ColdPlan):
     """A layer on one instruction set, ready to be timed. `algorithm` is what the library chose."""
 
     def __init__(self, layer: Layer, isa: Any, factor: float = 3.0) -> None:
-        from fastconv import _core
-        from fastconv.compiler import Compiler, WeightCache
+        from fastconv.selection import Selection
 
         reach = factor * timing.last_level_cache()
-        weights = nbytes(layer)[1]
-        self.copies = max(1, min(COPIES, math.ceil(reach / weights)))
-        self._sweep = np.zeros(int(reach) // 4, np.float32) if self.copies * weights < reach else None
-        graph = build(layer, self.copies + 1)  # the first one finds cold activations and is not counted
-        compiled = Compiler(graph, isa, WeightCache(), False).compile()
-        self._plan, self._executor = compiled.plan, _core.Executor(1)
-        names = {n.name: i for i, n in enumerate(graph.nodes)}
-        self._owner = np.array([names[op.name] for op in compiled.ops])
-        self.algorithm = "+".join(dict.fromkeys(op.algorithm for op in compiled.ops))
-        x = np.maximum(np.random.default_rng(1).standard_normal(compiled.inputs[0][1], dtype=np.float32), 0)
-        self._arrays = [x, np.empty(compiled.outputs[0][1], np.float32)]
-
-    @property
-    def output(self) -> npt.NDArray[np.float32]:
-        """The last copy's output, N H W C."""
-        return self._arrays[1]
-
-    def round(self) -> list[float]:
-        """Seconds of each copy; a layer that takes several operations is their sum."""
-        if self._sweep is not None:
-            timing.sweep(self._sweep)
-        ns = np.asarray(self._executor.profile(self._plan, self._arrays, 1))[0]
-        totals = np.bincount(self._owner, weights=ns, minlength=self.copies + 1)
-        return [max(float(t), 1.0) * 1e-9 for t in totals[1:]]
+        super().__init__(lambda copies: build(layer, copies), nbytes(layer)[1], layer.flops, Selection(isa), reach)
 
 
 def measure(network: str, layer: Layer, isa_name: str, seconds: float, peak: float, bandwidth: float) -> dict[str, Any]:

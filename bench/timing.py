@@ -113,11 +113,6 @@ def last_level_cache() -> int:
     return max(sizes, default=32 * 2**20)
 
 
-def sweep(buffer: npt.NDArray[Any]) -> float:
-    """Read an array once, so that what lay in the caches leaves them."""
-    return float(np.max(buffer))
-
-
 def _dot(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float:
     return float(np.dot(a, b))
 

@@ -3,7 +3,7 @@ include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
 set(library_sources ${plan_sources} ${dispatch_sources} csrc/capi.cpp)
-list(FILTER library_sources EXCLUDE REGEX "plan_write.cpp|select.cpp")
+list(FILTER library_sources EXCLUDE REGEX "plan_write.cpp|select.cpp|cost.cpp")
 foreach(kind static shared)
   string(TOUPPER ${kind} KIND)
   add_library(fastconv_${kind} ${KIND} ${library_sources} ${level_objects})

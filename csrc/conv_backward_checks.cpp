@@ -152,12 +152,13 @@ Extent extent(const PackWeights& d, Isa isa, Op kernel) {
   Extent e{};
   const bool winograd = kernel == Op::pack_winograd_weights;
   const int64_t r = d.taps == 25 ? 5 : 3;
-  if (winograd && (d.taps != r * r || !winograd_known(d.m, r) || d.groups != 1 || d.layout != PanelLayout::conv2d))
+  const bool known = d.taps == r * r && d.m <= 4 && winograd_known(d.m, r, WINOGRAD_BOTH);  // what the kernel has
+  if (winograd && (!known || d.groups != 1 || d.layout != PanelLayout::conv2d))
     throw std::invalid_argument("pack_weights: no such form of Winograd's convolution");
   if (winograd && d.w_k != 1) CHECK(op, w_tap, 1, 1);
   e.in[0] =
       reach(op, "w", {{d.groups, d.w_group}, {d.K / d.groups, d.w_k}, {d.C / d.groups, d.w_c}, {d.taps, d.w_tap}});
-  e.out = winograd                             ? packed_winograd_size(d.K, d.C, d.m, r, isa)
+  e.out = winograd                             ? packed_winograd_size(d.K, d.C, d.m, r, WINOGRAD_BOTH, isa)
           : d.layout == PanelLayout::linear    ? packed_linear_size(d.K, d.C * d.taps, isa)
           : d.layout == PanelLayout::depthwise ? packed_depthwise_size(d.K, d.taps, 1, isa)
                                                : packed_conv2d_size(d.K, d.C, d.taps, 1, d.groups, isa);

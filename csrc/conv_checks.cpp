@@ -83,25 +83,34 @@ void prepare(Conv2d& d, Isa isa) {
   d.taps_per_slice = whole ? d.R * d.S : std::max<int64_t>(1, SLICE_BYTES / tap_bytes);
 }
 
+static WinogradForm winograd_form(const Winograd& d) { return winograd_form(d.m, d.r, d.axes); }
+
 // Weights that do not fit L2 are read once for each block: few tiles are then all transformed before the products.
-static bool winograd_splits(const Winograd& d, int64_t tiles, int64_t K) { return tiles <= 64 && d.C * K > 64 * 64; }
+static bool winograd_splits(const Winograd& d, int64_t tiles, int64_t K) {
+  return tiles <= (d.axes == WINOGRAD_BOTH ? 64 : 128) && d.C * K > 64 * 64;
+}
 
 // Floats of the planes of `tiles` tiles.
 static int64_t winograd_planes(const Winograd& d, int64_t tiles) {
-  return (d.m + d.r - 1) * (d.m + d.r - 1) * (tiles * d.C + PLANE_PAD);
+  const WinogradForm f = winograd_form(d);
+  return f.planes * (tiles * f.parts * d.C + PLANE_PAD);
 }
 
-static int64_t winograd_tiles(const Winograd& d) { return d.N * ceil_div(d.P, d.m) * ceil_div(d.Q, d.m); }
+static int64_t winograd_tiles(const Winograd& d) {
+  const WinogradForm f = winograd_form(d);
+  return d.N * ceil_div(d.P, f.step_h) * ceil_div(d.Q, f.step_w);
+}
 
-int64_t winograd_workspace(int64_t N, int64_t P, int64_t Q, int64_t C, int64_t K, int64_t m, int64_t r) {
+int64_t winograd_workspace(int64_t N, int64_t P, int64_t Q, int64_t C, int64_t K, int64_t m, int64_t r, int64_t axes) {
   Winograd d{};
-  d.N = N, d.P = P, d.Q = Q, d.C = C, d.m = m, d.r = r;
+  d.N = N, d.P = P, d.Q = Q, d.C = C, d.m = m, d.r = r, d.axes = axes;
   const int64_t tiles = winograd_tiles(d);
   return winograd_splits(d, tiles, K) ? winograd_planes(d, tiles) : 0;
 }
 
 void prepare(Winograd& d, Isa isa, Op op) {
-  d.tiles_h = ceil_div(d.P, d.m), d.tiles_w = ceil_div(d.Q, d.m);
+  const WinogradForm f = winograd_form(d);
+  d.tiles_h = ceil_div(d.P, f.step_h), d.tiles_w = ceil_div(d.Q, f.step_w);
   const int64_t tiles = winograd_tiles(d);
   const Geometry& table = geometry(isa);
   const int64_t panels = ceil_div(ceil_div(d.K, table.vector_length), table.max_panel);
@@ -109,11 +118,13 @@ void prepare(Winograd& d, Isa isa, Op op) {
     d.block = 1;
     d.chunks = std::min<int64_t>(tiles, CHUNKS);
   } else if (op == Op::winograd_product) {
-    const int64_t blocks = std::clamp<int64_t>(ceil_div(8, panels), 1, std::max<int64_t>(1, tiles / 12));
+    int64_t blocks = std::clamp<int64_t>(ceil_div(8, panels), 1, std::max<int64_t>(1, tiles / 12));
+    if (panels * blocks % 2 && tiles >= 24 * (blocks + 1)) blocks++;  // two threads get as much each
     d.block = ceil_div(tiles, blocks);
     d.chunks = tiles ? panels * blocks : 0;
   } else {
-    const int64_t most = d.C * d.K <= 64 * 64 ? 14 : d.C * d.K <= 128 * 128 ? 28 : 42;
+    // a line's planes are a third as large
+    const int64_t most = (d.C * d.K <= 64 * 64 ? 14 : d.C * d.K <= 128 * 128 ? 28 : 42) * (d.axes ? 2 : 1);
     d.chunks = ceil_div(tiles, most);
     d.block = d.chunks ? ceil_div(tiles, d.chunks) : 0;
   }
@@ -164,10 +175,11 @@ Extent extent(const Winograd& d, Isa isa, Op op) {
   for (const int64_t n : {d.H, d.W, d.C, d.K}) in_range(name, "H, W, C and K", n, 1, IMAGE_LIMIT);
   in_range(name, "y_ld", d.y_ld, d.K, IMAGE_LIMIT);
   in_range(name, "res_ld", d.res_ld, 0, IMAGE_LIMIT);
-  require(winograd_known(d.m, d.r), name, "no such form");
-  require(pixels(name, d) < (int64_t(1) << 52) / (36 * d.C), name, "the planes are larger than memory");
-  require(d.K < (int64_t(1) << 52) / (65 * 36 * d.C), name, "the weights are larger than memory");
-  require(d.pool == 0 || (d.pool == 1 && d.m % 2 == 0 && (d.act.func == Func::identity || d.act.func == Func::clip)),
+  require(winograd_known(d.m, d.r, d.axes), name, "no such form");
+  require(pixels(name, d) < (int64_t(1) << 52) / (64 * d.C), name, "the planes are larger than memory");
+  require(d.K < (int64_t(1) << 52) / (65 * 64 * d.C), name, "the weights are larger than memory");
+  require(d.pool == 0 || (d.pool == 1 && d.m % 2 == 0 && d.axes == WINOGRAD_BOTH &&
+                          (d.act.func == Func::identity || d.act.func == Func::clip)),
           name, "this cannot be pooled");
   Extent e{};
   const int64_t planes = winograd_planes(d, winograd_tiles(d));
@@ -180,7 +192,7 @@ Extent extent(const Winograd& d, Isa isa, Op op) {
     return e;
   }
   if (op == Op::winograd_product) e.in[0] = planes;
-  e.in[1] = packed_winograd_size(d.K, d.C, d.m, d.r, isa);
+  e.in[1] = packed_winograd_size(d.K, d.C, d.m, d.r, d.axes, isa);
   epilogue_extent(name, d, d.pool ? times(name, "y", {d.N, d.P / 2, d.Q / 2}) : pixels(name, d), e);
   if (d.pool) e.in[3] = 0;  // none is added then
   return e;
@@ -222,7 +234,7 @@ int64_t scratch_bytes(const Winograd& d, Isa isa, Op op) {
   if (op == Op::winograd_input) return 0;
   const int64_t width =
       std::min(ceil_div(d.K, 16) * 16, (int64_t)geometry(isa).max_panel * geometry(isa).vector_length);
-  const int64_t sums = (d.m + d.r - 1) * (d.m + d.r - 1) * (d.block * width + PLANE_PAD);
+  const int64_t sums = winograd_form(d).planes * (d.block * width + PLANE_PAD);
   return 4 * (op == Op::winograd_conv2d ? winograd_planes(d, d.block) + 16 + sums : sums);
 }
 

@@ -104,6 +104,7 @@ struct Winograd {
   int64_t chunks;
   int64_t N, H, W, C, K, P, Q;
   int64_t m, r;
+  int64_t axes;  // WinogradAxes (cpu/winograd.h): 0: r x r filters, 1: r x 1, 2: 1 x r
   int64_t pool;  // 1: y holds the maxima of 2x2 windows, [N, P / 2, Q / 2, K]; only with identity or clip, no residual
   int64_t pad_t, pad_l;
   int64_t x_image, x_row, x_ld;

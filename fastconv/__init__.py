@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from . import ops
 from ._version import __version__
 from .config import show_config
-from .errors import DeviceError, FastconvError, ModelError, ShapeError, UnsupportedOpError
+from .errors import DeviceError, FastconvError, ModelError, ShapeError, TuningError, UnsupportedOpError
 from .model import Model, load
 from .session import InferenceSession, SessionOptions
+from .tuning import Tuning
 
 if TYPE_CHECKING:
     from .finetune import fine_tune
@@ -40,6 +41,8 @@ __all__ = [
     "ModelError",
     "SessionOptions",
     "ShapeError",
+    "Tuning",
+    "TuningError",
     "UnsupportedOpError",
     "__version__",
     "fine_tune",

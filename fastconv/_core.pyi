@@ -10,6 +10,8 @@ import numpy
 import numpy.typing
 
 __all__: list[str] = [
+    "DEFAULT_WINOGRAD",
+    "LARGEST_WINOGRAD",
     "MAX_RANK",
     "PLAN_MAGIC",
     "PLAN_VERSION",
@@ -23,6 +25,7 @@ __all__: list[str] = [
     "Conv2dBackwardInput",
     "Conv2dBackwardWeight",
     "ConvAlgorithm",
+    "ConvShape",
     "Copy",
     "DepthwiseConv2d",
     "Dropout",
@@ -67,12 +70,18 @@ __all__: list[str] = [
     "Where",
     "Winograd",
     "choose_conv2d",
+    "conv2d_candidates",
     "conv2d_panels",
+    "conv2d_seconds",
+    "conv2d_terms",
     "extent",
     "extent_more",
     "huge_pages",
     "isa_levels",
+    "linear_seconds",
+    "linear_terms",
     "measure_peak",
+    "moved_seconds",
     "pack_conv2d_rows",
     "pack_linear_inputs",
     "pack_linear_rows",
@@ -83,6 +92,8 @@ __all__: list[str] = [
     "run_kernel",
     "usable_cpus",
     "vector_length",
+    "weight_price",
+    "winograd_axes",
     "winograd_workspace",
     "write_plan",
 ]
@@ -394,6 +405,7 @@ class Winograd:
     Q: int
     W: int
     act: Activation
+    axes: int
     block: int
     chunks: int
     m: int
@@ -1051,7 +1063,7 @@ class WeightStore:
     def reserve_linear(self, K: int, C: int, isa: Isa) -> PackedWeight:
         """Room for a [K, C] matrix, to be filled by pack_linear_rows or pack_linear_inputs."""
 
-    def reserve_winograd(self, K: int, C: int, m: int, r: int, isa: Isa) -> PackedWeight:
+    def reserve_winograd(self, K: int, C: int, m: int, r: int, isa: Isa, axes: int = 0) -> PackedWeight:
         """Room for a [K, C, r, r] weight of F(m x m, r x r), to be filled by pack_winograd_rows."""
 
     @property
@@ -1326,6 +1338,27 @@ class Executor:
     @property
     def threads(self) -> int: ...
 
+class ConvShape:
+    """Sizes of a convolution: all that the choice of its algorithm looks at."""
+
+    def __init__(
+        self,
+        *,
+        N: int,
+        H: int,
+        W: int,
+        C: int,
+        K: int,
+        P: int,
+        Q: int,
+        R: int,
+        S: int,
+        groups: int,
+        strides: collections.abc.Sequence[int],
+        dilations: collections.abc.Sequence[int],
+        pads: collections.abc.Sequence[int],
+    ) -> None: ...
+
 class SavedPlan:
     """One variant of a plan file, checked."""
 
@@ -1360,28 +1393,21 @@ class PlanFile:
     @property
     def levels(self) -> list[str]: ...
 
-def choose_conv2d(
-    *,
-    N: int,
-    H: int,
-    W: int,
-    C: int,
-    K: int,
-    P: int,
-    Q: int,
-    R: int,
-    S: int,
-    groups: int,
-    strides: collections.abc.Sequence[int],
-    dilations: collections.abc.Sequence[int],
-    pads: collections.abc.Sequence[int],
-    isa: Isa,
-    strict: bool = False,
-) -> tuple[str, int]:
-    """The algorithm for a shape (gemm, implicit, row_run, depthwise or winograd), and the m of F(m x m, r x r)."""
+def choose_conv2d(shape: ConvShape, isa: Isa, winograd: int = 4) -> tuple[str, int]:
+    """The candidate that the cost model expects to be fastest; a function of these arguments alone."""
+
+def conv2d_candidates(shape: ConvShape, isa: Isa, winograd: int = 4) -> list[tuple[str, int]]:
+    """What can compute a shape, as (algorithm, m): gemm, implicit, row_run, depthwise or winograd, and the m of
+    F(m x m, r x r), at most `winograd` (0: none)."""
 
 def conv2d_panels(K: int, isa: Isa) -> list[int]:
     """Columns of each panel of packed convolution weights, filled up with zeros."""
+
+def conv2d_seconds(shape: ConvShape, algorithm: str, m: int, isa: Isa) -> float:
+    """What the cost model expects of a candidate on one thread of the CPU that it was fitted on."""
+
+def conv2d_terms(shape: ConvShape, algorithm: str, m: int, isa: Isa) -> dict[str, float]:
+    """The work of a candidate, by kind."""
 
 @typing.overload
 def extent(desc: Conv2d, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]:
@@ -1533,8 +1559,15 @@ def huge_pages() -> str:
 def isa_levels() -> list[str]:
     """The instruction set levels that this CPU and this build have, slowest first."""
 
+def linear_seconds(M: int, C: int, K: int, isa: Isa) -> float:
+    """The same for a dense layer."""
+
+def linear_terms(M: int, C: int, K: int, isa: Isa) -> dict[str, float]: ...
 def measure_peak(isa: Isa, seconds: float = 0.05) -> float:
     """The FMA rate of one core in GFLOP/s: independent chains in registers, best of many short runs."""
+
+def moved_seconds(bytes: float, isa: Isa) -> float:
+    """The same for an operation that reads and writes so many bytes."""
 
 def pack_conv2d_rows(
     packed: PackedWeight,
@@ -1671,7 +1704,13 @@ def usable_cpus() -> int:
     """Processors that this process may use, by affinity and cgroup quota."""
 
 def vector_length(isa: Isa) -> int: ...
-def winograd_workspace(N: int, P: int, Q: int, C: int, K: int, m: int, r: int) -> int:
+def weight_price(bytes: float) -> float:
+    """Seconds that choose_conv2d adds for bytes of packed weights: loading transforms them, threads share memory."""
+
+def winograd_axes(R: int, S: int) -> int:
+    """Which axes a filter runs along: 0 both, 1 down (R x 1), 2 across (1 x S); the field `axes` of Winograd."""
+
+def winograd_workspace(N: int, P: int, Q: int, C: int, K: int, m: int, r: int, axes: int = 0) -> int:
     """Floats of workspace between the two operations of a Winograd convolution; 0 where one does it all."""
 
 def write_plan(
@@ -1690,7 +1729,9 @@ def write_plan(
     """Write an .fcplan file. variants: (plan, inputs, outputs, operations) with inputs and outputs as (name, dtype,
     shape, ragged) and operations as (name, op, algorithm, flops, bytes, shape). Raises OSError."""
 
+DEFAULT_WINOGRAD: int = 4
+LARGEST_WINOGRAD: int = 6
 MAX_RANK: int = 8
 PLAN_MAGIC: bytes
-PLAN_VERSION: int = 1
+PLAN_VERSION: int = 2
 __version__: str

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,8 +17,13 @@ from .lowering import LOWERINGS, parts_of_sum
 from .packing import as_float32
 from .packing_states import pack_at_run_time, packed_bytes, turned_weight
 from .passes import optimize, plan_memory
+from .selection import DEFAULT_WINOGRAD, Choice, Selection, shape_of
+from .selection import Shape as ConvShape
 from .target import CPU, Target
-from .views import View, reach, row_strides
+from .views import View, reach, round_up, row_strides
+
+if TYPE_CHECKING:
+    from .tuning import Tuning
 
 _REGISTERED = (lowering_tensors, lowering_grad)  # importing it fills LOWERINGS
 
@@ -35,6 +40,8 @@ class OpInfo:
     flops: int
     bytes: int  # read and written, each tensor once
     buffer: str
+    expected_ms: float = 0.0  # of one thread: the cost model's, or what was measured (chosen_by "tuned")
+    chosen_by: str = ""  # "model" or "tuned" where there was a choice
 
 
 @dataclass(frozen=True)
@@ -58,22 +65,6 @@ def _is_ragged(graph: Graph, output: Value) -> bool:
     return node is not None and node.op == "Suppress"
 
 
-@dataclass(frozen=True)
-class ConvSpec:
-    H: int
-    W: int
-    C: int
-    P: int
-    Q: int
-    R: int
-    S: int
-    groups: int
-    strides: tuple[int, int]
-    dilations: tuple[int, int]
-    choice: str
-    m: int  # Winograd: outputs of a tile and axis
-
-
 class WeightCache:
     """Packed weights of one model on one ISA level, shared by its plans; each (weight, scale, packing) exists once."""
 
@@ -94,15 +85,22 @@ States = Mapping[str, "_core.PackedWeight"]
 
 
 def compile_graph(
-    graph: Graph, isa: _core.Isa, cache: WeightCache, *, strict: bool = False, states: States | None = None
+    graph: Graph,
+    isa: _core.Isa,
+    cache: WeightCache,
+    *,
+    strict: bool = False,
+    winograd: int = DEFAULT_WINOGRAD,
+    tuning: Tuning | None = None,
+    states: States | None = None,
 ) -> Compiled:
     """Optimise a logical graph (ONNX axis order, concrete shapes) and compile it.
 
     states: the memory of each of the graph's states by name; plans that are given the same memory share it.
-    strict: no algorithm whose rounding error is larger than that of direct summation.
+    strict, winograd, tuning: as for Selection.
     Raises UnsupportedOpError for an operation that has no kernel.
     """
-    return Compiler(optimize(graph), isa, cache, strict, states).compile()
+    return Compiler(optimize(graph), cache, Selection(isa, strict, winograd, tuning), states).compile()
 
 
 class Compiler:
@@ -113,13 +111,11 @@ class Compiler:
     `tensor`) and for packed weights, and hand it what they made. Weights and their packings come from `cache`.
     """
 
-    def __init__(
-        self, graph: Graph, isa: _core.Isa, cache: WeightCache, strict: bool, states: States | None = None
-    ) -> None:
+    def __init__(self, graph: Graph, cache: WeightCache, selection: Selection, states: States | None = None) -> None:
         self.target = cache.target
-        self.graph = _prepare(graph, isa, strict, self.target)
-        self.isa = isa
-        self.strict = strict
+        self.isa = isa = selection.isa
+        self.selection = self.target.selection(selection)
+        self.graph = _prepare(graph, self.selection, self.target)
         self.cache = cache
         self.memory = plan_memory(self.graph)
         self.plan = self.target.plan(isa, cache.store)
@@ -219,8 +215,7 @@ class Compiler:
         w = node.input(1).weight
         if w is None:
             raise UnsupportedOpError(f"node {node.name!r} ({node.op}): weights that are computed at run time")
-        scale = node.attrs.get("scale")
-        key = (w.key, how, None if scale is None else scale.tobytes())
+        scale, key = node.attrs.get("scale"), _packed_key(node, how)
         packed = self.cache.find(key)
         if packed is None:
             packed = self.cache.packed[key] = pack(source or w, scale)
@@ -229,32 +224,34 @@ class Compiler:
             number = self._tensors[key] = self.plan.weight(packed)
         return number
 
-    def packed_from(self, node: Node, spec: ConvSpec, first: int) -> int:
-        """The tensor of a convolution's packed weights from an element on."""
-        self.packed(node, spec)
-        scale, weight = node.attrs.get("scale"), node.input(1).weight
-        assert weight is not None
-        key = (weight.key, self._conv2d_packing(spec), None if scale is None else scale.tobytes())
-        number: int = self.plan.weight(self.cache.packed[key], first)
+    def packed_from(self, node: Node, choice: Choice, first: int) -> int:
+        """The tensor of a convolution's packed constant weights from an element on."""
+        self.packed(node, choice)
+        packed = self.cache.packed[_packed_key(node, self._packing(node, choice))]
+        number: int = self.plan.weight(packed, first)
         return number
 
-    def packed(self, node: Node, spec: ConvSpec) -> int:
+    def packed(self, node: Node, choice: Choice) -> int:
         if not node.input(1).is_const:
-            return pack_at_run_time(self, node, spec)
-        packer, source = self.packer, turned_weight(node, spec.groups) if node.attrs.get("turned") else None
-        how: tuple[object, ...] = (spec.choice, spec.m, spec.groups, source is not None)
-        if spec.choice == "depthwise":
+            return pack_at_run_time(self, node, choice)
+        groups, packer, how = node.attrs["group"], self.packer, self._packing(node, choice)
+        source = turned_weight(node, groups) if node.attrs.get("turned") else None
+        if choice.algorithm == "depthwise":
             return self.pack_constant(node, how, packer.depthwise, source)
-        if spec.choice == "winograd":
-            return self.pack_constant(node, how, lambda w, s: packer.winograd(w, s, spec.m), source)
-        unit, how = self._channel_unit(spec), self._conv2d_packing(spec, source is not None)
-        return self.pack_constant(node, how, lambda w, s: packer.conv2d(_pad_channels(w, unit), s, spec.groups), source)
+        if choice.algorithm == "winograd":
+            return self.pack_constant(node, how, lambda w, s: packer.winograd(w, s, choice.m), source)
+        unit = self._channel_unit(choice)
+        return self.pack_constant(node, how, lambda w, s: packer.conv2d(_pad_channels(w, unit), s, groups), source)
 
-    def _channel_unit(self, spec: ConvSpec) -> int:
-        return self.target.channel_unit if spec.choice == "row_run" else 1
+    def _channel_unit(self, choice: Choice) -> int:
+        return self.target.channel_unit if choice.algorithm == "row_run" else 1
 
-    def _conv2d_packing(self, spec: ConvSpec, turned: bool = False) -> tuple[object, ...]:
-        return "conv2d", spec.groups, turned, self._channel_unit(spec)
+    def _packing(self, node: Node, choice: Choice) -> tuple[object, ...]:
+        """What tells packed weights of a convolution apart, beside the weight and its scale."""
+        groups, turned = node.attrs["group"], bool(node.attrs.get("turned"))
+        if choice.algorithm in ("depthwise", "winograd"):
+            return (*choice, groups, turned)
+        return ("conv2d", groups, turned, self._channel_unit(choice))
 
     def packed_linear(self, node: Node) -> int:
         if not node.input(1).is_const:
@@ -271,9 +268,6 @@ class Compiler:
         return self.pack_constant(node, how, lambda x, s: self.packer.linear(x, s, trans_b, taps), source)
 
     # -- operations ---------------------------------------------------------------------------------------------
-    def conv_spec(self, node: Node) -> ConvSpec:
-        return conv_spec(node, self.isa, self.strict, self.target)
-
     def emit(
         self,
         name: str,
@@ -286,41 +280,40 @@ class Compiler:
         bytes_: int | None = None,
         *,
         more: Sequence[int] = (),
+        seconds: float | None = None,
+        chosen_by: str = "",
     ) -> None:
-        """Append one kernel call and its description; `more` are tensors of its further outputs."""
+        """Append one kernel call and its description.
+
+        more: tensors of its further outputs; seconds: expected of a CPU's thread, None for what its bytes take.
+        """
         getattr(self.plan, name)(desc, list(inputs), out, list(more))
         if bytes_ is None:
             values = [v for v in [*node.inputs, *node.outputs] if v is not None]
             bytes_ = 4 * sum(v.size for v in values)
+        if not self.target.predicts:
+            seconds = 0.0
+        elif seconds is None:
+            seconds = _core.moved_seconds(bytes_, self.isa)
         result = node.output if node.outputs else node.input(0)
         view = self.view(result)
         where = f"state+{4 * view.first:#x}" if view.kind == "state" else f"arena+{4 * view.first:#x}"
         if view.kind == "external":
             where = f"output {view.base - len(self.graph.inputs)}"
         level = self.target.level(self.isa)
-        self.ops.append(OpInfo(node.name, node.op, algorithm, level, result.shape, flops, bytes_, where))
+        op = OpInfo(node.name, node.op, algorithm, level, result.shape, flops, bytes_, where, seconds * 1e3, chosen_by)
+        self.ops.append(op)
 
 
-def conv_spec(node: Node, isa: _core.Isa, strict: bool, target: Target = CPU) -> ConvSpec:
-    """Sizes and algorithm of a Conv in a physical graph."""
-    a = node.attrs
-    N, H, W, C = node.input(0).shape
-    if "x_perm" in a:
-        H, W, C = (node.input(0).shape[i] for i in a["x_perm"][1:])
-    _, P, Q, K = node.output.shape
-    P, Q = a.get("pooled", (P, Q))
-    R, S = node.input(1).shape[2:]
-    groups, strides, dilations, pads = a["group"], tuple(a["strides"]), tuple(a["dilations"]), tuple(a["pads"])
-    choice, m = target.choose_conv2d(
-        N=N, H=H, W=W, C=C, K=K, P=P, Q=Q, R=R, S=S, groups=groups, strides=strides, dilations=dilations, pads=pads,
-        isa=isa, strict=strict,
-    )  # fmt: skip
-    return ConvSpec(H, W, C, P, Q, R, S, groups, strides, dilations, choice, m)
+def _packed_key(node: Node, how: object) -> tuple[object, ...]:
+    weight, scale = node.input(1).weight, node.attrs.get("scale")
+    assert weight is not None
+    return (weight.key, how, None if scale is None else scale.tobytes())
 
 
-def _prepare(graph: Graph, isa: _core.Isa, strict: bool, target: Target = CPU) -> Graph:
+def _prepare(graph: Graph, selection: Selection, target: Target = CPU) -> Graph:
     """What the memory plan must know: workspaces, and reductions that take two steps or dense rows."""
-    g = graph.copy()
+    isa, g = selection.isa, graph.copy()
     users, producers = g.users(), g.producers()
     outputs = set(g.outputs)
     nodes: list[Node] = []
@@ -330,29 +323,37 @@ def _prepare(graph: Graph, isa: _core.Isa, strict: bool, target: Target = CPU) -
             continue
         node = lowering_grad.prepare(node, isa)
         if node.op == "Conv":
-            spec = conv_spec(node, isa, strict, target)
-            if spec.choice == "winograd":
-                N, P, Q, K = node.output.shape
+            shape = shape_of(node)
+            N, P, Q, C, K = shape.N, shape.P, shape.Q, shape.C, shape.K
+            choice = selection.choose(shape, constant=node.input(1).is_const).choice
+            algorithm, m = choice
+            if algorithm == "winograd":
                 after = users.get(node.output, [])
-                if spec.m % 2 == 0 and len(after) == 1 and node.output not in outputs and _pools_by_two(node, after[0]):
+                axes, r = _core.winograd_axes(shape.R, shape.S), max(shape.R, shape.S)
+                if (
+                    axes == 0
+                    and m % 2 == 0
+                    and len(after) == 1
+                    and node.output not in outputs
+                    and _pools_by_two(node, after[0])
+                ):
                     pools.add(after[0])
                     node.attrs["pooled"] = (P, Q)
                     node.outputs = [after[0].output]
-                node.attrs["workspace_bytes"] = 4 * _core.winograd_workspace(N, P, Q, spec.C, K, spec.m, spec.R)
-            if spec.choice == "gemm" and target.takes_gates:
-                _take_gate(node, spec, nodes, producers, users, outputs, isa)
-            if spec.choice == "row_run":
-                top, left, bottom, right = node.attrs["pads"]
-                N = node.output.shape[0]
-                channels = round_up(spec.C, target.channel_unit)
-                node.attrs["workspace_bytes"] = 4 * N * (spec.H + top + bottom) * (spec.W + left + right) * channels
+                node.attrs["workspace_bytes"] = 4 * _core.winograd_workspace(N, P, Q, C, K, m, r, axes)
+            if algorithm == "gemm" and target.takes_gates:
+                _take_gate(node, shape, nodes, producers, users, outputs, isa)
+            if algorithm == "row_run":
+                top, left, bottom, right = shape.pads
+                pixels, channels = (shape.H + top + bottom) * (shape.W + left + right), round_up(C, target.channel_unit)
+                node.attrs["workspace_bytes"] = 4 * N * pixels * channels
                 border = producers.get(node.input(0))
                 alone = len(users[node.input(0)]) == 1 and node.input(0) not in outputs
                 if border is not None and border.op == "Transpose" and alone:
                     node.attrs["x_perm"] = border.attrs["perm"]
                     node.inputs[0] = border.input(0)
                     nodes.remove(border)
-            _add_packed(node, packed_bytes(node, isa, spec))
+            _add_packed(node, packed_bytes(node, isa, choice))
         elif node.op == "Gemm":
             _add_packed(node, packed_bytes(node, isa))
         elif node.op == "MatMul":
@@ -378,7 +379,7 @@ def _prepare(graph: Graph, isa: _core.Isa, strict: bool, target: Target = CPU) -
 
 def _take_gate(
     conv: Node,
-    spec: ConvSpec,
+    shape: ConvShape,
     nodes: list[Node],
     producers: dict[Value, Node],
     users: dict[Value, list[Node]],
@@ -391,13 +392,13 @@ def _take_gate(
     mul = producers.get(x)
     if mul is None or mul.op != "Mul" or "activation" in mul.attrs or len(users[x]) != 1 or x in outputs:
         return
-    N, K = conv.output.shape[0], conv.output.shape[-1]
-    if N != 1 or spec.groups != 1 or spec.P * spec.Q <= K or conv.input(1).weight is None:
+    C, K = shape.C, shape.K
+    if shape.N != 1 or shape.groups != 1 or shape.P * shape.Q <= K or conv.input(1).weight is None:
         return
     for image, gate in ((mul.input(0), mul.input(1)), (mul.input(1), mul.input(0))):
-        if image.shape == x.shape and gate.shape == (1, 1, 1, spec.C) and not gate.is_const and not image.is_const:
+        if image.shape == x.shape and gate.shape == (1, 1, 1, C) and not gate.is_const and not image.is_const:
             conv.inputs = [image, *conv.inputs[1:], *[None] * (4 - len(conv.inputs)), gate]
-            conv.attrs["workspace_bytes"] = 4 * spec.C * sum(_core.conv2d_panels(K, isa))
+            conv.attrs["workspace_bytes"] = 4 * C * sum(_core.conv2d_panels(K, isa))
             nodes.remove(mul)
             return
 
@@ -486,10 +487,6 @@ def _reductions(g: Graph, node: Node) -> list[Node]:
         else:
             _copied(g, node.output, nodes, last)
     return nodes
-
-
-def round_up(n: int, unit: int) -> int:
-    return -(-n // unit) * unit
 
 
 def _pad_channels(w: Weight, unit: int) -> Weight:

@@ -23,5 +23,9 @@ class DeviceError(FastconvError, RuntimeError):
     """A device, an instruction set or a precision that is not available here."""
 
 
+class TuningError(FastconvError, ValueError):
+    """A file of tuning that is broken, of another version, or without measurements of this CPU."""
+
+
 class DownloadError(FastconvError, OSError):
     """Published weights that cannot be fetched; the message says what to do instead."""

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 from . import _core
 from .errors import UnsupportedOpError
 from .graph import Node
-from .views import View, broadcast_strides, collapse, row_strides
+from .selection import Choice, choice_name, shape_of
+from .selection import Shape as ConvShape
+from .views import View, broadcast_strides, collapse, round_up, row_strides
 
 if TYPE_CHECKING:
-    from .compiler import Compiler, ConvSpec
+    from .compiler import Compiler
 
 Lowering = Callable[["Compiler", Node], None]
 LOWERINGS: dict[str, Lowering] = {}
@@ -73,23 +75,21 @@ def unary_spec(node: Node) -> tuple[str, float, float]:
 # -- convolution and dense ----------------------------------------------------------------------------------------
 @lowers("Conv")
 def conv(c: Compiler, node: Node) -> None:
-    spec = c.conv_spec(node)
+    shape = shape_of(node)
+    chosen = c.selection.choose(shape, constant=node.input(1).is_const)
+    N, H, W, C, K, P, Q, R, S = shape[:9]
     x, y = c.view(node.input(0)), c.view(node.output)
     bias, residual = node.optional(2), node.optional(3)
     res = c.view(residual) if residual is not None else None
-    (N, _, _, K), w = node.output.shape, node.input(1)
-    P, Q = spec.P, spec.Q
-    top, left, bottom, right = node.attrs["pads"]
-    H, W, C = spec.H, spec.W, spec.C
+    w, (top, left, bottom, right) = node.input(1), shape.pads
     geometry = dict(
-        N=N, H=H, W=W, C=C, K=K, P=P, Q=Q, R=spec.R, S=spec.S, stride_h=spec.strides[0], stride_w=spec.strides[1],
-        dilation_h=spec.dilations[0], dilation_w=spec.dilations[1], pad_t=top, pad_l=left, x_ld=x.ld, x_row=W * x.ld,
+        N=N, H=H, W=W, C=C, K=K, P=P, Q=Q, R=R, S=S, stride_h=shape.strides[0], stride_w=shape.strides[1],
+        dilation_h=shape.dilations[0], dilation_w=shape.dilations[1], pad_t=top, pad_l=left, x_ld=x.ld, x_row=W * x.ld,
         x_image=H * W * x.ld, y_ld=y.ld, res_ld=res.ld if res else 0, act=activation(node.attrs.get("activation")),
     )  # fmt: skip
-    x_tensor = c.tensor(x)
-    if spec.choice == "row_run":
-        Hp, Wp, unit = H + top + bottom, W + left + right, c.target.channel_unit
-        Cp = -(-C // unit) * unit
+    x_tensor, seconds, choice, algorithm = c.tensor(x), chosen.seconds, chosen.choice, chosen.choice.algorithm
+    if algorithm == "row_run":
+        Hp, Wp, Cp = H + top + bottom, W + left + right, round_up(C, c.target.channel_unit)
         dims = (N, Hp, Wp, Cp)
         padded = View("arena", None, c.workspace(node) // 4, dims, row_strides(dims))
         if "x_perm" in node.attrs:  # straight from the planes of the model's input
@@ -101,37 +101,45 @@ def conv(c: Compiler, node: Node) -> None:
             rank=4, dims=dims, x_dims=(N, H, W, C), before=(0, top, left, 0), x_stride=source, y_stride=padded.strides,
             mode=_core.PadMode.constant, value=0.0,
         )  # fmt: skip
-        c.emit("pad", pad_desc, [x_tensor], c.tensor(padded), node, "border", 0, 4 * (N * H * W * C + math.prod(dims)))
+        moved = 4 * (N * H * W * C + math.prod(dims))
+        border = min(seconds / 2, _core.moved_seconds(moved, c.isa))
+        seconds -= border
+        c.emit("pad", pad_desc, [x_tensor], c.tensor(padded), node, "border", 0, moved, seconds=border)
         x_tensor = c.tensor(padded)
         geometry.update(H=Hp, W=Wp, C=Cp, pad_t=0, pad_l=0, x_ld=Cp, x_row=Wp * Cp, x_image=Hp * Wp * Cp)
-    flops = 2 * N * P * Q * K * (C // spec.groups) * spec.R * spec.S
+    flops = 2 * N * P * Q * K * (C // shape.groups) * R * S
     moved = 4 * (N * H * W * C + w.size + node.output.size * (2 if res else 1))
     gate = node.optional(4)
-    weights = c.packed(node, spec) if gate is None else _gated(c, node, spec, c.tensor(c.view(gate)))
+    weights = c.packed(node, choice) if gate is None else _gated(c, node, choice, c.tensor(c.view(gate)))
     inputs = [x_tensor, weights, c.constant(bias), c.tensor(res) if res else -1]
-    if spec.choice == "winograd":
-        _winograd(c, node, spec, geometry, inputs, y, flops, moved)
-    elif spec.choice == "depthwise":
+    told: dict[str, Any] = {
+        "seconds": seconds,
+        "chosen_by": chosen.source if len(c.selection.candidates(shape, constant=w.is_const)) > 1 else "",
+    }
+    if algorithm == "winograd":
+        _winograd(c, node, shape, choice, geometry, inputs, y, (flops, moved), told)
+    elif algorithm == "depthwise":
         depthwise = _core.DepthwiseConv2d(multiplier=K // C, **geometry)
-        c.emit("depthwise_conv2d", depthwise, inputs, c.tensor(y), node, spec.choice, flops, moved)
+        c.emit("depthwise_conv2d", depthwise, inputs, c.tensor(y), node, algorithm, flops, moved, **told)
     else:
-        desc = _core.Conv2d(groups=spec.groups, algorithm=getattr(_core.ConvAlgorithm, spec.choice), **geometry)
-        c.emit("conv2d", desc, inputs, c.tensor(y), node, spec.choice, flops, moved)
+        desc = _core.Conv2d(groups=shape.groups, algorithm=getattr(_core.ConvAlgorithm, algorithm), **geometry)
+        c.emit("conv2d", desc, inputs, c.tensor(y), node, algorithm, flops, moved, **told)
 
 
-def _gated(c: Compiler, node: Node, spec: ConvSpec, gate: int) -> int:
+def _gated(c: Compiler, node: Node, choice: Choice, gate: int) -> int:
     """The packed weights of a 1x1 convolution times the gate of their input channels, in the node's workspace."""
     widths = _core.conv2d_panels(node.output.shape[-1], c.isa)
-    first, base, size = 0, c.workspace(node) // 4, spec.C * sum(widths)
+    C = node.input(0).shape[-1]
+    first, base, size = 0, c.workspace(node) // 4, C * sum(widths)
     for width, run in itertools.groupby(widths):
-        shape = (len(list(run)), spec.C, width)
+        shape = (len(list(run)), C, width)
         strides = row_strides(shape)
         desc = _core.Binary(
             rank=3, dims=shape, a_stride=strides, b_stride=(0, 1, 0), y_stride=strides, func=_core.BinaryFunc.mul,
             act=activation(None),
         )  # fmt: skip
         part = c.tensor(View("arena", None, base + first, (math.prod(shape),), (1,)))
-        inputs = [c.packed_from(node, spec, first), gate]
+        inputs = [c.packed_from(node, choice, first), gate]
         c.emit("binary", desc, inputs, part, node, "gate", math.prod(shape), 8 * math.prod(shape))
         first += math.prod(shape)
     return c.tensor(View("arena", None, base, (size,), (1,)))
@@ -140,25 +148,30 @@ def _gated(c: Compiler, node: Node, spec: ConvSpec, gate: int) -> int:
 def _winograd(
     c: Compiler,
     node: Node,
-    spec: ConvSpec,
+    shape: ConvShape,
+    choice: Choice,
     geometry: dict[str, Any],
     inputs: list[int],
     y: View,
-    flops: int,
-    moved: int,
+    work: tuple[int, int],
+    told: dict[str, Any],
 ) -> None:
     """One operation, or two with the transformed input of all tiles between them (see winograd_workspace)."""
     fields = ("N", "H", "W", "C", "K", "P", "Q", "pad_t", "pad_l", "x_image", "x_row", "x_ld", "y_ld", "res_ld", "act")
-    N, C, K, P, Q = (geometry[f] for f in ("N", "C", "K", "P", "Q"))
-    desc = _core.Winograd(m=spec.m, r=spec.R, pool=int("pooled" in node.attrs), **{f: geometry[f] for f in fields})
-    name = f"F({spec.m}x{spec.m},{spec.R}x{spec.R})"
-    size = _core.winograd_workspace(N, P, Q, C, K, spec.m, spec.R)
+    form = dict(m=choice.m, r=max(shape.R, shape.S), axes=_core.winograd_axes(shape.R, shape.S))
+    desc = _core.Winograd(pool=int("pooled" in node.attrs), **form, **{f: geometry[f] for f in fields})
+    name = choice_name(choice, shape.R, shape.S)
+    N, P, Q, C, K = (geometry[f] for f in ("N", "P", "Q", "C", "K"))
+    size = _core.winograd_workspace(N, P, Q, C, K, **form)
     if size == 0:
-        c.emit("winograd_conv2d", desc, inputs, c.tensor(y), node, name, flops, moved)
+        c.emit("winograd_conv2d", desc, inputs, c.tensor(y), node, name, *work, **told)
         return
     planes = c.tensor(View("arena", None, c.workspace(node) // 4, (size,), (1,)))
-    c.emit("winograd_input", desc, inputs[:1], planes, node, "tiles", 0, 4 * (geometry["x_image"] * N + size))
-    c.emit("winograd_product", desc, [planes, *inputs[1:]], c.tensor(y), node, name, flops, moved)
+    moved = 4 * (geometry["x_image"] * N + size)
+    first = min(told["seconds"] / 2, _core.moved_seconds(moved, c.isa))
+    c.emit("winograd_input", desc, inputs[:1], planes, node, "tiles", 0, moved, seconds=first)
+    told["seconds"] -= first
+    c.emit("winograd_product", desc, [planes, *inputs[1:]], c.tensor(y), node, name, *work, **told)
 
 
 @lowers("Gemm")
@@ -173,7 +186,8 @@ def gemm(c: Compiler, node: Node) -> None:
     )  # fmt: skip
     inputs = [c.tensor(x), c.packed_linear(node), c.constant(node.optional(2)), c.tensor(res) if res else -1]
     moved = 4 * (x.rows * x.width + w.size + M * K)
-    c.emit("linear", desc, inputs, c.tensor(y), node, "stream" if M <= 3 else "gemm", 2 * M * x.width * K, moved)
+    how, seconds = "stream" if M <= 3 else "gemm", _core.linear_seconds(M, x.width, K, c.isa)
+    c.emit("linear", desc, inputs, c.tensor(y), node, how, 2 * M * x.width * K, moved, seconds=seconds)
 
 
 MAX_PRODUCTS = 4096  # calls that one MatMul may become

@@ -13,18 +13,21 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core
+from .cold import tune
 from .compiler import Compiled, OpInfo, WeightCache, compile_graph
 from .cut import Part, probe_shapes
 from .data import names_from_metadata
-from .errors import ModelError, ShapeError
+from .errors import DeviceError, ModelError, ShapeError
 from .forks import hold_at_fork
 from .graph import MAX_EXACT, Graph, Shape
 from .isa import resolve_isa
 from .onnx.reader import read
 from .profile import Profile, measure
+from .selection import DEFAULT_WINOGRAD, Selection, check_winograd
 from .source import Source
 from .summary import network_summary
 from .target import target
+from .tuning import Tuning
 
 if TYPE_CHECKING:
     from .layers.base import Layer
@@ -54,23 +57,31 @@ def load(
     threads: int | None = None,
     device: str = "cpu",
     precision: str = "fp32",
+    winograd: int = DEFAULT_WINOGRAD,
+    tuning: str | os.PathLike[str] | Tuning | None = None,
     _isa: str | None = None,
 ) -> Model:
     """Load a CNN in ONNX form or a saved plan: a path, the file's bytes, or an onnx.ModelProto.
 
     threads: processors to use, None for all that this process may use. device: "cpu", or "cuda" (docs/cuda.md).
     precision: "fp32", or "strict", which allows no algorithm with a larger rounding error than direct summation; on a
-    GPU also "tf32", "fp16" or "bf16". Weights are read when first needed.
+    GPU also "tf32", "fp16" or "bf16". winograd: the largest m of Winograd's F(m x m, 3 x 3) that may be chosen, 4, or
+    6, whose rounding error is 8 to 10 times that of direct summation; a GPU uses none of them. tuning: a file that
+    `fastconv tune` wrote on this machine: convolutions that it knows take what was fastest there. Without one the
+    algorithms depend on shapes and instruction set alone. A saved plan keeps the algorithms that it was made with.
+    Weights are read when first needed.
 
     Raises ModelError for a file that is broken, UnsupportedOpError for one that needs an operator which fastconv lacks,
-    DeviceError for a device or precision that is not there or a plan for other CPUs, OSError for a file that cannot be
-    opened.
+    DeviceError for a device, precision or m that is not there, a tuning for a GPU or a plan for other CPUs, TuningError
+    for a tuning that is broken or of another CPU, OSError for a file that cannot be opened.
     """
     from .saved import SavedModel, is_plan
 
     if is_plan(model):
         return SavedModel(model, threads=threads, device=device, precision=precision, _isa=_isa)
-    return Model(model, threads=threads, device=device, precision=precision, _isa=_isa)
+    return Model(
+        model, threads=threads, device=device, precision=precision, winograd=winograd, tuning=tuning, _isa=_isa
+    )  # fmt: skip
 
 
 class Model:
@@ -87,6 +98,8 @@ class Model:
         threads: int | None = None,
         device: str = "cpu",
         precision: str = "fp32",
+        winograd: int = DEFAULT_WINOGRAD,
+        tuning: str | os.PathLike[str] | Tuning | None = None,
         _isa: str | None = None,
     ) -> None:
         self._target = target(device, precision)
@@ -94,6 +107,12 @@ class Model:
         self.threads = thread_count(threads)
         self._threads_arg = threads
         self._isa = resolve_isa(_isa)
+        self.winograd = check_winograd(winograd)
+        if tuning is not None and not isinstance(tuning, Tuning):
+            tuning = Tuning.load(tuning, isa=self._isa)
+        if tuning is not None and not self._target.predicts:
+            raise DeviceError(f"device={device!r}: a tuning is for the CPU")
+        self.tuning = tuning
         # an OnnxModel, or another source of Graphs such as a network of layers
         given: Any = source
         self._onnx: Source = given if hasattr(source, "build") and hasattr(source, "inputs") else read(given)
@@ -239,7 +258,10 @@ class Model:
                 compiled = self._plans.get(key)
                 if compiled is None:
                     graph = self._onnx.build(self._feed_shapes(key))
-                    compiled = compile_graph(graph, self._isa, self._cache, strict=self.precision == "strict")
+                    compiled = compile_graph(
+                        graph, self._isa, self._cache, strict=self.precision == "strict", winograd=self.winograd,
+                        tuning=self.tuning,
+                    )  # fmt: skip
                     while len(self._plans) >= MAX_PLANS:
                         self._plans.pop(next(iter(self._plans)))
                     self._plans[key] = compiled
@@ -355,7 +377,13 @@ class Model:
         return as_layers(self, name)
 
     def _part(self, part: Part) -> Model:
-        return Model(part, threads=self._threads_arg, device=self.device, precision=self.precision, _isa=self.isa)
+        return Model(part, _isa=self.isa, **self._options())
+
+    def _options(self) -> dict[str, Any]:
+        return dict(
+            threads=self._threads_arg, device=self.device, precision=self.precision, winograd=self.winograd,
+            tuning=self.tuning,
+        )  # fmt: skip
 
     def save(
         self,
@@ -376,7 +404,10 @@ class Model:
         if names_plan(path):
             shapes = self._key(() if shape is None else (shape,))
             levels = [self.isa] if isa is None else isa
-            save_plan(self._onnx, path, shapes, levels, strict=self.precision == "strict", labels=labels)
+            save_plan(
+                self._onnx, path, shapes, levels, strict=self.precision == "strict", winograd=self.winograd,
+                tuning=self.tuning, labels=labels,
+            )  # fmt: skip
             return
         from .weights.save import save_source
 
@@ -395,6 +426,17 @@ class Model:
         """The operations of the plan for these input shapes."""
         return list(self.compile(*shapes).ops)
 
+    def tune(self, *shapes: Sequence[int], tuning: Tuning | None = None, seconds: float = 0.05) -> Tuning:
+        """Measure the algorithms of all convolutions for these input shapes, on one thread, and keep what is not known
+        in `tuning` (None: a new one), which `load(tuning=...)` takes and `save(path)` writes."""
+        if not self._target.predicts:
+            raise DeviceError(f"device={self.device!r}: a tuning is for the CPU")
+        known = Tuning() if tuning is None else tuning
+        selection = Selection(self._isa, self.precision == "strict", self.winograd)
+        for _ in tune(self.compile(*shapes).graph, selection, known, seconds):
+            pass
+        return known
+
     def profile(self, *args: npt.ArrayLike, runs: int = 20) -> Profile:
         """Run `runs` times after one warm-up and give each operation's median time, GFLOP/s and share of peak."""
         if runs < 1:
@@ -404,7 +446,7 @@ class Model:
         return measure(self._executor, compiled, inputs, partial(self._target.peak, self._isa), self.threads, runs)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self._onnx, self._threads_arg, self.device, self.precision, self._isa.name)
+        return _rebuild, (self._onnx, self._options(), self._isa.name)
 
     def __repr__(self) -> str:
         ins = ", ".join(f"{i.name}{_show(i.shape)}" for i in self.inputs)
@@ -427,9 +469,8 @@ def _as_float32(x: npt.NDArray[Any], where: str) -> FloatArray:
     return x.astype(np.float32)
 
 
-def _rebuild(source: Source, threads: int | None, device: str, precision: str, isa: str) -> Model:
-    levels = _core.isa_levels()
-    return Model(source, threads=threads, device=device, precision=precision, _isa=isa if isa in levels else None)
+def _rebuild(source: Source, options: dict[str, Any], isa: str) -> Model:
+    return Model(source, _isa=isa if isa in _core.isa_levels() else None, **options)
 
 
 def _show(shape: Sequence[int | str | None]) -> str:

@@ -43,11 +43,11 @@ class Packer:
         return packed
 
     def winograd(self, w: Weight, scale: Array | None, m: int) -> _core.PackedWeight:
-        """w: [K, C, r, r], for F(m x m, r x r)."""
+        """w: [K, C, R, S], for F(m x m, R x S), or for F(m) of one axis."""
         if not _in_parts(w):
             return self.store.pack_winograd(as_float32(w), scale, m, self.isa)
-        K, C, r, _ = w.shape
-        packed = self.store.reserve_winograd(K, C, m, r, self.isa)
+        K, C, R, S = w.shape
+        packed = self.store.reserve_winograd(K, C, m, max(R, S), self.isa, _core.winograd_axes(R, S))
 
         def fill(first: int, rows: Array, factors: Array | None) -> None:
             _core.pack_winograd_rows(packed, K, first, rows, factors, m, self.isa)

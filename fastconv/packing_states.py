@@ -14,7 +14,8 @@ from .graph import Array, Node, Weight
 from .views import View
 
 if TYPE_CHECKING:
-    from .compiler import Compiler, ConvSpec
+    from .compiler import Compiler
+    from .selection import Choice
 
 
 def turn(w: Array, groups: int, flip: bool) -> Array:
@@ -58,35 +59,35 @@ def _linear_desc(node: Node) -> Any:
     return _core.PackWeights(K=K, C=C, taps=1, groups=1, w_k=strides[0], w_c=strides[1], w_tap=1, layout=layout)
 
 
-def _desc(node: Node, spec: ConvSpec | None) -> Any:
+def _desc(node: Node, choice: Choice | None) -> Any:
     if node.op == "Gemm":
         return _linear_desc(node)
     if node.op == "ConvBackwardInput":
         C, K, groups = node.output.shape[-1], node.input(0).shape[-1], node.attrs["group"]
         return _conv_desc(node, True, False, groups > 1 and groups == C == K)
-    assert spec is not None
+    assert choice is not None
     turned = bool(node.attrs.get("turned"))
-    desc = _conv_desc(node, turned, turned, spec.choice == "depthwise")
-    desc.m = spec.m
+    desc = _conv_desc(node, turned, turned, choice.algorithm == "depthwise")
+    desc.m = choice.m
     return desc
 
 
-def _kernel(spec: ConvSpec | None) -> _core.Op:
-    winograd = spec is not None and spec.choice == "winograd"
+def _kernel(choice: Choice | None) -> _core.Op:
+    winograd = choice is not None and choice.algorithm == "winograd"
     return _core.Op.pack_winograd_weights if winograd else _core.Op.pack_weights
 
 
-def packed_bytes(node: Node, isa: _core.Isa, spec: ConvSpec | None = None) -> int:
+def packed_bytes(node: Node, isa: _core.Isa, choice: Choice | None = None) -> int:
     """The bytes of the packed weights in the node's workspace; none for constants."""
     if node.input(1).is_const:
         return 0
-    return 4 * _core.extent(_desc(node, spec), isa, _kernel(spec))[1]
+    return 4 * _core.extent(_desc(node, choice), isa, _kernel(choice))[1]
 
 
-def pack_at_run_time(c: Compiler, node: Node, spec: ConvSpec | None = None) -> int:
+def pack_at_run_time(c: Compiler, node: Node, choice: Choice | None = None) -> int:
     """The tensor of input 1, packed by an operation that is appended here."""
-    desc = _desc(node, spec)
-    op = _kernel(spec)
+    desc = _desc(node, choice)
+    op = _kernel(choice)
     w, size = c.view(node.input(1)), _core.extent(desc, c.isa, op)[1]
     first = (c.workspace(node) + node.attrs.get("packed_at", 0)) // 4
     packed = c.tensor(View("arena", None, first, (size,), (1,)))

@@ -25,6 +25,7 @@ class ProfileRow:
     ms: float
     gflops: float
     share: float
+    expected_ms: float = 0.0  # of one thread, as in OpInfo
 
 
 @dataclass(frozen=True)
@@ -52,5 +53,8 @@ def measure(
     for op, t in zip(compiled.ops, np.median(ns, axis=0), strict=True):
         rate = op.flops / t if t > 0 else 0.0
         share = rate / (peak * threads)
-        rows.append(ProfileRow(op.name, op.op, op.algorithm, op.shape, float(t) * 1e-6, float(rate), float(share)))
+        ms = float(t) * 1e-6
+        rows.append(
+            ProfileRow(op.name, op.op, op.algorithm, op.shape, ms, float(rate), float(share), op.expected_ms)
+        )  # fmt: skip
     return Profile(tuple(rows), float(np.median(ns.sum(axis=1))) * 1e-6, peak, threads)

@@ -20,8 +20,10 @@ from .graph import Graph, Shape
 from .isa import resolve_isa
 from .model import Model, TensorInfo, thread_count
 from .onnx.reader import InputInfo, OutputInfo
+from .selection import DEFAULT_WINOGRAD
 from .source import Source
 from .target import CPU
+from .tuning import Tuning
 
 LEVELS = ("scalar", "avx2", "avx512", "neon")
 ENDING = ".fcplan"
@@ -65,16 +67,25 @@ def save_plan(
     isa: Sequence[str],
     *,
     strict: bool = False,
+    winograd: int = DEFAULT_WINOGRAD,
+    tuning: Tuning | None = None,
     labels: Sequence[str] = (),
 ) -> None:
-    """Compile `source` for these input shapes and each instruction set, and write one file.
+    """Compile `source` for these input shapes and each instruction set, and write one file; options as for Selection.
 
     Raises ModelError and UnsupportedOpError as compiling does, DeviceError for an unknown instruction set, OSError.
     """
     feed = {i.name: tuple(s) for i, s in zip(source.inputs, shapes, strict=True)}
     variants = []
     for level in parse_levels(isa):
-        compiled = compile_graph(source.build(feed), getattr(_core.Isa, level), WeightCache(), strict=strict)
+        compiled = compile_graph(
+            source.build(feed),
+            getattr(_core.Isa, level),
+            WeightCache(),
+            strict=strict,
+            winograd=winograd,
+            tuning=tuning,
+        )
         for name, shape in (*compiled.inputs, *compiled.outputs):
             if not all(shape):
                 raise ModelError(f"{name!r} has no elements, shape {list(shape)}: there is no plan to save")

@@ -8,12 +8,14 @@ import numpy as np
 
 from . import _core
 from .packing import Packer
+from .selection import Selection
 
 
 class Target:
     """The CPU. fastconv.cuda.Target is a GPU."""
 
     channel_unit = 1  # a stem's channels are rounded up to this
+    predicts = True  # the cost model knows it, and tunings are for it
     takes_gates = True  # a 1x1 convolution may take a gate of its input channels (compiler._take_gate)
 
     def executor(self, threads: int) -> Any:
@@ -28,9 +30,9 @@ class Target:
     def plan(self, isa: _core.Isa, store: Any) -> Any:
         return _core.Plan(isa, store)
 
-    def choose_conv2d(self, **shape: Any) -> tuple[str, int]:
-        """The algorithm, and the m of F(m x m, r x r)."""
-        return _core.choose_conv2d(**shape)
+    def selection(self, asked: Selection) -> Selection:
+        """What decides the algorithms of convolutions where the user has asked for this."""
+        return asked
 
     def level(self, isa: _core.Isa) -> str:
         return isa.name

@@ -85,3 +85,7 @@ def reach(shape: Shape, strides: Sequence[int]) -> int:
     if any(d == 0 for d in shape):
         return 0
     return 1 + sum((d - 1) * s for d, s in zip(shape, strides, strict=True))
+
+
+def round_up(n: int, unit: int) -> int:
+    return -(-n // unit) * unit

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -55,9 +56,15 @@ def on_terminal(monkeypatch: pytest.MonkeyPatch, width: int) -> io.StringIO:
 NAMES = ("/layer1/layer1.0/conv1/Conv", "/layer1/layer1.0/downsample/downsample.0/Conv", "/avgpool/GlobalAveragePool")
 
 
-@pytest.mark.parametrize(("width", "missing"), [(80, {"buffer"}), (120, set()), (40, None), (10, None)])
-def test_inspect_fits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, width: int, missing: set[str] | None) -> None:
+NARROW = ("chosen by", "expected ms", "buffer")  # what 80 characters have no room for
+
+
+@pytest.mark.parametrize(("width", "missing"), [(80, NARROW), (120, ()), (40, None), (10, None)])
+def test_inspect_fits(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, width: int, missing: tuple[str, ...] | None
+) -> None:
     """At 80 characters all that tells where time goes, with names that can still be told apart; at 120 everything."""
+    from fastconv.cli.inputs import DEFAULT
     from fastconv.cli.inspect import inspect
 
     x = tensor("x", [1, 256, 112, 112])
@@ -73,18 +80,19 @@ def test_inspect_fits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, width: in
     path = tmp_path / "m.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
     file = on_terminal(monkeypatch, width)
-    inspect(str(path), [], None, False)
+    inspect(str(path), [], DEFAULT, False)
     lines = file.getvalue().splitlines()
-    titles, last = lines[0].split(), lines[-1]
-    assert "operations on " in last and f"{isa_levels()[-1]}," in last
+    titles, last = re.split(r"  +", lines[0].strip()), lines[-1]
+    assert "operations on " in last and f"{isa_levels()[-1]}," in last and last.endswith(" ms expected")
     if missing is None:  # what is left is the least that is of use
         assert titles == ["name", "algorithm", "output", "FLOPs"]
         return
     assert max(map(len, lines)) <= width
-    assert {"name", "op", "algorithm", "output", "FLOPs", "bytes", "buffer"} - set(titles) == missing
+    every = {"name", "op", "algorithm", "output", "FLOPs", "bytes", *NARROW}
+    assert set(titles) == every - set(missing)
     table = lines[1 : -2 if missing else -1]
     assert any("downsample.0/Conv " in line for line in table) and any("layer1.0/conv1/Conv " in line for line in table)
-    assert not missing or lines[-2] == "(in a wider terminal, or piped: buffer)"
+    assert not missing or lines[-2] == f"(in a wider terminal, or piped: {', '.join(missing)})"
 
 
 def test_shortened_names() -> None:

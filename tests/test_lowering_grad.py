@@ -69,6 +69,7 @@ isas = pytest.mark.parametrize("isa", LEVELS, ids=lambda i: i.name)
 CONVOLUTIONS = {
     "3x3": (2, 5, 9, 8, 7, 3, 3, dict(pads=(1, 1, 1, 1))),
     "3x3-wide": (2, 40, 12, 12, 48, 3, 3, dict(pads=(1, 1, 1, 1))),
+    "1x7-wide": (1, 64, 9, 17, 64, 1, 7, dict(pads=(0, 3, 0, 3))),
     "1x1": (2, 20, 7, 7, 33, 1, 1, {}),
     "1x1-stride": (2, 20, 8, 7, 33, 1, 1, dict(strides=(2, 2))),
     "stride2": (2, 12, 9, 10, 18, 3, 3, dict(strides=(2, 2), pads=(1, 1, 1, 1))),

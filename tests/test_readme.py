@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from fastconv.cli import run
+from fastconv.layers import base
 
 TEXT = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -21,6 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     where = tmp_path_factory.mktemp("readme")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(where)
+        patch.setattr(base, "_names", Counter())  # automatic names as in a process of their own
         names: dict[str, object] = {}
         blocks = re.findall(r"^```python\n(.*?)^```", TEXT, re.M | re.S)
         assert len(blocks) >= 6

@@ -271,13 +271,14 @@ def test_arena(name: str, tmp_path: Path) -> None:
     from fastconv.models import LayerSource
     from fastconv.passes import optimize
     from fastconv.passes.arena import peak_bytes
+    from fastconv.selection import Selection
 
     net = getattr(applications, name)(weights=None)
     net.save(tmp_path / "net.fcplan")
     saved = _core.PlanFile(str(tmp_path / "net.fcplan")).read()
     source = LayerSource(net)
     graph = source.build({i.name: tuple(s) for i, (_, _, s, _) in zip(source.inputs, saved.inputs, strict=True)})
-    live = peak_bytes(Compiler(optimize(graph), saved.isa, WeightCache(), False).memory.regions)
+    live = peak_bytes(Compiler(optimize(graph), WeightCache(), Selection(saved.isa)).memory.regions)
     assert 0.9 * live <= saved.plan.arena_bytes <= 1.1 * live
     if name == "LeNet5":
         assert saved.plan.arena_bytes + saved.plan.scratch_bytes + 192 < 48000

@@ -19,9 +19,10 @@ int64_t packed_depthwise_size(int64_t K, int64_t R, int64_t S, Isa isa) {
   return vectors(K, V) * V * R * S;
 }
 
-int64_t packed_winograd_size(int64_t K, int64_t C, int64_t m, int64_t r, Isa isa) {
-  const int64_t V = geometry(isa).vector_length, edge = m + r - 1;
-  return vectors(K, V) * V * C * edge * edge;
+int64_t packed_winograd_size(int64_t K, int64_t C, int64_t m, int64_t r, int64_t axes, Isa isa) {
+  const int64_t V = geometry(isa).vector_length;
+  const WinogradForm f = winograd_form(m, r, axes);
+  return vectors(K, V) * V * f.parts * C * f.planes;
 }
 
 int64_t packed_linear_size(int64_t K, int64_t C, Isa isa) {
@@ -93,9 +94,12 @@ void pack_conv2d(float* out, const float* w, const float* scale, int64_t K, int6
   }
 }
 
-static WinogradFilter filter_transform(int64_t m, int64_t r) {
-  WinogradFilter G = {(int)(m + r - 1), (int)r, {}};
-  const double* points = G.edge == 4 ? WINOGRAD_POINTS_4 : G.edge == 5 ? WINOGRAD_POINTS_5 : WINOGRAD_POINTS_6;
+static WinogradFilter filter_transform(const WinogradForm& f, int64_t r, int64_t axes) {
+  WinogradFilter G = {(int)f.edge, (int)winograd_taps(r), {}, axes != WINOGRAD_BOTH, 0};
+  const double* points = G.edge == 4   ? WINOGRAD_POINTS_4
+                         : G.edge == 5 ? WINOGRAD_POINTS_5
+                         : G.edge == 6 ? WINOGRAD_POINTS_6
+                                       : WINOGRAD_POINTS_8;
   for (int j = 0; j < G.edge - 1; j++) {
     double value = 1;
     for (int k = 0; k < G.edge - 1; k++) value /= k == j ? 1 : points[j] - points[k];
@@ -106,27 +110,31 @@ static WinogradFilter filter_transform(int64_t m, int64_t r) {
 }
 
 void pack_winograd_rows(float* out, const float* w, const float* scale, int64_t first, int64_t rows, int64_t K,
-                        int64_t C, int64_t m, int64_t r, Isa isa) {
+                        int64_t C, int64_t m, int64_t r, int64_t axes, Isa isa) {
   constexpr int64_t L = 16;  // filters at a time
-  const WinogradFilter G = filter_transform(m, r);
-  const int64_t planes = G.edge * G.edge, taps = r * r;
+  const WinogradForm f = winograd_form(m, r, axes);
+  WinogradFilter G = filter_transform(f, r, axes);
+  const int64_t depth = f.parts * C, size = axes == WINOGRAD_BOTH ? r * r : r;
   for_panels(K, first, rows, isa, [&](int64_t k, int64_t columns, int64_t width) {
-    float* o = out + k * planes * C;
-    const float *x = w + (k - first) * C * taps, *s = scale ? scale + (k - first) : nullptr;
-    if (columns < width) memset(o, 0, sizeof(float) * planes * C * width);
-    for (int64_t c = 0; c < C; c++) {
-      for (int64_t i = 0; i < columns; i += L) {
-        kernels(best_isa())
-            .winograd_filter(G, o + c * width + i, C * width, x + (i * C + c) * taps, C * taps, s ? s + i : nullptr,
-                             columns - i < L ? columns - i : L);
+    float* o = out + k * f.planes * depth;
+    const float *x = w + (k - first) * C * size, *s = scale ? scale + (k - first) : nullptr;
+    if (columns < width) memset(o, 0, sizeof(float) * f.planes * depth * width);
+    for (int64_t part = 0, tap = 0; part < f.parts; part++, tap += G.taps) {
+      G.there = (int)(r - tap < G.taps ? r - tap : G.taps);
+      for (int64_t c = 0; c < C; c++) {
+        for (int64_t i = 0; i < columns; i += L) {
+          kernels(best_isa())
+              .winograd_filter(G, o + (part * C + c) * width + i, depth * width, x + (i * C + c) * size + tap, C * size,
+                               s ? s + i : nullptr, columns - i < L ? columns - i : L);
+        }
       }
     }
   });
 }
 
 void pack_winograd(float* out, const float* w, const float* scale, int64_t K, int64_t C, int64_t m, int64_t r,
-                   Isa isa) {
-  pack_winograd_rows(out, w, scale, 0, K, K, C, m, r, isa);
+                   int64_t axes, Isa isa) {
+  pack_winograd_rows(out, w, scale, 0, K, K, C, m, r, axes, isa);
 }
 
 void pack_depthwise(float* out, const float* w, const float* scale, int64_t K, int64_t R, int64_t S, Isa isa) {

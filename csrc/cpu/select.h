@@ -16,13 +16,28 @@ struct ConvPlan {
   int m;  // Winograd: outputs of a tile and axis
 };
 
-// strict: no algorithm whose rounding error is larger than that of direct summation.
-ConvPlan choose_conv2d(const ConvShape& shape, Isa isa, bool strict);
+struct Candidates {
+  int count;
+  ConvPlan plans[8];
+};
+
+constexpr int DEFAULT_WINOGRAD = 4, LARGEST_WINOGRAD = 6;  // m
+
+// Whether every size is positive and no count of elements comes near 64 bits.
+bool countable(const ConvShape& shape);
+// What can compute a shape. `winograd` is the largest m of Winograd's F(m x m, r x r): 0 for precision "strict", whose
+// rounding error is that of direct summation, 4 by default, 6 where a user asks for it.
+Candidates conv2d_candidates(const ConvShape& shape, Isa isa, int winograd);
+// The one that the cost model (cpu/cost.h) expects to be fastest.
+ConvPlan choose_conv2d(const ConvShape& shape, Isa isa, int winograd);
+// WinogradAxes of a filter.
+int64_t winograd_axes(int64_t R, int64_t S);
 const char* choice_name(ConvChoice choice);
+bool choice_from_name(const char* name, ConvChoice* choice);
 
 // Number of floats of the packed weights of each kernel.
 int64_t packed_conv2d_size(int64_t K, int64_t C, int64_t R, int64_t S, int64_t groups, Isa isa);
-int64_t packed_winograd_size(int64_t K, int64_t C, int64_t m, int64_t r, Isa isa);
+int64_t packed_winograd_size(int64_t K, int64_t C, int64_t m, int64_t r, int64_t axes, Isa isa);
 int64_t packed_depthwise_size(int64_t K, int64_t R, int64_t S, Isa isa);
 int64_t packed_linear_size(int64_t K, int64_t C, Isa isa);
 
@@ -30,14 +45,15 @@ int64_t packed_linear_size(int64_t K, int64_t C, Isa isa);
 // null or K floats.
 void pack_conv2d(float* out, const float* w, const float* scale, int64_t K, int64_t C, int64_t R, int64_t S,
                  int64_t groups, Isa isa);
-void pack_winograd(float* out, const float* w, const float* scale, int64_t K, int64_t C, int64_t m, int64_t r, Isa isa);
+void pack_winograd(float* out, const float* w, const float* scale, int64_t K, int64_t C, int64_t m, int64_t r,
+                   int64_t axes, Isa isa);
 // The same part by part: w begins at output `first`, where a panel begins, and holds `rows` outputs, whole panels.
 int64_t panel_count(int64_t K, Isa isa);
 int64_t panel_first(int64_t K, int64_t panel, Isa isa);  // K for the panel behind the last
 void pack_conv2d_rows(float* out, const float* w, const float* scale, int64_t first, int64_t rows, int64_t K, int64_t C,
                       int64_t R, int64_t S, Isa isa);
 void pack_winograd_rows(float* out, const float* w, const float* scale, int64_t first, int64_t rows, int64_t K,
-                        int64_t C, int64_t m, int64_t r, Isa isa);
+                        int64_t C, int64_t m, int64_t r, int64_t axes, Isa isa);
 void pack_depthwise(float* out, const float* w, const float* scale, int64_t K, int64_t R, int64_t S, Isa isa);
 // w is [K][C] (trans_b), or [C][K]. taps > 1: C counts [C / taps][taps] in w, as an N C H W image flattens, and
 // [taps][C / taps] in the input, as N H W C does.

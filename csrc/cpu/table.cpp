@@ -19,6 +19,9 @@ constexpr int CHAINS = REGISTERS == 32 ? 24 : Vec::N == 8 ? 12 : 10;
 
 constexpr Geometry MINE = GEOMETRY[(int)Isa::FASTCONV_ISA];
 static_assert(MINE.vector_length == Vec::N && MINE.max_panel == MAX_NV && MINE.dense_panel == DENSE_NV, "table.h");
+static_assert(MINE.rows[0] == ROWS[0] && MINE.rows[1] == ROWS[1] && MINE.rows[2] == ROWS[2] &&
+                  MINE.rows[3] == ROWS[3] && MINE.rows[4] == ROWS[4],
+              "table.h");
 
 float fma_rate(int64_t iterations) {
   Vec acc[CHAINS], a = set1(0.999f), b = set1(1e-3f);

@@ -21,8 +21,13 @@ struct Geometry {
   int vector_length;  // floats
   int max_panel;      // vectors in the widest weight panel of a convolution
   int dense_panel;    // vectors in a weight panel of a dense layer
+  int rows[5];        // most rows of a tile, by its width in vectors
 };
 
-constexpr Geometry GEOMETRY[] = {{4, 2, 4}, {8, 2, 8}, {16, 4, 8}, {4, 4, 8}};  // by Isa; table.cpp asserts them
+// By Isa; table.cpp asserts them.
+constexpr Geometry GEOMETRY[] = {{4, 2, 4, {0, 4, 4, 2, 2}},
+                                 {8, 2, 8, {0, 12, 6, 0, 0}},
+                                 {16, 4, 8, {0, 12, 12, 8, 7}},
+                                 {4, 4, 8, {0, 12, 12, 8, 6}}};
 
 }  // namespace fastconv

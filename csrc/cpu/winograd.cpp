@@ -4,13 +4,18 @@
 //
 // F(2x2,3x3) with the points 0, +-1 saves 2.25 times, F(3x3,3x3) with 0, +-3/4, 7/4 saves 3.24 times, F(4x4,3x3) saves
 // 4 times and F(2x2,5x5), which reads the same tiles, 2.8 times, with the points 0, +-5/8, +-3/2; the rms error is up
-// to twice that of direct summation. A block of tiles is transformed into T^2 planes of [tiles][C] (T = m + r - 1),
-// multiplied panel by panel into T^2 planes of [tiles][columns] and transformed back, all within L2. Weights are
-// [panel][T^2][C][columns], transformed in double precision while they are packed (cpu/pack.cpp). Planes are padded by
-// PLANE_PAD floats: strides of 4096 bytes would put all of them into one cache set.
+// to twice that of direct summation. F(6x6,3x3) saves 5.06 times and has 8 to 10 times the error. A block of tiles is
+// transformed into T^2 planes of [tiles][C] (T = m + r - 1), multiplied panel by panel into T^2 planes of
+// [tiles][columns] and transformed back, all within L2. Weights are [panel][T^2][C][columns], transformed in double
+// precision while they are packed (cpu/pack.cpp). Planes are padded by PLANE_PAD floats: strides of 4096 bytes would
+// put all of them into one cache set.
+//
+// Filters of one axis, 1 x r and r x 1, are the same with T planes; seven taps are two filters of four, the planes then
+// hold [tiles][2][C] (cpu/winograd.h): 12 multiplications for 21.
 #include "cpu/winograd.h"
 
 #include "cpu/gemm.h"
+#include "cpu/winograd_tile.h"
 
 namespace fastconv {
 namespace FASTCONV_ISA {
@@ -19,213 +24,54 @@ namespace {
 
 constexpr int64_t RESIDENT = 160 << 10;  // floats of weights that stay in L2 beside a block of tiles
 
-constexpr float A = 0.625f, B = 1.5f, A2 = A * A, B2 = B * B;
-constexpr float A3 = A * A2, B3 = B * B2;
-constexpr float A_5 = 0.75f, B_5 = 1.75f;
-
 struct Position {  // of a tile
   int64_t n, h, w;
 };
 
-int64_t edge(const Winograd& d) { return d.m + d.r - 1; }
+WinogradForm form_of(const Winograd& d) { return winograd_form(d.m, d.r, d.axes); }
 
 Position position(const Winograd& d, int64_t tile) {
   return {tile / (d.tiles_h * d.tiles_w), tile / d.tiles_w % d.tiles_h, tile % d.tiles_w};
 }
 
-// B^T d, points 0, 1, -1
-static inline void transform_in(const Vec (&d)[4], Vec (&t)[4]) {
-  t[0] = sub(d[2], d[0]);
-  t[1] = add(d[1], d[2]);
-  t[2] = sub(d[2], d[1]);
-  t[3] = sub(d[3], d[1]);
-}
-
-// B^T d, points 0, a, -a, b
-static inline void transform_in(const Vec (&d)[5], Vec (&t)[5]) {
-  const Vec a = set1(A_5), a2 = set1(-A_5 * A_5), b = set1(-B_5);
-  const Vec u = fma(b, d[2], d[3]), v = fma(b, d[1], d[2]), av = mul(a, v);
-  t[0] = fma(a2, fma(b, d[0], d[1]), u);
-  t[1] = add(u, av);
-  t[2] = sub(u, av);
-  t[3] = fma(a2, d[1], d[3]);
-  t[4] = fma(a2, v, fma(b, d[3], d[4]));
-}
-
-// B^T d, points 0, a, -a, b, -b
-static inline void transform_in(const Vec (&d)[6], Vec (&t)[6]) {
-  const Vec a = set1(A), b = set1(B), a2 = set1(-A2), b2 = set1(-B2), sum = set1(-(A2 + B2)), product = set1(A2 * B2);
-  Vec u = fma(b2, d[2], d[4]), v = mul(a, fma(b2, d[1], d[3]));
-  t[1] = add(u, v);
-  t[2] = sub(u, v);
-  u = fma(a2, d[2], d[4]), v = mul(b, fma(a2, d[1], d[3]));
-  t[3] = add(u, v);
-  t[4] = sub(u, v);
-  t[0] = fma(product, d[0], fma(sum, d[2], d[4]));
-  t[5] = fma(product, d[1], fma(sum, d[3], d[5]));
-}
-
-// A^T m of four numbers, two out
-static inline void transform_out(const Vec (&m)[4], Vec (&y)[2]) {
-  y[0] = add(m[0], add(m[1], m[2]));
-  y[1] = add(m[3], sub(m[1], m[2]));
-}
-
-// A^T m of five numbers, three out
-static inline void transform_out(const Vec (&m)[5], Vec (&y)[3]) {
-  const Vec s = add(m[1], m[2]), d = sub(m[1], m[2]);
-  y[0] = add(add(m[0], m[3]), s);
-  y[1] = fma(set1(B_5), m[3], mul(set1(A_5), d));
-  y[2] = fma(set1(B_5 * B_5), m[3], fma(set1(A_5 * A_5), s, m[4]));
-}
-
-// A^T m of six numbers, four out
-static inline void transform_out(const Vec (&m)[6], Vec (&y)[4]) {
-  const Vec sa = add(m[1], m[2]), da = sub(m[1], m[2]), sb = add(m[3], m[4]), db = sub(m[3], m[4]);
-  y[0] = add(m[0], add(sa, sb));
-  y[1] = fma(set1(B), db, mul(set1(A), da));
-  y[2] = fma(set1(B2), sb, mul(set1(A2), sa));
-  y[3] = add(fma(set1(B3), db, mul(set1(A3), da)), m[5]);
-}
-
-// A^T m of six numbers, two out
-static inline void transform_out(const Vec (&m)[6], Vec (&y)[2]) {
-  const Vec sa = add(m[1], m[2]), da = sub(m[1], m[2]), sb = add(m[3], m[4]), db = sub(m[3], m[4]);
-  y[0] = add(m[0], add(sa, sb));
-  y[1] = add(fma(set1(B), db, mul(set1(A), da)), m[5]);
-}
-
-// One vector of channels of one tile, from x (its top left pixel, maybe outside the image) to T * T planes.
-template <int T, bool INSIDE>
-static inline void tile_in(const Winograd& d, const float* x, int64_t ih, int64_t iw, int n, float* planes,
-                           int64_t plane) {
-  Vec t[T][T];
-#pragma GCC unroll 6
-  for (int j = 0; j < T; j++) {
-    Vec column[T], out[T];
-#pragma GCC unroll 6
-    for (int i = 0; i < T; i++) {
-      const float* p = x + i * d.x_row + j * d.x_ld;
-      if (INSIDE) {
-        column[i] = load(p);
-      } else {
-        const bool ok = (uint64_t)(ih + i) < (uint64_t)d.H && (uint64_t)(iw + j) < (uint64_t)d.W;
-        column[i] = ok ? (n == Vec::N ? load(p) : load_n(p, n)) : zero();
-      }
-    }
-    transform_in(column, out);
-#pragma GCC unroll 6
-    for (int i = 0; i < T; i++) t[i][j] = out[i];
-  }
-#pragma GCC unroll 6
-  for (int i = 0; i < T; i++) {
-    Vec out[T];
-    transform_in(t[i], out);
-#pragma GCC unroll 6
-    for (int j = 0; j < T; j++) {
-      float* p = planes + (i * T + j) * plane;
-      if (INSIDE || n == Vec::N) {
-        store(p, out[j]);
-      } else {
-        store_n(p, out[j], n);
-      }
-    }
-  }
-}
-
-// Tiles [first, last) into planes, whose row 0 is tile `first`.
-template <int T>
+// Tiles [first, last) into planes, whose row 0 is tile `first`. T: edge; PARTS: 0 for tiles of both axes, else the
+// parts of a filter of one axis.
+template <int T, int PARTS>
 void transform_tiles(const Winograd& d, const float* x, int64_t first, int64_t last, float* planes, int64_t plane) {
+  const WinogradForm f = form_of(d);
   for (int64_t tile = first; tile < last; tile++) {
     const Position at = position(d, tile);
-    const int64_t ih = at.h * d.m - d.pad_t, iw = at.w * d.m - d.pad_l;
+    const int64_t ih = at.h * f.step_h - d.pad_t, iw = at.w * f.step_w - d.pad_l;
     const float* p = x + at.n * d.x_image + ih * d.x_row + iw * d.x_ld;
-    float* row = planes + (tile - first) * d.C;
-    const bool inside = ih >= 0 && iw >= 0 && ih + T <= d.H && iw + T <= d.W;
+    float* row = planes + (tile - first) * f.parts * d.C;
+    const bool inside = ih >= 0 && iw >= 0 && ih + f.side_h <= d.H && iw + f.side_w <= d.W;
     for (int64_t c = 0; c < d.C; c += Vec::N) {
       const int n = (int)min_i(Vec::N, d.C - c);
-      if (inside && n == Vec::N) {
-        tile_in<T, true>(d, p + c, ih, iw, n, row + c, plane);
+      const bool whole = inside && n == Vec::N;
+      if constexpr (PARTS == 0) {
+        (whole ? tile_in<T, true> : tile_in<T, false>)(d, p + c, ih, iw, n, row + c, plane);
       } else {
-        tile_in<T, false>(d, p + c, ih, iw, n, row + c, plane);
+        (whole ? line_in<T, PARTS, true> : line_in<T, PARTS, false>)(d, p + c, ih, iw, n, row + c, plane);
       }
     }
   }
 }
 
 void transform_tiles(const Winograd& d, const float* x, int64_t first, int64_t last, float* planes, int64_t plane) {
-  (edge(d) == 4   ? transform_tiles<4>
-   : edge(d) == 5 ? transform_tiles<5>
-                  : transform_tiles<6>)(d, x, first, last, planes, plane);
-}
-
-struct Epilogue {
-  Vec bias, lo, hi;
-  bool clip;
-  int n;  // lanes in use
-  const float* residual;
-  int64_t res_ld;
-  float* y;
-  int64_t y_ld, row;  // row: pixels
-};
-
-static inline void put(const Epilogue& e, int64_t pixel, Vec v) {
-  if (e.n == Vec::N) {
-    store(e.y + pixel * e.y_ld, v);
-  } else {
-    store_n(e.y + pixel * e.y_ld, v, e.n);
-  }
-}
-
-// One vector of columns of one tile: T * T planes to up to M x M pixels of y, or their maxima by twos.
-template <int T, int M, bool POOL>
-static inline void tile_out(const float* planes, int64_t plane, int64_t rows, int64_t columns, const Epilogue& e) {
-  Vec t[T][M];
-#pragma GCC unroll 6
-  for (int i = 0; i < T; i++) {
-    Vec m[T];
-#pragma GCC unroll 6
-    for (int j = 0; j < T; j++) m[j] = load(planes + (i * T + j) * plane);
-    transform_out(m, t[i]);
-  }
-  Vec left[M / 2];
-#pragma GCC unroll 4
-  for (int j = 0; j < M; j++) {
-    Vec m[T], out[M];
-#pragma GCC unroll 6
-    for (int i = 0; i < T; i++) m[i] = t[i][j];
-    transform_out(m, out);
-    if (j >= columns) continue;
-#pragma GCC unroll 4
-    for (int i = 0; i < M; i++) {
-      out[i] = add(out[i], e.bias);
-      if (POOL || i >= rows) continue;
-      const int64_t pixel = i * e.row + j;
-      if (e.residual) {
-        const float* r = e.residual + pixel * e.res_ld;
-        out[i] = add(out[i], e.n == Vec::N ? load(r) : load_n(r, e.n));
-      }
-      if (e.clip) out[i] = min(e.hi, max(e.lo, out[i]));
-      put(e, pixel, out[i]);
-    }
-#pragma GCC unroll 2
-    for (int i = 0; POOL && i < M / 2; i++) {
-      const Vec pair = max(out[2 * i], out[2 * i + 1]);
-      if (j % 2 == 0) {
-        left[i] = pair;
-      } else if (2 * i + 1 < rows) {
-        const Vec v = max(left[i], pair);
-        put(e, i * e.row + j / 2, e.clip ? min(e.hi, max(e.lo, v)) : v);
-      }
-    }
-  }
+  const int64_t T = form_of(d).edge;
+  auto form = T == 4 ? transform_tiles<4, 0> : T == 5 ? transform_tiles<5, 0> : transform_tiles<6, 0>;
+  if (T == 8) form = transform_tiles<8, 0>;
+  if (d.axes) form = T == 4 ? transform_tiles<4, 1> : T == 5 ? transform_tiles<5, 1> : transform_tiles<6, 1>;
+  if (d.r == 7) form = transform_tiles<6, 2>;
+  form(d, x, first, last, planes, plane);
 }
 
 // A panel's sums of tiles [first, last) to y.
-template <int T, int M, bool POOL>
+template <int T, int M, bool POOL, bool LINE>
 void output_tiles(const Winograd& d, const Buffers& b, const float* sums, int64_t plane, int64_t first, int64_t last,
                   int64_t k, int nv) {
-  constexpr int V = Vec::N, STEP = POOL ? M / 2 : M;
+  constexpr int V = Vec::N;
+  const WinogradForm f = form_of(d);
   const int64_t P = POOL ? d.P / 2 : d.P, Q = POOL ? d.Q / 2 : d.Q;
   Epilogue e;
   e.clip = d.act.func == Func::clip;
@@ -233,8 +79,9 @@ void output_tiles(const Winograd& d, const Buffers& b, const float* sums, int64_
   e.res_ld = d.res_ld, e.y_ld = d.y_ld, e.row = Q;
   for (int64_t tile = first; tile < last; tile++) {
     const Position at = position(d, tile);
-    const int64_t pixel = (at.n * P + at.h * STEP) * Q + at.w * STEP;
-    const int64_t rows = min_i(M, d.P - at.h * M), columns = min_i(M, d.Q - at.w * M);
+    const int64_t row = at.h * f.step_h, column = at.w * f.step_w;
+    const int64_t pixel = (at.n * P + (POOL ? row / 2 : row)) * Q + (POOL ? column / 2 : column);
+    const int64_t rows = min_i(f.step_h, d.P - row), columns = min_i(f.step_w, d.Q - column);
     for (int v = 0; v < nv; v++) {
       const int64_t channel = k + v * V;
       e.n = (int)min_i(V, d.K - channel);
@@ -242,7 +89,12 @@ void output_tiles(const Winograd& d, const Buffers& b, const float* sums, int64_
       e.bias = !b.in[2] ? zero() : e.n == V ? load(b.in[2] + channel) : load_n(b.in[2] + channel, e.n);
       e.residual = b.in[3] ? b.in[3] + pixel * d.res_ld + channel : nullptr;
       e.y = b.out + pixel * d.y_ld + channel;
-      tile_out<T, M, POOL>(sums + (tile - first) * nv * V + v * V, plane, rows, columns, e);
+      const float* own = sums + (tile - first) * nv * V + v * V;
+      if constexpr (LINE) {
+        line_out<T, M>(own, plane, rows * columns, d.axes == WINOGRAD_DOWN ? Q : 1, e);
+      } else {
+        tile_out<T, M, POOL>(own, plane, rows, columns, e);
+      }
     }
     if (!POOL && d.act.func != Func::clip && d.act.func != Func::identity) {
       const int64_t width = min_i(nv * V, d.K - k);
@@ -255,19 +107,22 @@ void output_tiles(const Winograd& d, const Buffers& b, const float* sums, int64_
 
 void output_tiles(const Winograd& d, const Buffers& b, const float* sums, int64_t plane, int64_t first, int64_t last,
                   int64_t k, int nv) {
-  auto form = output_tiles<4, 2, false>;
-  if (d.m == 2 && d.r == 3 && d.pool) form = output_tiles<4, 2, true>;
-  if (d.m == 3) form = output_tiles<5, 3, false>;
-  if (d.m == 4) form = d.pool ? output_tiles<6, 4, true> : output_tiles<6, 4, false>;
-  if (d.r == 5) form = d.pool ? output_tiles<6, 2, true> : output_tiles<6, 2, false>;
+  auto form = d.pool ? output_tiles<4, 2, true, false> : output_tiles<4, 2, false, false>;
+  if (d.m == 3) form = output_tiles<5, 3, false, false>;
+  if (d.m == 4) form = d.pool ? output_tiles<6, 4, true, false> : output_tiles<6, 4, false, false>;
+  if (d.m == 6) form = d.pool ? output_tiles<8, 6, true, false> : output_tiles<8, 6, false, false>;
+  if (d.r == 5) form = d.pool ? output_tiles<6, 2, true, false> : output_tiles<6, 2, false, false>;
+  if (d.axes && d.m == 2) form = output_tiles<4, 2, false, true>;
+  if (d.axes && d.m == 3) form = d.r == 7 ? output_tiles<6, 3, false, true> : output_tiles<5, 3, false, true>;
+  if (d.axes && d.m == 4) form = output_tiles<6, 4, false, true>;
   form(d, b, sums, plane, first, last, k, nv);
 }
 
 // What to fetch of the image for the block from tile `first` on while plane e is multiplied: each row by and by, as far
 // as the block goes on in it.
 Fetch block_part(const Winograd& d, const float* x, int64_t first, int64_t e) {
-  const int64_t T = edge(d), tiles = min_i(d.block, d.tiles_w - first % d.tiles_w);
-  if (first >= d.N * d.tiles_h * d.tiles_w) return {nullptr, 0};
+  const int64_t T = form_of(d).edge, tiles = min_i(d.block, d.tiles_w - first % d.tiles_w);
+  if (d.axes || first >= d.N * d.tiles_h * d.tiles_w) return {nullptr, 0};
   const Position at = position(d, first);
   const int64_t row = at.h * d.m - d.pad_t + e / T, part = tiles * d.m * d.x_ld * 4 / T;
   if ((uint64_t)row >= (uint64_t)d.H) return {nullptr, 0};
@@ -280,9 +135,10 @@ void run_panel(const Winograd& d, const Buffers& b, const float* planes, int64_t
   constexpr int V = Vec::N;
   const int64_t tiles = last - first, k = panels.start(panel) * V;
   const int nv = panels.width(panel);
-  const int64_t sums_plane = tiles * nv * V + PLANE_PAD, size = d.C * nv * V;
-  const int64_t count = edge(d) * edge(d);  // of planes
-  const float* w = b.in[1] + panels.start(panel) * V * d.C * count;
+  const WinogradForm f = form_of(d);
+  const int64_t depth = f.parts * d.C, count = f.planes;
+  const int64_t sums_plane = tiles * nv * V + PLANE_PAD, size = depth * nv * V;
+  const float* w = b.in[1] + panels.start(panel) * V * depth * count;
   const Activation none = {Func::identity, 0, 0};
   const float* pointers[16];
   const int32_t tap = 0;
@@ -290,7 +146,7 @@ void run_panel(const Winograd& d, const Buffers& b, const float* planes, int64_t
   t.a = pointers;
   t.taps = &tap;
   t.n_taps = 1;
-  t.len = d.C;
+  t.len = depth;
   t.w_ld = nv * V;
   t.start = t.bias = t.residual = nullptr;
   t.res_ld = 0;
@@ -319,14 +175,14 @@ void run_panel(const Winograd& d, const Buffers& b, const float* planes, int64_t
     } else if (blocks.count < 2) {
       bytes = 0;
     }
-    const int64_t steps = blocks.count * d.C;
+    const int64_t steps = blocks.count * depth;
     t.next_step = fetch_step(nv, bytes, steps);
     for (int64_t i = 0; i < blocks.count; i++) {
       const int64_t at = blocks.start(i), rows = blocks.start(i + 1) - at;
-      for (int64_t r = 0; r < rows; r++) pointers[r] = planes + e * plane + (at + r) * d.C;
+      for (int64_t r = 0; r < rows; r++) pointers[r] = planes + e * plane + (at + r) * depth;
       t.y = sums + e * sums_plane + at * nv * V;
       t.next = next;
-      next += t.next_step * d.C;
+      next += t.next_step * depth;
       (rows == fewest ? small : large)(t);
     }
   }
@@ -337,14 +193,15 @@ void run_panel(const Winograd& d, const Buffers& b, const float* planes, int64_t
 
 // A chunk is a block of tiles with all panels.
 void winograd_conv2d(const Winograd& d, const Buffers& b, int64_t begin, int64_t end) {
-  const int64_t tiles = d.N * d.tiles_h * d.tiles_w, plane = d.block * d.C + PLANE_PAD;
+  const WinogradForm f = form_of(d);
+  const int64_t tiles = d.N * d.tiles_h * d.tiles_w, depth = f.parts * d.C, plane = d.block * depth + PLANE_PAD;
   const Panels panels(d.K, MAX_NV);
   float* planes = b.scratch;
-  float* sums = planes + (edge(d) * edge(d) * plane + 15) / 16 * 16;
+  float* sums = planes + (f.planes * plane + 15) / 16 * 16;
+  const bool resident = f.planes * depth * d.K <= RESIDENT;
   for (int64_t chunk = begin; chunk < end; chunk++) {
     const int64_t first = tiles * chunk / d.chunks, last = tiles * (chunk + 1) / d.chunks;
     transform_tiles(d, b.in[0], first, last, planes, plane);
-    const bool resident = edge(d) * edge(d) * d.C * d.K <= RESIDENT;
     const Fetch after = next_operation(b, chunk, resident);
     for (int64_t p = 0; p < panels.count; p++) {
       run_panel(d, b, planes, plane, first, last, panels, p, resident,
@@ -355,14 +212,14 @@ void winograd_conv2d(const Winograd& d, const Buffers& b, int64_t begin, int64_t
 
 // A chunk is a part of the tiles; b.out holds the planes of all of them.
 void winograd_input(const Winograd& d, const Buffers& b, int64_t begin, int64_t end) {
-  const int64_t tiles = d.N * d.tiles_h * d.tiles_w, plane = tiles * d.C + PLANE_PAD;
+  const int64_t tiles = d.N * d.tiles_h * d.tiles_w, depth = form_of(d).parts * d.C, plane = tiles * depth + PLANE_PAD;
   const int64_t first = tiles * begin / d.chunks, last = tiles * end / d.chunks;
-  transform_tiles(d, b.in[0], first, last, b.out + first * d.C, plane);
+  transform_tiles(d, b.in[0], first, last, b.out + first * depth, plane);
 }
 
 // A chunk is one panel and one block of tiles.
 void winograd_product(const Winograd& d, const Buffers& b, int64_t begin, int64_t end) {
-  const int64_t tiles = d.N * d.tiles_h * d.tiles_w, plane = tiles * d.C + PLANE_PAD;
+  const int64_t tiles = d.N * d.tiles_h * d.tiles_w, depth = form_of(d).parts * d.C, plane = tiles * depth + PLANE_PAD;
   const Panels panels(d.K, MAX_NV);
   // Neighbouring chunks are the panels of one block, so that threads share few tiles; one thread that has several
   // blocks reads each panel once for all of them.
@@ -371,7 +228,7 @@ void winograd_product(const Winograd& d, const Buffers& b, int64_t begin, int64_
          chunk += panels.count) {
       const int64_t block = chunk / panels.count, blocks = d.chunks / panels.count;
       const int64_t first = tiles * block / blocks, last = tiles * (block + 1) / blocks;
-      run_panel(d, b, b.in[0] + first * d.C, plane, first, last, panels, p, false, next_operation(b, chunk, false),
+      run_panel(d, b, b.in[0] + first * depth, plane, first, last, panels, p, false, next_operation(b, chunk, false),
                 b.scratch);
     }
   }

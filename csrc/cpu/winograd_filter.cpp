@@ -55,10 +55,36 @@ void transform(const WinogradFilter& f, float* out, int64_t plane, const float* 
   }
 }
 
+// U = G g of filters of one axis, R taps each, of which f.there are in memory.
+template <int T, int R>
+void transform_line(const WinogradFilter& f, float* out, int64_t plane, const float* w, int64_t stride,
+                    const float* scale, int64_t lanes) {
+  double g[R][L] = {};
+  for (int64_t i = 0; i < lanes; i++) {
+    for (int e = 0; e < f.there; e++) g[e][i] = (double)w[i * stride + e] * (double)(scale ? scale[i] : 1.0f);
+  }
+  for (int r = 0; r < T; r++) {
+    float u[L];
+    for (int i = 0; i < L; i++) {
+      double sum = f.g[r][0] * g[0][i];
+      for (int k = 1; k < R; k++) sum += f.g[r][k] * g[k][i];
+      u[i] = (float)sum;
+    }
+    memcpy(out + r * plane, u, sizeof(float) * lanes);
+  }
+}
+
 }  // namespace
 
 void winograd_filter(const WinogradFilter& f, float* out, int64_t plane, const float* w, int64_t stride,
                      const float* scale, int64_t lanes) {
+  if (f.line) {
+    if (f.taps == 4) return transform_line<6, 4>(f, out, plane, w, stride, scale, lanes);
+    if (f.edge == 4) return transform_line<4, 3>(f, out, plane, w, stride, scale, lanes);
+    if (f.edge == 5) return transform_line<5, 3>(f, out, plane, w, stride, scale, lanes);
+    return transform_line<6, 3>(f, out, plane, w, stride, scale, lanes);
+  }
+  if (f.edge == 8) return transform<8, 3>(f, out, plane, w, stride, scale, lanes);
   if (f.edge == 4) return transform<4, 3>(f, out, plane, w, stride, scale, lanes);
   if (f.edge == 5) return transform<5, 3>(f, out, plane, w, stride, scale, lanes);
   if (f.taps == 3) return transform<6, 3>(f, out, plane, w, stride, scale, lanes);

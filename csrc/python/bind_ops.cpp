@@ -84,8 +84,8 @@ void init_descriptors(py::module_& m) {
   {
     using D = Winograd;
     Binder<D>(m, "Winograd", "in: x (or planes), packed weights, bias, residual") F(chunks) F(N) F(H) F(W) F(C) F(K)
-        F(P) F(Q) F(pad_t) F(pad_l) F(x_image) F(x_row) F(x_ld) F(y_ld) F(res_ld) F(act) F(m) F(r) F(pool) F(tiles_h)
-            F(tiles_w) F(block);
+        F(P) F(Q) F(pad_t) F(pad_l) F(x_image) F(x_row) F(x_ld) F(y_ld) F(res_ld) F(act) F(m) F(r) F(axes) F(pool)
+            F(tiles_h) F(tiles_w) F(block);
   }
   {
     using D = DepthwiseConv2d;

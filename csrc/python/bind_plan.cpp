@@ -57,17 +57,24 @@ PackedWeight pack_conv(const std::shared_ptr<WeightStore>& store, const Array& w
   return {store, out, n};
 }
 
+// The axes of an R x S filter. Throws where it has no F(m).
+int64_t winograd_form_of(int64_t R, int64_t S, int64_t m) {
+  const int64_t axes = winograd_axes(R, S);
+  if ((axes == WINOGRAD_BOTH && R != S) || !winograd_known(m, std::max(R, S), axes))
+    throw std::invalid_argument("no such form of Winograd's convolution");
+  return axes;
+}
+
 PackedWeight pack_wino(const std::shared_ptr<WeightStore>& store, const Array& w, const std::optional<Array>& scale,
                        int64_t m, Isa isa) {
-  if (w.ndim() != 4 || w.shape(2) != w.shape(3) || !winograd_known(m, w.shape(2))) {
-    throw std::invalid_argument("w must be [K, C, r, r] of a known F(m x m, r x r)");
-  }
-  const int64_t K = w.shape(0), C = w.shape(1);
+  if (w.ndim() != 4) throw std::invalid_argument("w must be [K, C, R, S]");
+  const int64_t K = w.shape(0), C = w.shape(1), R = w.shape(2), S = w.shape(3);
+  const int64_t r = std::max(R, S), axes = winograd_form_of(R, S, m);
   const float *x = w.data(), *s = scale_of(scale, K);
   ReleaseGil release;
-  const int64_t n = packed_winograd_size(K, C, m, w.shape(2), isa);
+  const int64_t n = packed_winograd_size(K, C, m, r, axes, isa);
   float* out = store->allocate(n);
-  pack_winograd(out, x, s, K, C, m, w.shape(2), isa);
+  pack_winograd(out, x, s, K, C, m, r, axes, isa);
   return {store, out, n};
 }
 
@@ -111,10 +118,10 @@ PackedWeight reserve_conv(const std::shared_ptr<WeightStore>& store, int64_t K, 
 }
 
 PackedWeight reserve_wino(const std::shared_ptr<WeightStore>& store, int64_t K, int64_t C, int64_t m, int64_t r,
-                          Isa isa) {
+                          Isa isa, int64_t axes) {
   check_weight(K, C, r, r);
-  if (!winograd_known(m, r)) throw std::invalid_argument("no such form of Winograd's convolution");
-  const int64_t n = packed_winograd_size(K, C, m, r, isa);
+  if (!winograd_known(m, r, axes)) throw std::invalid_argument("no such form of Winograd's convolution");
+  const int64_t n = packed_winograd_size(K, C, m, r, axes, isa);
   return {store, store->allocate(n), n};
 }
 
@@ -149,13 +156,14 @@ void pack_conv_rows(const PackedWeight& packed, int64_t K, int64_t first, const 
 void pack_wino_rows(const PackedWeight& packed, int64_t K, int64_t first, const Array& w,
                     const std::optional<Array>& scale, int64_t m, Isa isa) {
   check_panels(w, first, K, isa);
-  const int64_t rows = w.shape(0), C = w.shape(1), r = w.shape(2);
+  const int64_t rows = w.shape(0), C = w.shape(1), r = std::max(w.shape(2), w.shape(3));
+  const int64_t axes = winograd_form_of(w.shape(2), w.shape(3), m);
   check_weight(K, C, r, r);
-  if (w.shape(3) != r || !winograd_known(m, r) || packed.size != packed_winograd_size(K, C, m, r, isa))
+  if (packed.size != packed_winograd_size(K, C, m, r, axes, isa))
     throw std::invalid_argument("packed is of another size");
   const float *x = w.data(), *s = scale_of(scale, rows);
   ReleaseGil release;
-  pack_winograd_rows(const_cast<float*>(packed.address), x, s, first, rows, K, C, m, r, isa);
+  pack_winograd_rows(const_cast<float*>(packed.address), x, s, first, rows, K, C, m, r, axes, isa);
 }
 
 // A dense weight part by part, from the rows [first, first + rows) of w: [K, C]. `first` counts whole panels.
@@ -278,42 +286,13 @@ void init_plan(py::module_& m) {
   m.def("measure_peak", &measure_peak, py::arg("isa"), py::arg("seconds") = 0.05,
         "The FMA rate of one core in GFLOP/s: independent chains in registers, best of many short runs.");
   m.def(
-      "choose_conv2d",
-      [](int64_t N, int64_t H, int64_t W, int64_t C, int64_t K, int64_t P, int64_t Q, int64_t R, int64_t S,
-         int64_t groups, std::array<int64_t, 2> strides, std::array<int64_t, 2> dilations, std::array<int64_t, 4> pads,
-         Isa isa, bool strict) {
-        ConvShape s{N,
-                    H,
-                    W,
-                    C,
-                    K,
-                    P,
-                    Q,
-                    R,
-                    S,
-                    groups,
-                    strides[0],
-                    strides[1],
-                    dilations[0],
-                    dilations[1],
-                    pads[0],
-                    pads[1],
-                    pads[2],
-                    pads[3]};
-        const ConvPlan plan = choose_conv2d(s, isa, strict);
-        return py::make_tuple(choice_name(plan.algorithm), plan.m);
-      },
-      py::kw_only(), py::arg("N"), py::arg("H"), py::arg("W"), py::arg("C"), py::arg("K"), py::arg("P"), py::arg("Q"),
-      py::arg("R"), py::arg("S"), py::arg("groups"), py::arg("strides"), py::arg("dilations"), py::arg("pads"),
-      py::arg("isa"), py::arg("strict") = false,
-      "The algorithm for a shape (gemm, implicit, row_run, depthwise or winograd), and the m of F(m x m, r x r).");
-  m.def(
       "winograd_workspace",
-      [](int64_t N, int64_t P, int64_t Q, int64_t C, int64_t K, int64_t m, int64_t r) {
-        if (!winograd_known(m, r)) throw std::invalid_argument("no such form of Winograd's convolution");
-        return winograd_workspace(N, P, Q, C, K, m, r);
+      [](int64_t N, int64_t P, int64_t Q, int64_t C, int64_t K, int64_t m, int64_t r, int64_t axes) {
+        if (!winograd_known(m, r, axes)) throw std::invalid_argument("no such form of Winograd's convolution");
+        return winograd_workspace(N, P, Q, C, K, m, r, axes);
       },
       py::arg("N"), py::arg("P"), py::arg("Q"), py::arg("C"), py::arg("K"), py::arg("m"), py::arg("r"),
+      py::arg("axes") = 0,
       "Floats of workspace between the two operations of a Winograd convolution; 0 where one does it all.");
   m.def(
       "conv2d_panels",
@@ -346,6 +325,7 @@ void init_plan(py::module_& m) {
       .def("reserve_conv2d", &reserve_conv, py::arg("K"), py::arg("C"), py::arg("R"), py::arg("S"), py::arg("isa"),
            "Room for a [K, C, R, S] weight of one group, to be filled by pack_conv2d_rows.")
       .def("reserve_winograd", &reserve_wino, py::arg("K"), py::arg("C"), py::arg("m"), py::arg("r"), py::arg("isa"),
+           py::arg("axes") = 0,
            "Room for a [K, C, r, r] weight of F(m x m, r x r), to be filled by pack_winograd_rows.")
       .def("reserve_linear", &reserve_dense, py::arg("K"), py::arg("C"), py::arg("isa"),
            "Room for a [K, C] matrix, to be filled by pack_linear_rows or pack_linear_inputs.")

@@ -6,6 +6,7 @@ namespace py = pybind11;
 void init_onnx(py::module_& m);
 namespace fastconv {
 void init_ops(py::module_& m);
+void init_select(py::module_& m);
 void init_file(py::module_& m);
 }  // namespace fastconv
 void init_plan(py::module_& m);
@@ -16,5 +17,6 @@ PYBIND11_MODULE(_core, m) {
   init_onnx(m);
   fastconv::init_ops(m);
   init_plan(m);
+  fastconv::init_select(m);
   fastconv::init_file(m);
 }

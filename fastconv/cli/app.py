@@ -24,6 +24,8 @@ Shapes = Annotated[
     typer.Option("--shape", metavar="1,3,224,224", help="Input shape; NAME=1,3,224,224 for each of several inputs."),
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads; all that the process may use if not given.")]
+Tuning = Annotated[str | None, typer.Option(metavar="FILE", help="What `fastconv tune` measured on this machine.")]
+Winograd = Annotated[int, typer.Option(metavar="M", help="Largest m of Winograd's F(m x m, 3 x 3): 4, or 6.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 
@@ -43,6 +45,12 @@ def _common(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; may stand anywhere.")] = False,
 ) -> None:
     pass
+
+
+def _how(threads: int | None, tuning: str | None, winograd: int) -> Any:
+    from fastconv.cli.inputs import How
+
+    return How(threads, tuning, winograd)
 
 
 @app.command()
@@ -70,6 +78,8 @@ def predict(
     ] = None,
     threads: Threads = None,
     batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 1,
+    tuning: Tuning = None,
+    winograd: Winograd = 4,
 ) -> int:
     """Classify images. Broken ones are reported and skipped; the exit code is then 1."""
     import warnings
@@ -79,7 +89,8 @@ def predict(
     from fastconv.cli import predict as work
 
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # load_img has a limit of its own
-    options = work.Options(model, preset, resize, crop, interpolation, mean, std, labels, top, batch, threads, json)
+    how = _how(threads, tuning, winograd)
+    options = work.Options(model, preset, resize, crop, interpolation, mean, std, labels, top, batch, how, json)
     return work.run(images, options)
 
 
@@ -153,11 +164,18 @@ def compile_(
 
 
 @app.command()
-def inspect(model: Model, shape: Shapes = None, threads: Threads = None, json: Json = False) -> int:
-    """How the model will run: algorithm, instruction set, work and memory of each operation."""
+def inspect(
+    model: Model,
+    shape: Shapes = None,
+    threads: Threads = None,
+    tuning: Tuning = None,
+    winograd: Winograd = 4,
+    json: Json = False,
+) -> int:
+    """How the model will run: algorithm, instruction set, work, memory and expected time of each operation."""
     from fastconv.cli import inspect as work
 
-    return work.inspect(model, shape or [], threads, json)
+    return work.inspect(model, shape or [], _how(threads, tuning, winograd), json)
 
 
 @app.command()
@@ -166,12 +184,14 @@ def profile(
     runs: Annotated[int, typer.Option(min=1, help="Runs; the median counts.")] = 20,
     shape: Shapes = None,
     threads: Threads = None,
+    tuning: Tuning = None,
+    winograd: Winograd = 4,
     json: Json = False,
 ) -> int:
     """Time, GFLOP/s and share of the machine's peak of each operation."""
     from fastconv.cli import inspect as work
 
-    return work.profile(model, shape or [], runs, threads, json)
+    return work.profile(model, shape or [], runs, _how(threads, tuning, winograd), json)
 
 
 @app.command()
@@ -182,12 +202,14 @@ def bench(
     runs: Annotated[int, typer.Option(min=1, help="Timed runs of each combination.")] = 50,
     warmup: Annotated[int, typer.Option(min=0, help="Untimed runs before.")] = 5,
     shape: Shapes = None,
+    tuning: Tuning = None,
+    winograd: Winograd = 4,
     json: Json = False,
 ) -> int:
     """Latency (p50, p90, p99) and images per second."""
     from fastconv.cli import bench as work
 
-    return work.run(model, shape or [], threads, batch, runs, warmup, json)
+    return work.run(model, shape or [], threads, batch, runs, warmup, _how(None, tuning, winograd), json)
 
 
 @app.command()
@@ -197,12 +219,29 @@ def compare(
     seed: Annotated[int, typer.Option(min=0, help="Of the random input.")] = 0,
     tolerance: Annotated[float, typer.Option(min=0.0, help="Allowed error, of the largest magnitude.")] = 1e-4,
     threads: Threads = None,
+    tuning: Tuning = None,
+    winograd: Winograd = 4,
     json: Json = False,
 ) -> int:
     """Hold the outputs against onnxruntime's; name the first node that differs. Exit code 1 where they differ."""
     from fastconv.cli import compare as work
 
-    return work.run(model, shape or [], seed, tolerance, threads, json)
+    return work.run(model, shape or [], seed, tolerance, _how(threads, tuning, winograd), json)
+
+
+@app.command()
+def tune(
+    model: Model,
+    out: Annotated[str, typer.Option("--out", "-o", metavar="FILE", help="Written, or added to.", show_default=False)],
+    shape: Shapes = None,
+    seconds: Annotated[float, typer.Option(min=0.0, help="Time of the slowest candidate of a layer, at least.")] = 0.05,
+    winograd: Winograd = 4,
+    json: Json = False,
+) -> int:
+    """Measure every algorithm of every convolution on this machine, for --tuning FILE of the other commands."""
+    from fastconv.cli import tune as work
+
+    return work.run(model, out, shape or [], seconds, winograd, json)
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,13 @@ from fastconv.errors import ShapeError
 
 
 def measure(
-    path: str, shapes: Sequence[str], threads: int | None, wanted: int | None, runs: int, warmup: int
+    path: str, shapes: Sequence[str], how: inputs.How, wanted: int | None, runs: int, warmup: int
 ) -> dict[str, Any]:
     """Time `runs` runs after `warmup` untimed ones; milliseconds per run and images per second.
 
     `wanted` is the batch size; None takes the one of --shape or of the model.
     """
-    model = inputs.load(path, threads)
+    model = inputs.load(path, how)
     sizes = inputs.concrete(model, shapes, wanted)
     batch = next((shape[0] for shape in sizes.values() if shape), 1)
     feed = inputs.random_feed(model, sizes)
@@ -47,14 +48,21 @@ def measure(
 
 
 def run(
-    path: str, shapes: Sequence[str], threads: str | None, batches: str | None, runs: int, warmup: int, as_json: bool
+    path: str,
+    shapes: Sequence[str],
+    threads: str | None,
+    batches: str | None,
+    runs: int,
+    warmup: int,
+    how: inputs.How,
+    as_json: bool,
 ) -> int:
     """Every combination of --threads and --batch, each a list such as 1,2,4."""
     counts: tuple[int | None, ...] = (None,) if threads is None else inputs.numbers(threads, "--threads", int)
     batch_sizes: tuple[int | None, ...] = (None,) if batches is None else inputs.numbers(batches, "--batch", int)
     if any(n is not None and n < 1 for n in (*counts, *batch_sizes)):
         raise ShapeError("--threads and --batch: expected numbers of at least 1")
-    results = [measure(path, shapes, t, b, runs, warmup) for t in counts for b in batch_sizes]
+    results = [measure(path, shapes, replace(how, threads=t), b, runs, warmup) for t in counts for b in batch_sizes]
     if as_json:
         output.dump_json({"model": path, "results": results})
         return 0

@@ -247,10 +247,10 @@ def _attribute(attribute: Any) -> Any:
     return value if isinstance(value, (int, float, str)) else list(value) if hasattr(value, "append") else "..."
 
 
-def run(path: str, shapes: Sequence[str], seed: int, tolerance: float, threads: int | None, as_json: bool) -> int:
+def run(path: str, shapes: Sequence[str], seed: int, tolerance: float, how: inputs.How, as_json: bool) -> int:
     """Compare; returns 1 where any output differs by more than `tolerance` of onnxruntime's largest magnitude."""
     reference = Reference(path)
-    model = inputs.load(path, threads)
+    model = inputs.load(path, how)
     sizes = inputs.concrete(model, shapes)
     feed = inputs.random_feed(model, sizes, seed)
     names = [o.name for o in model.outputs]

@@ -94,7 +94,7 @@ def run(folder: str, options: Options) -> int:
     saved = checkpoint_of(out)
     if saved.exists() and not options.resume:
         raise FastconvError(f"{saved} is there from a run that was interrupted: go on with --resume, or remove it")
-    model = inputs.load(options.model, options.threads)
+    model = inputs.load(options.model, inputs.How(options.threads))
     if not os.path.isdir(folder):
         raise NotADirectoryError(20, "expected a folder with one folder of images for each class", folder)
     epochs, stop = parse_epochs(options.epochs), _Stop()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fastconv.errors import ShapeError
+from fastconv.selection import DEFAULT_WINOGRAD
 
 if TYPE_CHECKING:
     from fastconv.model import Model
@@ -18,7 +20,19 @@ if TYPE_CHECKING:
 _MAX_INPUT = 1 << 31  # bytes: a typing error in --shape must not take the machine's memory
 
 
-def load(path: str, threads: int | None = None) -> Model:
+@dataclass(frozen=True)
+class How:
+    """Options of fastconv.load that every command has which runs a model."""
+
+    threads: int | None = None
+    tuning: str | None = None
+    winograd: int = DEFAULT_WINOGRAD
+
+
+DEFAULT = How()
+
+
+def load(path: str, how: How = DEFAULT) -> Model:
     """fastconv.load; a path that is a folder or missing is an OSError with a plain message."""
     import fastconv
 
@@ -26,7 +40,7 @@ def load(path: str, threads: int | None = None) -> Model:
         raise IsADirectoryError(21, "is a folder: expected an ONNX file", path)
     if not os.path.exists(path):
         raise FileNotFoundError(2, "no such file", path)
-    return fastconv.load(path, threads=threads)
+    return fastconv.load(path, threads=how.threads, tuning=how.tuning, winograd=how.winograd)
 
 
 def numbers(text: str, option: str, kind: type[int] | type[float], length: int | None = None) -> tuple[Any, ...]:

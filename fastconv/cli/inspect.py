@@ -85,13 +85,13 @@ def _elements(dims: Sequence[int]) -> int:
     return total
 
 
-def inspect(path: str, shapes: Sequence[str], threads: int | None, as_json: bool) -> int:
+def inspect(path: str, shapes: Sequence[str], how: inputs.How, as_json: bool) -> int:
     """The plan, operation by operation."""
-    model = inputs.load(path, threads)
+    model = inputs.load(path, how)
     sizes = inputs.concrete(model, shapes)
     ops = model.inspect(*sizes.values())
     if as_json:
-        keys = ("name", "op", "algorithm", "isa", "shape", "flops", "bytes", "buffer")
+        keys = ("name", "op", "algorithm", "chosen_by", "isa", "shape", "flops", "bytes", "expected_ms", "buffer")
         rows = [{k: getattr(o, k) for k in keys} for o in ops]
         output.dump_json({"model": path, "inputs": {k: list(v) for k, v in sizes.items()}, "operations": rows})
         return 0
@@ -100,10 +100,12 @@ def inspect(path: str, shapes: Sequence[str], threads: int | None, as_json: bool
         Column("name", flexible=True, style="cyan"),
         Column("op", drop=1),
         Column("algorithm"),
+        Column("chosen by", drop=5),
         Column("output"),
         Column("FLOPs", right=True),
         Column("bytes", right=True, drop=2),
-        Column("buffer", drop=3),
+        Column("expected ms", right=True, drop=3),
+        Column("buffer", drop=4),
     ]
     output.table(
         columns,
@@ -112,30 +114,33 @@ def inspect(path: str, shapes: Sequence[str], threads: int | None, as_json: bool
                 o.name,
                 o.op,
                 o.algorithm,
+                o.chosen_by or "-",
                 output.dims(o.shape),
                 output.count(o.flops),
                 output.size(o.bytes),
+                f"{o.expected_ms:.3f}" if o.expected_ms else "-",
                 o.buffer,
             )
             for o in ops
         ],
     )
-    flops, moved = sum(o.flops for o in ops), sum(o.bytes for o in ops)
+    flops, moved, ms = sum(o.flops for o in ops), sum(o.bytes for o in ops), sum(o.expected_ms for o in ops)
+    expected = f", {ms:.3f} ms expected" if ms else ""
     output.print_line(
         f"{len(ops)} operations on {', '.join(levels) or 'no kernels'}, {output.count(flops)}FLOP, "
-        f"{output.size(moved)} read and written",
+        f"{output.size(moved)} moved{expected}",
         style="bold",
     )
     return 0
 
 
-def profile(path: str, shapes: Sequence[str], runs: int, threads: int | None, as_json: bool) -> int:
+def profile(path: str, shapes: Sequence[str], runs: int, how: inputs.How, as_json: bool) -> int:
     """The time of each operation, median of `runs`."""
-    model = inputs.load(path, threads)
+    model = inputs.load(path, how)
     sizes = inputs.concrete(model, shapes)
     feed = inputs.random_feed(model, sizes)
     result = model.profile(*feed.values(), runs=runs)
-    keys = ("name", "op", "algorithm", "shape", "ms", "gflops", "share")
+    keys = ("name", "op", "algorithm", "shape", "ms", "expected_ms", "gflops", "share")
     if as_json:
         output.dump_json(
             {
@@ -155,6 +160,7 @@ def profile(path: str, shapes: Sequence[str], runs: int, threads: int | None, as
         Column("algorithm"),
         Column("output", drop=2),
         Column("ms", right=True, style="green"),
+        Column("expected", right=True, drop=3),
         Column("time", right=True),
         Column("GFLOP/s", right=True),
         Column("peak", right=True),
@@ -169,6 +175,7 @@ def profile(path: str, shapes: Sequence[str], runs: int, threads: int | None, as
                 r.algorithm,
                 output.dims(r.shape),
                 f"{r.ms:.3f}",
+                f"{r.expected_ms:.3f}",
                 f"{100 * r.ms / total:.1f}%",
                 f"{r.gflops:.1f}" if r.gflops else "-",
                 f"{100 * r.share:.0f}%" if r.gflops else "-",
@@ -177,7 +184,8 @@ def profile(path: str, shapes: Sequence[str], runs: int, threads: int | None, as
         ],
     )
     output.print_line(
-        f"{result.total_ms:.3f} ms, median of {runs} runs; measured peak {result.peak_gflops:.0f} GFLOP/s a core",
+        f"{result.total_ms:.3f} ms, median of {runs} runs; one thread is expected to take "
+        f"{sum(r.expected_ms for r in result.rows):.3f}; measured peak {result.peak_gflops:.0f} GFLOP/s a core",
         style="bold",
     )
     return 0

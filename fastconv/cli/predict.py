@@ -37,7 +37,7 @@ class Options:
     labels: str | None = None
     top: int = 5
     batch: int = 1
-    threads: int | None = None
+    how: inputs.How = inputs.DEFAULT
     json: bool = False
 
 
@@ -143,7 +143,7 @@ class _Job:
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self.model = inputs.load(options.model, options.threads)
+        self.model = inputs.load(options.model, options.how)
         self.target = _target(self.model)
         self.output = self.model.outputs[0].name
         self.preset = replace(build_preset(options, self.target.size, self.model.metadata), layout=self.target.layout)

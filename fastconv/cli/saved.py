@@ -21,7 +21,7 @@ def compile_model(
     """Write `target`. isa: names between commas, None for the best of this CPU."""
     if not names_plan(target):
         raise FastconvError(f"{target}: expected a name that ends with .fcplan")
-    model = inputs.load(path, 1)
+    model = inputs.load(path, inputs.How(threads=1))
     if isinstance(model, SavedModel):
         raise ModelError(f"{path}: is a saved plan already")
     levels = parse_levels([model.isa] if isa is None else [name.strip() for name in isa.split(",")])

@@ -7,6 +7,7 @@ from typing import Any
 
 from .. import _core
 from ..errors import DeviceError
+from ..selection import Choice, Chosen, Selection, Shape
 from ..target import Target as Base
 from .arrays import Borrowed, DeviceArray, borrow
 from .executor import DeviceExecutor
@@ -15,10 +16,23 @@ from .plan import DevicePlan
 from .weights import PRECISIONS, DevicePacker, DeviceStore, width
 
 
+class DeviceSelection(Selection):
+    """Depthwise, or the one product; images with few channels get them rounded up to 16 bytes on the way in."""
+
+    def candidates(self, shape: Shape, *, constant: bool = True) -> list[Choice]:
+        """The only one: of those that sum directly the first, which is made for the shape."""
+        return super().candidates(shape, constant=constant)[:1]
+
+    def choose(self, shape: Shape, *, constant: bool = True) -> Chosen:
+        """The only candidate; its seconds are not known."""
+        return Chosen(self.candidates(shape, constant=constant)[0], 0.0, "")
+
+
 class Target(Base):
     """One GPU at one precision. Raises DeviceError for what does not exist."""
 
     takes_gates = False
+    predicts = False
 
     def __init__(self, name: str, precision: str) -> None:
         match = re.fullmatch(r"cuda(?::(\d+))?", name)
@@ -48,13 +62,8 @@ class Target(Base):
         self.owner.use()
         return DevicePlan(self.owner, self.precision, self.executor(1).stream)
 
-    def choose_conv2d(self, **shape: Any) -> tuple[str, int]:
-        """Depthwise, or the one product; images with few channels get them rounded up to 16 bytes on the way in."""
-        C, groups = shape["C"], shape["groups"]
-        if groups > 1 and groups == C:
-            return "depthwise", 0
-        choice, _ = _core.choose_conv2d(**{**shape, "strict": True})
-        return ("implicit" if choice == "winograd" else choice), 0
+    def selection(self, asked: Selection) -> Selection:
+        return DeviceSelection(asked.isa, strict=True)
 
     def level(self, isa: _core.Isa) -> str:
         return f"cuda {self.precision}"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import fastconv
+from fastconv.tuning import Tuning
 from tests.models import nets, nets_exports, nets_formats
 
 assert nets_exports and nets_formats  # importing them fills NETS
@@ -45,3 +46,14 @@ def test_stem_gets_whole_vectors() -> None:
     assert [op.algorithm for op in ops[:2]] == ["border", "row_run"]
     assert all(op.isa == "cuda fp16" for op in ops)
     assert not any(op.algorithm.startswith("F(") for op in ops)
+
+
+def test_nothing_is_expected_or_measured() -> None:
+    """The cost model and tunings are the CPU's: its times are not shown for a GPU, and a tuning is refused."""
+    data = nets.serialized("resnet")
+    model = fastconv.load(data, device="cuda", winograd=6)
+    assert not any(op.expected_ms or op.chosen_by or op.algorithm.startswith("F(") for op in model.inspect())
+    with pytest.raises(fastconv.DeviceError, match=r"device='cuda': a tuning is for the CPU"):
+        model.tune()
+    with pytest.raises(fastconv.DeviceError, match=r"device='cuda': a tuning is for the CPU"):
+        fastconv.load(data, device="cuda", tuning=Tuning())

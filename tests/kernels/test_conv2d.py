@@ -230,35 +230,3 @@ def test_small_buffers_are_rejected() -> None:
             _core.run_kernel(LEVELS[0], desc, short, out)
     with pytest.raises(ValueError, match="out"):
         _core.run_kernel(LEVELS[0], desc, full, out[:-1])
-
-
-def test_choice() -> None:
-    """choose_conv2d is a pure function of the shape: what each kind of layer gets."""
-
-    def choice(**kw: Any) -> tuple[str, int]:
-        base: dict[str, Any] = dict(N=1, H=8, W=8, C=16, K=16, P=8, Q=8, R=3, S=3, groups=1, strides=(1, 1),
-                                    dilations=(1, 1), pads=(1, 1, 1, 1), isa=LEVELS[0])  # fmt: skip
-        found: tuple[str, int] = _core.choose_conv2d(**{**base, **kw})
-        return found
-
-    def choose(**kw: Any) -> str:
-        return choice(**kw)[0]
-
-    plain = dict(R=1, S=1, pads=(0, 0, 0, 0))
-    assert choose(**plain) == "gemm"
-    assert choose(**plain, strides=(2, 2)) == "implicit"
-    assert choose(R=1, S=1, pads=(0, 0, 0, 1)) == "implicit"
-    assert choose() == "implicit"
-    assert choose(groups=16) == "depthwise"
-    assert choose(groups=16, K=32) == "depthwise"
-    assert choose(groups=4) == "implicit"
-    assert choose(C=3) == "row_run"
-    assert choose(C=1, groups=1) == "row_run"
-    assert choose(C=3, dilations=(1, 2), pads=(1, 2, 1, 2)) == "implicit"
-    large = dict(C=64, K=64)
-    assert choice(**large, H=28, W=28, P=28, Q=28) == ("winograd", 4)
-    assert choice(**large, H=14, W=14, P=14, Q=14) == ("winograd", 3)
-    assert choice(**large, H=7, W=7, P=7, Q=7) == ("winograd", 2)
-    assert choose(**large, H=4, W=4, P=4, Q=4) == "implicit"
-    assert choice(**large, H=14, W=14, P=14, Q=14, R=5, S=5, pads=(2, 2, 2, 2)) == ("winograd", 2)
-    assert choose(**large, H=28, W=28, P=28, Q=28, strict=True) == "implicit"

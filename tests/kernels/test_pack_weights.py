@@ -70,6 +70,14 @@ def test_winograd(isa: Any, m: int, r: int) -> None:
             close(got, want, terms=r, scale=2.0, note=(K, C))
 
 
+def test_other_forms_are_refused() -> None:
+    """F(6x6, 3x3) is a form of constant weights alone."""
+    for m, taps in ((6, 9), (3, 7), (3, 3)):
+        desc = _core.PackWeights(K=8, C=4, taps=taps, groups=1, w_k=4 * taps, w_c=taps, w_tap=1, m=m)
+        with pytest.raises(ValueError, match="no such form"):
+            _core.extent(desc, _core.Isa.scalar, _core.Op.pack_winograd_weights)
+
+
 @isas
 def test_depthwise(isa: Any) -> None:
     rng = np.random.default_rng(35)

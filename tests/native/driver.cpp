@@ -95,14 +95,14 @@ void convolution(Isa isa, const Case& c, const char* how, int threads) {
     static std::vector<std::unique_ptr<float[]>> kept;
     const bool depthwise = !strcmp(how, "depthwise"), wino = !strcmp(how, "winograd");
     const int64_t size = depthwise ? packed_depthwise_size(c.K, c.R, c.R, isa)
-                         : wino    ? packed_winograd_size(c.K, c.C, 4, 3, isa)
+                         : wino    ? packed_winograd_size(c.K, c.C, 4, 3, 0, isa)
                                    : packed_conv2d_size(c.K, c.C, c.R, c.R, c.groups, isa);
     kept.emplace_back(new float[size]);
     float* packed = kept.back().get();
     if (depthwise)
       pack_depthwise(packed, w.get(), nullptr, c.K, c.R, c.R, isa);
     else if (wino)
-      pack_winograd(packed, w.get(), nullptr, c.K, c.C, 4, 3, isa);
+      pack_winograd(packed, w.get(), nullptr, c.K, c.C, 4, 3, 0, isa);
     else
       pack_conv2d(packed, w.get(), nullptr, c.K, c.C, c.R, c.R, c.groups, isa);
     const std::vector<int> inputs = {in, plan.add_weight(packed, size), plan.add_weight(bias.get(), c.K)};
