@@ -42,7 +42,7 @@ def save_model(model: Model, path: str | os.PathLike[str], *, shape: Sequence[in
 
         Loaded(LayerSource(model)).save(path, shape=None if shape is None else [1 if d is None else d for d in shape])
         return
-    if _ending(path) == ".ckpt":
+    if os.fspath(path).lower().endswith(".ckpt"):
         save_training(model, path)
     elif _ending(path) == ".safetensors":
         save_safetensors(model, path)
