@@ -42,7 +42,7 @@ assert y.shape == (1, 1, 1, 1) and y[0, 0, 0, 0] == x.sum(), y
 
 def check_wheel(path: Path) -> list[str]:
     with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
+        names = [n for n in archive.namelist() if not n.endswith("/")]  # auditwheel lists folders, too
     package = {n for n in names if n.startswith("fastconv/")}
     compiled = {n for n in package if n.endswith(".so")}
     sources = {
