@@ -108,7 +108,6 @@ void define_checks(py::module_& m, Op op) {
   m.def(
       "prepare",
       [op](D& d, Isa isa, const std::optional<Op>& other) {
-        require_isa(isa);
         extent_for(d, isa, other.value_or(op));
         prepare_for(d, isa, other.value_or(op));
       },
@@ -116,7 +115,6 @@ void define_checks(py::module_& m, Op op) {
   m.def(
       "extent",
       [op](const D& d, Isa isa, const std::optional<Op>& other) {
-        require_isa(isa);
         const Extent e = extent_for(d, isa, other.value_or(op));
         return py::make_tuple(py::make_tuple(e.in[0], e.in[1], e.in[2], e.in[3]), e.out);
       },
@@ -125,7 +123,6 @@ void define_checks(py::module_& m, Op op) {
   m.def(
       "extent_more",
       [op](const D& d, Isa isa, const std::optional<Op>& other) {
-        require_isa(isa);
         const Extent e = extent_for(d, isa, other.value_or(op));
         return py::make_tuple(e.more[0], e.more[1]);
       },
