@@ -24,7 +24,8 @@ void transform(const WinogradFilter& f, float* out, int64_t plane, const float* 
     for (int e = 0; e < R * R; e++) rows[e][i] = w[i * stride + e];
   }
   float factor[L];
-  for (int64_t i = 0; i < L; i++) factor[i] = scale && i < lanes ? scale[i] : 1.0f;
+  for (int i = 0; i < L; i++) factor[i] = 1.0f;
+  if (scale) memcpy(factor, scale, sizeof(float) * lanes);
   for (int e = 0; e < R * R; e++) {
     for (int i = 0; i < L; i++) g[e][i] = (double)rows[e][i] * (double)factor[i];
   }
