@@ -7,6 +7,7 @@ front of the activation, which is exact where probabilities are 0 or 1.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,22 +21,22 @@ EPSILON = 1e-7  # Keras': probabilities keep this distance from 0 and 1
 TINY = float(np.finfo(np.float32).tiny)
 
 
-class Loss:
+class Loss(ABC):
     """A loss for each sample; `loss(y_true, y_pred, sample_weight=None)` is their (weighted) mean over the batch."""
 
     name = "loss"
 
+    @abstractmethod
     def values(self, y_true: Array, y_pred: Array) -> Array:
         """The loss of each sample in float64; both arrays as users see them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def targets(self, y_true: npt.ArrayLike, y_pred_shape: Sequence[int]) -> Array:
         """y_true as the float32 array that `emit` reads. Raises ShapeError."""
-        raise NotImplementedError
 
+    @abstractmethod
     def emit(self, graph: Graph, target: Value, y: Value) -> Value:
         """Append the loss of each sample, [N], for outputs y whose last axis are the channels."""
-        raise NotImplementedError
 
     def __call__(
         self, y_true: npt.ArrayLike, y_pred: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None

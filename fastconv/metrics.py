@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import numpy as np
@@ -11,16 +12,16 @@ from .errors import ShapeError
 from .graph import Array
 
 
-class Metric:
+class Metric(ABC):
     """A mean over samples: `update_state` adds a batch, `result` is the mean since the last `reset_state`."""
 
     def __init__(self, name: str | None = None) -> None:
         self.name = name or _snake(type(self).__name__)
         self.reset_state()
 
+    @abstractmethod
     def values(self, y_true: Array, y_pred: Array) -> Array:
         """One number for each sample, or for each sample and position."""
-        raise NotImplementedError
 
     def reset_state(self) -> None:
         self.total = self.count = 0.0

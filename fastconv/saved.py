@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -200,6 +200,10 @@ class SavedModel(Model):
     def save(self, path: str | os.PathLike[str], **options: Any) -> None:
         """A saved plan has no graph to save: raises ModelError."""
         raise ModelError(f"saved plan {self.name!r}: copy the file, or save the model that it was made of")
+
+    def tune(self, *shapes: Sequence[int], **options: Any) -> NoReturn:
+        """The algorithms of a saved plan are chosen already: raises ModelError."""
+        raise ModelError(f"saved plan {self.name!r}: tune the model that it was made of, then compile that")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (self._given, self._threads_arg, self.device)

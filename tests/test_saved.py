@@ -65,7 +65,7 @@ def test_what_a_plan_cannot(plan: Path) -> None:
         saved(images(3))
     with pytest.raises(fastconv.ShapeError, match="takes 1 inputs"):
         saved.compile((2, 3, 20, 18), (1,))
-    for ask in (lambda: saved.graph, lambda: saved.layers, lambda: saved.save("x.onnx"), saved.without_top):
+    for ask in (lambda: saved.graph, lambda: saved.layers, lambda: saved.save("x.onnx"), saved.without_top, saved.tune):
         with pytest.raises(fastconv.ModelError, match="saved plan"):
             ask()
     for wrong in ({"device": "cuda"}, {"precision": "bf16"}, {"_isa": "neon"}):

@@ -7,6 +7,7 @@ run that was interrupted goes on with the same ones. `seed`: None for the one th
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -47,8 +48,9 @@ class _Random(Layer):
     def emit(self, scope: Scope, *inputs: Value) -> Value:
         return self.change(scope, inputs[0]) if scope.training else inputs[0]
 
+    @abstractmethod
     def change(self, scope: Scope, x: Value) -> Value:
-        raise NotImplementedError
+        """The image x, changed."""
 
 
 class _Geometric(_Random):
@@ -69,9 +71,9 @@ class _Geometric(_Random):
             raise ValueError(f"interpolation={interpolation!r}: expected one of {', '.join(INTERPOLATIONS)}")
         self.fill_mode, self.interpolation, self.fill_value = fill_mode, interpolation, float(fill_value)
 
+    @abstractmethod
     def matrices(self, rng: np.random.Generator, n: int, height: int, width: int) -> Array:
         """float32[n, 6]: (a, b, t, d, e, u) of each image, see `sample`."""
-        raise NotImplementedError
 
     def change(self, scope: Scope, x: Value) -> Value:
         n, _, h, w = x.shape

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from fastconv.layers.variable import Variable
 from fastconv.optimizers.schedules import LearningRateSchedule
 
 
-class Optimizer:
+class Optimizer(ABC):
     """Arguments of all optimisers.
 
     learning_rate: a number or a schedule. weight_decay: each step first takes rate * weight_decay * w off w (decoupled
@@ -76,16 +77,16 @@ class Optimizer:
     op = ""
 
     @property
+    @abstractmethod
     def slots(self) -> int:
         """Tensors of a weight's size that it remembers for each weight."""
-        raise NotImplementedError
 
     def attributes(self) -> dict[str, Any]:
         return {}
 
+    @abstractmethod
     def numbers(self, rate: float, step: int) -> list[float]:
         """`hyper` of the update without the decay, for the step-th step, counted from 1."""
-        raise NotImplementedError
 
     # -- steps --------------------------------------------------------------------------------------------------
     def hyper(self) -> Array:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 
-class LearningRateSchedule:
+class LearningRateSchedule(ABC):
     """A function of the number of steps done so far."""
 
+    @abstractmethod
     def __call__(self, step: int) -> float:
-        raise NotImplementedError
+        """The learning rate for the next step."""
 
 
 class ExponentialDecay(LearningRateSchedule):
