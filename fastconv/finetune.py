@@ -25,9 +25,9 @@ from fastconv.data import names_to_metadata
 from fastconv.errors import FastconvError, ModelError
 from fastconv.finetune_network import Network, build_network, own_preset
 from fastconv.layers.initializers import seeded
+from fastconv.loading import load
 from fastconv.metrics import confusion_matrix
 from fastconv.model import Model as Runtime
-from fastconv.model import load
 from fastconv.models import Model
 from fastconv.optimizers import Adam
 from fastconv.preprocessing.augment import Augmentation

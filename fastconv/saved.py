@@ -17,8 +17,9 @@ from .compiler import Compiled, OpInfo, WeightCache, compile_graph
 from .errors import DeviceError, ModelError, ShapeError
 from .forks import hold_at_fork
 from .graph import Graph, Shape
+from .inputs import TensorInfo
 from .isa import resolve_isa
-from .model import Model, TensorInfo, thread_count
+from .model import Model, thread_count
 from .onnx.reader import InputInfo, OutputInfo
 from .selection import DEFAULT_WINOGRAD
 from .source import Source

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from fastconv.errors import DeviceError
-from fastconv.layers.base import Input, Tensor
+from fastconv.layers.base import Tensor
 from fastconv.layers.core import Dense, Dropout, Flatten
 from fastconv.layers.imported import Imported
+from fastconv.layers.input import Input
 from fastconv.models.model import Model
 from fastconv.onnx.reader import InputInfo
 

@@ -17,8 +17,9 @@ import numpy.typing as npt
 from fastconv.errors import ShapeError
 from fastconv.forks import hold_at_fork
 from fastconv.graph import Graph, Value
-from fastconv.layers.base import Call, Dims, InputLayer, Layer, Scope, Tensor
+from fastconv.layers.base import Call, Dims, Layer, Scope, Tensor
 from fastconv.layers.imported import Imported
+from fastconv.layers.input import InputLayer
 from fastconv.layers.variable import last_change
 from fastconv.layers.windows import whole
 from fastconv.model import Model as Runtime

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.layers.base import Dims, Input, InputLayer, Layer, Tensor
+from fastconv.layers.base import Dims, Layer, Tensor
+from fastconv.layers.input import Input, InputLayer
 from fastconv.models.model import Model
 
 
