@@ -36,6 +36,7 @@ from fastconv.preprocessing.features import Features, cache_features
 from fastconv.preprocessing.image import load_img
 from fastconv.preprocessing.presets import Preset
 from fastconv.preprocessing.presets import preset as named_preset
+from fastconv.training_state import are_of, packed, restore, states_of, unpacked
 
 LOSS = "sparse_categorical_crossentropy"
 SLOWER = 0.01  # the rate of fine-tuning, as a share of the head's
@@ -256,8 +257,7 @@ class Run:
         keeper = _Keeper(self, model)
         if self.resumed is not None and model.optimizer is not None:
             model.optimizer.restore(model.trainable_weights, self.resumed["optimizer"])
-            for callback, state in zip(self.callbacks, self.resumed["callbacks"], strict=True):
-                callback.restore(state)
+            restore(self.callbacks, self.resumed["callbacks"])
             self.resumed = None
         else:
             keeper.save(self.epoch, 0)
@@ -284,13 +284,10 @@ class Run:
     def save(self, model: Model, epoch: int, batch: int) -> None:
         if self.path is None:
             return
-        arrays = {f"weight/{i}": v.array for i, v in enumerate(self.network.learning)}
-        assert model.optimizer is not None
-        optimizer = model.optimizer.state_for(model.trainable_weights)
-        arrays |= {f"slot/{i}": a for i, a in enumerate(optimizer.pop("slots"))}
+        arrays, kept = packed(self.network.learning, model)
         state = {
-            "run": self._print(), "phase": self.phase, "epoch": epoch, "batch": batch, "optimizer": optimizer,
-            "history": self.history, "head_epochs": self.head_epochs, "callbacks": [c.state() for c in self.callbacks],
+            **kept, "run": self._print(), "phase": self.phase, "epoch": epoch, "batch": batch, "history": self.history,
+            "head_epochs": self.head_epochs, "callbacks": states_of(self.callbacks),
             "skipped": [*self.train.skipped, *self.valid.skipped],
         }  # fmt: skip
         checkpoint.write(self.path, arrays, state)
@@ -302,16 +299,23 @@ class Run:
         if not os.path.exists(self.path):
             return
         arrays, state = checkpoint.read(self.path)
-        mine, theirs = json.loads(json.dumps(self._print())), state.get("run", {})
+        where = os.fspath(self.path)
+        mine, theirs = json.loads(json.dumps(self._print())), state.get("run")
+        if not isinstance(theirs, dict):
+            raise ModelError(f"{where}: not a checkpoint of fine_tune")
         for name, value in mine.items():
             if theirs.get(name) != value:
-                raise ModelError(f"{os.fspath(self.path)}: {_difference(name, theirs.get(name), value)}")
-        for i, v in enumerate(self.network.learning):
-            v.set(arrays[f"weight/{i}"])
-        slots = [arrays[f"slot/{i}"] for i in range(sum(name.startswith("slot/") for name in arrays))]
+                raise ModelError(f"{where}: {_difference(name, theirs.get(name), value)}")
+        if not are_of(state.get("callbacks"), self.callbacks):
+            raise ModelError(f"{where}: made by a run with other callbacks")
+        learnt, optimizer = unpacked(where, self.network.learning, arrays, state)
+        if optimizer is None:
+            raise ModelError(f"{where}: not a checkpoint of fine_tune")
+        for v, array in zip(self.network.learning, learnt, strict=True):
+            v.set(array)
         self.phase, self.epoch, self.batch = state["phase"], state["epoch"], state["batch"]
         self.history, self.head_epochs = state["history"], state["head_epochs"]
-        self.resumed = {"optimizer": {**state["optimizer"], "slots": slots}, "callbacks": state["callbacks"]}
+        self.resumed = {"optimizer": optimizer, "callbacks": state["callbacks"]}
         for data in (self.train, self.valid):
             data.skip([path for path, _ in state["skipped"]])
 

@@ -163,7 +163,7 @@ def get(identifier: str | Metric | Callable[[Array, Array], npt.ArrayLike]) -> M
         return identifier
     if callable(identifier):
         return MeanMetricWrapper(identifier)
-    if identifier not in _NAMES:
+    if not isinstance(identifier, str) or identifier not in _NAMES:
         raise ValueError(f"metric {identifier!r}: expected a metric, a function or one of {', '.join(_NAMES)}")
     return _NAMES[identifier](identifier)
 

@@ -142,6 +142,7 @@ class SavedModel(Model):
         if precision not in ("fp32", "strict"):
             raise DeviceError(f"precision={precision!r}: what a saved plan computes in was chosen when it was made")
         self.device, self.precision, self._target = device, precision, CPU
+        self.winograd, self.tuning, self.metadata = DEFAULT_WINOGRAD, None, {}
         self.threads, self._threads_arg = thread_count(threads), threads
         raw = isinstance(source, (bytes, bytearray, memoryview))
         self._given: str | bytes = bytes(source) if raw else os.fspath(source)  # type: ignore[arg-type]
@@ -187,6 +188,11 @@ class SavedModel(Model):
         self._converted = [(i, o.dtype) for i, o in enumerate(self.outputs) if o.dtype != "float32"]
 
     @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The labels that were stored in the plan, None where there are none."""
+        return self.labels or None
+
+    @property
     def arena_bytes(self) -> int:
         """Of the activations of one run."""
         return next(iter(self._plans.values())).arena_bytes
@@ -207,8 +213,8 @@ class SavedModel(Model):
         raise ModelError(f"saved plan {self.name!r}: tune the model that it was made of, then compile that")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self._given, self._threads_arg, self.device)
+        return _rebuild, (self._given, self._threads_arg, self.precision)
 
 
-def _rebuild(source: str | bytes, threads: int | None, device: str) -> SavedModel:
-    return SavedModel(source, threads=threads, device=device)
+def _rebuild(source: str | bytes, threads: int | None, precision: str) -> SavedModel:
+    return SavedModel(source, threads=threads, precision=precision)

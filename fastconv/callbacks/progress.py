@@ -130,7 +130,7 @@ class Progress(Callback):
         self._bar.update(self._task, completed=self._batch, text=text)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        self._close()
+        self.close()
         if not self.verbose:
             return
         took = time.monotonic() - self._started
@@ -146,13 +146,13 @@ class Progress(Callback):
         self._console().print(line)
 
     def on_train_end(self, logs: Logs | None = None) -> None:
-        self._close()
+        self.close()
 
     def _head(self, epoch: int) -> str:
         width = len(str(self.epochs))
         return f"{self.title}{' ' if self.title else ''}epoch {epoch + 1:{width}}/{self.epochs}"
 
-    def _close(self) -> None:
+    def close(self) -> None:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

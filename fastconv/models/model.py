@@ -73,7 +73,8 @@ class Model(Layer, Training):
                 steps.append((call.layer, [number[t] for t in call.inputs], call.training))
                 number.update(zip(call.outputs, range(len(number), len(number) + len(call.outputs)), strict=True))
         ends = [number[t] for t in self.outputs]
-        return _rebuild, (self.name, self._trainable, starts, steps, ends, self.threads, self.preprocess_input)
+        made = (self.name, self._trainable, starts, steps, ends)
+        return _rebuild, (*made, self.threads, self.preprocess_input, self.metadata)
 
     def _connect(self, inputs: list[Tensor], outputs: list[Tensor]) -> None:
         self.inputs, self.outputs = inputs, outputs
@@ -218,7 +219,10 @@ class Model(Layer, Training):
             raise ShapeError(f"model {self.name!r} takes {len(self.inputs)} inputs, got {len(arrays)}")
         out = []
         for tensor, value in zip(self.inputs, arrays, strict=True):
-            a = np.asarray(value)
+            try:
+                a = np.asarray(value)
+            except ValueError:  # a list of different things
+                raise ShapeError(f"input {tensor.name!r}: expected an array, got {type(value).__name__}") from None
             if a.dtype.kind not in "fiub":
                 raise ShapeError(f"input {tensor.name!r}: expected an array of numbers, got {a.dtype}")
             if a.ndim == 0:
@@ -268,12 +272,16 @@ class Model(Layer, Training):
         from fastconv.weights import load_into
 
         if os.fspath(path).lower().endswith(".ckpt"):
+            if by_name:
+                raise ValueError(
+                    f"{os.fspath(path)}: by_name=True is for weights with names; a .ckpt has the whole model"
+                )
             load_training(self, path, optimizer=False)
         else:
             load_into(self, path, by_name=by_name)
 
     def save_weights(self, path: str | os.PathLike[str]) -> None:
-        """Write all weights to a .safetensors file."""
+        """Write all weights to a .safetensors file. Raises ModelError for another ending, OSError."""
         from fastconv.weights import save_safetensors
 
         save_safetensors(self, path)
@@ -291,7 +299,7 @@ class Model(Layer, Training):
 
 def _rebuild(
     name: str, trainable: bool, starts: Sequence[Any], steps: Sequence[Any], ends: Sequence[int],
-    threads: int | None, preprocess_input: Preprocess | None,
+    threads: int | None, preprocess_input: Preprocess | None, metadata: dict[str, str],
 ) -> Model:  # fmt: skip
     """A model from its pickled parts: the layers are called anew, in the same order."""
     found = [s.output if isinstance(s, InputLayer) else Tensor(*s) for s in starts]
@@ -299,7 +307,7 @@ def _rebuild(
         made = layer([found[i] for i in inputs], training=training)
         found.extend(made if isinstance(made, list) else [made])
     model = Model(found[: len(starts)], [found[i] for i in ends], name, trainable=trainable)
-    model.threads, model.preprocess_input = threads, preprocess_input
+    model.threads, model.preprocess_input, model.metadata = threads, preprocess_input, metadata
     return model
 
 

@@ -26,7 +26,8 @@ class Sequential(Model):
 
     def __reduce__(self) -> tuple[Any, ...]:
         start = [] if self._start is None or self._start.call is None else [self._start.call.layer]
-        return _rebuild, ([*start, *self._stack], self.name, self._trainable, self.threads, self.preprocess_input)
+        made = ([*start, *self._stack], self.name, self._trainable)
+        return _rebuild, (*made, self.threads, self.preprocess_input, self.metadata)
 
     def add(self, layer: Any) -> None:
         """Append a layer."""
@@ -89,7 +90,14 @@ class Sequential(Model):
         return super()._arrays(x)
 
 
-def _rebuild(layers: list[Layer], name: str, trainable: bool, threads: int | None, preprocess_input: Any) -> Sequential:
+def _rebuild(
+    layers: list[Layer],
+    name: str,
+    trainable: bool,
+    threads: int | None,
+    preprocess_input: Any,
+    metadata: dict[str, str],
+) -> Sequential:
     model = Sequential(layers, name, trainable=trainable)
-    model.threads, model.preprocess_input = threads, preprocess_input
+    model.threads, model.preprocess_input, model.metadata = threads, preprocess_input, metadata
     return model

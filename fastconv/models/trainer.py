@@ -79,8 +79,6 @@ class Trainer:
         strict: bool = False,
         recompute: bool = False,
     ) -> None:
-        if len(model.outputs) != 1:
-            raise ValueError(f"model {model.name!r} has {len(model.outputs)} outputs: training expects one")
         self.model, self.optimizer, self.loss = model, optimizer, loss
         self.trained, self.moving, self.strict, self.recompute = list(trained), list(moving), strict, recompute
         self.isa = resolve_isa(None)
@@ -111,9 +109,10 @@ class Trainer:
         except MemoryError:
             size = step.compiled.arena_bytes
             raise ModelError(f"model {self.model.name!r}: no memory for {size:,} bytes of tensors") from None
+        finally:  # also where a Ctrl-C comes as the step ends: what it wrote must not stand as unchanged
+            touch(self.trained)
+            touch(self.moving)
         optimizer.iterations += 1
-        touch(self.trained)
-        touch(self.moving)
         return float(step.loss[0]), step.y
 
     # -- compiling ----------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import numpy as np
 from fastconv.errors import FastconvError, ModelError, UnsupportedOpError
 from fastconv.foreign import foreign
 from fastconv.graph import Array
-from fastconv.paths import target_path
+from fastconv.paths import replacing
 from fastconv.torch_file import load_state_dict
 
 
@@ -68,10 +68,5 @@ def write_safetensors(
 ) -> None:
     """Write the arrays; the file appears when it is whole. Raises FastconvError where safetensors is missing."""
     library = _safetensors()
-    target = target_path(path)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
+    with replacing(path) as partial:
         library.save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, partial, metadata=metadata)
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
