@@ -313,13 +313,13 @@ class Model:
         *,
         shape: Sequence[int] | None = None,
         isa: Sequence[str] | None = None,
-        labels: Sequence[str] = (),
+        labels: Sequence[str] | None = None,
     ) -> None:
         """Write x.onnx (the network; sizes that are free need `shape`), x.safetensors (its weights) or x.fcplan.
 
         A saved plan is for one input shape and runs without Python: docs/embedded.md. isa: the instruction sets to pack
-        weights for, None for this model's own; labels: names of the classes, stored in it. Files are written beside
-        their place and moved there when they are whole.
+        weights for, None for this model's own; labels: names of the classes to store in it, None for the model's own.
+        Files are written beside their place and moved there when they are whole.
         """
         from .saved import names_plan, save_plan
 
@@ -328,7 +328,7 @@ class Model:
             levels = [self.isa] if isa is None else isa
             save_plan(
                 self._onnx, path, shapes, levels, strict=self.precision == "strict", winograd=self.winograd,
-                tuning=self.tuning, labels=labels,
+                tuning=self.tuning, labels=(self.class_names or ()) if labels is None else labels,
             )  # fmt: skip
             return
         from .weights.save import save_source

@@ -139,6 +139,21 @@ def test_layers_save_too(tmp_path: Path) -> None:
     saved = fastconv.load(tmp_path / "lenet.fcplan", threads=1)
     x = np.random.default_rng(1).random(saved.inputs[0].shape, np.float32)  # type: ignore[arg-type]
     np.testing.assert_allclose(saved(x), net.predict(x), rtol=1e-5, atol=1e-6)
+    assert saved.class_names is None
+
+
+def test_class_names_go_along(tmp_path: Path, call: Any) -> None:  # noqa: F811
+    from fastconv.applications.lenet import LeNet5
+    from fastconv.data import names_to_metadata
+
+    net, names = LeNet5(weights=None), tuple(f"kind {i}" for i in range(10))
+    net.metadata = names_to_metadata(names)
+    net.save(tmp_path / "net.onnx")
+    net.save(tmp_path / "a.fcplan")
+    fastconv.load(tmp_path / "net.onnx").save(tmp_path / "b.fcplan")
+    assert call("compile", tmp_path / "net.onnx", "-o", tmp_path / "c.fcplan").code == 0
+    for name in ("net.onnx", "a.fcplan", "b.fcplan", "c.fcplan"):
+        assert fastconv.load(tmp_path / name).class_names == names
 
 
 # -- the format ---------------------------------------------------------------------------------------------------

@@ -26,9 +26,9 @@ def compile_model(
         raise ModelError(f"{path}: is a saved plan already")
     levels = parse_levels([model.isa] if isa is None else [name.strip() for name in isa.split(",")])
     sizes = inputs.concrete(model, shapes)
-    names: Sequence[str] = ()
+    names: Sequence[str] = model.class_names or ()
     classes = [o.shape[-1] if o.shape else 0 for o in model.outputs]
-    if labels is None and classes == [1000]:  # as predict takes it
+    if labels is None and not names and classes == [1000]:  # as predict takes it
         names = imagenet_labels()
     elif labels is not None:
         names = load_labels(labels)

@@ -11,6 +11,7 @@ from fastconv.cli.output import Column
 from fastconv.cold import layers_with_choice, tune
 from fastconv.errors import ModelError
 from fastconv.isa import resolve_isa
+from fastconv.paths import target_path
 from fastconv.saved import SavedModel
 from fastconv.selection import Selection, Shape, choice_name
 from fastconv.tuning import Tuning
@@ -37,6 +38,7 @@ def run(path: str, out: str, shapes: Sequence[str], seconds: float, winograd: in
     if isinstance(model, SavedModel):
         raise ModelError(f"{path}: a saved plan keeps the algorithms that it was made with")
     sizes = inputs.concrete(model, shapes)
+    target_path(out)  # an error now, not after minutes
     tuning = Tuning.load(out) if os.path.exists(out) else Tuning()
     compiled = model.compile(*sizes.values())
     isa = resolve_isa(model.isa)
