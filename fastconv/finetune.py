@@ -241,9 +241,9 @@ class Run:
 
         network = self.network
         augment = Augmentation(network.augment, self.recipe.seed, network.threads) if views > 1 else None
-        with task(f"features of {what} images", data.samples * views, self.verbose) as tick:
+        with task(f"features of {what} images", data.samples * views, self.verbose > 0) as tick:
             return cache_features(
-                network.features, data, views=views, augment=augment, progress=lambda done, _: tick(done * views)
+                network.features, data, views=views, augment=augment, progress=lambda done, _: tick(done * views, "")
             )
 
     def teach_blocks(self) -> None:

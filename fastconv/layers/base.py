@@ -79,6 +79,15 @@ class Feed(NamedTuple):
     seed: int | None
 
 
+def draw(feeds: Sequence[Feed], seed: int, step: int) -> list[npt.NDArray[np.float32]]:
+    """What each feed draws for a step; it follows from the seed, the step and the feed's place alone."""
+    drawn = []
+    for i, feed in enumerate(feeds):
+        rng = np.random.default_rng((seed if feed.seed is None else feed.seed, step, i))
+        drawn.append(np.ascontiguousarray(feed.draw(rng), np.float32).reshape(feed.value.shape))
+    return drawn
+
+
 class Scope:
     """Where layers append their nodes: a Graph for concrete sizes, one Value per Variable.
 
@@ -191,7 +200,7 @@ class Layer(ABC):
     ) -> None:
         if name is not None and (not isinstance(name, str) or not name):
             raise ValueError(f"name={name!r}: expected a string")
-        self.name = name or unique_name(_snake(type(self).__name__))
+        self.name = name or unique_name(snake_case(type(self).__name__))
         self._trainable = bool(trainable)
         self.built = False
         self.torch_name: str | None = None  # in torch's state dicts; the layer's own name where it is None
@@ -344,7 +353,8 @@ class Layer(ABC):
         return f"<{type(self).__name__} {self.name}>"
 
 
-def _snake(name: str) -> str:
+def snake_case(name: str) -> str:
+    """MaxPooling2D as max_pooling2d."""
     text = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", name)
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", text).lower()
 

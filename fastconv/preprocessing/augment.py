@@ -35,14 +35,12 @@ class Augmentation:
 
     def __call__(self, x: npt.ArrayLike, number: int = 0) -> FloatArray:
         """Images [N, H, W, C] changed by what `seed` and `number` draw."""
+        from fastconv.layers.base import draw
+
         images = np.ascontiguousarray(x, np.float32)
         compiled, feeds = self._plan(images.shape)
-        drawn = []
-        for i, feed in enumerate(feeds):
-            rng = np.random.default_rng((self.seed if feed.seed is None else feed.seed, int(number), i))
-            drawn.append(np.ascontiguousarray(feed.draw(rng), np.float32))
         out = np.empty(compiled.outputs[0][1], np.float32)
-        self._executor.run(compiled.plan, [images, *drawn, out])
+        self._executor.run(compiled.plan, [images, *draw(feeds, self.seed, int(number)), out])
         return out
 
     def _plan(self, shape: tuple[int, ...]) -> tuple[Compiled, list[Feed]]:
