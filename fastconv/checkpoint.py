@@ -12,14 +12,13 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fastconv.errors import FastconvError, ModelError
 from fastconv.graph import Array
-from fastconv.paths import replacing
+from fastconv.paths import open_file, replacing
 
 FORMAT = "fastconv checkpoint 1"
 _TYPES: dict[str, np.dtype[Any]] = {
@@ -57,7 +56,8 @@ def write(path: str | os.PathLike[str], arrays: Mapping[str, Array], state: Mapp
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, Any]]:
     """(arrays, state) of a checkpoint. Raises ModelError for a file that is broken or something else; OSError."""
     name = os.fspath(path)
-    data = Path(path).read_bytes()
+    with open_file(path) as file:
+        data = file.read()
     length = int.from_bytes(data[:8], "little")
     if not 2 <= length <= min(_MAX_HEADER, len(data) - 8):
         raise ModelError(f"{name}: not a checkpoint")

@@ -1,15 +1,26 @@
-"""Where files are written, and how: they appear when they are whole."""
+"""Files that are read, which must be files, and files that are written, which appear when they are whole."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from .errors import FastconvError
+
+
+def open_file(path: str | os.PathLike[str]) -> BinaryIO:
+    """A file, open for reading bytes. Raises OSError, also for a folder, and for devices and pipes, which may wait."""
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "is a device or a pipe: expected a file", os.fspath(path))
+    return file
 
 
 def target_path(path: str | os.PathLike[str]) -> Path:

@@ -21,6 +21,7 @@ from .inputs import TensorInfo
 from .isa import resolve_isa
 from .model import Model, thread_count
 from .onnx.reader import InputInfo, OutputInfo
+from .paths import open_file, target_path
 from .selection import DEFAULT_WINOGRAD
 from .source import Source
 from .target import CPU
@@ -51,6 +52,16 @@ def is_plan(model: Any) -> bool:
         return names_plan(model)
 
 
+def plan_file(given: str | bytes) -> _core.PlanFile:
+    """A saved plan, a path or bytes, with its head checked. Raises ModelError where it is broken, OSError."""
+    if isinstance(given, str):
+        open_file(given).close()  # opening a pipe would wait for somebody to write
+    try:
+        return _core.PlanFile(given)
+    except ValueError as error:
+        raise ModelError(f"{given if isinstance(given, str) else 'plan'}: {error}") from None
+
+
 def parse_levels(names: Sequence[str]) -> list[str]:
     """Known names of instruction sets, each once. Raises DeviceError for another one."""
     for name in names:
@@ -76,6 +87,7 @@ def save_plan(
 
     Raises ModelError and UnsupportedOpError as compiling does, DeviceError for an unknown instruction set, OSError.
     """
+    target_path(path)
     feed = {i.name: tuple(s) for i, s in zip(source.inputs, shapes, strict=True)}
     variants = []
     for level in parse_levels(isa):
@@ -148,8 +160,8 @@ class SavedModel(Model):
         self._given: str | bytes = bytes(source) if raw else os.fspath(source)  # type: ignore[arg-type]
         where = "plan" if isinstance(self._given, bytes) else self._given
         wanted = resolve_isa(_isa) if _isa is not None or os.environ.get("FASTCONV_ISA") else None
+        file = plan_file(self._given)
         try:
-            file = _core.PlanFile(self._given)
             plan = file.read(wanted, verify=verify)
         except ValueError as error:
             raise ModelError(f"{where}: {error}") from None

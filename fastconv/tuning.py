@@ -18,7 +18,7 @@ from typing import Any
 
 from . import _core
 from .errors import TuningError
-from .paths import replacing
+from .paths import open_file, replacing
 from .selection import LARGEST_WINOGRAD, Choice, Selection, Shape, choice_name
 
 FORMAT, VERSION = "fastconv-tuning", 1
@@ -66,7 +66,7 @@ class Tuning:
         cannot be opened.
         """
         where = os.fspath(path)
-        with open(where, "rb") as f:
+        with open_file(where) as f:
             data = f.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
             raise TuningError(f"{where}: larger than {MAX_BYTES >> 20} MiB: no tuning file")

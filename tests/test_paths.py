@@ -1,14 +1,23 @@
-"""Files appear when they are whole; nothing but a file is replaced."""
+"""Files appear when they are whole; nothing but a file is replaced or read."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import fastconv
+from fastconv import checkpoint
+from fastconv.data import load_labels
 from fastconv.paths import replacing, target_path
+from fastconv.preprocessing import load_img
 from fastconv.tuning import Tuning
+from fastconv.weights import read_weights
+
+from .small import network
 
 
 def test_what_ends_badly_changes_nothing(tmp_path: Path) -> None:
@@ -38,4 +47,37 @@ def test_places(tmp_path: Path) -> None:
             target_path(path)
         with pytest.raises(error, match=words):
             Tuning().save(path)
-    assert os.listdir(tmp_path) == ["pipe"]
+    model = fastconv.load(network())
+    for path in (tmp_path / "no" / "a.fcplan", tmp_path / "b.fcplan"):
+        (tmp_path / "b.fcplan").mkdir(exist_ok=True)
+        with pytest.raises(OSError, match=r"no such folder|is a folder"):
+            model.save(path, shape=(1, 3, 20, 18))
+    assert sorted(os.listdir(tmp_path)) == ["b.fcplan", "pipe"]
+
+
+READERS: dict[str, Callable[[Path], Any]] = {
+    ".fcplan": fastconv.load,
+    ".ckpt": checkpoint.read,
+    ".safetensors": read_weights,
+    ".pth": read_weights,
+    ".json": Tuning.load,
+    ".txt": load_labels,
+    ".png": load_img,
+}
+
+
+@pytest.mark.parametrize("ending", READERS)
+def test_nobody_waits_for_a_pipe(tmp_path: Path, ending: str) -> None:
+    """Nor reads a device without an end."""
+    path, read = tmp_path / f"a{ending}", READERS[ending]
+    with pytest.raises(FileNotFoundError):
+        read(path)
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="is a device or a pipe"):
+        read(path)
+    path.unlink()
+    for place, words in (("/dev/zero", "is a device or a pipe"), (tmp_path, "Is a directory")):
+        path.symlink_to(place)
+        with pytest.raises(OSError, match=words):
+            read(path)
+        path.unlink()

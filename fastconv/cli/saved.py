@@ -12,7 +12,7 @@ from fastconv.cli import inputs, output
 from fastconv.cli.output import Column
 from fastconv.data import imagenet_labels, load_labels
 from fastconv.errors import DeviceError, FastconvError, ModelError, ShapeError
-from fastconv.saved import LEVELS, SavedModel, names_plan, parse_levels, save_plan
+from fastconv.saved import LEVELS, SavedModel, names_plan, parse_levels, plan_file, save_plan
 
 
 def compile_model(
@@ -41,8 +41,8 @@ def compile_model(
 
 def info(path: str, as_json: bool, kernels: bool) -> int:
     """What each variant of a plan file holds; the sums of the weights are checked."""
+    file = plan_file(path)
     try:
-        file = _core.PlanFile(path)
         levels = file.levels
         variants = [file.read(getattr(_core.Isa, name), verify=True, look=True) for name in levels]
     except ValueError as error:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.errors import FastconvError, ShapeError
+from fastconv.paths import open_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -65,7 +66,7 @@ def load_img(
     from PIL import ImageOps, UnidentifiedImageError
 
     if isinstance(path, (str, os.PathLike)):
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             return load_img(file, color_mode, target_size, interpolation, keep_aspect_ratio)
     if color_mode not in _MODES:
         raise ShapeError(f"color_mode {color_mode!r}: expected one of {', '.join(_MODES)}")
