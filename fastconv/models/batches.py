@@ -131,6 +131,8 @@ def as_batches(
         if any(a.ndim == 0 for a in found):
             raise ShapeError("expected arrays of samples, got a number")
         targets = None if y is None else np.asarray(y)
+        if targets is not None and targets.ndim == 0:
+            raise ShapeError(f"y: expected an array of targets, got {type(y).__name__}")
         sample = None if weights is None else np.asarray(weights, np.float32).reshape(-1)
         return ArrayBatches(found, targets, sample, 32 if size is None else size, shuffle, seed, steps)
     for name, value in (("y", y), ("sample_weight", weights), ("batch_size", size)):

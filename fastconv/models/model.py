@@ -85,7 +85,7 @@ class Model(Layer, Training):
             if names.setdefault(layer.name, layer) is not layer:
                 raise ValueError(f"two layers are called {layer.name!r}: the names in a model must be different")
         self.built = True
-        self._runtime = None
+        self._runtime = self._trainer = self._chosen = None
 
     # -- as a layer -------------------------------------------------------------------------------------------
     @property

@@ -57,7 +57,7 @@ class Sequential(Model):
         if not self._stack:
             raise ValueError("Sequential: there is no layer to remove")
         self._stack.pop()
-        self.outputs = []
+        self.inputs, self.outputs, self._calls, self._layers, self._runtime = [], [], [], [], None
         if self._start is not None and self._stack:
             self._connect([self._start], [self._stack[-1].calls[-1].outputs[0]])
 

@@ -22,6 +22,7 @@ from fastconv.isa import resolve_isa
 from fastconv.layers.base import Feed, Layer, Scope, draw
 from fastconv.layers.variable import Variable, touch
 from fastconv.losses import Loss
+from fastconv.model import thread_count
 from fastconv.optimizers import Optimizer
 from fastconv.passes import remove_dead, restore_activations, restore_norms, simplify
 from fastconv.passes.recompute import recompute
@@ -77,7 +78,7 @@ class Trainer:
         self.isa = resolve_isa(None)
         self.cache = WeightCache()
         self.memory = _core.WeightStore()
-        self.threads = model.threads or _core.usable_cpus()
+        self.threads = thread_count(model.threads)
         self.executor = _core.Executor(self.threads)
         self.steps: dict[object, Step] = {}
 

@@ -19,6 +19,7 @@ from fastconv.graph import Array
 from fastconv.layers.initializers import next_seed
 from fastconv.layers.variable import Variable
 from fastconv.layers.windows import whole
+from fastconv.model import thread_count
 from fastconv.models.batches import Batches, as_batches, class_weights, is_arrays, split_off
 from fastconv.models.trainer import Trainer, moving_statistics
 
@@ -83,7 +84,7 @@ class Training:
         assert self.optimizer is not None and self.loss is not None
         if self._chosen is None:
             self._chosen = self._choice()
-        if self._trainer is None or self._trainer.threads != (self._model.threads or self._trainer.threads):
+        if self._trainer is None or self._trainer.threads != thread_count(self._model.threads):
             self._trainer = Trainer(
                 self._model, self.optimizer, self.loss, *self._chosen, strict=self._strict, recompute=self._recompute
             )

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from fastconv import _core
 from fastconv.errors import ShapeError
 from fastconv.graph import Graph
+from fastconv.model import thread_count
 
 if TYPE_CHECKING:
     from fastconv.compiler import Compiled
@@ -30,7 +31,7 @@ class Augmentation:
         if len(model.inputs) != 1 or len(model.outputs) != 1:
             raise ValueError(f"model {model.name!r}: expected one input and one output")
         self.model, self.seed = model, int(seed)
-        self._executor = _core.Executor(threads or _core.usable_cpus())
+        self._executor = _core.Executor(thread_count(threads))
         self._plans: dict[tuple[int, ...], tuple[Compiled, list[Feed]]] = {}
 
     def __call__(self, x: npt.ArrayLike, number: int = 0) -> FloatArray:

@@ -225,6 +225,28 @@ def test_validation_split_takes_the_last_rows() -> None:
         model.fit(_Again([(X, Y)]), validation_split=0.5, verbose=0)
 
 
+def test_a_changed_network_is_trained_as_it_is_now() -> None:
+    """Not by the steps that were compiled for the one before."""
+    model = compiled(network(dropout=0.0))
+    model.fit(X, Y, batch_size=25, epochs=1, verbose=0)
+    model.pop()
+    model.add(Dense(5, activation="softmax", name="other"))
+    before = model.get_layer("other").get_weights()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.fit(X, Y + 3, batch_size=25, epochs=1, verbose=0)
+    assert not np.array_equal(before[0], model.get_layer("other").get_weights()[0])
+    for _ in range(len(model.layers)):
+        model.pop()
+    with pytest.raises(ValueError, match="has no layers"):
+        model.predict(X)
+    for wrong in (0, -3, "2"):
+        model = compiled(network())
+        model.threads = wrong  # type: ignore[assignment]
+        with pytest.raises(ValueError, match=f"threads={wrong!r}"):
+            model.fit(X, Y, verbose=0)
+
+
 def test_an_unbuilt_sequential_is_built_by_its_data() -> None:
     model = Sequential([Flatten(), Dense(2, activation="softmax")])
     compiled(model)
@@ -277,6 +299,7 @@ def test_errors() -> None:
         (dict(batch_size=2.5), "batch_size=2.5"),
         (dict(steps_per_epoch=0), "steps=0"),
         (dict(y=Y.astype(str)), "targets that are numbers"),
+        (dict(y={"top": Y}), "expected an array of targets, got dict"),
         (dict(callbacks=[3]), "expected Callback objects, got 3"),
         (dict(class_weight=[1, 2]), "expected a dict"),
         (dict(class_weight={"cat": 1}), "class 'cat'"),
