@@ -12,7 +12,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -24,7 +24,9 @@ from fastconv.callbacks import Callback, Progress
 from fastconv.data import names_to_metadata
 from fastconv.errors import FastconvError, ModelError
 from fastconv.finetune_network import Network, build_network, own_preset
+from fastconv.layers.base import Layer
 from fastconv.layers.initializers import seeded
+from fastconv.layers.windows import whole
 from fastconv.loading import load
 from fastconv.metrics import confusion_matrix
 from fastconv.model import Model as Runtime
@@ -58,13 +60,18 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        counts = (*self.epochs, self.unfreeze)
+        counts = (*self.epochs, self.unfreeze, self.seed)
         if len(self.epochs) != 2 or any(not isinstance(n, int) or n < 0 for n in counts) or not any(self.epochs):
-            raise ValueError(f"epochs={self.epochs!r}, unfreeze={self.unfreeze!r}: expected two counts, and a count")
-        if not 0 < self.learning_rate < math.inf or not 0 <= self.dropout < 1:
-            raise ValueError(f"learning_rate={self.learning_rate!r}, dropout={self.dropout!r}: out of range")
-        if self.batch_size < 1 or self.views < 1 or any(n < 1 for n in self.hidden):
-            raise ValueError(f"batch_size, views and hidden must be positive, got {self}")
+            given = f"epochs={self.epochs!r}, unfreeze={self.unfreeze!r}, seed={self.seed!r}"
+            raise ValueError(f"{given}: expected two counts of epochs, and counts")
+        for name in ("batch_size", "views"):
+            whole(getattr(self, name), name)
+        for units in self.hidden:
+            whole(units, "hidden")
+        rate, dropout = self.learning_rate, self.dropout
+        numbers = all(isinstance(v, (int, float)) for v in (rate, dropout))
+        if not numbers or not 0 < rate < math.inf or not 0 <= dropout < 1:
+            raise ValueError(f"learning_rate={rate!r}, dropout={dropout!r}: expected a rate above 0, and 0 to below 1")
 
 
 @dataclass
@@ -105,14 +112,14 @@ def fine_tune(
     learning_rate: float = 1e-3,
     batch_size: int = 32,
     validation_split: float = 0.2,
-    augment: Sequence[str] | Model = ("flip", "rotate", "zoom"),
+    augment: Sequence[str] | Layer = ("flip", "rotate", "zoom"),
     views: int = 1,
     preset: str | Preset | None = None,
     seed: int = 0,
     threads: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
-    callbacks: Sequence[Callback] = (),
+    callbacks: Sequence[Callback] | Callback = (),
     verbose: int = 1,
     on_skip: Callable[[str, str], Any] | None = None,
     stop: Callable[[], bool] | None = None,
@@ -120,34 +127,28 @@ def fine_tune(
     """Teach a network the classes of a folder that has one folder of images for each class.
 
     model: an ONNX file or what `fastconv.load` gives, with its classifier or without, or a model of layers that gives
-    features. data: the folder, or two datasets with values 0 to 255, for training and validation.
+    features. data: the folder, or two datasets with values 0 to 255 and labels "int", for training and validation.
     epochs: of the head alone, then with the last `unfreeze` blocks free (a block: the layers whose outputs are of one
     size) at a hundredth of `learning_rate`. hidden: units of dense layers in the head. augment: names among flip,
-    rotate, zoom, translate, contrast, brightness, or a model of augmentation layers; it works in the second part, and
+    rotate, zoom, translate, contrast, brightness, or a layer or model of such layers; it works in the second part, and
     with views > 1 in the first, which then learns from so many copies of each image. preset: what the network expects
     of images, by name or itself; None: what it says of itself, else "torchvision".
     checkpoint: a file that is written after each epoch, and when `stop()` is true after a step: then KeyboardInterrupt.
     resume: go on from it, if it is there, to the same weights, bit for bit, as without the interruption.
-    verbose: 0 prints nothing. Equal seeds give equal weights. Raises FastconvError and OSError.
+    verbose: 0 prints nothing. Equal seeds give equal weights. Raises FastconvError, OSError, and ValueError for
+    arguments.
     """
-    names = ("custom",) if isinstance(augment, Model) else tuple(augment)
-    head, blocks = epochs
+    names = ("custom",) if isinstance(augment, Layer) else tuple(augment)
     recipe = Recipe(
-        (head, blocks),
-        unfreeze,
-        tuple(hidden),
-        dropout,
-        learning_rate,
-        batch_size,
-        validation_split,
-        names,
-        views,
-        seed,
-    )
-    run = Run(recipe, checkpoint, callbacks, verbose, stop)
+        _several(epochs), unfreeze, _several(hidden), dropout, learning_rate, batch_size, validation_split, names,
+        views, seed,
+    )  # fmt: skip
+    run = Run(recipe, checkpoint, _several(callbacks), verbose, stop)
     if isinstance(model, (str, os.PathLike)):
         model = load(model, threads=threads)
     wanted = named_preset(preset) if isinstance(preset, str) else preset or own_preset(model)
+    if not isinstance(wanted, Preset | None):
+        raise ValueError(f"preset={preset!r}: expected a name or a Preset")
     run.prepare(model, data, wanted or named_preset("torchvision"), augment, threads, on_skip)
     if verbose:
         print(run.describe(), file=sys.stderr)
@@ -182,7 +183,7 @@ class Run:
         on_skip: Callable[[str, str], Any] | None,
     ) -> None:  # fmt: skip
         recipe = self.recipe
-        given = None if isinstance(data, (str, os.PathLike)) else data
+        given = None if isinstance(data, (str, os.PathLike)) else _datasets(data)
         with seeded(recipe.seed):
             network = build_network(model, preset, augment, given[0].image_size if given else None, threads)
             self.preset = preset.for_size(*network.size)
@@ -335,6 +336,17 @@ class Run:
         return FineTuned(
             network.taught, list(self.train.class_names), self.preset, self.history, phases, matrix, skipped
         )
+
+
+def _several(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
+
+
+def _datasets(data: Any) -> tuple[Dataset, Dataset]:
+    given = _several(data)
+    if len(given) != 2 or not all(isinstance(d, Dataset) and d.label_mode == "int" for d in given):
+        raise ValueError(f'data: expected a folder, or two datasets with label_mode="int", got {data!r}')
+    return given[0], given[1]
 
 
 class _Keeper(Callback):

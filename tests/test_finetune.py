@@ -50,7 +50,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tune(network: Any, photos: Any, epochs: tuple[int, int] = (6, 4), **kwargs: Any) -> Any:
     options = dict(preset="unit", batch_size=8, verbose=0, augment=("zoom", "translate"), learning_rate=0.03)
-    return fastconv.fine_tune(network, photos, epochs, **{**options, **kwargs})
+    return fastconv.fine_tune(network, **{"data": photos, "epochs": epochs, **options, **kwargs})
 
 
 def test_learns(network: Path, photos: Path, tmp_path: Path) -> None:
@@ -232,9 +232,17 @@ def test_errors(network: Path, photos: Path, tmp_path: Path) -> None:
         (dict(learning_rate=0), "learning_rate"),
         (dict(preset="photo"), "photo"),
         (dict(views=0), "views"),
+        (dict(epochs=3), "two counts of epochs"),
+        (dict(seed="x"), "seed='x'"),
+        (dict(hidden="a"), "hidden='a'"),
+        (dict(learning_rate="fast"), "learning_rate='fast'"),
+        (dict(batch_size=2.5), "batch_size=2.5"),
+        (dict(preset=3), "expected a name or a Preset"),
+        (dict(data=(np.zeros((3, 8, 8, 3)), np.zeros(3))), "two datasets"),
+        (dict(data=None), "two datasets"),
     ):
         with pytest.raises((ValueError, FastconvError), match=message):
-            tune(network, photos, **kwargs)
+            tune(network, **{"photos": photos, **kwargs})
     one = tmp_path / "one"
     paint(one, 3)
     for name in ("down", "grey"):
