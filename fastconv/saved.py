@@ -21,7 +21,7 @@ from .inputs import TensorInfo
 from .isa import resolve_isa
 from .model import Model, thread_count
 from .onnx.reader import InputInfo, OutputInfo
-from .paths import open_file, target_path
+from .paths import target_path
 from .selection import DEFAULT_WINOGRAD
 from .source import Source
 from .target import CPU
@@ -54,8 +54,8 @@ def is_plan(model: Any) -> bool:
 
 def plan_file(given: str | bytes) -> _core.PlanFile:
     """A saved plan, a path or bytes, with its head checked. Raises ModelError where it is broken, OSError."""
-    if isinstance(given, str):
-        open_file(given).close()  # opening a pipe would wait for somebody to write
+    if isinstance(given, str) and os.path.exists(given) and not os.path.isfile(given):
+        raise ModelError(f"{given}: is no regular file")  # opening a pipe would wait for somebody to write
     try:
         return _core.PlanFile(given)
     except ValueError as error:

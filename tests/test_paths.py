@@ -12,6 +12,7 @@ import pytest
 import fastconv
 from fastconv import checkpoint
 from fastconv.data import load_labels
+from fastconv.errors import ModelError
 from fastconv.paths import replacing, target_path
 from fastconv.preprocessing import load_img
 from fastconv.tuning import Tuning
@@ -72,12 +73,13 @@ def test_nobody_waits_for_a_pipe(tmp_path: Path, ending: str) -> None:
     path, read = tmp_path / f"a{ending}", READERS[ending]
     with pytest.raises(FileNotFoundError):
         read(path)
-    os.mkfifo(path)
-    with pytest.raises(OSError, match="is a device or a pipe"):
-        read(path)
-    path.unlink()
-    for place, words in (("/dev/zero", "is a device or a pipe"), (tmp_path, "Is a directory")):
+    os.mkfifo(tmp_path / "pipe")
+    for place, words in (
+        (tmp_path / "pipe", "device or a pipe"),
+        ("/dev/zero", "device or a pipe"),
+        (tmp_path, "Is a"),
+    ):
         path.symlink_to(place)
-        with pytest.raises(OSError, match=words):
+        with pytest.raises((OSError, ModelError), match=f"{words}|no regular file"):
             read(path)
         path.unlink()
