@@ -9,11 +9,14 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fastconv.callbacks import Callback, CallbackList
 from fastconv.errors import ShapeError
 from fastconv.forks import hold_at_fork
 from fastconv.graph import Graph, Value
@@ -181,8 +184,9 @@ class Model(Layer, Training):
             return self._runtime
 
     def predict(
-        self, x: Any, batch_size: int | None = None, verbose: str | int = "auto", steps: int | None = None
-    ) -> Any:
+        self, x: Any, batch_size: int | None = None, verbose: str | int = "auto", steps: int | None = None,
+        callbacks: Iterable[Callback] | Callback | None = None,
+    ) -> Any:  # fmt: skip
         """Outputs for x, N images [N, H, W, C] of numbers (lists for several inputs), computed in batches.
 
         Returns a float32 array, a list of them for several outputs. batch_size: 32 where None. x may also be a dict
@@ -194,14 +198,31 @@ class Model(Layer, Training):
         steps = None if steps is None else whole(steps, "steps")
         whole_arrays = isinstance(x, (np.ndarray, list, tuple, Mapping)) or hasattr(x, "__array__")
         if isinstance(x, Iterable) and not whole_arrays:
-            return _joined([self._batch(part[0] if isinstance(part, tuple) else part) for part in _some(x, steps)])
+            return self._predicted(
+                (part[0] if isinstance(part, tuple) else part for part in islice(x, steps)), callbacks
+            )
         arrays = self._arrays(x)
         n = len(arrays[0])
         if any(len(a) != n for a in arrays):
             raise ShapeError(f"inputs of different lengths: {[len(a) for a in arrays]}")
         stop = n if steps is None else min(n, steps * size)
         starts = range(0, max(stop, 1), size)
-        return _joined([self._batch([a[i : min(i + size, stop)] for a in arrays]) for i in starts])
+        return self._predicted(([a[i : min(i + size, stop)] for a in arrays] for i in starts), callbacks)
+
+    def _predicted(self, batches: Iterable[Any], callbacks: Iterable[Callback] | Callback | None) -> Any:
+        if callbacks is None:  # the usual case, in a hurry
+            return _joined(list(map(self._batch, batches)))
+        reports = CallbackList(callbacks)
+        reports.set_model(self)
+        found = []
+        with closing(reports):
+            reports.on_predict_begin({})
+            for i, batch in enumerate(batches):
+                reports.on_predict_batch_begin(i, {})
+                found.append(self._batch(batch))
+                reports.on_predict_batch_end(i, {})
+            reports.on_predict_end({})
+        return _joined(found)
 
     def predict_on_batch(self, x: Any) -> Any:
         """Outputs for one batch, run at once."""
@@ -309,13 +330,6 @@ def _rebuild(
     model = Model(found[: len(starts)], [found[i] for i in ends], name, trainable=trainable)
     model.threads, model.preprocess_input, model.metadata = threads, preprocess_input, metadata
     return model
-
-
-def _some(batches: Iterable[Any], steps: int | None) -> Iterable[Any]:
-    for i, batch in enumerate(batches):
-        if steps is not None and i >= steps:
-            return
-        yield batch
 
 
 def _joined(batches: list[list[FloatArray]]) -> Any:

@@ -274,7 +274,7 @@ class Training:
             if not 2 <= len(data) <= 3:
                 raise ValueError("validation_data: expected (x, y), (x, y, sample_weight) or something with batches")
             x, y, weights = (*data, None)[:3]
-        return self._evaluated(x, y, size if is_arrays(x) else None, weights, steps, reports)
+        return self._evaluated(self._held(x, y, size if is_arrays(x) else None, weights, steps), reports)
 
     def evaluate(
         self,
@@ -289,22 +289,24 @@ class Training:
     ) -> Any:
         """The loss, or [loss, metrics...], or a dict, over all samples; x and y as for `fit`."""
         self._check("evaluate")
+        data = self._held(x, y, batch_size, sample_weight, steps)
         reports = CallbackList(callbacks)
-        reports.set_params({"verbose": verbose})
+        reports.set_params({"verbose": verbose, "steps": data.steps})
         reports.set_model(self._model)
         with closing(reports):
-            logs = self._evaluated(x, y, batch_size, sample_weight, steps, reports)
+            logs = self._evaluated(data, reports)
         if verbose not in (0, "0", "auto"):
             print(measures(logs))
         return self._report(logs, return_dict)
 
-    def _evaluated(
-        self, x: Any, y: Any, size: int | None, sample_weight: Any, steps: int | None, reports: CallbackList
-    ) -> Logs:
+    def _held(self, x: Any, y: Any, size: int | None, sample_weight: Any, steps: int | None) -> Batches:
+        """Batches of what is evaluated."""
+        inputs = max(len(self._model.inputs), 1)
+        return as_batches(self._in_order(x), y, sample_weight, inputs, size, False, 0, steps)
+
+    def _evaluated(self, data: Batches, reports: CallbackList) -> Logs:
         model = self._model
         assert self.loss is not None
-        inputs = max(len(model.inputs), 1)
-        data = as_batches(self._in_order(x), y, sample_weight, inputs, size, False, 0, steps)
         self.reset_metrics()
         reports.on_test_begin({})
         total, count = 0.0, 0

@@ -14,7 +14,7 @@ import pytest
 
 import fastconv
 from fastconv import optimizers
-from fastconv.callbacks import Callback, CSVLogger, Progress
+from fastconv.callbacks import Callback, CSVLogger, LambdaCallback, Progress
 from fastconv.errors import ModelError, ShapeError
 from fastconv.layers import (
     BatchNormalization,
@@ -354,6 +354,11 @@ def test_callbacks_see_the_validation_and_are_closed() -> None:
     spy.seen.clear()
     model.evaluate(X, Y, 30, callbacks=[spy])
     assert spy.seen == [*tests, "closed"]
+    count = LambdaCallback(on_predict_batch_end=lambda batch, logs: spy.seen.append(f"predict {batch}"))
+    spy.seen.clear()
+    model.predict(X, 30, callbacks=[spy, count])
+    model.predict(iter([X, X, X]), steps=2, callbacks=count)
+    assert spy.seen == ["predict 0", "predict 1", "closed", "predict 0", "predict 1"]
     spies = [Spy(fail=True), Spy()]
     with pytest.raises(KeyboardInterrupt):
         model.fit(X, Y, epochs=2, verbose=0, callbacks=spies)
