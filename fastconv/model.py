@@ -286,7 +286,8 @@ class Model:
         hidden: their units, with relu and then a Dropout of `dropout`; then `classes` units under `activation`. Feature
         maps are flattened: `without_top(pooling="avg")` averages them. Images go in channels-last, as among all layers.
         The network's layers are frozen unless trainable: `model.layers[-n:]` are the last ones. A batch normalisation
-        that an exporter has folded into a convolution stays a part of that convolution's weights.
+        that an exporter has folded into a convolution stays a part of that convolution's weights. A batch that the file
+        fixes is open, unless one of its nodes needs it.
         """
         from .models.heads import with_head
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,24 @@ def test_what_is_frozen_stays(network: Path, photos: Path) -> None:
         assert set(found) == set(base) and len(base) == 5
         changed = {path for path, a in found.items() if not np.array_equal(a, base[path])}
         assert changed == ({"w"} if moved else set())
+
+
+def test_a_file_with_a_fixed_batch(photos: Path) -> None:
+    """As torch exports by default: its nodes can do any batch, unless they say otherwise."""
+    from onnx import helper, numpy_helper
+
+    fixed = small_model(shape=(1, 3, 32, 32))
+    want = tune(fastconv.load(small_model()), photos, (2, 1))
+    assert same(want, tune(fastconv.load(fixed), photos, (2, 1)))
+    taught = pickle.loads(pickle.dumps(fastconv.load(fixed).without_top(pooling="avg").add_head(3)))
+    assert taught.predict(np.zeros((5, 32, 32, 3))).shape == (5, 3)
+    (flatten,) = (n for n in fixed.graph.node if n.op_type == "Flatten")
+    flatten.CopyFrom(helper.make_node("Reshape", ["g", "one"], ["f"], "flatten"))
+    fixed.graph.initializer.append(numpy_helper.from_array(np.array([1, 8]), "one"))
+    stuck = fastconv.load(fixed).as_layers()
+    assert stuck.predict(np.zeros((1, 32, 32, 3))).shape == (1, 12)
+    with pytest.raises(ValueError, match=r"dimension 0: expected 1 of"):
+        stuck.predict(np.zeros((5, 32, 32, 3)))
 
 
 class Interrupt:
