@@ -20,7 +20,7 @@ from fastconv.grad import Tape, gradients
 from fastconv.graph import Array, Graph, Shape, Value
 from fastconv.isa import resolve_isa
 from fastconv.layers.base import Feed, Layer, Scope, draw
-from fastconv.layers.variable import Variable, touch
+from fastconv.layers.variable import Variable, last_change, touch
 from fastconv.losses import Loss
 from fastconv.model import thread_count
 from fastconv.optimizers import Optimizer
@@ -43,7 +43,7 @@ def all_layers(layer: Layer) -> Iterator[Layer]:
 
 def moving_statistics(model: Model) -> list[Variable]:
     """What batch normalisations that are trainable move while they train."""
-    found = [v for la in all_layers(model) if la.trainable for v in la.variables if v.statistic]
+    found = [v for la in all_layers(model) if la.trainable for v in la.variables if v.name.startswith("moving_")]
     return list(dict.fromkeys(found))
 
 
@@ -81,12 +81,15 @@ class Trainer:
         self.threads = thread_count(model.threads)
         self.executor = _core.Executor(self.threads)
         self.steps: dict[object, Step] = {}
+        self._frozen: object = None  # what the steps hold as constants
+        self._looked = -1  # the last change of any Variable when that was compared
 
     def step(self, x: Sequence[FloatArray], target: Array, weight: Array, seed: int) -> tuple[float, FloatArray]:
         """Learn from one batch: (its loss before the step, the model's outputs for it, valid until the next step).
 
         weight: what each sample counts. Raises ModelError where memory is short.
         """
+        self._follow()
         key = (tuple(a.shape for a in x), target.shape)
         step = self.steps.get(key)
         if step is None:
@@ -106,8 +109,21 @@ class Trainer:
         finally:  # also where a Ctrl-C comes as the step ends: what it wrote must not stand as unchanged
             touch(self.trained)
             touch(self.moving)
+        self._looked = last_change()
         optimizer.iterations += 1
         return float(step.loss[0]), step.y
+
+    def _follow(self) -> None:
+        """Steps have frozen weights packed in them: where those were set anew since, the steps are compiled anew."""
+        if self._looked == last_change():
+            return
+        moved = {*self.trained, *self.moving}
+        frozen = [(v.serial, v.version) for v in self.model.weights if v not in moved]
+        if self._frozen not in (None, frozen):
+            self.steps.clear()
+            packed, self.cache = self.cache.packed, WeightCache()
+            self.cache.before = packed
+        self._frozen = frozen
 
     # -- compiling ----------------------------------------------------------------------------------------------
     def compiled(self, shapes: Sequence[Shape], target_shape: Shape) -> Step:
