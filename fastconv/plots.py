@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.errors import FastconvError
+from fastconv.paths import replacing
 
 BLUE, ORANGE, GREY = "#2563eb", "#ea580c", "#94a3b8"
 _LONGEST = 18  # characters of a class name
@@ -29,12 +30,8 @@ def _figure(width: float, height: float) -> Any:
 
 def _save(figure: Any, path: str | os.PathLike[str]) -> Path:
     target = Path(path)
-    partial = target.with_name(f".{target.name}.part")
-    try:
+    with replacing(target) as partial:
         figure.savefig(partial, dpi=110, format=target.suffix[1:] or "png")
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
     return target
 
 

@@ -17,9 +17,11 @@ from .compiler import Compiled, OpInfo, WeightCache, compile_graph
 from .errors import DeviceError, ModelError, ShapeError
 from .forks import hold_at_fork
 from .graph import Graph, Shape
+from .inputs import TensorInfo
 from .isa import resolve_isa
-from .model import Model, TensorInfo, thread_count
+from .model import Model, thread_count
 from .onnx.reader import InputInfo, OutputInfo
+from .paths import target_path
 from .selection import DEFAULT_WINOGRAD
 from .source import Source
 from .target import CPU
@@ -50,6 +52,16 @@ def is_plan(model: Any) -> bool:
         return names_plan(model)
 
 
+def plan_file(given: str | bytes) -> _core.PlanFile:
+    """A saved plan, a path or bytes, with its head checked. Raises ModelError where it is broken, OSError."""
+    if isinstance(given, str) and os.path.exists(given) and not os.path.isfile(given):
+        raise ModelError(f"{given}: is no regular file")  # opening a pipe would wait for somebody to write
+    try:
+        return _core.PlanFile(given)
+    except ValueError as error:
+        raise ModelError(f"{given if isinstance(given, str) else 'plan'}: {error}") from None
+
+
 def parse_levels(names: Sequence[str]) -> list[str]:
     """Known names of instruction sets, each once. Raises DeviceError for another one."""
     for name in names:
@@ -75,6 +87,7 @@ def save_plan(
 
     Raises ModelError and UnsupportedOpError as compiling does, DeviceError for an unknown instruction set, OSError.
     """
+    target_path(path)
     feed = {i.name: tuple(s) for i, s in zip(source.inputs, shapes, strict=True)}
     variants = []
     for level in parse_levels(isa):
@@ -141,13 +154,14 @@ class SavedModel(Model):
         if precision not in ("fp32", "strict"):
             raise DeviceError(f"precision={precision!r}: what a saved plan computes in was chosen when it was made")
         self.device, self.precision, self._target = device, precision, CPU
+        self.winograd, self.tuning, self.metadata = DEFAULT_WINOGRAD, None, {}
         self.threads, self._threads_arg = thread_count(threads), threads
         raw = isinstance(source, (bytes, bytearray, memoryview))
         self._given: str | bytes = bytes(source) if raw else os.fspath(source)  # type: ignore[arg-type]
         where = "plan" if isinstance(self._given, bytes) else self._given
         wanted = resolve_isa(_isa) if _isa is not None or os.environ.get("FASTCONV_ISA") else None
+        file = plan_file(self._given)
         try:
-            file = _core.PlanFile(self._given)
             plan = file.read(wanted, verify=verify)
         except ValueError as error:
             raise ModelError(f"{where}: {error}") from None
@@ -186,6 +200,11 @@ class SavedModel(Model):
         self._converted = [(i, o.dtype) for i, o in enumerate(self.outputs) if o.dtype != "float32"]
 
     @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The labels that were stored in the plan, None where there are none."""
+        return self.labels or None
+
+    @property
     def arena_bytes(self) -> int:
         """Of the activations of one run."""
         return next(iter(self._plans.values())).arena_bytes
@@ -206,8 +225,8 @@ class SavedModel(Model):
         raise ModelError(f"saved plan {self.name!r}: tune the model that it was made of, then compile that")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self._given, self._threads_arg, self.device)
+        return _rebuild, (self._given, self._threads_arg, self.precision)
 
 
-def _rebuild(source: str | bytes, threads: int | None, device: str) -> SavedModel:
-    return SavedModel(source, threads=threads, device=device)
+def _rebuild(source: str | bytes, threads: int | None, precision: str) -> SavedModel:
+    return SavedModel(source, threads=threads, precision=precision)

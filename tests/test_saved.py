@@ -75,6 +75,25 @@ def test_what_a_plan_cannot(plan: Path) -> None:
         fastconv.load(plan, threads=0)
 
 
+def test_a_plan_has_all_that_a_model_has(plan: Path) -> None:
+    """Each property of a model says what it is, or that a plan has no such thing."""
+    model, saved = fastconv.load(network()), fastconv.load(plan)
+    names = {n for n in (*dir(fastconv.Model), *vars(model)) if not n.startswith("_")}
+    assert len(names) > 20
+    refused = set()
+    for name in names:
+        try:
+            getattr(saved, name)
+        except fastconv.ModelError:
+            refused.add(name)
+    assert refused == {"graph", "layers"}
+    copy = pickle.loads(pickle.dumps(fastconv.load(plan, precision="strict")))
+    assert copy.precision == "strict"
+    for wrong in ({"tuning": "t.json"}, {"winograd": 6}):
+        with pytest.raises(fastconv.ModelError, match="a saved plan keeps the algorithms"):
+            fastconv.load(plan, **wrong)  # type: ignore[arg-type]
+
+
 def test_wrong_level(tmp_path: Path) -> None:
     path = tmp_path / "arm.fcplan"
     fastconv.load(network()).save(path, shape=(1, 3, 20, 18), isa=["neon"])
@@ -120,6 +139,21 @@ def test_layers_save_too(tmp_path: Path) -> None:
     saved = fastconv.load(tmp_path / "lenet.fcplan", threads=1)
     x = np.random.default_rng(1).random(saved.inputs[0].shape, np.float32)  # type: ignore[arg-type]
     np.testing.assert_allclose(saved(x), net.predict(x), rtol=1e-5, atol=1e-6)
+    assert saved.class_names is None
+
+
+def test_class_names_go_along(tmp_path: Path, call: Any) -> None:  # noqa: F811
+    from fastconv.applications.lenet import LeNet5
+    from fastconv.data import names_to_metadata
+
+    net, names = LeNet5(weights=None), tuple(f"kind {i}" for i in range(10))
+    net.metadata = names_to_metadata(names)
+    net.save(tmp_path / "net.onnx")
+    net.save(tmp_path / "a.fcplan")
+    fastconv.load(tmp_path / "net.onnx").save(tmp_path / "b.fcplan")
+    assert call("compile", tmp_path / "net.onnx", "-o", tmp_path / "c.fcplan").code == 0
+    for name in ("net.onnx", "a.fcplan", "b.fcplan", "c.fcplan"):
+        assert fastconv.load(tmp_path / name).class_names == names
 
 
 # -- the format ---------------------------------------------------------------------------------------------------
@@ -297,7 +331,7 @@ def test_compile_and_info(tmp_path: Path, call: Any) -> None:  # noqa: F811
     facts = call("info", target, "--json").json
     assert [v["isa"] for v in facts["variants"]] == ["scalar", "neon"] and facts["labels"] == CLASSES
     assert call("info", target, "--kernels").out.startswith("conv2d;copy;")
-    assert call("bench", target, "--runs", "2").code == call("inspect", target).code == 0
+    one_line(call("tune", target, "-o", tmp_path / "t.json"), "a saved plan keeps the algorithms")
     one_line(call("compile", tmp_path / "net.onnx", "-o", tmp_path / "x.bin"), ".fcplan")
     one_line(call("compile", target, "-o", tmp_path / "x.fcplan"), "saved plan already")
     one_line(call("compile", tmp_path / "net.onnx", "-o", tmp_path / "x.fcplan", "--isa", "sse"), "sse", "neon")
@@ -306,6 +340,18 @@ def test_compile_and_info(tmp_path: Path, call: Any) -> None:  # noqa: F811
     one_line(call("info", target), "broken plan")
     target.write_bytes(network())
     one_line(call("info", target, "--kernels"), "no plan file")
+
+
+def test_commands_take_plans(tmp_path: Path, call: Any) -> None:  # noqa: F811
+    from PIL import Image
+
+    Image.new("RGB", (20, 18), "red").save(tmp_path / "red.png")
+    target = tmp_path / "net.fcplan"
+    fastconv.load(network()).save(target, shape=(1, 3, 20, 18), labels=[f"kind {i}" for i in range(CLASSES)])
+    for command in (("bench", target, "--runs", 2), ("inspect", target), ("profile", target, "--runs", 2)):
+        assert call(*command).code == 0
+    done = call("predict", tmp_path / "red.png", "-m", target, "--top", 1)
+    assert done.code == 0 and "%  kind " in done.out, done.err
 
 
 def golden() -> None:
