@@ -106,7 +106,7 @@ def cache_features(
             changed = images if augment is None else augment(images, number * views + view)
             out = np.asarray(network(changed), np.float32)
             if kept is None:
-                kept = _space((views, samples, *out.shape[1:]), memory, folder)
+                kept = space((views, samples, *out.shape[1:]), memory, folder)
             kept[view, done : done + len(out)] = out
         done += len(images)
         if y is not None:
@@ -120,7 +120,8 @@ def cache_features(
     return Features(kept, y, batch_size=batch_size, shuffle=shuffle, seed=seed)
 
 
-def _space(shape: tuple[int, ...], memory: int, folder: str | os.PathLike[str] | None) -> FloatArray:
+def space(shape: tuple[int, ...], memory: int, folder: str | os.PathLike[str] | None) -> FloatArray:
+    """Room for numbers: in memory up to `memory` bytes, else in a nameless file. Raises OSError where that is full."""
     size = 4 * int(np.prod(shape, dtype=np.int64))
     if size <= memory:
         return np.empty(shape, np.float32)
