@@ -12,20 +12,50 @@ import fastconv
 from bench.export import build, export
 from fastconv.losses import SparseCategoricalCrossentropy
 from fastconv.models import Model
+from tests.training import kinks
 
 Arrays = dict[str, np.ndarray]
 
 
-def pair(name: str, folder: Path) -> tuple[Any, Model]:
-    """A torch network of bench/export.py in eval mode, and the same from an ONNX file, as layers.
+def build_net(name: str, train: bool = False, size: int | None = 64) -> tuple[Any, tuple[int, ...]]:
+    """A torch network of bench/export.py, its batch norms in this mode, and (C, H, W) of its images."""
+    net, image = build(name, size=None if name == "lenet5" else size)
+    norms_train(net, train)
+    return net, image
 
-    Images are small, so that few numbers lie within rounding errors of a kink of ReLU or a tie of a maximum: each that
-    falls on the other side of it changes gradients by about 1 / sqrt(pixels), 1e-3 to 1e-2, in torch's float32 too.
+
+def settled(name: str, n: int, train: bool, candidates: int = 24) -> tuple[Any, np.ndarray]:
+    """A network and images [N, H, W, C] that keep away from its kinks, by torch alone (see kinks.py).
+
+    Biases move all ReLUs' inputs away from kinks; of `candidates` batches the one whose windows of maxima are the most
+    decided is taken.
     """
-    net, image = build(name, size=None if name == "lenet5" else 64)
-    path = folder / f"{name}.onnx"
-    export(net, image, path, exporter="classic", dynamic=True, keep_bn=True)
-    return net, fastconv.load(path).as_layers()
+    import torch
+
+    best: tuple[float, Any, Any] = (-1.0, None, None)
+    first, image = build_net(name, train)
+    for seed in range(candidates):
+        x = torch.from_numpy(np.random.default_rng(seed).standard_normal((n, *image)).astype(np.float32))
+        net = copy.deepcopy(first)
+        kinks.settle(net, x)
+        best = max(best, (kinks.clearance(net, x), net, x), key=lambda found: found[0])
+    print(f"\n{name}: the number nearest to a kink is {best[0]:.1f} rounding errors away from it")
+    return best[1], np.ascontiguousarray(best[2].numpy().transpose(0, 2, 3, 1))
+
+
+def as_layers(net: Any, image: tuple[int, ...], path: Path, train: bool) -> Model:
+    """The network as layers, from an ONNX file; frozen batch norms where they do not train."""
+    import torch
+
+    modes = {module: module.training for module in net.modules()}
+    export(net.eval(), image, path, exporter="classic", dynamic=True, keep_bn=True)
+    for module, mode in modes.items():
+        module.training = mode
+    assert isinstance(net, torch.nn.Module)
+    model = fastconv.load(path).as_layers()
+    if not train:
+        freeze_norms(model)
+    return model
 
 
 def batch(model: Model, n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -59,12 +89,16 @@ def torch_loss(net: Any, x: np.ndarray, y: np.ndarray) -> Any:
     return torch.nn.functional.cross_entropy(net(images), torch.from_numpy(y))
 
 
-def torch_gradients(net: Any, x: np.ndarray, y: np.ndarray, double: bool) -> tuple[float, Arrays]:
+def torch_gradients(
+    net: Any, x: np.ndarray, y: np.ndarray, double: bool, pieces: list[Any] | None = None
+) -> tuple[float, Arrays]:
+    """pieces: of the kinks, in order, those to take; None: those that the numbers say."""
     net = copy.deepcopy(net)
     net = net.double() if double else net.float()
-    loss = torch_loss(net, x, y)
+    with kinks.Watch(pieces):
+        loss = torch_loss(net, x, y)
     loss.backward()
-    return float(loss), {n: p.grad.numpy().astype(np.float64) for n, p in net.named_parameters()}
+    return float(loss.detach()), {n: p.grad.numpy().astype(np.float64) for n, p in net.named_parameters()}
 
 
 def our_gradients(model: Model, x: np.ndarray, y: np.ndarray) -> tuple[float, Arrays]:
@@ -72,6 +106,22 @@ def our_gradients(model: Model, x: np.ndarray, y: np.ndarray) -> tuple[float, Ar
     model.compile("sgd", SparseCategoricalCrossentropy(from_logits=True))
     loss, found = model.trainer().gradients([x], y.astype(np.float32))
     return loss, {v.path: g for v, g in found.items()}
+
+
+def our_kinks(model: Model, x: np.ndarray, y: np.ndarray) -> tuple[float, Arrays, list[np.ndarray]]:
+    """As our_gradients, and all ReLUs' outputs and maxima's inputs, N C H W, in order; one plan computes them."""
+    model.compile("sgd", SparseCategoricalCrossentropy(from_logits=True))
+    trainer = model.trainer()
+    graph, scope, found = trainer._differentiated([x.shape], y.shape)
+    nodes = [n for n in graph.nodes if n.op in ("Relu", "Clip", "MaxPool")]
+    wanted = [*(g for *_, g in found), *(n.input(0) if n.op == "MaxPool" else n.output for n in nodes)]
+    graph.outputs = [graph.outputs[0], *(graph.add("Copy", [v], v.shape) for v in wanted)]
+    compiled = trainer.compile(graph, {value.name: variable for value, variable in scope.states.items()})
+    outputs = [np.empty(shape, np.float32) for _, shape in compiled.outputs]
+    share = np.full(len(y), 1 / len(y), np.float32)
+    trainer.executor.run(compiled.plan, [x, y.astype(np.float32), share, *outputs])
+    loss, gradients, seen = outputs[0], outputs[1 : len(found) + 1], outputs[len(found) + 1 :]
+    return float(loss[0]), {v.path: g for (v, *_), g in zip(found, gradients, strict=True)}, seen
 
 
 def errors(got: Arrays, want: Arrays) -> dict[str, float]:
