@@ -65,6 +65,15 @@ def batch(model: Model, n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return rng.standard_normal((n, *shape)).astype(np.float32), rng.integers(0, model.output_shape[-1], n)
 
 
+def decided_batch(net: Any, model: Model, n: int, seeds: range) -> tuple[np.ndarray, np.ndarray]:
+    """The batch of which the numbers keep away most from kinks, by torch alone."""
+    import torch
+
+    made = [batch(model, n, seed) for seed in seeds]
+    images = [torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2))) for x, _ in made]
+    return made[int(np.argmax([kinks.clearance(net, x) for x in images]))]
+
+
 def freeze_norms(model: Model) -> None:
     for layer in model.layers:
         if getattr(layer, "op", type(layer).__name__) == "BatchNormalization":
@@ -101,27 +110,37 @@ def torch_gradients(
     return float(loss.detach()), {n: p.grad.numpy().astype(np.float64) for n, p in net.named_parameters()}
 
 
+def compile_for_gradients(model: Model) -> None:
+    model.compile("sgd", SparseCategoricalCrossentropy(from_logits=True))
+
+
 def our_gradients(model: Model, x: np.ndarray, y: np.ndarray) -> tuple[float, Arrays]:
     """By the names in the file, which are torch's."""
-    model.compile("sgd", SparseCategoricalCrossentropy(from_logits=True))
     loss, found = model.trainer().gradients([x], y.astype(np.float32))
     return loss, {v.path: g for v, g in found.items()}
 
 
-def our_kinks(model: Model, x: np.ndarray, y: np.ndarray) -> tuple[float, Arrays, list[np.ndarray]]:
-    """As our_gradients, and all ReLUs' outputs and maxima's inputs, N C H W, in order; one plan computes them."""
-    model.compile("sgd", SparseCategoricalCrossentropy(from_logits=True))
-    trainer = model.trainer()
-    graph, scope, found = trainer._differentiated([x.shape], y.shape)
-    nodes = [n for n in graph.nodes if n.op in ("Relu", "Clip", "MaxPool")]
-    wanted = [*(g for *_, g in found), *(n.input(0) if n.op == "MaxPool" else n.output for n in nodes)]
-    graph.outputs = [graph.outputs[0], *(graph.add("Copy", [v], v.shape) for v in wanted)]
-    compiled = trainer.compile(graph, {value.name: variable for value, variable in scope.states.items()})
-    outputs = [np.empty(shape, np.float32) for _, shape in compiled.outputs]
-    share = np.full(len(y), 1 / len(y), np.float32)
-    trainer.executor.run(compiled.plan, [x, y.astype(np.float32), share, *outputs])
-    loss, gradients, seen = outputs[0], outputs[1 : len(found) + 1], outputs[len(found) + 1 :]
-    return float(loss[0]), {v.path: g for (v, *_), g in zip(found, gradients, strict=True)}, seen
+class OurKinks:
+    """As our_gradients, and all ReLUs' outputs and maxima's inputs, N C H W, in order; one plan computes them all."""
+
+    def __init__(self, model: Model, n: int) -> None:
+        self.trainer = trainer = model.trainer()
+        graph, scope, found = trainer._differentiated([(n, *model.inputs[0].shape[1:])], (n,))
+        nodes = [node for node in graph.nodes if node.op in ("Relu", "Clip", "MaxPool")]
+        kinks = [node.input(0) if node.op == "MaxPool" else node.output for node in nodes]
+        graph.outputs = [
+            graph.outputs[0],
+            *(graph.add("Copy", [v], v.shape) for v in [*(g for *_, g in found), *kinks]),
+        ]
+        self.compiled = trainer.compile(graph, {value.name: variable for value, variable in scope.states.items()})
+        self.names = [variable.path for variable, *_ in found]
+
+    def __call__(self, x: np.ndarray, y: np.ndarray) -> tuple[float, Arrays, list[np.ndarray]]:
+        outputs = [np.empty(shape, np.float32) for _, shape in self.compiled.outputs]
+        share = np.full(len(y), 1 / len(y), np.float32)
+        self.trainer.executor.run(self.compiled.plan, [x, y.astype(np.float32), share, *outputs])
+        loss, gradients, seen = outputs[0], outputs[1 : len(self.names) + 1], outputs[len(self.names) + 1 :]
+        return float(loss[0]), dict(zip(self.names, gradients, strict=True)), seen
 
 
 def errors(got: Arrays, want: Arrays) -> dict[str, float]:
