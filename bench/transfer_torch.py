@@ -5,8 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from efficientnet_lite0 import EPSILON, STAGES, same_pads
 from torch import nn
+
+from fastconv.applications.efficientnet import STAGES
+
+EPSILON = 1e-3  # of every batch normalisation
+
+
+def same_pads(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """TensorFlow's SAME padding of one axis: (before, after)."""
+    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
 
 
 class SameConv(nn.Conv2d):
