@@ -114,7 +114,7 @@ def cache_features(
         if progress is not None:
             progress(done, samples)
     if kept is None:
-        raise ShapeError("cache_features: there are no images")
+        raise ShapeError("cache_features: there are no images, or none that can be read")
     kept = kept[:, :done]  # without the files that turned out to be broken
     y = np.concatenate(labels) if labels else None
     return Features(kept, y, batch_size=batch_size, shuffle=shuffle, seed=seed)
