@@ -136,6 +136,24 @@ inline Span covering(int64_t h, int64_t pad, int64_t stride, int64_t reach, int6
   return {low <= 0 ? 0 : (low + stride - 1) / stride, min_i(outputs, at / stride + 1)};
 }
 
+// The same for dense pixels of less than a vector: whole vectors are stored, what they write too much is written again
+// by the next pixel, and only the image's last pixels take masks, which cost six cycles each on Zen 5.
+void avg_tiled_narrow(const Pool2dBackward& d, const float* g, float* dx, int64_t channels) {
+  const Vec share = set1(1.0f / (float)(d.R * d.S));
+  const int64_t C = channels, row = d.W * C, rest = d.W - d.Q * d.S;
+  const float* last = dx + d.H * row - Vec::N;  // a whole vector may begin here
+  for (int64_t h = 0; h < d.P * d.R; h++) {
+    const float* from = g + h / d.R * d.Q * d.g_ld;
+    float* to = dx + h * row;
+    for (int64_t q = 0; q < d.Q; q++) {
+      const Vec part = mul(share, load_n(from + q * d.g_ld, (int)C));
+      for (int64_t s = 0; s < d.S; s++, to += C) put(to, part, to <= last ? Vec::N : (int)C);
+    }
+    clear(to, rest, C, C);
+  }
+  clear(dx + d.P * d.R * row, (d.H - d.P * d.R) * d.W, C, C);
+}
+
 // Windows that touch and lie inside: each spreads its share, nothing is read twice.
 void avg_tiled(const Pool2dBackward& d, const float* g, float* dx, int64_t channels) {
   const Vec share = set1(1.0f / (float)(d.R * d.S));
@@ -203,7 +221,8 @@ void avg_pool2d_backward(const Pool2dBackward& d, const Buffers& b, int64_t begi
   const int64_t blocks = (d.C + BLOCK - 1) / BLOCK, items = d.N * blocks, last = chunk_begin(items, d.chunks, end);
   for (int64_t i = chunk_begin(items, d.chunks, begin); i < last; i++) {
     const int64_t n = i / blocks, c = i % blocks * BLOCK;
-    (tiled ? avg_tiled : avg_image)(d, b.in[0] + n * d.P * d.Q * d.g_ld + c, b.out + n * d.H * d.W * d.dx_ld + c, min_i(BLOCK, d.C - c));
+    const bool narrow = d.C < Vec::N && d.dx_ld == d.C;
+    (!tiled ? avg_image : narrow ? avg_tiled_narrow : avg_tiled)(d, b.in[0] + n * d.P * d.Q * d.g_ld + c, b.out + n * d.H * d.W * d.dx_ld + c, min_i(BLOCK, d.C - c));
   }
 }
 
