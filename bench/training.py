@@ -36,7 +36,7 @@ class Case:
     image: tuple[int, int, int]  # H W C
     classes: int
     optimizer: str = "sgd"
-    steps: int = 1  # in a row, in each turn: what is short would else be timed beside the other engine's spinning threads
+    steps: int = 1  # in a row, in each turn: else short ones run beside the other engine's spinning threads
 
 
 CASES = {
@@ -221,7 +221,8 @@ def measure(name: str, threads: int, runs: int, memory: bool) -> dict[str, Any]:
     us, them = samples["fastconv"], samples["torch"]
     row = {
         "case": name, "title": CASES[name].title, "batch": CASES[name].batch, "threads": threads, "error": error,
-        "fastconv_ms": us.median_ms / steps, "torch_ms": them.median_ms / steps, "ratio": us.ratio(them), "target": TARGETS[name],
+        "fastconv_ms": us.median_ms / steps, "torch_ms": them.median_ms / steps,
+        "ratio": us.ratio(them), "target": TARGETS[name],
     }  # fmt: skip
     if memory:
         row |= {f"{engine}_mb": peak(name, engine, threads) for engine in ("ours", "theirs")}

@@ -1,5 +1,5 @@
-// Where a convolution takes vectors of images instead of vectors of output channels (cpu/conv2d_images.cpp), forward and
-// for its weights' gradient: a pure function of shape and instruction set.
+// Where a convolution takes vectors of images instead of vectors of output channels (cpu/conv2d_images.cpp), forward
+// and for its weights' gradient: a pure function of shape and instruction set.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -17,8 +17,8 @@ struct ImageBands {
 template <class D>
 double image_bytes(const D& d, int64_t rows, int64_t out_rows, Isa isa) {
   const double reach = ((double)rows - 1) * (double)d.stride_h + ((double)d.R - 1) * (double)d.dilation_h + 1;
-  const double columns = std::max((double)d.pad_l + (double)d.W,
-                                  ((double)d.Q - 1) * (double)d.stride_w + ((double)d.S - 1) * (double)d.dilation_w + 1);
+  const double columns = std::max((double)d.pad_l + (double)d.W, ((double)d.Q - 1) * (double)d.stride_w +
+                                                                     ((double)d.S - 1) * (double)d.dilation_w + 1);
   return 4.0 * geometry(isa).vector_length * (reach * columns * (double)d.C + (double)(out_rows * d.Q * d.K));
 }
 

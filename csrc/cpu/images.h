@@ -8,8 +8,8 @@ namespace fastconv {
 namespace FASTCONV_ISA {
 namespace {
 
-constexpr int IMAGE_PIXELS = 4;                             // of a tile
-constexpr int IMAGE_CHANNELS = REGISTERS >= 32 ? 6 : 3;     // 24 or 12 accumulators
+constexpr int IMAGE_PIXELS = 4;                          // of a tile
+constexpr int IMAGE_CHANNELS = REGISTERS >= 32 ? 6 : 3;  // 24 or 12 accumulators
 
 // Images [first, first + count) of a batch, at most Vec::N.
 struct Images {

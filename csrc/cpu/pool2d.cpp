@@ -83,8 +83,8 @@ inline void small_window(const F& f, const float* x, int64_t row, int64_t column
     store(y, f.last(total));
 }
 
-// `count` neighbouring output pixels whose R x S windows lie inside the image. Of dense pixels of less than a vector the
-// next one writes again what the last one wrote too much: masked stores cost six cycles each on Zen 5.
+// `count` neighbouring output pixels whose R x S windows lie inside the image. Of dense pixels of less than a vector
+// the next one writes again what the last one wrote too much: masked stores cost six cycles each on Zen 5.
 template <int R, int S, class F>
 void small_windows(const F& f, const float* x, int64_t row, int64_t column, int64_t step, float* y, int64_t y_ld,
                    int64_t C, int64_t count) {

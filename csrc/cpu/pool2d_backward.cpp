@@ -169,8 +169,7 @@ void avg_tiled(const Pool2dBackward& d, const float* g, float* dx, int64_t chann
           for (int64_t s = 0; s < d.S; s++) put(rows + (r * d.W + q * d.S + s) * d.dx_ld + c, part, n);
       }
     }
-    for (int64_t r = 0; rest && r < d.R; r++)
-      clear(rows + (r * d.W + d.Q * d.S) * d.dx_ld, rest, d.dx_ld, channels);
+    for (int64_t r = 0; rest && r < d.R; r++) clear(rows + (r * d.W + d.Q * d.S) * d.dx_ld, rest, d.dx_ld, channels);
   }
   clear(dx + d.P * d.R * d.W * d.dx_ld, (d.H - d.P * d.R) * d.W, d.dx_ld, channels);
 }
@@ -222,7 +221,10 @@ void avg_pool2d_backward(const Pool2dBackward& d, const Buffers& b, int64_t begi
   for (int64_t i = chunk_begin(items, d.chunks, begin); i < last; i++) {
     const int64_t n = i / blocks, c = i % blocks * BLOCK;
     const bool narrow = d.C < Vec::N && d.dx_ld == d.C;
-    (!tiled ? avg_image : narrow ? avg_tiled_narrow : avg_tiled)(d, b.in[0] + n * d.P * d.Q * d.g_ld + c, b.out + n * d.H * d.W * d.dx_ld + c, min_i(BLOCK, d.C - c));
+    (!tiled   ? avg_image
+     : narrow ? avg_tiled_narrow
+              : avg_tiled)(d, b.in[0] + n * d.P * d.Q * d.g_ld + c, b.out + n * d.H * d.W * d.dx_ld + c,
+                           min_i(BLOCK, d.C - c));
   }
 }
 
