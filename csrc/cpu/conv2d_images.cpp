@@ -1,4 +1,4 @@
-// conv2d for few output channels and many images (images_pay in conv_checks.cpp): lanes are images, so that no lane is
+// conv2d for few output channels and many images (images_pay in images_checks.h): lanes are images, so that no lane is
 // idle whatever the channels. A tile keeps IMAGE_CHANNELS output channels of IMAGE_PIXELS neighbouring pixels in
 // registers and reads weights, packed as for conv2d.cpp, one number at a time. Sums run in the order (r, s, c), as
 // there: the results are the same.
