@@ -337,6 +337,7 @@ class FillMode:
 class ConvAlgorithm:
     __members__: typing.ClassVar[dict[str, ConvAlgorithm]]
     gemm: typing.ClassVar[ConvAlgorithm]
+    images: typing.ClassVar[ConvAlgorithm]
     implicit: typing.ClassVar[ConvAlgorithm]
     row_run: typing.ClassVar[ConvAlgorithm]
 
@@ -829,6 +830,7 @@ class Conv2dBackwardWeight:
     dw_tap: int
     g_ld: int
     groups: int
+    images: int
     pad_l: int
     pad_t: int
     parts: int

@@ -160,6 +160,7 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
 }  // namespace
 
 void conv2d(const Conv2d& d, const Buffers& b, int64_t begin, int64_t end) {
+  if (d.algorithm == ConvAlgorithm::images) return conv2d_images(d, b, begin, end);
   const int64_t Cg = d.C / d.groups, M = d.N * d.P * d.Q;
   const Panels panels(d.K / d.groups, MAX_NV);
   // scratch: zeros, sums, pointers, taps; sized by scratch_bytes(Conv2d&)
