@@ -89,6 +89,7 @@ __all__: list[str] = [
     "panels",
     "plan_checksum",
     "prepare",
+    "row_run_group",
     "run_kernel",
     "usable_cpus",
     "vector_length",
@@ -1690,6 +1691,9 @@ def prepare(desc: Optimizer, isa: Isa, op: Op | None = None) -> None: ...
 def prepare(desc: MovingAverage, isa: Isa, op: Op | None = None) -> None: ...
 @typing.overload
 def prepare(desc: SquaredNorm, isa: Isa, op: Op | None = None) -> None: ...
+def row_run_group(shape: ConvShape, isa: Isa) -> int:
+    """How many neighbouring outputs of row_run make one vector."""
+
 def run_kernel(
     isa: Isa,
     desc: typing.Any,
