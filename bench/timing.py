@@ -82,7 +82,8 @@ def interleave(
     until there were `max_runs`.
 
     Each makes `warmup` untimed calls first. In each turn a callable sleeps `pause` seconds and makes `settle` untimed
-    calls before its timed one. ValueError for no runs.
+    calls before its timed one, more of them until they took `pause` seconds as well: some schedulers wake all threads
+    on one CPU after a pause and take ten milliseconds to spread them. ValueError for no runs.
     """
     if runs < 1:
         raise ValueError(f"runs must be at least 1, not {runs}")
@@ -99,7 +100,10 @@ def interleave(
         for name, call in calls.items():
             if pause:
                 time.sleep(pause)
+            settled = clock() + pause * 1e9
             for _ in range(settle):
+                call()
+            while clock() < settled:
                 call()
             start = clock()
             call()

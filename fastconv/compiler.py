@@ -19,6 +19,7 @@ from .packing_states import pack_at_run_time, turned_weight
 from .passes import optimize, plan_memory
 from .prepare import prepare
 from .selection import DEFAULT_WINOGRAD, Choice, Selection
+from .stems import spread
 from .target import CPU, Target
 from .views import View, reach, round_up, row_strides
 
@@ -231,7 +232,8 @@ class Compiler:
         number: int = self.plan.weight(packed, first)
         return number
 
-    def packed(self, node: Node, choice: Choice) -> int:
+    def packed(self, node: Node, choice: Choice, group: int = 1) -> int:
+        """The tensor of a convolution's packed weights; group: see stems.py."""
         if not node.input(1).is_const:
             return pack_at_run_time(self, node, choice)
         groups, packer, how = node.attrs["group"], self.packer, self._packing(node, choice)
@@ -240,7 +242,13 @@ class Compiler:
             return self.pack_constant(node, how, packer.depthwise, source)
         if choice.algorithm == "winograd":
             return self.pack_constant(node, how, lambda w, s: packer.winograd(w, s, choice.m), source)
-        unit = self._channel_unit(choice)
+        unit, stride = self._channel_unit(choice), node.attrs["strides"][1]
+        if group > 1:
+
+            def pack_group(w: Weight, s: Array | None) -> Any:
+                return packer.conv2d(spread(w, group, stride), None if s is None else np.tile(s, group), groups)
+
+            return self.pack_constant(node, (*how, group, stride), pack_group, source)
         return self.pack_constant(node, how, lambda w, s: packer.conv2d(_pad_channels(w, unit), s, groups), source)
 
     def _channel_unit(self, choice: Choice) -> int:

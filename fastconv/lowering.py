@@ -11,12 +11,12 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import _core
+from . import _core, stems
 from .errors import UnsupportedOpError
 from .graph import Node
 from .selection import Choice, choice_name, shape_of
 from .selection import Shape as ConvShape
-from .views import View, broadcast_strides, collapse, round_up, row_strides
+from .views import View, broadcast_strides, collapse, row_strides
 
 if TYPE_CHECKING:
     from .compiler import Compiler
@@ -81,37 +81,25 @@ def conv(c: Compiler, node: Node) -> None:
     x, y = c.view(node.input(0)), c.view(node.output)
     bias, residual = node.optional(2), node.optional(3)
     res = c.view(residual) if residual is not None else None
-    w, (top, left, bottom, right) = node.input(1), shape.pads
+    w, (top, left, _, _) = node.input(1), shape.pads
     geometry = dict(
         N=N, H=H, W=W, C=C, K=K, P=P, Q=Q, R=R, S=S, stride_h=shape.strides[0], stride_w=shape.strides[1],
         dilation_h=shape.dilations[0], dilation_w=shape.dilations[1], pad_t=top, pad_l=left, x_ld=x.ld, x_row=W * x.ld,
         x_image=H * W * x.ld, y_ld=y.ld, res_ld=res.ld if res else 0, act=activation(node.attrs.get("activation")),
     )  # fmt: skip
     x_tensor, seconds, choice, algorithm = c.tensor(x), chosen.seconds, chosen.choice, chosen.choice.algorithm
+    group = 1
     if algorithm == "row_run":
-        Hp, Wp, Cp = H + top + bottom, W + left + right, round_up(C, c.target.channel_unit)
-        dims = (N, Hp, Wp, Cp)
-        padded = View("arena", None, c.workspace(node) // 4, dims, row_strides(dims))
-        if "x_perm" in node.attrs:  # straight from the planes of the model's input
-            perm = node.attrs["x_perm"]
-            source = tuple(x.strides[i] for i in perm)
-        else:
-            source = x.strides
-        pad_desc = _core.Pad(
-            rank=4, dims=dims, x_dims=(N, H, W, C), before=(0, top, left, 0), x_stride=source, y_stride=padded.strides,
-            mode=_core.PadMode.constant, value=0.0,
-        )  # fmt: skip
-        moved = 4 * (N * H * W * C + math.prod(dims))
-        border = min(seconds / 2, _core.moved_seconds(moved, c.isa))
+        x_tensor, fields, border = stems.padded(c, node, shape, x, seconds)
         seconds -= border
-        c.emit("pad", pad_desc, [x_tensor], c.tensor(padded), node, "border", 0, moved, seconds=border)
-        x_tensor = c.tensor(padded)
-        geometry.update(H=Hp, W=Wp, C=Cp, pad_t=0, pad_l=0, x_ld=Cp, x_row=Wp * Cp, x_image=Hp * Wp * Cp)
+        geometry.update(fields)
+        group = stems.group_of(c, node, shape)
+        geometry = stems.grouped(geometry, group, shape.strides[1])
     flops = 2 * N * P * Q * K * (C // shape.groups) * R * S
     moved = 4 * (N * H * W * C + w.size + node.output.size * (2 if res else 1))
     gate = node.optional(4)
-    weights = c.packed(node, choice) if gate is None else _gated(c, node, choice, c.tensor(c.view(gate)))
-    inputs = [x_tensor, weights, c.constant(bias), c.tensor(res) if res else -1]
+    weights = c.packed(node, choice, group) if gate is None else _gated(c, node, choice, c.tensor(c.view(gate)))
+    inputs = [x_tensor, weights, stems.repeated(c, bias, group), c.tensor(res) if res else -1]
     told: dict[str, Any] = {
         "seconds": seconds,
         "chosen_by": chosen.source if len(c.selection.candidates(shape, constant=w.is_const)) > 1 else "",

@@ -14,6 +14,7 @@ import numpy as np
 
 from . import _core
 from .compiler import Compiled, OpInfo, WeightCache, compile_graph
+from .data import CLASS_NAMES, names_from_metadata
 from .errors import DeviceError, ModelError, ShapeError
 from .forks import hold_at_fork
 from .graph import Graph, Shape
@@ -85,9 +86,14 @@ def save_plan(
 ) -> None:
     """Compile `source` for these input shapes and each instruction set, and write one file; options as for Selection.
 
-    Raises ModelError and UnsupportedOpError as compiling does, DeviceError for an unknown instruction set, OSError.
+    labels: class names, those in the source's metadata if not given. The metadata's other entries of one line and at
+    most 4000 bytes, such as the preset that `predict` takes, are stored too. Raises ModelError and UnsupportedOpError
+    as compiling does, DeviceError for an unknown instruction set, OSError.
     """
     target_path(path)
+    metadata: Mapping[str, str] = getattr(source, "metadata", {})
+    labels = labels or names_from_metadata(metadata) or ()
+    entries = [(k, v) for k, v in metadata.items() if k != CLASS_NAMES and _storable(k) and _storable(v or "-")]
     feed = {i.name: tuple(s) for i, s in zip(source.inputs, shapes, strict=True)}
     variants = []
     for level in parse_levels(isa):
@@ -112,7 +118,7 @@ def save_plan(
         ops = [(_text(o.name), o.op, o.algorithm, o.flops, o.bytes, list(o.shape)[:8]) for o in compiled.ops]
         variants.append((compiled.plan, inputs, outputs, ops))
     try:
-        _core.write_plan(os.fspath(path), _text(source.name), [_text(s) for s in labels], variants)
+        _core.write_plan(os.fspath(path), _text(source.name), [_text(s) for s in labels], entries, variants)
     except ValueError as error:
         raise ModelError(f"{os.fspath(path)}: {error}") from None
 
@@ -120,6 +126,10 @@ def save_plan(
 def _text(name: str) -> str:
     """Names that a plan may hold: no control characters, at most a few thousand bytes."""
     return "".join(c if c.isprintable() else "?" for c in name)[:1000]
+
+
+def _storable(text: str) -> bool:
+    return text.isprintable() and 0 < len(text.encode(errors="replace")) <= 4000
 
 
 class _NoGraph:
@@ -169,6 +179,7 @@ class SavedModel(Model):
             raise DeviceError(f"{where}: {error}") from None
         self._isa = plan.isa
         self.name, self.labels, self.weight_bytes = plan.model, tuple(plan.labels), plan.weight_bytes
+        self.metadata, self.winograd, self.tuning = plan.metadata, DEFAULT_WINOGRAD, None
         self.kernels = tuple(dict.fromkeys(o[0] for o in plan.operations))
         self._executor = _core.Executor(self.threads)
         self.inputs = tuple(TensorInfo(n, tuple(s), d) for n, d, s, _ in plan.inputs)
@@ -225,8 +236,8 @@ class SavedModel(Model):
         raise ModelError(f"saved plan {self.name!r}: tune the model that it was made of, then compile that")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self._given, self._threads_arg, self.precision)
+        return _rebuild, (self._given, self._threads_arg, self.precision, self.isa)
 
 
-def _rebuild(source: str | bytes, threads: int | None, precision: str) -> SavedModel:
-    return SavedModel(source, threads=threads, precision=precision)
+def _rebuild(source: str | bytes, threads: int | None, precision: str, isa: str) -> SavedModel:
+    return SavedModel(source, threads=threads, precision=precision, _isa=isa if isa in _core.isa_levels() else None)

@@ -46,8 +46,14 @@ class ArrayBatches:
         there = math.ceil(self.samples / self.size)
         self.steps: int | None = there if steps is None else min(steps, there)
 
+    def order(self, number: int) -> npt.NDArray[np.int64]:
+        """Which row comes when in an epoch."""
+        if not self.shuffle:
+            return np.arange(self.samples)
+        return np.random.default_rng((self.seed, number)).permutation(self.samples)
+
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        order = np.random.default_rng((self.seed, number)).permutation(self.samples) if self.shuffle else None
+        order = self.order(number) if self.shuffle else None
         for i in range(start, self.steps or 0):
             part = slice(i * self.size, min((i + 1) * self.size, self.samples))
             rows = part if order is None else order[part]

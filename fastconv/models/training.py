@@ -15,12 +15,12 @@ from fastconv import losses, metrics, optimizers
 from fastconv.callbacks import Callback, CallbackList, History, Progress
 from fastconv.callbacks.progress import measures
 from fastconv.errors import ModelError, ShapeError
-from fastconv.graph import Array
 from fastconv.layers.initializers import next_seed
 from fastconv.layers.variable import Variable
 from fastconv.layers.windows import whole
 from fastconv.model import thread_count
 from fastconv.models.batches import Batches, as_batches, class_weights, is_arrays, split_off
+from fastconv.models.kept import Keeper, Kept, KeptBatches
 from fastconv.models.trainer import Trainer, moving_statistics
 
 if TYPE_CHECKING:
@@ -93,21 +93,17 @@ class Training:
         return self._trainer
 
     # -- one batch --------------------------------------------------------------------------------------------
-    def _prepared(self, x: Any, y: Any) -> tuple[list[npt.NDArray[np.float32]], Array]:
-        """Inputs and targets of a batch as a step takes them. Raises ShapeError."""
+    def _inputs(self, x: Any) -> list[npt.NDArray[np.float32]]:
+        """The inputs of a batch as a step takes them. Raises ShapeError."""
         model = self._model
         arrays = [np.ascontiguousarray(a, np.float32) for a in model._arrays(x)]
-        if y is None:
-            raise ShapeError("the batch has no targets")
         for tensor, a in zip(model.inputs, arrays, strict=True):
             fits = len(tensor.shape) == a.ndim and all(
                 w in (None, d) for w, d in zip(tensor.shape[1:], a.shape[1:], strict=True)
             )
             if not fits or not a.size:
                 raise ShapeError(f"input {tensor.name!r}: expected shape {tensor.shape}, got {a.shape}")
-        assert self.loss is not None
-        shape = self._output_shape([a.shape for a in arrays])
-        return arrays, self.loss.targets(y, shape)
+        return arrays
 
     def _output_shape(self, shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
         model = self._model
@@ -127,13 +123,17 @@ class Training:
         if not model.inputs:
             model._arrays(x)  # builds a Sequential
         trainer = self.trainer()
-        arrays, target = self._prepared(x, y)
+        arrays = x if isinstance(x, Kept) else self._inputs(x)
+        if y is None:
+            raise ShapeError("the batch has no targets")
+        assert self.loss is not None
+        shape = self._output_shape(arrays.shapes if isinstance(arrays, Kept) else [a.shape for a in arrays])
+        target = self.loss.targets(y, shape)
         weight = np.ones(len(target), np.float32)
         if sample_weight is not None:
             weight = np.asarray(sample_weight, np.float32).reshape(-1)
         if class_weight:
-            classes = self._output_shape([a.shape for a in arrays])[-1]
-            weight = weight * class_weights(np.asarray(y), class_weight, classes)
+            weight = weight * class_weights(np.asarray(y), class_weight, shape[-1])
         if weight.shape != (len(target),):
             raise ShapeError(f"sample_weight: expected {len(target)} numbers, got shape {weight.shape}")
         loss, outputs = trainer.step(arrays, target, weight, seed)
@@ -193,6 +193,8 @@ class Training:
         *,
         seed: int | None = None,
         initial_batch: int = 0,
+        cache_features: bool | None = None,
+        views: int = 1,
     ) -> History:
         """Train for epochs `initial_epoch` to `epochs`, and return the History of losses and metrics.
 
@@ -202,6 +204,10 @@ class Training:
         its samples count. seed: decides the order and everything drawn at random; equal seeds give equal weights,
         whatever the number of threads. initial_batch: where to go on in the first epoch. verbose: 0 prints nothing, 1
         and "auto" show a live display, 2 prints a line for each epoch.
+        cache_features: keep what the frozen part below all that learns or is random gives for arrays and folders of
+        images, so that each image goes through it once; up to 1 GiB in memory, more in a file that vanishes. None:
+        where it saves time. True: or raise ValueError where that cannot be. views: keep so many copies of each image,
+        which the random layers below the frozen part draw; the epochs take them in turns.
 
         Warns where `trainable` flags have changed since `compile`. Raises ValueError and ShapeError, and ModelError
         for a model with several outputs.
@@ -230,6 +236,11 @@ class Training:
         with closing(reports):
             place = reports.begin_at(reports.callbacks, seed)
             initial_epoch, initial_batch = place or (initial_epoch, initial_batch)
+            if model.inputs and (cache_features or views > 1 or (cache_features is None and epochs > 1)):
+                keeper = Keeper(self.trainer(), cache_features, views, seed, verbose)
+                data, held_size = keeper.training(data), validation_batch_size or batch_size
+                validation_data = keeper.validation(validation_data, held_size, validation_steps)
+                params["steps"] = data.steps
             reports.on_train_begin({})
             logs: Logs = {}
             for epoch in range(initial_epoch, epochs):
@@ -301,6 +312,8 @@ class Training:
 
     def _held(self, x: Any, y: Any, size: int | None, sample_weight: Any, steps: int | None) -> Batches:
         """Batches of what is evaluated."""
+        if isinstance(x, KeptBatches):
+            return x
         inputs = max(len(self._model.inputs), 1)
         return as_batches(self._in_order(x), y, sample_weight, inputs, size, False, 0, steps)
 
@@ -312,7 +325,7 @@ class Training:
         total, count = 0.0, 0
         for batch, (part, target, weights) in enumerate(data.epoch(0)):
             reports.on_test_batch_begin(batch, {})
-            predicted = model.predict_on_batch(part)
+            predicted = self.trainer().halves.above(part) if isinstance(part, Kept) else model.predict_on_batch(part)
             if target is None:
                 raise ShapeError("evaluate: the batch has no targets")
             total += self.loss(target, predicted, weights) * len(predicted)

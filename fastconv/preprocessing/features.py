@@ -111,7 +111,7 @@ def cache_features(
             changed = images if augment is None else augment(images, number * views + view)
             out = np.asarray(network(changed), np.float32)
             if kept is None:
-                kept = _space((views, samples, *out.shape[1:]), memory, folder)
+                kept = space((views, samples, *out.shape[1:]), memory, folder)
             kept[view, done : done + len(out)] = out
         done += len(images)
         if y is not None:
@@ -119,13 +119,14 @@ def cache_features(
         if progress is not None:
             progress(done, samples)
     if kept is None:
-        raise ShapeError("cache_features: there are no images")
+        raise ShapeError("cache_features: there are no images, or none that can be read")
     kept = kept[:, :done]  # without the files that turned out to be broken
     y = np.concatenate(labels) if labels else None
     return Features(kept, y, batch_size=batch_size, shuffle=shuffle, seed=seed)
 
 
-def _space(shape: tuple[int, ...], memory: int, folder: str | os.PathLike[str] | None) -> FloatArray:
+def space(shape: tuple[int, ...], memory: int, folder: str | os.PathLike[str] | None) -> FloatArray:
+    """Room for numbers: in memory up to `memory` bytes, else in a nameless file. Raises OSError where that is full."""
     size = 4 * int(np.prod(shape, dtype=np.int64))
     if size <= memory:
         return np.empty(shape, np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,13 @@ def test_interleave_takes_turns() -> None:
     samples = timing.interleave(jobs, runs=3, warmup=1, settle=1)
     assert "".join(calls) == "ab" + "aabb" * 3
     assert [len(s.ns) for s in samples.values()] == [3, 3]
+
+
+def test_interleave_settles_for_as_long_as_it_paused() -> None:
+    calls: list[float] = []
+    timing.interleave({"a": lambda: calls.append(time.perf_counter())}, runs=1, warmup=0, settle=1, pause=0.02)
+    assert len(calls) > 2
+    assert calls[-1] - calls[0] > 0.015
 
 
 def test_interleave_stops() -> None:

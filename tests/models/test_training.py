@@ -439,8 +439,10 @@ def test_a_head_on_a_network_from_a_file(onnx_file: Path) -> None:
     base = fastconv.load(onnx_file).without_top(pooling="avg")
     with seeded(1):
         model = base.add_head(3, hidden=(16,), dropout=0.2)
-    rng = np.random.default_rng(1)
-    x, y = rng.standard_normal((24, 16, 16, 3)).astype(np.float32), rng.integers(0, 3, 24)
+    rng = np.random.default_rng(2)
+    x = rng.standard_normal((24, 16, 16, 3)).astype(np.float32)
+    y = np.arange(24) % 3
+    x[..., 0] += y[:, None, None] - 1  # classes differ in the mean of a channel
     assert model.output_shape == (None, 3)
     assert [v.path for v in model.trainable_weights] == [
         f"{n}/{w}" for n in ("head_dense_1", "predictions") for w in ("kernel", "bias")
@@ -456,7 +458,7 @@ def test_a_head_on_a_network_from_a_file(onnx_file: Path) -> None:
     model.compile(optimizers.Adam(0.01), "sparse_categorical_crossentropy")
     before = model.get_weights()
     further = model.fit(x, y, epochs=15, verbose=0, seed=0).history["loss"]
-    assert min(further) < further[0]
+    assert min(further[-5:]) < 0.8 * further[0]
     moved = [not np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True)]
     assert all(moved)
 
