@@ -20,7 +20,7 @@ from tests.kernels.guard import LEVELS, close
 F32 = npt.NDArray[np.float32]
 CASES = [
     ConvCase("lenet", 1, 28, 28, 1, 6, 5, 5, pads=(2, 2, 2, 2)),
-    ConvCase("one", 2, 9, 12, 1, 1, 3, 3, pads=(1, 1, 1, 1)),
+    ConvCase("one", 1, 9, 12, 1, 1, 3, 3, pads=(1, 1, 1, 1)),
     ConvCase("two", 1, 12, 17, 3, 2, 3, 3, (2, 2), pads=(1, 0, 0, 1)),
     ConvCase("tall", 1, 17, 15, 2, 3, 5, 4, (1, 3), (0, 2, 3, 1), (2, 1)),
     ConvCase("apart", 1, 12, 12, 2, 4, 2, 2, (2, 2)),  # windows that do not overlap gain nothing
