@@ -110,7 +110,7 @@ class Torch:
 
         from bench.transfer_torch import Lite0
         from fastconv.torch_file import load_state_dict
-        from fastconv.weights.download import published
+        from fastconv.weights import published
 
         self.torch = torch
         if threads:

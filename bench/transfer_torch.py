@@ -8,22 +8,17 @@ import torch
 from torch import nn
 
 from fastconv.applications.efficientnet import STAGES
+from fastconv.layers.windows import Windows
 
 EPSILON = 1e-3  # of every batch normalisation
-
-
-def same_pads(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """TensorFlow's SAME padding of one axis: (before, after)."""
-    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-    return total // 2, total - total // 2
 
 
 class SameConv(nn.Conv2d):
     """A convolution padded as TensorFlow does it: the odd pixel at the bottom and right."""
 
     def forward(self, x: Any) -> Any:
-        top, bottom = same_pads(x.shape[2], self.kernel_size[0], self.stride[0])
-        left, right = same_pads(x.shape[3], self.kernel_size[1], self.stride[1])
+        windows = Windows(self.kernel_size, self.stride, "same")
+        top, left, bottom, right = windows.pads(x.shape[2], x.shape[3])
         return super().forward(nn.functional.pad(x, (left, right, top, bottom)))
 
 

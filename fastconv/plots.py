@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.errors import FastconvError
+from fastconv.paths import replacing
 
 BLUE, ORANGE, GREY = "#2563eb", "#ea580c", "#94a3b8"
 _LONGEST = 18  # characters of a class name
@@ -30,14 +31,9 @@ def _figure(width: float, height: float) -> Any:
 
 def _save(figure: Any, path: str | os.PathLike[str]) -> Path:
     target = Path(path)
-    partial = target.with_name(f".{target.name}.part")
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph .* missing from")  # the font draws a box: no news on a terminal
-            figure.savefig(partial, dpi=110, format=target.suffix[1:] or "png")
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(target) as partial, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # the font draws a box: no news on a terminal
+        figure.savefig(partial, dpi=110, format=target.suffix[1:] or "png")
     return target
 
 

@@ -16,25 +16,12 @@ from PIL import Image
 import fastconv
 from fastconv import plots
 
-from .cli_tools import call, one_line, small_model
-from .test_finetune import paint
+from .cli_tools import call, one_line
+from .test_finetune import network, photos  # fixtures
 
-onnx = pytest.importorskip("onnx")
-__all__ = ["call"]
+__all__ = ["call", "network", "photos"]
 ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = ("--preset", "unit", "--batch", "4", "--rate", "0.1", "--augment", "zoom,translate")
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return paint(tmp_path_factory.mktemp("data") / "photos")
-
-
-@pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "small.onnx"
-    onnx.save(small_model(), str(path))
-    return path
 
 
 def test_finetune(call: Any, network: Path, photos: Path, tmp_path: Path) -> None:

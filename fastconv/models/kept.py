@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from fastconv.callbacks.progress import task
 from fastconv.graph import Array, Graph, Shape, Value
-from fastconv.models.batches import ArrayBatches, Batch, Batches, IterableBatches, as_batches, is_arrays
+from fastconv.models.batches import ArrayBatches, Batch, Batches, IterableBatches, is_arrays
 from fastconv.preprocessing.dataset import Dataset
 from fastconv.preprocessing.features import MEMORY, space
 
@@ -118,7 +118,7 @@ class Keeper:
         if views < 1 or (views > 1 and wanted is False):
             raise ValueError(f"views={views!r}, cache_features={wanted!r}: expected 1 view or more, of what is cached")
         self.trainer, self.wanted, self.views, self.seed = trainer, wanted, views, seed
-        self.verbose = 0 if verbose in (0, "0") else 1
+        self.shown = verbose not in (0, "0")
         trainer.halves.views = views
         self.used = 0  # bytes of memory
 
@@ -130,10 +130,7 @@ class Keeper:
         if data is None or steps is not None:
             return data
         x, y, weights = (*data, None, None)[:3] if isinstance(data, (tuple, list)) else (data, None, None)
-        inputs = len(self.trainer.model.inputs)
-        return (
-            self._keep(as_batches(x, y, weights, inputs, size if is_arrays(x) else None, False, 0, None), False) or data
-        )
+        return self._keep(self.trainer.model._held(x, y, size if is_arrays(x) else None, weights, None), False) or data
 
     def _keep(self, data: Batches, training: bool) -> KeptBatches | None:
         try:
@@ -153,7 +150,7 @@ class Keeper:
         weights: list[Array] = []
         done, views = 0, self.views if training else 1
         total: int = data.samples if isinstance(data, ArrayBatches) else data.source.samples  # type: ignore[attr-defined]
-        with task("features of the frozen part", total, self.verbose, sys.stdout) as tick:
+        with task("features of the frozen part", total, self.shown, sys.stdout) as tick:
             for number, (x, y, weight) in enumerate(batches):
                 arrays = self.trainer.model._inputs(x)
                 if not number:
@@ -167,7 +164,7 @@ class Keeper:
                     for kept, out in zip(found, outputs, strict=True):
                         kept[view, done : done + n] = out
                 done += n
-                tick(done)
+                tick(done, "")
                 targets += [] if y is None else [np.asarray(y)]
                 weights += [] if weight is None else [np.asarray(weight, np.float32).reshape(-1)]
         if not found:

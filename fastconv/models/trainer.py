@@ -19,9 +19,10 @@ from fastconv.errors import ModelError, ShapeError
 from fastconv.grad import Tape, gradients
 from fastconv.graph import Array, Graph, Shape, Value
 from fastconv.isa import resolve_isa
-from fastconv.layers.base import Feed, Layer, Scope
+from fastconv.layers.base import Feed, Layer, Scope, draw
 from fastconv.layers.variable import Variable, touch
 from fastconv.losses import Loss
+from fastconv.model import thread_count
 from fastconv.models.kept import Kept, changing
 from fastconv.optimizers import Optimizer
 from fastconv.passes import remove_dead, restore_activations, restore_norms, simplify
@@ -56,13 +57,6 @@ class Step:
         self.loss = np.empty(1, np.float32)
         self.y = np.empty(outputs, np.float32)
 
-    def draw(self, seed: int, step: int) -> list[FloatArray]:
-        drawn = []
-        for i, feed in enumerate(self.feeds):
-            rng = np.random.default_rng((seed if feed.seed is None else feed.seed, step, i))
-            drawn.append(np.ascontiguousarray(feed.draw(rng), np.float32).reshape(feed.value.shape))
-        return drawn
-
 
 class Trainer:
     """Steps of one model with one optimiser and loss; made from what `Model.compile` decided.
@@ -81,14 +75,12 @@ class Trainer:
         strict: bool = False,
         recompute: bool = False,
     ) -> None:
-        if len(model.outputs) != 1:
-            raise ValueError(f"model {model.name!r} has {len(model.outputs)} outputs: training expects one")
         self.model, self.optimizer, self.loss = model, optimizer, loss
         self.trained, self.moving, self.strict, self.recompute = list(trained), list(moving), strict, recompute
         self.isa = resolve_isa(None)
         self.cache = WeightCache()
         self.memory = _core.WeightStore()
-        self.threads = model.threads or _core.usable_cpus()
+        self.threads = thread_count(model.threads)
         self.executor = _core.Executor(self.threads)
         self.steps: dict[object, Step] = {}
         self.halves = Halves(self)
@@ -110,16 +102,17 @@ class Trainer:
             self.steps[key] = step
         optimizer = self.optimizer
         share = np.asarray(weight, np.float32) * np.float32(1 / len(target))
-        drawn = step.draw(seed, optimizer.iterations)
+        drawn = draw(step.feeds, seed, optimizer.iterations)
         arrays = [*x, *drawn, np.ascontiguousarray(target, np.float32), share, optimizer.hyper(), step.loss, step.y]
         try:
             self.executor.run(step.compiled.plan, arrays)
         except MemoryError:
             size = step.compiled.arena_bytes
             raise ModelError(f"model {self.model.name!r}: no memory for {size:,} bytes of tensors") from None
+        finally:  # also where a Ctrl-C comes as the step ends: what it wrote must not stand as unchanged
+            touch(self.trained)
+            touch(self.moving)
         optimizer.iterations += 1
-        touch(self.trained)
-        touch(self.moving)
         return float(step.loss[0]), step.y
 
     # -- compiling ----------------------------------------------------------------------------------------------
@@ -155,11 +148,11 @@ class Trainer:
         """The loss of a batch and its gradient for each trained weight, in the Graph's layout; nothing is learnt."""
         graph, scope, found = self._differentiated([a.shape for a in x], target.shape)
         graph.outputs = [graph.outputs[0], *(graph.add("Copy", [g], g.shape) for *_, g in found)]
-        compiled = self.compile(graph, {value.name: variable for value, variable in scope.states.items()})
-        step = Step(compiled, scope.feeds, (1,))
+        memory = {value.name: variable for value, variable in scope.states.items()}
+        compiled = self.compile(graph, memory)
         outputs = [np.empty(shape, np.float32) for _, shape in compiled.outputs]
         share = (np.ones(len(target)) if weight is None else np.asarray(weight)) / len(target)
-        drawn = step.draw(seed, self.optimizer.iterations)
+        drawn = draw(scope.feeds, seed, self.optimizer.iterations)
         arrays = [*x, *drawn, np.ascontiguousarray(target, np.float32), share.astype(np.float32), *outputs]
         self.executor.run(compiled.plan, arrays)
         return float(outputs[0][0]), {v: a for (v, *_), a in zip(found, outputs[1:], strict=True)}
@@ -247,5 +240,5 @@ class Halves:
             self._plans[key] = Step(self.trainer.compile(graph, states), feeds, (1,)), [v.shape for v in graph.outputs]
         step, outer = self._plans[key]
         outputs = [np.empty(shape, np.float32) for shape in outer]
-        self.trainer.executor.run(step.compiled.plan, [*x, *step.draw(seed, number), *outputs])
+        self.trainer.executor.run(step.compiled.plan, [*x, *draw(step.feeds, seed, number), *outputs])
         return outputs
