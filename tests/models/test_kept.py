@@ -125,6 +125,7 @@ def test_nothing_is_kept_above_what_is_random_or_learns(runs: list[Any]) -> None
     batches = Two()
     taught(network(), batches)  # they may be others each time
     assert not runs
+    taught(network(), validation_data=batches, cache_features=True)  # of the training data at least
     for model, data, words in (
         (network(L.RandomFlip()), (X, Y), "no convolution"),
         (network(), (batches,), "Two may differ"),
