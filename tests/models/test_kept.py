@@ -145,6 +145,7 @@ def test_nothing_is_kept_above_what_is_random_or_learns(runs: list[Any]) -> None
     batches = Two()
     taught(network(), batches)  # they may be others each time
     assert not runs
+    taught(network(), validation_data=batches, cache_features=True)  # of the training data at least
     for model, data, words in (
         (network(L.RandomFlip()), (X, Y), "no convolution"),
         (network(), (batches,), "Two may differ"),
@@ -219,11 +220,12 @@ def test_a_fit_that_is_gone_on_with(tmp_path: Path) -> None:
     whole = taught(model(), **more)
 
     class Stop(Callback):
-        def __init__(self, step: int) -> None:
-            self.step = step
+        def __init__(self, at: int) -> None:
+            super().__init__()
+            self.at = at
 
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-            if self.model.optimizer.iterations == self.step:
+            if self.model.optimizer.iterations == self.at:
                 raise KeyboardInterrupt
 
     for stop in (2, 8, 13):
