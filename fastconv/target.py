@@ -16,7 +16,8 @@ class Target:
 
     channel_unit = 1  # a stem's channels are rounded up to this
     predicts = True  # the cost model knows it, and tunings are for it
-    takes_gates = True  # a 1x1 convolution may take a gate of its input channels (compiler._take_gate)
+    takes_gates = True  # a 1x1 convolution may take a gate of its input channels (see prepare.py)
+    groups_pixels = True  # neighbouring outputs of few channels share a vector (stems.py)
 
     def executor(self, threads: int) -> Any:
         return _core.Executor(threads)

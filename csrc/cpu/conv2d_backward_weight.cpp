@@ -76,10 +76,10 @@ template <bool full>
 ProductFunction find_product(int nv, int64_t rows) {
   if (nv == 1) return product_of_rows<1, full>(rows);
   if (nv == 2) return product_of_rows<2, full>(rows);
-#if defined(FASTCONV_ISA_AVX512)
-  if (nv == 3) return product_of_rows<3, full>(rows);
-  if (nv == 4) return product_of_rows<4, full>(rows);
-#endif
+  if constexpr (MAX_NV == 4) {
+    if (nv == 3) return product_of_rows<3, full>(rows);
+    if (nv == 4) return product_of_rows<4, full>(rows);
+  }
   return nullptr;
 }
 

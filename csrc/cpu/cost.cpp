@@ -63,12 +63,16 @@ void add_conv2d_images(Cost& cost, const ConvShape& s, Isa isa) {
   cost.terms[COST_OPERATION] += 1;
 }
 
-void add_conv2d(Cost& cost, const ConvShape& s, ConvChoice choice, Isa isa) {
+void add_conv2d(Cost& cost, ConvShape s, ConvChoice choice, Isa isa) {
   const Geometry& table = geometry(isa);
   const bool runs = choice == ConvChoice::row_run;
   if (choice != ConvChoice::gemm && images_pay(s, isa)) {
     if (runs) cost.terms[COST_BORDER] += 4.0 * (double)(s.N * s.C * s.H * s.W);
     return add_conv2d_images(cost, s, isa);
+  }
+  if (runs) {
+    const int64_t group = row_run_group(s, isa);
+    s.K *= group, s.Q /= group, s.S += (group - 1) * s.stride_w, s.stride_w *= group;
   }
   const int64_t M = s.N * s.P * s.Q, Kg = s.K / s.groups, Cg = s.C / s.groups;
   const int64_t panels = ceil_div(ceil_div(Kg, table.vector_length), table.max_panel);
