@@ -21,6 +21,7 @@ F32 = npt.NDArray[np.float32]
 CASES = [
     ConvCase("lenet", 1, 28, 28, 1, 6, 5, 5, pads=(2, 2, 2, 2)),
     ConvCase("one", 1, 9, 12, 1, 1, 3, 3, pads=(1, 1, 1, 1)),
+    ConvCase("images", 2, 9, 12, 1, 1, 3, 3, pads=(1, 1, 1, 1)),  # whose lanes hold images, whatever the pixels
     ConvCase("two", 1, 12, 17, 3, 2, 3, 3, (2, 2), pads=(1, 0, 0, 1)),
     ConvCase("tall", 1, 17, 15, 2, 3, 5, 4, (1, 3), (0, 2, 3, 1), (2, 1)),
     ConvCase("apart", 1, 12, 12, 2, 4, 2, 2, (2, 2)),  # windows that do not overlap gain nothing
@@ -84,8 +85,8 @@ def test_group_fills_a_vector_and_divides_the_line() -> None:
             _core.row_run_group(shape, i) for i in (_core.Isa.scalar, _core.Isa.avx2, _core.Isa.avx512)
         ]
     assert groups == {
-        "lenet": [1, 1, 2], "one": [4, 6, 12], "two": [2, 4, 8], "tall": [1, 1, 5], "apart": [1, 1, 1],
-        "prime": [1, 1, 1], "many": [1, 1, 1],
+        "lenet": [1, 1, 2], "one": [4, 6, 12], "images": [1, 1, 1], "two": [2, 4, 8], "tall": [1, 1, 5],
+        "apart": [1, 1, 1], "prime": [1, 1, 1], "many": [1, 1, 1],
     }  # fmt: skip
 
 
