@@ -209,6 +209,7 @@ def test_bench(call: Any, model: str) -> None:
     assert shaped["batch"] == 2 and shaped["inputs"] == {"x": [2, 3, 32, 32]}
     assert call("bench", model, "--runs", 2).out.split()[:2] == ["threads", "batch"]
     one_line(call("bench", model, "--threads", "0"), "--threads")
+    one_line(call("bench", model, "--threads", "a"), "--threads 'a': expected some numbers such as 1,2")
     one_line(call("bench", model, "--batch", "many"), "--batch")
 
 
