@@ -298,6 +298,17 @@ def test_closed_pipe(model: str) -> None:
     assert done.returncode == 141 and done.stderr == ""
 
 
+@pytest.mark.parametrize("width", ["40", "80"])
+def test_help_shows_whole_names(width: str) -> None:
+    environment = {**os.environ, "COLUMNS": width}
+    done = subprocess.run(
+        [sys.executable, "-m", "fastconv", "predict", "--help"],
+        capture_output=True, text=True, encoding="utf-8", check=True, env=environment,
+    )  # fmt: skip
+    assert "--interpolation" in done.stdout and "\u2026" not in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
 def test_help_is_quick_and_light() -> None:
     code = (
         "import sys; from fastconv.cli import app; app.run(['--help']); "
