@@ -33,7 +33,7 @@ from fastconv.layers.base import Layer, Scope
 from fastconv.layers.variable import Variable
 from fastconv.model import Model as Runtime
 from fastconv.models import Model, Sequential
-from fastconv.preprocessing.presets import PRESETS, Preset, from_metadata
+from fastconv.preprocessing.presets import Preset, for_mode, from_metadata
 
 if TYPE_CHECKING:
     from fastconv.finetune import Recipe
@@ -151,7 +151,7 @@ def own_preset(model: Any) -> Preset | None:
     if isinstance(model, Runtime):
         return from_metadata(model.metadata)
     mode = getattr(getattr(model, "preprocess_input", None), "mode", None)
-    return PRESETS[{"caffe": "keras-caffe", "tf": "keras", "torch": "torchvision"}[mode]] if mode else None
+    return for_mode(mode) if mode else None
 
 
 # -- blocks ---------------------------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ def foreign(source: object) -> str | None:
     text = head.lstrip()
     if text[:1] == b"<":
         return "a web page or an XML file, perhaps of a download that failed"
-    if len(head) >= 16 and all(32 <= b < 127 or b in b"\t\r\n" for b in head):
+    if len(head) >= 4 and all(32 <= b < 127 or b in b"\t\r\n" for b in head):
         return "a text file"
     return None
 

@@ -209,6 +209,7 @@ def test_bench(call: Any, model: str) -> None:
     assert shaped["batch"] == 2 and shaped["inputs"] == {"x": [2, 3, 32, 32]}
     assert call("bench", model, "--runs", 2).out.split()[:2] == ["threads", "batch"]
     one_line(call("bench", model, "--threads", "0"), "--threads")
+    one_line(call("bench", model, "--threads", "a"), "--threads 'a': expected some numbers such as 1,2")
     one_line(call("bench", model, "--batch", "many"), "--batch")
 
 
@@ -295,6 +296,17 @@ def test_closed_pipe(model: str) -> None:
     done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
     os.close(write)
     assert done.returncode == 141 and done.stderr == ""
+
+
+@pytest.mark.parametrize("width", ["40", "80"])
+def test_help_shows_whole_names(width: str) -> None:
+    environment = {**os.environ, "COLUMNS": width}
+    done = subprocess.run(
+        [sys.executable, "-m", "fastconv", "predict", "--help"],
+        capture_output=True, text=True, encoding="utf-8", check=True, env=environment,
+    )  # fmt: skip
+    assert "--interpolation" in done.stdout and "\u2026" not in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
 
 
 def test_help_is_quick_and_light() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ from PIL import Image
 
 import fastconv
 from fastconv import layers as L
+from fastconv.applications import Xception
+from fastconv.applications.imagenet import MODES, preprocess
 from fastconv.data import names_from_metadata, names_to_metadata
 from fastconv.errors import ShapeError
 from fastconv.models import Sequential
 from fastconv.preprocessing import preset
-from fastconv.preprocessing.presets import from_metadata
+from fastconv.preprocessing.presets import for_mode, from_metadata
 
 from .cli_tools import call, one_line
 
@@ -75,3 +78,25 @@ def test_wrong_metadata(call: Any, taught: Path, tmp_path: Path) -> None:
     photo = tmp_path / "photo.png"
     Image.new("RGB", (9, 9)).save(photo)
     one_line(call("predict", photo, "--model", tmp_path / "bad.onnx"), "fastconv.preset")
+
+
+@pytest.mark.parametrize("ending", ["onnx", "fcplan"])
+def test_applications_say_what_their_images_are(call: Any, tmp_path: Path, ending: str) -> None:
+    """Their weights want -1 to 1, not torchvision's normalisation: predict gives what the network itself gives."""
+    model = Xception(weights=None, classes=3, input_shape=(75, 75, 3), seed=1)
+    model.layers[-1].set_weights([model.layers[-1].get_weights()[0] * 1000, np.zeros(3)])
+    path, photo = tmp_path / f"net.{ending}", tmp_path / "photo.png"
+    model.save(path)
+    assert model.metadata == {}
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (75, 75, 3), np.uint8)).save(photo)
+    got = call("predict", photo, "--model", path, "--top", 3, "--json")
+    found = {p["class"]: p["probability"] for p in got.json["images"][0]["predictions"]}
+    want = model.predict(model.preprocess_input(np.asarray(Image.open(photo))[None]))[0]
+    np.testing.assert_allclose([found[i] for i in range(3)], want, atol=1e-5)
+
+
+def test_every_mode_has_a_preset() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    for mode in (*MODES, "none"):
+        got = replace(for_mode(mode), squash=None, resize=None, crop=None, layout="NHWC").apply(pixels)
+        np.testing.assert_allclose(got[0], preprocess(pixels, mode), atol=1e-4)

@@ -209,7 +209,7 @@ class Request:
         if w is not None and w != "imagenet" and not Path(w).is_file():
             raise ValueError(
                 "The `weights` argument should be either `None` (random initialization), 'imagenet' (pre-training on "
-                f"ImageNet), or the path to the weights file to be loaded.  Received: weights={w}"
+                f"ImageNet), or the path to the weights file to be loaded.  Received: weights={w} (no such file)"
             )
         self.classes = whole(self.classes, "classes")
         if w == "imagenet" and self.include_top and self.classes != 1000:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Sequence
@@ -10,11 +11,14 @@ from typing import Annotated, Any
 
 import typer
 
+_BOXES_FROM = 70  # columns: in narrower boxes of help the names of options are cut off
+
 app = typer.Typer(
     name="fastconv",
     help="Run convolutional networks from ONNX files on the CPU.",
     add_completion=False,
     no_args_is_help=True,
+    rich_markup_mode="rich" if shutil.get_terminal_size().columns >= _BOXES_FROM else None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

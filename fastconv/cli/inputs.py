@@ -51,7 +51,7 @@ def numbers(text: str, option: str, kind: type[int] | type[float], length: int |
     except ValueError:
         values = ()
     if not values or (length is not None and len(values) != length):
-        example = "1,3,224,224" if kind is int else "0.485,0.456,0.406"
+        example = "0.485,0.456,0.406" if kind is float else "1,3,224,224" if option == "--shape" else "1,2"
         raise ShapeError(f"{option} {text!r}: expected {length or 'some'} numbers such as {example}")
     return values
 

@@ -196,6 +196,11 @@ def preset(name: str) -> Preset:
     return PRESETS[name]
 
 
+def for_mode(mode: str) -> Preset:
+    """What `load_img` and a `preprocess_input` of that mode (caffe, tf, torch or none) do to an image."""
+    return PRESETS[{"caffe": "keras-caffe", "tf": "keras", "torch": "torchvision", "none": "raw"}[mode]]
+
+
 def from_metadata(metadata: Mapping[str, str]) -> Preset | None:
     """The preset that a model file was trained with, where its metadata say it. Raises ShapeError for a wrong one."""
     if METADATA not in metadata:

@@ -41,10 +41,12 @@ def save_model(model: Model, path: str | os.PathLike[str], *, shape: Sequence[in
     from fastconv.models import LayerSource
 
     ending = check_ending(path, (*KINDS, ".ckpt"))
+    source = LayerSource(model)
+    source.metadata = _metadata(model)
     if ending == ".fcplan":
         from fastconv.model import Model as Loaded
 
-        Loaded(LayerSource(model)).save(path, shape=None if shape is None else [1 if d is None else d for d in shape])
+        Loaded(source).save(path, shape=None if shape is None else [1 if d is None else d for d in shape])
     elif ending == ".ckpt":
         save_training(model, path)
     elif ending == ".safetensors":
@@ -52,7 +54,15 @@ def save_model(model: Model, path: str | os.PathLike[str], *, shape: Sequence[in
     else:
         from fastconv.onnx.writer import write_source
 
-        write_source(LayerSource(model), path, shape, model.metadata)
+        write_source(source, path, shape, source.metadata)
+
+
+def _metadata(model: Model) -> dict[str, str]:
+    """The model's own metadata and, where they do not name it, the preset of its preprocess_input."""
+    from fastconv.preprocessing.presets import for_mode
+
+    mode = getattr(model.preprocess_input, "mode", None)  # users may put a function of their own there
+    return model.metadata if mode is None else {**for_mode(mode).to_metadata(), **model.metadata}
 
 
 def save_source(source: Source, path: str | os.PathLike[str], shape: Sequence[int | None] | None = None) -> None:

@@ -50,7 +50,7 @@ FILES = {
     "a TensorFlow Lite file": b"\x1c\0\0\0TFL3" + bytes(100),
     "a Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n",
     "a web page": b"<!DOCTYPE html>\n<html><title>404</title></html>",
-    "a text file": b"layer { name: 'data' type: 'Input' }\n",
+    "a text file": b"hello\n",
 }
 
 
