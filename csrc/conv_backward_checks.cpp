@@ -71,6 +71,12 @@ int64_t parts_of(const Conv2dBackwardWeight& d, Isa isa) {
       1, std::min({ceil_div(WANTED, slices), most, static_cast<int64_t>(std::min(flops / PART_FLOPS, 1e6))}));
 }
 
+// Columns of dw are contiguous whole vectors, and no other part adds to them.
+bool is_direct(const Conv2dBackwardWeight& d, Isa isa) {
+  return d.groups == 1 && d.R * d.S == 1 && d.dw_k == 1 && d.K % geometry(isa).vector_length == 0 && d.stride_h == 1 &&
+         d.stride_w == 1 && d.pad_t == 0 && d.pad_l == 0 && d.N * d.P * d.Q > 0 && parts_of(d, isa) == 1;
+}
+
 }  // namespace
 
 Extent extent(const Conv2dBackwardWeight& d, Isa isa, Op op) {
@@ -78,27 +84,34 @@ Extent extent(const Conv2dBackwardWeight& d, Isa isa, Op op) {
   check_geometry(name, d);
   if (op != Op::conv2d_backward_weight_sum && depthwise(d) != (op == Op::depthwise_backward_weight))
     throw std::invalid_argument(std::string(name) + ": depthwise filters have their own kernel");
+  const bool direct = is_direct(d, isa);
   const int64_t sums = parts_of(d, isa) * part_size(d, isa);
+  const int64_t dw = reach_distinct(name, {{d.K, d.dw_k}, {d.C / d.groups, d.dw_c}, {d.R * d.S, d.dw_tap}});
   Extent e{};
   if (op == Op::conv2d_backward_weight_sum) {
+    if (direct) throw std::invalid_argument("conv2d_backward_weight_sum: there are no parts");
     e.in[0] = sums;
-    e.out = reach_distinct(name, {{d.K, d.dw_k}, {d.C / d.groups, d.dw_c}, {d.R * d.S, d.dw_tap}});
+    e.out = dw;
     return e;
   }
   e.in[0] = reach(name, "x", {{d.N, d.x_image}, {d.H, d.x_row}, {d.W, d.x_ld}, {d.C, 1}});
   e.in[1] = rows_extent(name, "g", d.N * d.P * d.Q, d.g_ld, d.K);
-  e.out = sums;
+  e.out = direct ? dw : sums;
   return e;
 }
 
 void prepare(Conv2dBackwardWeight& d, Isa isa, Op op) {
   d.parts = parts_of(d, isa);
+  d.direct = is_direct(d, isa);
   d.images = takes_images(d, isa);
   const int64_t groups = depthwise(d) ? 1 : d.groups, Kg = d.K / groups;
   if (op == Op::conv2d_backward_weight_sum) {
     const double items =
         static_cast<double>(groups) * blocks(Kg, SLICE) * blocks((depthwise(d) ? 1 : d.C / d.groups) * d.R * d.S, 64);
     d.chunks = chunks_of(static_cast<double>(d.parts) * part_size(d, isa), 2 * CHUNK, items);
+  } else if (d.direct) {
+    const double flops = 2.0 * (double)(d.N * d.P * d.Q * d.K) * (double)d.C;
+    d.chunks = chunks_of(flops, PART_FLOPS / 4, blocks(d.C, 12));
   } else {
     d.chunks = d.parts * groups * ceil_div(Kg, SLICE);
   }

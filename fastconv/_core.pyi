@@ -827,6 +827,7 @@ class Conv2dBackwardWeight:
     chunks: int
     dilation_h: int
     dilation_w: int
+    direct: int
     dw_c: int
     dw_k: int
     dw_tap: int

@@ -193,11 +193,6 @@ class Run:
             names = self.train.class_names
             if names != self.valid.class_names or len(names) < 2:
                 raise FastconvError(f"expected two classes or more, the same in both sets: {names}")
-            if not self.train.samples or not self.valid.samples:
-                raise FastconvError(
-                    f"{self.train.samples} images are left for training and {self.valid.samples} for validation: "
-                    "expected two or more of a class"
-                )
             for name in names:
                 if any("\ud800" <= c <= "\udfff" for c in name):  # what no ONNX file can hold
                     raise FastconvError(f"class {name!r}: the folder's name is no UTF-8: rename it")

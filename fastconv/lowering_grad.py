@@ -27,7 +27,8 @@ def prepare(node: Node, isa: _core.Isa) -> Node:
     elif node.op in ("ConvBackwardWeight", "GemmBackwardWeight"):
         x, grad = (_dense_view(v) for v in node.inputs if v is not None)
         desc, op = _weight_desc(node, x, grad)
-        node.attrs["workspace_bytes"] = 4 * _core.extent(desc, isa, op)[1]
+        _core.prepare(desc, isa, op)
+        node.attrs["workspace_bytes"] = 0 if desc.direct else 4 * _core.extent(desc, isa, op)[1]
     elif node.op in ("BatchNormTrain", "BatchNormBackward"):
         image = node.input(0 if node.op == "BatchNormTrain" else 1)
         C = image.shape[-1]
@@ -123,9 +124,13 @@ def _weight_desc(node: Node, x: View, g: View) -> tuple[Any, Any]:
 def backward_weight(c: Compiler, node: Node) -> None:
     x, g, dw = c.view(node.input(0)), c.view(node.input(1)), c.view(node.output)
     desc, op = _weight_desc(node, x, g)
+    _core.prepare(desc, c.isa, op)
+    pixels, taps = math.prod(g.shape[:-1]), math.prod(node.output.shape)
+    if desc.direct:
+        c.emit(op.name, desc, [c.tensor(x), c.tensor(g)], c.tensor(dw), node, "pixels", 2 * pixels * taps)
+        return
     size = _core.extent(desc, c.isa, op)[1]
     sums = workspace(c, node, 0, size)
-    pixels, taps = math.prod(g.shape[:-1]), math.prod(node.output.shape)
     c.emit(op.name, desc, [c.tensor(x), c.tensor(g)], sums, node, "pixels", 2 * pixels * taps)
     c.emit("conv2d_backward_weight_sum", desc, [sums], c.tensor(dw), node, "sum", 0, 4 * (size + node.output.size))
 

@@ -52,6 +52,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         _flush(partial)
         os.replace(partial, target)
         _flush(target.parent)
+    except OSError as e:
+        partial.unlink(missing_ok=True)
+        if e.filename is not None or e.errno is None:
+            raise
+        raise OSError(e.errno, e.strerror, os.fspath(path)) from None  # which file the disk has no space for
     except BaseException:
         partial.unlink(missing_ok=True)
         raise

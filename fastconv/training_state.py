@@ -93,10 +93,14 @@ def states_of(callbacks: Sequence[Callback]) -> list[list[Any]]:
 
 
 def are_of(states: Any, callbacks: Sequence[Callback]) -> bool:
-    """Whether `states_of` was given callbacks of the same classes."""
-    return isinstance(states, list) and [s[:1] for s in states if isinstance(s, list)] == [
-        [type(c).__name__] for c in callbacks
-    ]
+    """Whether `states_of` was given as many callbacks, of the same classes where they remember anything."""
+    if not isinstance(states, list) or len(states) != len(callbacks):
+        return False
+    pairs = [s if isinstance(s, list) and len(s) == 2 else [None, s] for s in states]
+    return all(
+        name == type(c).__name__ or (state == {} and not c.state())
+        for (name, state), c in zip(pairs, callbacks, strict=True)
+    )
 
 
 def restore(callbacks: Sequence[Callback], states: Sequence[Sequence[Any]]) -> None:

@@ -118,7 +118,7 @@ def test_a_full_disk_leaves_the_one_before(tmp_path: Path) -> None:
                 checkpoint.write(path, arrays(2, 10_000), STATE)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        assert caught.value.errno == errno.EFBIG
+        assert caught.value.errno == errno.EFBIG and caught.value.filename == str(path)
         assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["a.ckpt"]
     checkpoint.write(path, arrays(2), STATE)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +222,26 @@ def test_cold_layers_take_the_forced_algorithm(choice: Choice, small_cache: None
     names = {"winograd": f"F({choice.m}x{choice.m},3x3)"}
     assert names.get(choice.algorithm, choice.algorithm) in plan.algorithm.split("+")
     assert min(plan.round()) > 0
+
+
+def test_ctrl_c_keeps_what_was_measured(
+    call: Any, path: str, tmp_path: Path, small_cache: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fastconv.cli import tune as command
+
+    def interrupted(*args: Any) -> Iterator[Any]:
+        yield from itertools.islice(cold.tune(*args), len(calls))
+        raise KeyboardInterrupt
+
+    calls: list[bool] = []  # so many layers are measured
+
+    monkeypatch.setattr(command, "tune", interrupted)
+    out = tmp_path / "t.json"
+    for written in (False, True):
+        assert call("tune", path, "-o", out, "--seconds", 0).code == 130
+        assert out.exists() == written
+        calls.append(written)
+    assert len(Tuning.load(out).times) == 1
 
 
 def test_commands(call: Any, path: str, tmp_path: Path, small_cache: None) -> None:

@@ -25,7 +25,8 @@ struct Product {
   int64_t g_at;         // first column
   float* y;             // sums, rows of y_ld
   int64_t y_ld;
-  int tail;  // lanes in use in the last vector
+  bool first;  // y holds nothing yet
+  int tail;    // lanes in use in the last vector
 };
 
 template <int MR, int NV, bool full>
@@ -54,7 +55,7 @@ static void product(const Product& t) {
 #pragma GCC unroll 16
     for (int j = 0; j < NV; j++) {
       float* y = t.y + i * t.y_ld + j * V;
-      store(y, add(load(y), acc[i][j]));
+      store(y, t.first ? acc[i][j] : add(load(y), acc[i][j]));
     }
 }
 
@@ -151,8 +152,9 @@ int64_t list_runs(const Conv2dBackwardWeight& d, const Source& s, int64_t r, int
 
 // Rows [c0, c1) of one tap by all columns of a slice.
 void run_products(const Pair* pairs, int64_t count, int64_t c0, int64_t c1, int64_t k0, int64_t columns, float* y,
-                  int64_t width) {
+                  int64_t width, bool first) {
   Product t;
+  t.first = first;
   t.pairs = pairs;
   t.count = count;
   t.y_ld = width;
@@ -174,9 +176,26 @@ void run_products(const Pair* pairs, int64_t count, int64_t c0, int64_t c1, int6
 
 inline int64_t padded(int64_t columns) { return (columns + Vec::N - 1) / Vec::N * Vec::N; }
 
+// A dense layer, into dw: a chunk is a range of its rows. g stays in L2; each row of dw is written whole.
+void dense_direct(const Conv2dBackwardWeight& d, const Buffers& b, int64_t begin, int64_t end) {
+  const int64_t M = d.N * d.P * d.Q, blocks = (M + BLOCK - 1) / BLOCK;
+  const int64_t c0 = chunk_begin(d.C, d.chunks, begin), c1 = chunk_begin(d.C, d.chunks, end);
+  const Source source = {b.in[0], b.in[1], nullptr};
+  Pair pairs[BLOCK];
+  for (int64_t c = c0; c < c1; c += 48) {
+    for (int64_t i = 0; i < blocks; i++) {
+      const int64_t m0 = chunk_begin(M, blocks, i), m1 = chunk_begin(M, blocks, i + 1);
+      const int64_t count = list_pixels(d, source, 0, m0, m1, pairs);
+      for (int64_t k0 = 0; k0 < d.K; k0 += SLICE)
+        run_products(pairs, count, c, min_i(c1, c + 48), k0, min_i(SLICE, d.K - k0), b.out + k0, d.dw_c, i == 0);
+    }
+  }
+}
+
 }  // namespace
 
 void conv2d_backward_weight(const Conv2dBackwardWeight& d, const Buffers& b, int64_t begin, int64_t end) {
+  if (d.direct) return dense_direct(d, b, begin, end);
   if (d.images) return conv2d_backward_weight_images(d, b, begin, end);
   const int64_t Cg = d.C / d.groups, Kg = d.K / d.groups, M = d.N * d.P * d.Q, taps = d.R * d.S;
   const int64_t slices = (Kg + SLICE - 1) / SLICE, part_size = d.groups * taps * Cg * padded(Kg);
@@ -198,7 +217,7 @@ void conv2d_backward_weight(const Conv2dBackwardWeight& d, const Buffers& b, int
         for (int64_t tap = 0; tap < shape.taps; tap++) {
           const int64_t count =
               shape.runs ? list_runs(d, source, tap, m0, m1, pairs) : list_pixels(d, source, tap, m0, m1, pairs);
-          if (count) run_products(pairs, count, c0, c1, k0, columns, sums + tap * shape.depth * width, width);
+          if (count) run_products(pairs, count, c0, c1, k0, columns, sums + tap * shape.depth * width, width, false);
         }
       }
     }

@@ -2,7 +2,8 @@
 //
 // Weights are panels of DENSE_NV vectors of columns, [panel][c][columns] (cpu/pack.cpp). Up to three rows read each
 // weight once and are bound by memory: one tile is as wide as the panel, and a panel is one long stream for the
-// prefetcher. More rows take the panel in parts of MAX_NV vectors, with the tiles of the convolution.
+// prefetcher. More rows take the panel in parts of MAX_NV vectors, with the tiles of the convolution, and DEPTH inputs
+// at a time: several tiles of rows then read the weights from L2. Sums wait in y; their order stays.
 #include "cpu/gemm.h"
 
 namespace fastconv {
@@ -10,6 +11,7 @@ namespace FASTCONV_ISA {
 
 namespace {
 
+constexpr int64_t DEPTH = 1024;  // inputs: 256 KB of weights on AVX-512
 constexpr int STREAMS = 4;
 constexpr int64_t AHEAD = 4096;   // bytes
 constexpr int64_t FAR = 8 << 20;  // bytes of weights that no cache keeps from run to run
@@ -89,13 +91,12 @@ void linear(const Linear& d, const Buffers& b, int64_t begin, int64_t end) {
   t.a = pointers;
   t.taps = nullptr;
   t.n_taps = 1;
-  t.len = d.C;
   t.res_ld = d.res_ld;
   t.y_ld = d.y_ld;
-  t.act = &d.act;
   t.next_step = 0;
-  t.start = nullptr;
-  t.cold = d.M > 3 || 4 * d.C * d.K > FAR;
+  t.start_ld = d.y_ld;
+  const Activation none = {Func::identity, 0, 0};
+  const bool far = 4 * d.C * d.K > FAR;
 
   for (int64_t chunk = begin; chunk < end; chunk++) {
     const int64_t panels = d.chunks / d.row_chunks, rc = chunk / panels, first = chunk % panels * DENSE_NV;
@@ -108,17 +109,26 @@ void linear(const Linear& d, const Buffers& b, int64_t begin, int64_t end) {
     for (int v = 0; v < panel_nv; v += widest) {
       const int nv = panel_nv - v < widest ? panel_nv - v : widest;
       const int64_t k = (first + v) * V;
-      t.w = panel + v * V;
-      t.next = (const char*)t.w;
       t.bias = b.in[2] ? b.in[2] + k : nullptr;
       t.tail = (int)min_i(V, d.K - k - (nv - 1) * V);
       const RowBlocks blocks(row_end - row_begin, stream ? 1 : nv);
-      for (int64_t i = 0; i < blocks.count; i++) {
-        const int64_t at = row_begin + blocks.start(i), rows = row_begin + blocks.start(i + 1) - at;
-        for (int64_t r = 0; r < rows; r++) pointers[r] = b.in[0] + (at + r) * d.x_ld;
-        t.y = b.out + at * d.y_ld + k;
-        t.residual = b.in[3] ? b.in[3] + at * d.res_ld + k : nullptr;
-        (stream ? find_stream(nv, rows) : find_tile(nv, rows))(t);
+      const int64_t parts = stream || blocks.count == 1 ? 1 : max_i(1, (d.C + DEPTH - 1) / DEPTH);
+      for (int64_t part = 0; part < parts; part++) {
+        const int64_t c = d.C * part / parts;
+        const bool last = part == parts - 1;
+        t.len = d.C * (part + 1) / parts - c;
+        t.w = panel + v * V + c * t.w_ld;
+        t.next = (const char*)t.w;
+        t.act = last ? &d.act : &none;
+        t.cold = stream ? far : part == 0;
+        for (int64_t i = 0; i < blocks.count; i++) {
+          const int64_t at = row_begin + blocks.start(i), rows = row_begin + blocks.start(i + 1) - at;
+          for (int64_t r = 0; r < rows; r++) pointers[r] = b.in[0] + (at + r) * d.x_ld + c;
+          t.y = b.out + at * d.y_ld + k;
+          t.start = part ? t.y : nullptr;
+          t.residual = b.in[3] && last ? b.in[3] + at * d.res_ld + k : nullptr;
+          (stream ? find_stream(nv, rows) : find_tile(nv, rows))(t);
+        }
       }
     }
   }

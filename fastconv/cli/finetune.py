@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastconv.cli import inputs, output
 from fastconv.errors import FastconvError, ShapeError
+from fastconv.paths import target_path
 
 if TYPE_CHECKING:
     from fastconv.finetune import FineTuned
@@ -91,8 +92,7 @@ def run(folder: str, options: Options) -> int:
     out = Path(options.out)
     if out.suffix != ".onnx":
         raise FastconvError(f"--out {options.out}: expected a name that ends with .onnx")
-    if not out.parent.is_dir():
-        raise NotADirectoryError(20, "no such folder", str(out.parent))
+    target_path(out)  # an error now, not after minutes
     saved = checkpoint_of(out)
     if saved.exists() and not options.resume:
         raise FastconvError(f"{saved} is there from a run that was interrupted: go on with --resume, or remove it")

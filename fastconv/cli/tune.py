@@ -44,10 +44,15 @@ def run(path: str, out: str, shapes: Sequence[str], seconds: float, winograd: in
     isa = resolve_isa(model.isa)
     selection = Selection(isa, winograd=winograd)
     rows: list[dict[str, Any]] = []
-    with output.progress(len(layers_with_choice(compiled.graph, selection)), "measuring") as tick:
-        for shape, fresh in tune(compiled.graph, selection, tuning, seconds):
-            rows.append(row(shape, selection, tuning, fresh))
-            tick(rows[-1]["layer"])
+    try:
+        with output.progress(len(layers_with_choice(compiled.graph, selection)), "measuring") as tick:
+            for shape, fresh in tune(compiled.graph, selection, tuning, seconds):
+                rows.append(row(shape, selection, tuning, fresh))
+                tick(rows[-1]["layer"])
+    except KeyboardInterrupt:
+        if rows:
+            tuning.save(out)  # what was measured until then
+        raise
     tuning.save(out)
     if as_json:
         output.dump_json({"model": path, "tuning": out, "cpu": tuning.cpu, "isa": isa.name, "layers": rows})

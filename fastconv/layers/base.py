@@ -273,14 +273,16 @@ class Layer(ABC):
         return [v.numpy().copy() for v in self.weights]
 
     def set_weights(self, arrays: Sequence[npt.ArrayLike]) -> None:
-        """Replace all arrays, in the order and layout of `get_weights`. Raises ValueError where they do not fit."""
+        """Replace all arrays, in the order and layout of `get_weights`. Raises ValueError, with nothing replaced, where
+        they do not fit."""
         weights = self.weights
         if len(arrays) != len(weights):
             raise ValueError(f"layer {self.name!r} has {len(weights)} weights, got {len(arrays)}")
-        for v, a in zip(weights, arrays, strict=True):
-            if np.shape(a) != v.shape:
-                raise ShapeError(f"weight {v.path!r}: expected shape {v.shape}, got {np.shape(a)}")
-        for v, a in zip(weights, arrays, strict=True):
+        ready = [np.asarray(a, np.float32) for a in arrays]
+        for v, a in zip(weights, ready, strict=True):
+            if a.shape != v.shape:
+                raise ShapeError(f"weight {v.path!r}: expected shape {v.shape}, got {a.shape}")
+        for v, a in zip(weights, ready, strict=True):
             v.assign(a)
 
     def count_params(self) -> int:

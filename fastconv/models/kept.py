@@ -136,7 +136,7 @@ class Keeper:
         try:
             return self._kept(data, training)
         except _Refused as e:
-            if self.wanted or (training and self.views > 1):
+            if training and (self.wanted or self.views > 1):
                 raise ValueError(f"cache_features: {e}") from None
             if e.warns:
                 warnings.warn(f"features are not kept: {e}", UserWarning, stacklevel=5)

@@ -20,7 +20,7 @@ from fastconv.grad import Tape, gradients
 from fastconv.graph import Array, Graph, Shape, Value
 from fastconv.isa import resolve_isa
 from fastconv.layers.base import Feed, Layer, Scope, draw
-from fastconv.layers.variable import Variable, touch
+from fastconv.layers.variable import Variable, last_change, touch
 from fastconv.losses import Loss
 from fastconv.model import thread_count
 from fastconv.models.kept import Kept, changing
@@ -45,7 +45,7 @@ def all_layers(layer: Layer) -> Iterator[Layer]:
 
 def moving_statistics(model: Model) -> list[Variable]:
     """What batch normalisations that are trainable move while they train."""
-    found = [v for la in all_layers(model) if la.trainable for v in la.variables if v.statistic]
+    found = [v for la in all_layers(model) if la.trainable for v in la.variables if v.name.startswith("moving_")]
     return list(dict.fromkeys(found))
 
 
@@ -84,6 +84,8 @@ class Trainer:
         self.executor = _core.Executor(self.threads)
         self.steps: dict[object, Step] = {}
         self.halves = Halves(self)
+        self._frozen: object = None  # what the plans hold as constants
+        self._looked = -1  # the last change of any Variable when that was compared
 
     def step(self, x: Sequence[FloatArray] | Kept, target: Array, weight: Array, seed: int) -> tuple[float, FloatArray]:
         """Learn from one batch: (its loss before the step, the model's outputs for it, valid until the next step).
@@ -91,9 +93,10 @@ class Trainer:
         x: the model's inputs, or what was kept for them. weight: what each sample counts. Raises ModelError where
         memory is short.
         """
+        self.follow()
         kept = isinstance(x, Kept)
         shapes, x = (x.shapes, x.arrays) if isinstance(x, Kept) else ([a.shape for a in x], x)
-        key = (kept, tuple(shapes), target.shape)
+        key = (kept and self.halves.views, tuple(shapes), target.shape)
         step = self.steps.get(key)
         if step is None:
             step = self.compiled(shapes, target.shape, kept)
@@ -112,8 +115,22 @@ class Trainer:
         finally:  # also where a Ctrl-C comes as the step ends: what it wrote must not stand as unchanged
             touch(self.trained)
             touch(self.moving)
+        self._looked = last_change()
         optimizer.iterations += 1
         return float(step.loss[0]), step.y
+
+    def follow(self) -> None:
+        """Plans have frozen weights packed in them: where those were set anew since, they are to be compiled anew."""
+        if self._looked == last_change():
+            return
+        moved = {*self.trained, *self.moving}
+        frozen = [(v.serial, v.version) for v in self.model.weights if v not in moved]
+        if self._frozen not in (None, frozen):
+            self.steps.clear()
+            self.halves.forget()
+            packed, self.cache = self.cache.packed, WeightCache()
+            self.cache.before = packed
+        self._frozen, self._looked = frozen, last_change()
 
     # -- compiling ----------------------------------------------------------------------------------------------
     def compiled(self, shapes: Sequence[Shape], target_shape: Shape, kept: bool = False) -> Step:
@@ -212,6 +229,10 @@ class Halves:
         self.trainer, self.views = trainer, 1
         self._plans: dict[object, tuple[Step, list[Shape]]] = {}
 
+    def forget(self) -> None:
+        """Compile anew what is asked for from now on."""
+        self._plans.clear()
+
     def graphs(self, shapes: Sequence[Shape], training: bool) -> tuple[Graph, Graph, Scope]:
         """(below, above, scope) of training or of validation for inputs of these shapes."""
         graph, scope = self.trainer.forward(shapes, training)
@@ -229,6 +250,7 @@ class Halves:
         self, which: tuple[object, ...], shapes: Sequence[Shape], x: Sequence[FloatArray], training: bool,
         seed: int = 0, number: int = 0,
     ) -> list[FloatArray]:  # fmt: skip
+        self.trainer.follow()
         key = (which, tuple(shapes))
         if key not in self._plans:
             below, above, scope = self.graphs(shapes, training)

@@ -143,19 +143,26 @@ def test_no_pixels(isa: Any) -> None:
 def test_dense_weight(isa: Any, trans_b: bool) -> None:
     """A dense layer is a convolution of one pixel; dw in either layout."""
     rng = np.random.default_rng(32)
-    for M, C, K in ((1, 3, 5), (32, 40, 10), (33, 130, 70), (300, 17, 129)):
+    direct = 0
+    for M, C, K in ((1, 3, 5), (32, 40, 10), (33, 130, 70), (300, 17, 129), (16, 50, 64), (300, 70, 1040), (1, 9, 16)):
         x, g = random(rng, M, C), random(rng, M, K)
         desc = _core.Conv2dBackwardWeight(
             N=1, H=1, W=M, C=C, K=K, P=1, Q=M, R=1, S=1, groups=1, stride_h=1, stride_w=1, dilation_h=1, dilation_w=1,
             x_image=M * C, x_row=M * C, x_ld=C, g_ld=K, dw_k=C if trans_b else 1, dw_c=1 if trans_b else K, dw_tap=1,
         )  # fmt: skip
-        _, size = _core.extent(desc, isa)
+        _, size = _core.extent(desc, isa, _core.Op.conv2d_backward_weight)
         inputs = [(x.reshape(1, 1, M, C)), (g.reshape(M, K))]
-        (sums,) = backward.run(isa, "conv2d_backward_weight", desc, inputs, packed(size))
         out = Out((K, C, 1), (desc.dw_k, desc.dw_c, 1))
-        (dw,) = backward.run(isa, "conv2d_backward_weight_sum", desc, [sums], out)
+        _core.prepare(desc, isa, _core.Op.conv2d_backward_weight)
+        direct += desc.direct
+        if desc.direct:  # dw is written where it belongs
+            (dw,) = backward.run(isa, "conv2d_backward_weight", desc, inputs, out)
+        else:
+            (sums,) = backward.run(isa, "conv2d_backward_weight", desc, inputs, packed(size))
+            (dw,) = backward.run(isa, "conv2d_backward_weight_sum", desc, [sums], out)
         want = g.astype(np.float64).T @ x.astype(np.float64)
         close(dw[:, :, 0], want, terms=M, scale=np.sqrt(M), note=(M, C, K))
+    assert direct == (0 if trans_b else 3)
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,17 @@ def test_rows_do_not_depend_on_their_number(isa: Any) -> None:
 
 
 @isas
+def test_depth_in_parts(isa: Any) -> None:
+    """Several tiles of rows by more inputs than stay in L2: sums wait in y, in the same order."""
+    rng = np.random.default_rng(24)
+    x, w, bias, residual = random(rng, 30, 2500), random(rng, 70, 2500), random(rng, 70), random(rng, 30, 70)
+    whole = linear(isa, x, w, bias, residual, act="tanh", gaps=(1, 2, 3))
+    for first in (0, 26):  # one tile of rows takes the depth at once
+        part: F32 = linear(isa, x[first : first + 4], w, bias, residual[first : first + 4], act="tanh")
+        np.testing.assert_array_equal(part.view(np.int32), whole[first : first + 4].view(np.int32))
+
+
+@isas
 @pytest.mark.parametrize("act", ACTIVATIONS)
 @pytest.mark.parametrize("M", (2, 9))
 def test_every_activation(isa: Any, act: str, M: int) -> None:

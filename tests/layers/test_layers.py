@@ -323,6 +323,10 @@ def test_weights_that_do_not_fit() -> None:
         layer.set_weights([np.zeros((4, 3))])
     with pytest.raises(ValueError, match=r"expected shape \(4, 3\), got \(3, 4\)"):
         layer.set_weights([np.zeros((3, 4)), np.zeros(3)])
+    before = layer.get_weights()
+    with pytest.raises(ValueError, match="could not convert"):
+        layer.set_weights([np.ones((4, 3)), np.array(["a", "b", "c"])])
+    np.testing.assert_array_equal(layer.get_weights()[0], before[0])
     with pytest.raises(ValueError, match="symbolic tensors"):
         layer(np.zeros((1, 4)))  # type: ignore[arg-type]
     other = L.Dense(3)

@@ -98,6 +98,26 @@ def test_nothing_of_the_frozen_part_is_in_the_step() -> None:
     assert all(key[0] for key in model.trainer().steps)
 
 
+def test_frozen_weights_that_are_set_between_two_fits() -> None:
+    def twice(cached: bool) -> np.ndarray:
+        model = network()
+        taught(model, batch_size=8, cache_features=cached)
+        convolution = next(la for la in model.layers if isinstance(la, L.Conv2D))
+        convolution.set_weights([1 - a for a in convolution.get_weights()])
+        return taught(model, batch_size=8, cache_features=cached)
+
+    np.testing.assert_allclose(twice(True), twice(False), rtol=1e-4, atol=1e-5)
+
+
+def test_another_number_of_views_cuts_elsewhere() -> None:
+    frozen = [L.Conv2D(8, 3, trainable=False), L.Conv2D(8, 3, trainable=False)]
+    layers = [L.Input((16, 16, 3)), frozen[0], L.RandomFlip(), frozen[1], L.Flatten(), L.Dense(3, activation="softmax")]
+    model = Sequential(layers)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    for views in (1, 2, 1):
+        assert np.isfinite(taught(model, batch_size=8, cache_features=True, views=views)).all()
+
+
 def test_the_same_bits_whatever_the_threads() -> None:
     made = []
     for threads in (1, 2, 3):
@@ -125,6 +145,7 @@ def test_nothing_is_kept_above_what_is_random_or_learns(runs: list[Any]) -> None
     batches = Two()
     taught(network(), batches)  # they may be others each time
     assert not runs
+    taught(network(), validation_data=batches, cache_features=True)  # of the training data at least
     for model, data, words in (
         (network(L.RandomFlip()), (X, Y), "no convolution"),
         (network(), (batches,), "Two may differ"),
@@ -199,11 +220,12 @@ def test_a_fit_that_is_gone_on_with(tmp_path: Path) -> None:
     whole = taught(model(), **more)
 
     class Stop(Callback):
-        def __init__(self, step: int) -> None:
-            self.step = step
+        def __init__(self, at: int) -> None:
+            super().__init__()
+            self.at = at
 
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-            if self.model.optimizer.iterations == self.step:
+            if self.model.optimizer.iterations == self.at:
                 raise KeyboardInterrupt
 
     for stop in (2, 8, 13):

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import pickle
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-import fastconv
 from fastconv import optimizers
-from fastconv.callbacks import Callback, CSVLogger, LambdaCallback, Progress
+from fastconv.callbacks import Callback
 from fastconv.errors import ModelError, ShapeError
 from fastconv.layers import (
     BatchNormalization,
@@ -22,9 +19,10 @@ from fastconv.layers import (
     Dense,
     Dropout,
     Flatten,
-    GlobalAveragePooling2D,
     Input,
     MaxPooling2D,
+    Normalization,
+    set_random_seed,
 )
 from fastconv.layers.initializers import seeded
 from fastconv.models import Model, Sequential
@@ -34,9 +32,12 @@ X = RNG.standard_normal((50, 8, 8, 3)).astype(np.float32)
 Y = (X[:, :4].mean(axis=(1, 2, 3)) > X[:, 4:].mean(axis=(1, 2, 3))).astype(np.int64)
 
 
-def network(seed: int = 1, dropout: float = 0.3) -> Model:
-    from fastconv.layers.initializers import seeded
+@pytest.fixture(autouse=True)
+def same_weights() -> None:
+    set_random_seed(2)
 
+
+def network(seed: int = 1, dropout: float = 0.3) -> Model:
     with seeded(seed):
         return Sequential(
             [
@@ -167,6 +168,26 @@ def test_fit_warns_where_flags_have_changed() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model.fit(X, Y, epochs=1, verbose=0)
+
+
+def test_frozen_weights_that_are_set_count_from_then_on() -> None:
+    """Also without another compile: a step that was compiled before holds what they were."""
+    model = Sequential(
+        [Input((8, 8, 3)), Normalization(name="n"), Conv2D(4, 3, name="c"), Flatten(), Dense(2, activation="softmax")]
+    )
+    model.get_layer("c").trainable = False
+    compiled(model, optimizers.SGD(0.0))
+    losses = [model.train_on_batch(X[:8], Y[:8])[0]]
+    (step,) = model.trainer().steps.values()
+    model.train_on_batch(X[:8], Y[:8])
+    assert list(model.trainer().steps.values()) == [step]  # nothing was set: the same step
+    model.get_layer("c").set_weights([2 * a + 1 for a in model.get_layer("c").get_weights()])
+    losses.append(model.train_on_batch(X[:8], Y[:8])[0])
+    assert losses[-1] == pytest.approx(model.evaluate(X[:8], Y[:8], verbose=0)[0], rel=1e-5)
+    model.get_layer("n").adapt(3 * X + 2)
+    losses.append(model.train_on_batch(X[:8], Y[:8])[0])
+    assert losses[-1] == pytest.approx(model.evaluate(X[:8], Y[:8], verbose=0)[0], rel=1e-5)
+    assert len(set(losses)) == 3
 
 
 def test_packed_weights_of_the_frozen_part_are_kept() -> None:
@@ -328,64 +349,6 @@ def test_several_outputs_are_refused() -> None:
                 call(x, target)
 
 
-# -- callbacks ----------------------------------------------------------------------------------------------------
-class Spy(Callback):
-    def __init__(self, fail: bool = False) -> None:
-        super().__init__()
-        self.seen: list[str] = []
-        self.fail = fail
-
-    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
-        self.seen.append(f"test {batch} {sorted(logs)}")
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        self.seen.append(f"epoch {self.params['epochs']}")
-        if self.fail:
-            raise KeyboardInterrupt
-
-    def close(self) -> None:
-        self.seen.append("closed")
-
-
-def test_callbacks_see_the_validation_and_are_closed() -> None:
-    model, spy = compiled(network()), Spy()
-    model.fit(X, Y, epochs=1, verbose=0, validation_data=(X, Y), validation_batch_size=30, callbacks=spy)
-    tests = [f"test {i} ['accuracy', 'loss']" for i in (0, 1)]
-    assert spy.seen == [*tests, "epoch 1", "closed"]
-    spy.seen.clear()
-    model.evaluate(X, Y, 30, callbacks=[spy])
-    assert spy.seen == [*tests, "closed"]
-    count = LambdaCallback(on_predict_batch_end=lambda batch, logs: spy.seen.append(f"predict {batch}"))
-    spy.seen.clear()
-    model.predict(X, 30, callbacks=[spy, count])
-    model.predict(iter([X, X, X]), steps=2, callbacks=count)
-    assert spy.seen == ["predict 0", "predict 1", "closed", "predict 0", "predict 1"]
-    spies = [Spy(fail=True), Spy()]
-    with pytest.raises(KeyboardInterrupt):
-        model.fit(X, Y, epochs=2, verbose=0, callbacks=spies)
-    assert [s.seen for s in spies] == [["epoch 2", "closed"], ["closed"]]
-
-
-def test_what_is_open_is_closed_when_a_fit_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bar on a terminal, and a log file."""
-
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    class Fail(Callback):
-        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-            shown.append(bar._bar is not None)
-            raise KeyboardInterrupt
-
-    monkeypatch.setenv("TERM", "xterm")
-    bar, log = Progress(stream=Terminal()), CSVLogger(tmp_path / "log.csv")
-    shown: list[bool] = []
-    with pytest.raises(KeyboardInterrupt):
-        compiled(network()).fit(X, Y, verbose=0, callbacks=[bar, log, Fail()])
-    assert shown == [True] and bar._bar is None and log._file is None
-
-
 def test_what_a_copy_keeps() -> None:
     """Pickled models keep what is saved beside their network."""
     inputs = Input((3,))
@@ -393,57 +356,3 @@ def test_what_a_copy_keeps() -> None:
         model.metadata, model.threads = {"classes": "a,b"}, 1
         other = pickle.loads(pickle.dumps(model))
         assert (other.metadata, other.threads) == ({"classes": "a,b"}, 1)
-
-
-# -- networks from files ------------------------------------------------------------------------------------------
-@pytest.fixture
-def onnx_file(tmp_path: Path) -> Path:
-    """A classifier with a batch norm between its convolutions."""
-    inputs = Input((16, 16, 3))
-    x = Conv2D(8, 3, padding="same", use_bias=False, name="a")(inputs)
-    x = BatchNormalization(name="n")(x)
-    x = Conv2D(8, 3, activation="relu", name="b")(x)
-    model = Model(inputs, Dense(5, activation="softmax", name="d")(GlobalAveragePooling2D(name="g")(x)), name="net")
-    bn = model.get_layer("n")
-    bn.set_weights([RNG.uniform(0.5, 1.5, 8) for _ in range(4)])
-    model.save(tmp_path / "net.onnx")
-    return tmp_path / "net.onnx"
-
-
-def test_a_head_on_a_network_from_a_file(onnx_file: Path) -> None:
-    base = fastconv.load(onnx_file).without_top(pooling="avg")
-    with seeded(1):
-        model = base.add_head(3, hidden=(16,), dropout=0.2)
-    rng = np.random.default_rng(2)
-    x = rng.standard_normal((24, 16, 16, 3)).astype(np.float32)
-    y = np.arange(24) % 3
-    x[..., 0] += y[:, None, None] - 1  # classes differ in the mean of a channel
-    assert model.output_shape == (None, 3)
-    assert [v.path for v in model.trainable_weights] == [
-        f"{n}/{w}" for n in ("head_dense_1", "predictions") for w in ("kernel", "bias")
-    ]
-    model.compile(optimizers.Adam(0.05), "sparse_categorical_crossentropy")
-    features = base(x)
-    found = model.fit(x, y, epochs=40, verbose=0, seed=0).history["loss"]
-    assert min(found[-5:]) < found[0]
-    np.testing.assert_array_equal(base(x), features)
-
-    # unfreeze all of it: the batch norm trains, and its statistics move
-    model.trainable = True
-    model.compile(optimizers.Adam(0.005), "sparse_categorical_crossentropy")
-    before = model.get_weights()
-    further = model.fit(x, y, epochs=15, verbose=0, seed=0).history["loss"]
-    assert min(further[-5:]) < 0.8 * further[0]
-    moved = [not np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True)]
-    assert all(moved)
-
-
-def test_what_a_file_learns_can_be_saved_and_loaded(onnx_file: Path, tmp_path: Path) -> None:
-    model = fastconv.load(onnx_file).as_layers()
-    x = RNG.standard_normal((8, 16, 16, 3)).astype(np.float32)
-    np.testing.assert_allclose(model.predict(x), fastconv.load(onnx_file)(x), rtol=1e-5, atol=1e-6)
-    model.compile(optimizers.Adam(0.01), "sparse_categorical_crossentropy")
-    model.fit(x, RNG.integers(0, 5, 8), epochs=5, verbose=0, seed=0)
-    model.save(tmp_path / "taught.onnx")
-    again = fastconv.load(tmp_path / "taught.onnx")
-    np.testing.assert_allclose(again(x), model.predict(x), rtol=1e-5, atol=1e-6)

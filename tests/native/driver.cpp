@@ -200,6 +200,8 @@ void swish(Isa isa, int64_t n, int threads) {
   compare("swish", out.get(), want, 1);
 }
 
+#include "driver_training.h"
+
 struct Counted {
   const char* name;
   void (*run)(Isa);
@@ -218,6 +220,13 @@ const Counted counted[] = {
     {"dense_8", [](Isa isa) { dense(isa, 8, 256, 256, 1); }},
     {"pool", [](Isa isa) { pooling(isa, 17, 64, 3, 2, 1, 1); }},
     {"swish", [](Isa isa) { swish(isa, 8192, 1); }},
+    {"images", [](Isa isa) { convolution(isa, {16, 12, 12, 4, 6, 5, 1, 0, 1}, "implicit", 1); }},
+    {"weight_gradient", [](Isa isa) { weight_gradient(isa, {1, 14, 14, 32, 64, 3, 1, 1, 1}, "weight_gradient"); }},
+    {"weight_images", [](Isa isa) { weight_gradient(isa, {16, 12, 12, 4, 6, 5, 1, 0, 1}, "weight_images"); }},
+    {"input_gradient", [](Isa isa) { input_gradient(isa, {1, 14, 14, 32, 64, 3, 2, 1, 1}); }},
+    {"pool_gradient", [](Isa isa) { pool_gradient(isa, 4, 28, 6); }},
+    {"affine_sample", [](Isa isa) { shifted(isa, 2, 24, 3); }},
+    {"dropout", [](Isa isa) { dropped(isa, 8192); }},
 };
 
 }  // namespace

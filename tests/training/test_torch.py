@@ -132,3 +132,13 @@ def test_ten_steps(name: str, rate: float, same_piece: bool, optimizer: str, tmp
     errors = nets.errors(ours, found["double"])
     report(f"{name} {optimizer} {rate}", errors, nets.errors(found["float"], found["double"]))
     assert max(errors.values()) <= TOLERANCE
+
+
+def test_both_halves_of_the_transfer_benchmark_have_the_same_network() -> None:
+    """Features of EfficientNet-Lite0 from both engines of bench/transfer.py, from the same published weights."""
+    from bench.transfer import ENGINES, FEATURES, SIZE
+
+    x = np.random.default_rng(0).standard_normal((2, SIZE, SIZE, 3)).astype(np.float32)
+    ours, theirs = (ENGINES[name](1).features(x) for name in ("fastconv", "torch"))
+    assert ours.shape == (2, FEATURES)
+    np.testing.assert_allclose(ours, theirs, atol=1e-4 * float(np.abs(theirs).max()))
