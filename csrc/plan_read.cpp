@@ -260,6 +260,7 @@ SavedPlan read_variant(std::shared_ptr<const PlanBytes> file, const Reader& r, c
   saved.weight_bytes = v.weights_bytes;
   const char* weights = r.weights(v);
   if (verify) require(file_checksum(weights, v.weights_bytes) == v.weights_checksum, "wrong checksum of the weights");
+  if (saved.file->mapped()) saved.plan->fetch_first(weights, v.weights_bytes);
   PlanBuilder(r, v, saved).build();
   return saved;
 }
