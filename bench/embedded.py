@@ -25,10 +25,37 @@ OPEN_MS, FIRST = 5.0, 1.1  # of VGG16's plan: to open it, and its first answer i
 TIMES = re.compile(r"load ([\d.]+) ms, first answer after ([\d.]+) ms, median of \d+ runs ([\d.]+) ms")
 
 
-def network(name: str) -> Any:
-    from fastconv import applications
+def mobilenet_v2() -> bytes:
+    """MobileNetV2 of 224x224 pixels in ONNX form, random weights: fastconv.applications has none."""
+    from tests.models.builder import Builder
 
-    return getattr(applications, name)(weights=None)
+    b = Builder(1, (3, 224, 224))
+
+    def conv(x: str, channels: int, size: int, stride: int, group: int = 1) -> str:
+        return b.clip(b.bn(b.conv(x, channels, size, stride, group=group)), 0.0, 6.0)
+
+    x, channels = conv(b.x, 32, 3, 2), 32
+    for expand, out, blocks, first in (
+        (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1),
+    ):  # fmt: skip
+        for block in range(blocks):
+            wide, stride = channels * expand, 1 if block else first
+            y = conv(x, wide, 1, 1) if expand > 1 else x
+            y = b.bn(b.conv(conv(y, wide, 3, stride, wide), out, 1, 1))
+            x, channels = b.op("Add", x, y) if block else y, out
+    data: bytes = b.model((b.head(conv(x, 1280, 1, 1), 1000), (1000,))).SerializeToString()
+    return data
+
+
+def network(name: str) -> Any:
+    """A runtime Model."""
+    from fastconv import applications, load
+    from fastconv.model import Model
+    from fastconv.models import LayerSource
+
+    if name == "MobileNetV2":
+        return load(mobilenet_v2())
+    return Model(LayerSource(getattr(applications, name)(weights=None)))
 
 
 def plan(name: str) -> Path:
@@ -43,14 +70,13 @@ def arena(net: Any, path: Path) -> tuple[int, int, int]:
     """Save `net` there. Bytes of its arena, of the scratch memory of one thread, and of what lives at once at most."""
     from fastconv import _core
     from fastconv.compiler import Compiler, WeightCache
-    from fastconv.models import LayerSource
     from fastconv.passes import optimize
     from fastconv.passes.arena import peak_bytes
     from fastconv.selection import Selection
 
     net.save(path)
     saved = _core.PlanFile(str(path)).read()
-    source = LayerSource(net)
+    source = net._onnx
     graph = source.build({i.name: tuple(s) for i, (_, _, s, _) in zip(source.inputs, saved.inputs, strict=True)})
     live = peak_bytes(Compiler(optimize(graph), WeightCache(), Selection(saved.isa)).memory.regions)
     return saved.plan.arena_bytes, saved.plan.scratch_bytes, live
@@ -79,7 +105,7 @@ def arenas() -> bool:
     """Arenas beside what lives at once."""
     right, path = True, embedded.ROOT / "build" / "embedded" / "arena.fcplan"
     path.parent.mkdir(parents=True, exist_ok=True)
-    for name in ("LeNet5", "AlexNet", "VGG16", "GoogLeNet", "ResNet50", "MobileNetV2", "EfficientNetB0", "DenseNet121"):
+    for name in ("LeNet5", "AlexNet", "VGG16", "GoogLeNet", "ResNet50", "MobileNetV2", "EfficientNetB0", "InceptionV3"):
         got, scratch, live = arena(network(name), path)
         text = f"{got:,} bytes, {got / live:.3f} of the peak (aim 1.1); scratch {scratch:,} a thread"
         right &= show(f"arena of {name}", text, got <= 1.1 * live)

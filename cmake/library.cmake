@@ -11,7 +11,7 @@ foreach(kind static shared)
   set_target_properties(fastconv_${kind} PROPERTIES OUTPUT_NAME fastconv EXPORT_NAME ${kind} VISIBILITY_INLINES_HIDDEN ON
                         VERSION ${fastconv_version} SOVERSION 0 PUBLIC_HEADER include/fastconv.h)
   target_compile_definitions(fastconv_${kind} PRIVATE ${level_definitions} FASTCONV_VERSION="${fastconv_version}")
-  target_compile_options(fastconv_${kind} PRIVATE -ffunction-sections -fdata-sections)
+  target_compile_options(fastconv_${kind} PRIVATE -Os -ffunction-sections -fdata-sections)  # kernels keep their own flags
   target_include_directories(fastconv_${kind} PRIVATE csrc PUBLIC $<BUILD_INTERFACE:${CMAKE_CURRENT_SOURCE_DIR}/include>
                              $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
   target_link_libraries(fastconv_${kind} PUBLIC Threads::Threads)

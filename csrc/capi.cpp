@@ -194,6 +194,7 @@ fastconv_status fastconv_session_create(const fastconv_plan* plan, int threads, 
     const uintptr_t from = (uintptr_t)(arena ? arena : s->own.data());
     s->arena = (char*)round_up(from);
     s->scratch = (float*)(s->arena + round_up((size_t)saved.plan->arena_bytes()));
+    saved.plan->before_first_run();
     // Its threads start now, so that no run allocates.
     s->pool.run(s->pool.threads(), [](void*, int64_t, int64_t, int) {}, nullptr);
     *session = s.release();

@@ -1,11 +1,18 @@
 #include "plan.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <new>
 #include <stdexcept>
 
 #include "clock.h"
 #include "conv_checks.h"
+
+#ifndef MADV_POPULATE_READ  // older headers than the system
+#define MADV_POPULATE_READ 22
+#endif
 
 namespace fastconv {
 
@@ -57,6 +64,16 @@ Plan::Plan(Isa isa, std::shared_ptr<WeightStore> weights) : Plan(isa, std::share
 
 Plan::Plan(Isa isa, std::shared_ptr<const void> weights)
     : isa_(isa), runs_here_(isa_supported(isa)), weights_(std::move(weights)) {}
+
+void Plan::fetch_first(const char* begin, size_t bytes) { mapped_ = begin, mapped_bytes_ = bytes; }
+
+// A page fault in a kernel costs more than itself: 340 of huge pages 5.5 ms of VGG16's first run, all at once 2.8 (Zen
+// 5, virtual). Linux before 5.14 does not know the advice, and leaves it to the faults.
+void Plan::before_first_run() const {
+  if (mapped_bytes_ == 0) return;
+  const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), begin = (uintptr_t)mapped_ / page * page;
+  madvise((void*)begin, (uintptr_t)mapped_ + mapped_bytes_ - begin, MADV_POPULATE_READ);
+}
 
 int Plan::add(const Tensor& t) {
   tensors_.push_back(t);
@@ -197,6 +214,7 @@ void Executor::run(const Plan& plan, float* const* externals, int64_t* nanosecon
   if (!context) context = std::make_unique<Context>(threads_);
   if (context->arena.size() < (size_t)plan.arena_bytes()) {
     context->arena = Block((size_t)plan.arena_bytes(), plan.huge_pages());
+    plan.before_first_run();
   }
   const size_t scratch = (size_t)plan.scratch_bytes() * (size_t)threads_;
   if (context->scratch.size() < scratch) context->scratch = Block(scratch);

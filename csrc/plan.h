@@ -47,6 +47,9 @@ class Plan {
   // A level that this CPU lacks can be planned, and saved, but not run.
   Plan(Isa isa, std::shared_ptr<WeightStore> weights);
   Plan(Isa isa, std::shared_ptr<const void> weights);  // of a file
+  // Maps the pages of [begin, begin + bytes) before the first run: for weights in a mapped file.
+  void fetch_first(const char* begin, size_t bytes);
+  void before_first_run() const;
   bool huge_pages() const { return !store_ || store_->huge(); }
 
   int add_arena(int64_t offset, int64_t size);
@@ -80,6 +83,8 @@ class Plan {
   bool runs_here_;
   std::shared_ptr<const void> weights_;
   const WeightStore* store_ = nullptr;  // where they are in one
+  const char* mapped_ = nullptr;        // what fetch_first was told
+  size_t mapped_bytes_ = 0;
   std::vector<Tensor> tensors_;
   std::vector<Operation> operations_;
   std::vector<int64_t> external_sizes_;

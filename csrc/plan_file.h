@@ -104,6 +104,7 @@ class PlanBytes {
   PlanBytes& operator=(const PlanBytes&) = delete;
   const char* data() const { return data_; }
   size_t size() const { return size_; }
+  bool mapped() const { return mapping_ != nullptr; }
 
  private:
   const char* data_ = nullptr;

@@ -12,6 +12,13 @@
 #include "checks.h"
 #include "plan_file.h"
 
+#ifdef FASTCONV_SOME_KERNELS  // checks and sizes of the others are left out with them
+#include "fastconv_kept.h"
+#define FASTCONV_KEPT(name) FASTCONV_KEPT_##name
+#else
+#define FASTCONV_KEPT(name) true
+#endif
+
 namespace fastconv {
 
 namespace {
@@ -220,13 +227,14 @@ class PlanBuilder {
 
   static void add(Plan& plan, const char* kernel, const char* descriptor, uint64_t bytes, const std::vector<int>& in,
                   int out) {
-#define KERNEL(name, Descriptor)                                        \
-  if (strcmp(kernel, #name) == 0) {                                     \
-    Descriptor d;                                                       \
-    if (bytes != sizeof d) throw std::invalid_argument("another size"); \
-    memcpy(&d, descriptor, sizeof d);                                   \
-    check_function(d, kernel, 0);                                       \
-    return plan.name(d, in, out);                                       \
+#define KERNEL(name, Descriptor)                                                              \
+  if (strcmp(kernel, #name) == 0) {                                                           \
+    if (!FASTCONV_KEPT(name)) throw std::invalid_argument("this build leaves " #name " out"); \
+    Descriptor d;                                                                             \
+    if (bytes != sizeof d) throw std::invalid_argument("another size");                       \
+    memcpy(&d, descriptor, sizeof d);                                                         \
+    check_function(d, kernel, 0);                                                             \
+    return plan.name(d, in, out);                                                             \
   }
 #include "cpu/kernels.def"
 #undef KERNEL
@@ -260,6 +268,7 @@ SavedPlan read_variant(std::shared_ptr<const PlanBytes> file, const Reader& r, c
   saved.weight_bytes = v.weights_bytes;
   const char* weights = r.weights(v);
   if (verify) require(file_checksum(weights, v.weights_bytes) == v.weights_checksum, "wrong checksum of the weights");
+  if (saved.file->mapped()) saved.plan->fetch_first(weights, v.weights_bytes);
   PlanBuilder(r, v, saved).build();
   return saved;
 }
