@@ -21,10 +21,12 @@ struct ConvArguments {
   void* y;
   float* partial;  // [slices][M][K], or null
   int64_t M, x_image, y_ld, res_ld;
+  int64_t y_image, y_row, res_image, res_row;    // where !dense_y; else pixels of y and residual lie y_ld, res_ld apart
   int H, W, C, K, P, Q, S, depth, w_ld, groups;  // C, K: of one group
   int stride_h, stride_w, dilation_h, dilation_w, pad_t, pad_l;
   int x_row, x_ld;
   int steps, steps_per_slice;
+  int dense_y;
   int wide_y;  // y, residual and bias allow 16 bytes at a time
   Activation act;
 };
@@ -212,11 +214,20 @@ struct Loader {
 };
 
 // -- epilogue ---------------------------------------------------------------------------------------------------------
+// Element offset of pixel m in y, or in the residual.
+__device__ inline int64_t pixel_at(const ConvArguments& d, int64_t m, int64_t image, int64_t row, int64_t ld) {
+  if (d.dense_y) return m * ld;
+  const int64_t n = m / ((int64_t)d.P * d.Q);
+  const int pixel = (int)(m - n * d.P * d.Q), p = pixel / d.Q;
+  return n * image + p * row + (pixel - p * d.Q) * ld;
+}
+
 // y[m, k...] = act(sum + bias + residual) for WIDTH<T> channels, or fewer where `count` says so.
 template <class T>
 __device__ inline void finish(const ConvArguments& d, const float* sum, int64_t m, int k, int count) {
-  T* y = (T*)d.y + m * d.y_ld + k;
-  const T* residual = d.residual ? (const T*)d.residual + m * d.res_ld + k : nullptr;
+  T* y = (T*)d.y + pixel_at(d, m, d.y_image, d.y_row, d.y_ld) + k;
+  const T* residual =
+      d.residual ? (const T*)d.residual + pixel_at(d, m, d.res_image, d.res_row, d.res_ld) + k : nullptr;
   if (d.wide_y && count == WIDTH<T>) {
     Pack<T> p, add;
     if (residual) add = load_pack(residual);
@@ -232,6 +243,14 @@ __device__ inline void finish(const ConvArguments& d, const float* sum, int64_t 
     const float v = sum[e] + (d.bias ? d.bias[k + e] : 0.0f) + (residual ? to_float(residual[e]) : 0.0f);
     y[e] = from_float<T>(activate(d.act, v));
   }
+}
+
+// Where sums of pixel m from channel k on go: to y, or to this slice's partial sums.
+template <class T>
+__device__ inline void put_sums(const ConvArguments& d, const float* sum, int64_t m, int k, int count) {
+  if (!d.partial) return finish<T>(d, sum, m, k, count);
+  float* to = d.partial + ((int64_t)blockIdx.z * d.M + m) * d.groups * d.K + k;
+  for (int e = 0; e < count; e++) to[e] = sum[e];
 }
 
 // Gather: no number of blocks is asked for; with 1 as the bound nvcc 13 spills (56 local accesses for 128 x 32).
@@ -288,14 +307,7 @@ __global__ void __launch_bounds__(BM / WM * BN / WN * 32, Gather ? 0 : Engine<WM
       const int64_t m = first_row + warp_row + 16 * i + row;
       const int k = first_column + warp_column + column;
       if (m >= d.M || k >= d.K) continue;
-      const float* sum = tile + row * LD + column;
-      const int width = (int)min_i(WIDTH<T>, d.K - k);
-      if (d.partial) {
-        float* to = d.partial + ((int64_t)blockIdx.z * d.M + m) * d.groups * d.K + group * d.K + k;
-        for (int e = 0; e < width; e++) to[e] = sum[e];
-      } else {
-        finish<T>(d, sum, m, group * d.K + k, width);
-      }
+      put_sums<T>(d, tile + row * LD + column, m, group * d.K + k, (int)min_i(WIDTH<T>, d.K - k));
     }
     __syncwarp();
   }

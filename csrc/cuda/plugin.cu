@@ -5,8 +5,7 @@
 
 #include <vector>
 
-#include "conv_choice.h"
-#include "kernels.h"
+#include "conv_launch.h"
 
 namespace fastconv {
 namespace cuda {
@@ -22,7 +21,7 @@ struct Reference {
 
 struct Operation {
   Op op;
-  Reference in[4], out;
+  Reference in[4], out, more[2];
   union {
 #define KERNEL(name, Descriptor) Descriptor name;
 #include "cpu/kernels.def"
@@ -33,8 +32,8 @@ struct Operation {
 // Operations on fixed operands, and the graph of their launches. One run at a time.
 class Plan {
  public:
-  Plan(Precision precision, int multiprocessors, cudaStream_t stream)
-      : precision_(precision), multiprocessors_(multiprocessors), stream_(stream) {}
+  Plan(Precision precision, int multiprocessors, int capability, cudaStream_t stream)
+      : precision_(precision), multiprocessors_(multiprocessors), capability_(capability), stream_(stream) {}
   ~Plan() { forget_graph(); }
 
   void add(Op op, const void* descriptor, size_t bytes, const Reference* operands) {
@@ -42,6 +41,7 @@ class Plan {
     o.op = op;
     memcpy(o.in, operands, sizeof o.in);
     o.out = operands[4];
+    memcpy(o.more, operands + 5, sizeof o.more);
     int64_t workspace = 0;
     switch (op) {
 #define KERNEL(name, Descriptor)                                                                \
@@ -150,9 +150,11 @@ class Plan {
     Call c;
     for (int i = 0; i < 4; i++) c.in[i] = address(o.in[i], externals, arena);
     c.out = address(o.out, externals, arena);
+    for (int i = 0; i < 2; i++) c.more[i] = address(o.more[i], externals, arena);
     c.workspace = workspace;
     c.precision = precision_;
     c.multiprocessors = multiprocessors_;
+    c.capability = capability_;
     c.stream = stream_;
     switch (o.op) {
 #define KERNEL(name, Descriptor) \
@@ -174,7 +176,7 @@ class Plan {
   }
 
   Precision precision_;
-  int multiprocessors_;
+  int multiprocessors_, capability_;
   cudaStream_t stream_;
   std::vector<Operation> operations_;
   int64_t workspace_floats_ = 0;
@@ -209,7 +211,7 @@ int guarded(const Body& body) {
 #define API extern "C" __attribute__((visibility("default")))
 
 API const char* fastconv_cuda_error() { return last_error.c_str(); }
-API int fastconv_cuda_version() { return 1; }
+API int fastconv_cuda_version() { return 2; }
 
 struct DeviceInfo {
   char name[256];
@@ -287,13 +289,32 @@ API int fastconv_cuda_convert(const void* x, int x_float, void* y, int y_float, 
   return guarded([&] { convert(x, x_float != 0, y, y_float != 0, n, (Precision)precision, stream); });
 }
 
-API int fastconv_cuda_plan(int precision, int multiprocessors, cudaStream_t stream, fastconv::cuda::Plan** plan) {
-  return guarded([&] { *plan = new fastconv::cuda::Plan((Precision)precision, multiprocessors, stream); });
+API int fastconv_cuda_plan(int precision, int multiprocessors, int capability, cudaStream_t stream,
+                           fastconv::cuda::Plan** plan) {
+  return guarded([&] { *plan = new fastconv::cuda::Plan((Precision)precision, multiprocessors, capability, stream); });
 }
 API int fastconv_cuda_plan_destroy(fastconv::cuda::Plan* plan) {
   return guarded([&] { delete plan; });
 }
 API int fastconv_cuda_present(int op) { return present((Op)op); }
+// Elements of the tensor of this operation whose layout is the GPU's own, or -1: see kernels.h.
+API int fastconv_cuda_own_size(int op, const void* descriptor, int64_t bytes, int precision, int multiprocessors,
+                               int64_t* size) {
+  return guarded([&] {
+    switch ((Op)op) {
+#define KERNEL(name, Descriptor)                                                               \
+  case Op::name: {                                                                             \
+    Descriptor d;                                                                              \
+    if (bytes != (int64_t)sizeof d) throw std::invalid_argument("descriptor of another size"); \
+    memcpy(&d, descriptor, sizeof d);                                                          \
+    *size = own_size(d, (Precision)precision, multiprocessors);                                \
+    break;                                                                                     \
+  }
+#include "cpu/kernels.def"
+#undef KERNEL
+    }
+  });
+}
 API int fastconv_cuda_add(fastconv::cuda::Plan* plan, int op, const void* descriptor, int64_t bytes,
                           const Reference* operands) {
   return guarded([&] { plan->add((Op)op, descriptor, (size_t)bytes, operands); });
@@ -311,12 +332,20 @@ API int fastconv_cuda_time(fastconv::cuda::Plan* plan, void* const* externals, i
                            int repeats, double* nanoseconds) {
   return guarded([&] { *nanoseconds = plan->time(externals, count, (char*)arena, (float*)workspace, repeats); });
 }
+// Convolutions that sm_90a's own kernel was launched for, so far; -1 where this library or this device has none.
+API int64_t fastconv_cuda_hopper_launches() { return hopper_built() ? hopper_launches() : -1; }
 API int fastconv_cuda_force(int tile, int slices) {
   return guarded([&] { force_conv(tile, slices); });
 }
 API int fastconv_cuda_choose(int64_t M, int64_t K, int64_t groups, int64_t steps, int multiprocessors, int32_t* out) {
   return guarded([&] {
     const ConvChoice c = choose_conv(M, K, groups, steps, multiprocessors);
+    out[0] = c.tile, out[1] = c.slices, out[2] = c.steps_per_slice;
+  });
+}
+API int fastconv_cuda_choose_hopper(int64_t M, int64_t K, int64_t steps, int multiprocessors, int32_t* out) {
+  return guarded([&] {
+    const ConvChoice c = choose_hopper(M, K, steps, multiprocessors);
     out[0] = c.tile, out[1] = c.slices, out[2] = c.steps_per_slice;
   });
 }
