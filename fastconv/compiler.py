@@ -81,7 +81,7 @@ class WeightCache:
         return packed
 
 
-States = Mapping[str, "_core.PackedWeight"]
+States = Mapping[str, Any]  # as target.memory() makes them
 
 
 def compile_graph(
@@ -240,18 +240,18 @@ class Compiler:
             return self.pack_constant(node, how, packer.depthwise, source)
         if choice.algorithm == "winograd":
             return self.pack_constant(node, how, lambda w, s: packer.winograd(w, s, choice.m), source)
-        unit = self._channel_unit(choice)
+        unit = self.channel_unit(node) if choice.algorithm == "row_run" else 1
         return self.pack_constant(node, how, lambda w, s: packer.conv2d(_pad_channels(w, unit), s, groups), source)
 
-    def _channel_unit(self, choice: Choice) -> int:
-        return self.target.channel_unit if choice.algorithm == "row_run" else 1
+    def channel_unit(self, conv: Node) -> int:
+        return _channel_unit(conv, self.target)
 
     def _packing(self, node: Node, choice: Choice) -> tuple[object, ...]:
         """What tells packed weights of a convolution apart, beside the weight and its scale."""
         groups, turned = node.attrs["group"], bool(node.attrs.get("turned"))
         if choice.algorithm in ("depthwise", "winograd"):
             return (*choice, groups, turned)
-        return ("conv2d", groups, turned, self._channel_unit(choice))
+        return ("conv2d", groups, turned, self.channel_unit(node) if choice.algorithm == "row_run" else 1)
 
     def packed_linear(self, node: Node) -> int:
         if not node.input(1).is_const:
@@ -305,6 +305,11 @@ class Compiler:
         self.ops.append(op)
 
 
+def _channel_unit(conv: Node, target: Target) -> int:
+    """What a stem's channels are rounded up to; weights that are packed at run time keep theirs."""
+    return target.channel_unit if conv.input(1).is_const else 1
+
+
 def _packed_key(node: Node, how: object) -> tuple[object, ...]:
     weight, scale = node.input(1).weight, node.attrs.get("scale")
     assert weight is not None
@@ -321,7 +326,7 @@ def _prepare(graph: Graph, selection: Selection, target: Target = CPU) -> Graph:
     for node in g.nodes:
         if node in pools:
             continue
-        node = lowering_grad.prepare(node, isa)
+        node = lowering_grad.prepare(node, isa, target)
         if node.op == "Conv":
             shape = shape_of(node)
             N, P, Q, C, K = shape.N, shape.P, shape.Q, shape.C, shape.K
@@ -345,7 +350,10 @@ def _prepare(graph: Graph, selection: Selection, target: Target = CPU) -> Graph:
                 _take_gate(node, shape, nodes, producers, users, outputs, isa)
             if algorithm == "row_run":
                 top, left, bottom, right = shape.pads
-                pixels, channels = (shape.H + top + bottom) * (shape.W + left + right), round_up(C, target.channel_unit)
+                pixels, channels = (
+                    (shape.H + top + bottom) * (shape.W + left + right),
+                    round_up(C, _channel_unit(node, target)),
+                )
                 node.attrs["workspace_bytes"] = 4 * N * pixels * channels
                 border = producers.get(node.input(0))
                 alone = len(users[node.input(0)]) == 1 and node.input(0) not in outputs
@@ -353,9 +361,9 @@ def _prepare(graph: Graph, selection: Selection, target: Target = CPU) -> Graph:
                     node.attrs["x_perm"] = border.attrs["perm"]
                     node.inputs[0] = border.input(0)
                     nodes.remove(border)
-            _add_packed(node, packed_bytes(node, isa, choice))
+            _add_packed(node, packed_bytes(node, isa, target, choice))
         elif node.op == "Gemm":
-            _add_packed(node, packed_bytes(node, isa))
+            _add_packed(node, packed_bytes(node, isa, target))
         elif node.op == "MatMul":
             a, b = node.input(0), node.input(1)
             node.inputs = [_batches(g, a, b, nodes), _batches(g, b, a, nodes)]

@@ -89,7 +89,7 @@ def conv(c: Compiler, node: Node) -> None:
     )  # fmt: skip
     x_tensor, seconds, choice, algorithm = c.tensor(x), chosen.seconds, chosen.choice, chosen.choice.algorithm
     if algorithm == "row_run":
-        Hp, Wp, Cp = H + top + bottom, W + left + right, round_up(C, c.target.channel_unit)
+        Hp, Wp, Cp = H + top + bottom, W + left + right, round_up(C, c.channel_unit(node))
         dims = (N, Hp, Wp, Cp)
         padded = View("arena", None, c.workspace(node) // 4, dims, row_strides(dims))
         if "x_perm" in node.attrs:  # straight from the planes of the model's input

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from fastconv.errors import DeviceError
 from fastconv.layers.base import Input, Tensor
 from fastconv.layers.core import Dense, Dropout, Flatten
 from fastconv.layers.imported import Imported
@@ -51,8 +50,6 @@ def with_head(
 
 
 def _network(runtime: Runtime, trainable: bool = True) -> tuple[list[Tensor], list[Tensor]]:
-    if runtime.device != "cpu":
-        raise DeviceError(f'device={runtime.device!r}: training runs on device="cpu", load the model for that')
     infos = runtime._onnx.inputs
     last = all(len(i.shape) == 4 and _channels_last(i) for i in infos)
     inputs = [Input(batch_shape=_outer(i, last), name=i.name or None) for i in infos]
@@ -76,4 +73,6 @@ def _outer(info: InputInfo, last: bool) -> tuple[int | None, ...]:
 
 def _finish(model: Model, runtime: Runtime) -> Model:
     model.threads = runtime._threads_arg
+    if runtime.device != "cpu":
+        model.place(runtime.device, runtime.precision)
     return model

@@ -8,7 +8,7 @@ from (seed, number of the step, number of the feed) alone.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ from fastconv.losses import Loss
 from fastconv.optimizers import Optimizer
 from fastconv.passes import remove_dead, restore_activations, restore_norms, simplify
 from fastconv.passes.recompute import recompute
+from fastconv.target import CPU, Target
 
 if TYPE_CHECKING:
     from fastconv.models.model import Model
@@ -66,7 +67,7 @@ class Trainer:
     """Steps of one model with one optimiser and loss; made from what `Model.compile` decided.
 
     trained: the weights to learn; moving: the statistics to move. strict: as for `fastconv.load`. recompute: see
-    passes/recompute.py.
+    passes/recompute.py. target: the device; weights that learn lie there from the first step on. Raises DeviceError.
     """
 
     def __init__(
@@ -78,16 +79,19 @@ class Trainer:
         moving: Sequence[Variable],
         strict: bool = False,
         recompute: bool = False,
+        target: Target = CPU,
     ) -> None:
         if len(model.outputs) != 1:
             raise ValueError(f"model {model.name!r} has {len(model.outputs)} outputs: training expects one")
         self.model, self.optimizer, self.loss = model, optimizer, loss
         self.trained, self.moving, self.strict, self.recompute = list(trained), list(moving), strict, recompute
         self.isa = resolve_isa(None)
-        self.cache = WeightCache()
-        self.memory = _core.WeightStore()
+        self.target = target
+        self.cache = WeightCache(target)
+        self.memory = target.memory()
         self.threads = model.threads or _core.usable_cpus()
-        self.executor = _core.Executor(self.threads)
+        self.executor = target.executor(self.threads)
+        self._bound: dict[Variable, Any] = {}  # the memory that compiled steps change
         self.steps: dict[object, Step] = {}
 
     def step(self, x: Sequence[FloatArray], target: Array, weight: Array, seed: int) -> tuple[float, FloatArray]:
@@ -102,6 +106,7 @@ class Trainer:
             while len(self.steps) >= MAX_STEPS:
                 self.steps.pop(next(iter(self.steps)))
             self.steps[key] = step
+        self._check_memory()
         optimizer = self.optimizer
         share = np.asarray(weight, np.float32) * np.float32(1 / len(target))
         drawn = step.draw(seed, optimizer.iterations)
@@ -112,16 +117,27 @@ class Trainer:
             size = step.compiled.arena_bytes
             raise ModelError(f"model {self.model.name!r}: no memory for {size:,} bytes of tensors") from None
         optimizer.iterations += 1
-        touch(self.trained)
-        touch(self.moving)
+        touch(self._bound)
         return float(step.loss[0]), step.y
 
     # -- compiling ----------------------------------------------------------------------------------------------
     def compiled(self, shapes: Sequence[Shape], target_shape: Shape) -> Step:
         graph, feeds, states = self.graph(shapes, target_shape)
-        memory = {name: variable.live(self.memory) for name, variable in states.items()}
+        memory = {name: self._live(variable) for name, variable in states.items()}
         compiled = compile_graph(graph, self.isa, self.cache, strict=self.strict, states=memory)
         return Step(compiled, feeds, graph.outputs[1].shape)
+
+    def _live(self, variable: Variable) -> Any:
+        memory = self._bound[variable] = variable.live(self.memory)
+        return memory
+
+    def _check_memory(self) -> None:
+        """Another model that shares weights may have taken them to its own device since."""
+        for variable, memory in self._bound.items():
+            if not variable.lives_in(memory):
+                raise ModelError(
+                    f"weight {variable.path!r} has moved to another device: call compile() of {self.model.name!r} again"
+                )
 
     def graph(self, shapes: Sequence[Shape], target_shape: Shape) -> tuple[Graph, list[Feed], dict[str, Variable]]:
         """The logical graph of a step, what it draws, and the Variables of its states by name.
@@ -143,7 +159,7 @@ class Trainer:
         """The loss of a batch and its gradient for each trained weight, in the Graph's layout; nothing is learnt."""
         graph, scope, found = self._differentiated([a.shape for a in x], target.shape)
         graph.outputs = [graph.outputs[0], *(graph.add("Copy", [g], g.shape) for *_, g in found)]
-        memory = {value.name: variable.live(self.memory) for value, variable in scope.states.items()}
+        memory = {value.name: self._live(variable) for value, variable in scope.states.items()}
         compiled = compile_graph(graph, self.isa, self.cache, strict=self.strict, states=memory)
         step = Step(compiled, scope.feeds, (1,))
         outputs = [np.empty(shape, np.float32) for _, shape in compiled.outputs]
