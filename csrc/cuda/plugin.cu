@@ -3,6 +3,7 @@
 // checked by fastconv/cuda/plan.py before they come here.
 #include <string.h>
 
+#include <algorithm>
 #include <vector>
 
 #include "conv_launch.h"
@@ -34,7 +35,9 @@ class Plan {
  public:
   Plan(Precision precision, int multiprocessors, int capability, cudaStream_t stream)
       : precision_(precision), multiprocessors_(multiprocessors), capability_(capability), stream_(stream) {}
-  ~Plan() { forget_graph(); }
+  ~Plan() {
+    while (!replays_.empty()) forget_first();
+  }
 
   void add(Op op, const void* descriptor, size_t bytes, const Reference* operands) {
     Operation o;
@@ -59,30 +62,21 @@ class Plan {
     operations_.push_back(o);
   }
 
-  // externals: device addresses in the storage type. The second run with the same ones is captured as a graph.
+  // externals: device addresses in the storage type. The second run with the same ones is captured as a graph, later
+  // ones replay it; the graphs of the last few sets of addresses are kept.
   void run(void* const* externals, int count, char* arena, float* workspace) {
     const std::vector<void*> key = key_of(externals, count, arena, workspace);
-    if (exec_ && key == captured_) return check(cudaGraphLaunch(exec_, stream_), "graph launch");
-    if (key != seen_) {  // the first run: errors show here, and modules are loaded
-      seen_ = key;
+    size_t at = 0;
+    while (at < replays_.size() && replays_[at].key != key) at++;
+    if (at == replays_.size()) {  // the first run: errors show here, and modules are loaded
+      if (replays_.size() == MOST_REPLAYS) forget_first();
+      replays_.push_back({key, nullptr});
       return launch_all(externals, arena, workspace);
     }
-    forget_graph();
-    cudaGraph_t graph = nullptr;
-    check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "capture");
-    try {
-      launch_all(externals, arena, workspace);
-    } catch (...) {
-      cudaStreamEndCapture(stream_, &graph);
-      if (graph) cudaGraphDestroy(graph);
-      throw;
-    }
-    check(cudaStreamEndCapture(stream_, &graph), "end of capture");
-    const cudaError_t error = cudaGraphInstantiate(&exec_, graph, 0);
-    cudaGraphDestroy(graph);
-    check(error, "graph");
-    captured_ = key;
-    check(cudaGraphLaunch(exec_, stream_), "graph launch");
+    std::rotate(replays_.begin() + at, replays_.begin() + at + 1, replays_.end());  // the latest stands last
+    cudaGraphExec_t& exec = replays_.back().exec;
+    if (!exec) exec = capture(externals, arena, workspace);
+    check(cudaGraphLaunch(exec, stream_), "graph launch");
   }
 
   // Nanoseconds of each operation, by events around each.
@@ -121,7 +115,8 @@ class Plan {
   }
 
   int64_t workspace_bytes() const { return 4 * workspace_floats_; }
-  bool captured() const { return exec_ != nullptr; }
+  // Whether the last run replayed a graph, or was the one that made it.
+  bool captured() const { return !replays_.empty() && replays_.back().exec; }
 
  private:
   static std::vector<void*> key_of(void* const* externals, int count, char* arena, float* workspace) {
@@ -170,18 +165,40 @@ class Plan {
     for (const Operation& o : operations_) launch_one(o, externals, arena, workspace);
   }
 
-  void forget_graph() {
-    if (exec_) cudaGraphExecDestroy(exec_);
-    exec_ = nullptr;
+  cudaGraphExec_t capture(void* const* externals, char* arena, float* workspace) {
+    cudaGraph_t graph = nullptr;
+    check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "capture");
+    try {
+      launch_all(externals, arena, workspace);
+    } catch (...) {
+      cudaStreamEndCapture(stream_, &graph);
+      if (graph) cudaGraphDestroy(graph);
+      throw;
+    }
+    check(cudaStreamEndCapture(stream_, &graph), "end of capture");
+    cudaGraphExec_t exec = nullptr;
+    const cudaError_t error = cudaGraphInstantiate(&exec, graph, 0);
+    cudaGraphDestroy(graph);
+    check(error, "graph");
+    return exec;
   }
 
+  void forget_first() {
+    if (replays_.front().exec) cudaGraphExecDestroy(replays_.front().exec);
+    replays_.erase(replays_.begin());
+  }
+
+  static constexpr size_t MOST_REPLAYS = 8;
+  struct Replay {
+    std::vector<void*> key;
+    cudaGraphExec_t exec;  // null until the second run
+  };
   Precision precision_;
   int multiprocessors_, capability_;
   cudaStream_t stream_;
   std::vector<Operation> operations_;
   int64_t workspace_floats_ = 0;
-  std::vector<void*> seen_, captured_;
-  cudaGraphExec_t exec_ = nullptr;
+  std::vector<Replay> replays_;
 };
 
 }  // namespace cuda

@@ -21,6 +21,7 @@ TRAINING = {"softmax_cross_entropy", "pack_weights", "dropout", "sgd", "adam", "
             "squared_norm", "batch_norm_stats", "batch_norm_finish", "batch_norm_apply"}  # fmt: skip
 IN_PARTS = (_core.BatchNorm, _core.NormalizeBackward, _core.SquaredNorm)  # by the CPU's rule, from the shape alone
 EXACT = {"fp16": 2048, "bf16": 256}  # whole numbers up to here are exact
+MOST_SEEN = 6  # below the graphs that a plan keeps (csrc/cuda/plugin.cu)
 SIZES = _core.Isa.scalar  # the level whose checks are asked; packed sizes are ours
 
 
@@ -61,6 +62,7 @@ class DevicePlan:
         info, number = owner.info, PRECISIONS.index(precision)
         owner.call("plan", number, info.multiprocessors, 10 * info.major + info.minor, stream, byref(self.handle))
         self.buffers: Any = None  # the executor's, for this plan's externals
+        self._seen: list[object] = []
 
     def __del__(self) -> None:
         if getattr(self, "handle", None):
@@ -95,6 +97,14 @@ class DevicePlan:
     @property
     def arena_bytes(self) -> int:
         return 4 * self.arena_elements
+
+    def recur(self, addresses: object) -> bool:
+        """Whether these addresses of externals are among the last few sets that were asked about."""
+        known = addresses in self._seen
+        if known:
+            self._seen.remove(addresses)
+        self._seen = [*self._seen[1 - MOST_SEEN :], addresses]
+        return known
 
     # -- operations ---------------------------------------------------------------------------------------------
     def __getattr__(self, name: str) -> Any:

@@ -10,7 +10,7 @@ from .. import _core
 from ..errors import DeviceError
 from ..selection import Choice, Chosen, Selection, Shape
 from ..target import Target as Base
-from .arrays import Borrowed, DeviceArray, borrow
+from .arrays import Borrowed, DeviceArray, Spare, borrow
 from .executor import DeviceExecutor
 from .library import device
 from .plan import SIZES, DevicePlan, extent
@@ -47,6 +47,7 @@ class Target(Base):
         self.precision = precision
         self.channel_unit = width(precision)
         self._executor: DeviceExecutor | None = None
+        self._spare = Spare()
 
     def executor(self, threads: int) -> DeviceExecutor:
         if self._executor is None:
@@ -92,5 +93,5 @@ class Target(Base):
     def empty(self, shape: tuple[int, ...], inputs: Any) -> Any:
         """An output: on the device where any input is."""
         if any(isinstance(x, (Borrowed, DeviceArray)) for x in inputs):
-            return DeviceArray(self.owner, shape)
+            return DeviceArray(self.owner, shape, self._spare)
         return super().empty(shape, inputs)
