@@ -110,6 +110,7 @@ static bool suits_hopper(const ConvArguments& a) { return a.C >= 48 && 4 * a.C >
 
 void run_product(ConvArguments a, const Call& c, float* partial) {
   const int64_t width = width_of(c.precision);
+  narrow(a.M);
   a.steps = narrow(steps_of(a.depth, c.precision));
   const ConvChoice choice = choose_conv(a.M, a.K, a.groups, a.steps, c.multiprocessors);
   a.steps_per_slice = choice.steps_per_slice;

@@ -37,9 +37,8 @@ template <template <int, int> class Engine, int tile, int WM, int WN, bool Gathe
 void launch_tile(const ConvArguments& d, int slices, cudaStream_t stream) {
   constexpr Tile t = TILE[tile];
   static_assert(t.rows / WM * (t.columns / WN) * 32 == t.threads, "threads of the tile");
-  const int64_t rows = ceil_div(d.M, t.rows);
-  if (rows > 65535) throw std::invalid_argument("conv2d: too many pixels for one launch");
-  const dim3 grid((unsigned)(ceil_div(d.K, t.columns) * d.groups), (unsigned)rows, (unsigned)slices);
+  const int64_t blocks = ceil_div(d.K, t.columns) * d.groups * ceil_div(d.M, t.rows);
+  const dim3 grid((unsigned)narrow(blocks), 1, (unsigned)slices);
   launch(conv_gemm<Engine, t.rows, t.columns, WM, WN, t.stages, Gather>, grid, dim3(t.threads),
          (size_t)t.stages * (t.rows + t.columns) * STEP, stream, d);
 }

@@ -110,10 +110,9 @@ void launch_wgmma(const ConvArguments& d, int slices, cudaStream_t stream) {
   constexpr bool bfloat = std::is_same<T, bfloat_t>::value;
   const int taps = d.depth / d.C;
   const FilterMap filters{d.w, {d.C, taps, d.K}, {2 * (int64_t)d.C, 2 * (int64_t)d.w_ld}, BN};
-  const int64_t rows = ceil_div(d.M, hopper::ROWS);
-  if (rows > 65535) throw std::invalid_argument("conv2d: too many pixels for one launch");
-  const dim3 grid((unsigned)ceil_div(d.K, BN), (unsigned)rows, (unsigned)slices);
-  const hopper::Depth depth{(int)ceil_div(d.C, hopper::CHANNELS), d.S, d.dilation_h, d.dilation_w};
+  const int64_t across = ceil_div(d.K, BN);
+  const dim3 grid((unsigned)narrow(across * ceil_div(d.M, hopper::ROWS)), 1, (unsigned)slices);
+  const hopper::Depth depth{(int)across, (int)ceil_div(d.C, hopper::CHANNELS), d.S, d.dilation_h, d.dilation_w};
   launch(conv_wgmma<T, BN, STAGES>, grid, dim3(hopper::THREADS), (size_t)hopper::SHARED_BYTES<BN, STAGES>, stream, d,
          image_map(image_of(d), bfloat), filter_map(filters, bfloat), depth);
   if (slices == 1) return;

@@ -25,9 +25,9 @@ constexpr int STAGE_BYTES = (ROWS + BN) * STEP;
 template <int BN, int STAGES>
 constexpr int SHARED_BYTES = 1024 + STAGES * STAGE_BYTES<BN> + PATCHES + 2 * STAGES * 8;
 
-// The steps of a tap, and where they lie.
+// Tiles of columns side by side, the steps of a tap, and where taps lie.
 struct Depth {
-  int chunks, S, dilation_h, dilation_w;
+  int across, chunks, S, dilation_h, dilation_w;
 };
 
 template <int BN, int STAGES>
@@ -48,16 +48,16 @@ struct Shared {
 template <int BN, int STAGES>
 __device__ inline void produce(const ConvArguments& d, const TensorMap& x, const TensorMap& w, const Depth& depth,
                                const Shared<BN, STAGES>& s, int begin, int count) {
-  const int64_t m = (int64_t)blockIdx.y * ROWS, image = m / ((int64_t)d.P * d.Q);
-  const int pixel = (int)(m - image * d.P * d.Q), p = pixel / d.Q, q = pixel - p * d.Q;
-  const int top = p * d.stride_h - d.pad_t, left = q * d.stride_w - d.pad_l, k = (int)blockIdx.x * BN;
+  const Pixel first = pixel_of(d, (int64_t)(blockIdx.x / (unsigned)depth.across) * ROWS);
+  const int top = first.p * d.stride_h - d.pad_t, left = first.q * d.stride_w - d.pad_l,
+            k = (int)(blockIdx.x % (unsigned)depth.across) * BN;
   int tap = begin / depth.chunks, chunk = begin - tap * depth.chunks, r = tap / depth.S, c = tap - r * depth.S;
   for (int i = 0; i < count; i++) {
     const int stage = i % STAGES;
     barrier_wait(s.empty + stage, (uint32_t)(i / STAGES + 1) & 1);
     barrier_arrive_and_expect(s.full + stage, STAGE_BYTES<BN>);
-    copy_pixels(s.stage(stage), x, chunk * CHANNELS, left, top, (int)image, c * depth.dilation_w, r * depth.dilation_h,
-                s.full + stage);
+    copy_pixels(s.stage(stage), x, chunk * CHANNELS, left, top, (int)first.n, c * depth.dilation_w,
+                r * depth.dilation_h, s.full + stage);
     copy_filters(s.stage(stage) + ROWS * STEP, w, chunk * CHANNELS, tap, k, s.full + stage);
     if (++chunk < depth.chunks) continue;
     chunk = 0, tap++;
@@ -93,7 +93,7 @@ struct Consumer {
   }
 
   // This warp's 16 rows from row `first` on.
-  __device__ void finish_rows(const ConvArguments& d, float* patch, int64_t first, int lane) const {
+  __device__ void finish_rows(const ConvArguments& d, float* patch, int64_t first, int column0, int lane) const {
     constexpr int ACROSS = PATCH / WIDTH<T>;
     FASTCONV_UNROLL
     for (int part = 0; part < BN / PATCH; part++) {
@@ -107,7 +107,7 @@ struct Consumer {
       for (int i = lane; i < 16 * ACROSS; i += 32) {
         const int row = i / ACROSS, column = i % ACROSS * WIDTH<T>;
         const int64_t m = first + row;
-        const int k = (int)blockIdx.x * BN + part * PATCH + column;
+        const int k = column0 + part * PATCH + column;
         if (m < d.M && k < d.K) put_sums<T>(d, patch + row * PATCH_LD + column, m, k, (int)min_i(WIDTH<T>, d.K - k));
       }
       __syncwarp();
@@ -143,8 +143,9 @@ __global__ void __launch_bounds__(hopper::THREADS, 1)
     take_registers<CONSUMER_REGISTERS>();
     Consumer<T, BN, STAGES> consumer;
     consumer.multiply(s, group, lane, count);
-    const int64_t first = (int64_t)blockIdx.y * ROWS + 64 * group + 16 * (warp % 4);
-    consumer.finish_rows(d, s.patches + (warp - 4) * 16 * PATCH_LD, first, lane);
+    const unsigned row = blockIdx.x / (unsigned)depth.across, column = blockIdx.x - row * depth.across;
+    const int64_t first = (int64_t)row * ROWS + 64 * group + 16 * (warp % 4);
+    consumer.finish_rows(d, s.patches + (warp - 4) * 16 * PATCH_LD, first, (int)column * BN, lane);
   }
 #endif
 }
