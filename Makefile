@@ -168,7 +168,7 @@ bench-quick: .venv/installed ## ResNet50 and VGG16 against onnxruntime, under tw
 	$(PY) -m bench.quick
 
 # -- packages ---------------------------------------------------------------------------------------------------------
-wheel: .venv/installed ## dist/: an sdist, the wheel that pip builds from it alone, and a trial of both
+wheel: .venv/installed ## dist/: an sdist and the wheel that pip builds from it alone; the quick tests of both, installed
 	rm -rf dist
 	$(PY) -c 'from scikit_build_core.build import build_sdist; print(build_sdist("dist"))'
 	$(PY) -m pip wheel -v --no-deps -w dist dist/fastconv-*.tar.gz 2>&1 | tee build/wheel.log \
@@ -178,6 +178,7 @@ wheel: .venv/installed ## dist/: an sdist, the wheel that pip builds from it alo
 	PATH=$(CURDIR)/.venv/bin:$$PATH $(PY) -m auditwheel repair --plat auto -w dist/repaired dist/fastconv-*.whl
 	rm dist/fastconv-*.whl
 	mv dist/repaired/*.whl dist/ && rmdir dist/repaired
+	PATH=$(CURDIR)/.venv/bin:$$PATH $(PY) -m cibuildwheel --platform linux --print-build-identifiers
 	$(PY) -m tests.check_wheel dist
 
 clean: ## remove everything that is not in the repository

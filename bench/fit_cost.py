@@ -128,7 +128,7 @@ def measure(path: Path, level: str, budget: float, seconds: float) -> int:
     for row in todo:
         if time.monotonic() - began > budget:
             break
-        document["peaks"][level] = max(document["peaks"].get(level, 0.0), float(timing.peak_gflops(level) or 0.0))
+        document["peaks"][level] = max(document["peaks"].get(level, 0.0), timing.peak_gflops(level))
         if "dense" in row:
             row["us"] = {"linear": measure_dense(row["dense"], isa, seconds)}
         else:

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from bench import models, timing
 from bench.shapes import LAYERS, DenseCase, Layer
+from fastconv import cold
 from fastconv.cold import ColdPlan
 
 
@@ -68,7 +69,7 @@ class ColdLayer(ColdPlan):
     def __init__(self, layer: Layer, isa: Any, factor: float = 3.0) -> None:
         from fastconv.selection import Selection
 
-        reach = factor * timing.last_level_cache()
+        reach = factor * cold.last_level_cache()
         super().__init__(lambda copies: build(layer, copies), nbytes(layer)[1], layer.flops, Selection(isa), reach)
 
 
@@ -136,13 +137,13 @@ def main(argv: list[str] | None = None) -> int:
 
     machine = timing.system()
     bandwidth = timing.read_bandwidth()
-    peaks = {name: float(timing.peak_gflops(name) or math.nan) for name in levels}
+    peaks = {name: timing.peak_gflops(name) for name in levels}
     rows: list[dict[str, Any]] = []
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     for network, layer in jobs:
         for name in levels:
             # the peak beside each layer: clocks differ between levels and change with heat
-            peaks[name] = max(peaks[name], float(timing.peak_gflops(name) or math.nan))
+            peaks[name] = max(peaks[name], timing.peak_gflops(name))
             rows.append(measure(network, layer, name, args.seconds, peaks[name], bandwidth))
         if args.json:
             head = {"kind": "kernels", "system": machine, "peaks_gflops": peaks, "bandwidth_gbs": bandwidth}

@@ -21,6 +21,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastconv import _core
+from fastconv.cold import last_level_cache
+from fastconv.isa import isa_levels, resolve_isa
+
 
 def quantile(values: Sequence[float], q: float) -> float:
     """Linear interpolation between order statistics, 0 <= q <= 1. ValueError for no values."""
@@ -78,7 +82,8 @@ def interleave(
     until there were `max_runs`.
 
     Each makes `warmup` untimed calls first. In each turn a callable sleeps `pause` seconds and makes `settle` untimed
-    calls before its timed one. ValueError for no runs.
+    calls before its timed one, more of them until they took `pause` seconds as well: some schedulers wake all threads
+    on one CPU after a pause and take ten milliseconds to spread them. ValueError for no runs.
     """
     if runs < 1:
         raise ValueError(f"runs must be at least 1, not {runs}")
@@ -95,22 +100,15 @@ def interleave(
         for name, call in calls.items():
             if pause:
                 time.sleep(pause)
+            settled = clock() + pause * 1e9
             for _ in range(settle):
+                call()
+            while clock() < settled:
                 call()
             start = clock()
             call()
             samples[name].ns.append(max(clock() - start, 1))
     return samples
-
-
-def last_level_cache() -> int:
-    """Bytes of the largest cache that the first CPU reports; 32 MiB where the system does not say."""
-    units = {"K": 2**10, "M": 2**20, "G": 2**30}
-    sizes = []
-    for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
-        text = path.read_text().strip()
-        sizes.append(int(text[:-1]) * units[text[-1]] if text[-1:] in units else int(text))
-    return max(sizes, default=32 * 2**20)
 
 
 def _dot(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float:
@@ -135,16 +133,11 @@ def read_bandwidth(nbytes: int | None = None, repeats: int = 7) -> float:
     return best / 1e9
 
 
-def peak_gflops(isa: str | None = None) -> float | None:
-    """The multiply-add rate of one core measured now, at a level or at the one in use; None without fastconv.
+def peak_gflops(isa: str | None = None) -> float:
+    """The multiply-add rate of one core measured now, at a level or at the one in use.
 
     DeviceError for a level that this CPU lacks.
     """
-    try:
-        from fastconv import _core
-        from fastconv.isa import resolve_isa
-    except ImportError:
-        return None
     return float(_core.measure_peak(resolve_isa(isa)))
 
 
@@ -160,7 +153,7 @@ def cpu_name() -> str:
 
 def system() -> dict[str, Any]:
     """CPU, instruction sets, cores, memory, versions and date: what a reader needs beside a figure."""
-    info: dict[str, Any] = {
+    return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "cpu": cpu_name(),
         "machine": platform.machine(),
@@ -170,11 +163,6 @@ def system() -> dict[str, Any]:
         "python": platform.python_version(),
         "numpy": metadata.version("numpy"),
         "peak_gflops": peak_gflops(),
+        "isa_levels": isa_levels(),
+        "isa": str(resolve_isa().name),
     }
-    try:
-        from fastconv.isa import isa_levels, resolve_isa
-    except ImportError:
-        info["isa_levels"] = info["isa"] = None
-    else:
-        info["isa_levels"], info["isa"] = isa_levels(), str(resolve_isa().name)
-    return info

@@ -107,15 +107,15 @@ class Fastconv:
 class Torch:
     def __init__(self, threads: int | None) -> None:
         import torch
-        from efficientnet_lite0 import find_weights
 
         from bench.transfer_torch import Lite0
         from fastconv.torch_file import load_state_dict
+        from fastconv.weights import published
 
         self.torch = torch
         if threads:
             torch.set_num_threads(threads)
-        self.state = {k: torch.tensor(np.array(v)) for k, v in load_state_dict(find_weights()).items()}
+        self.state = {k: torch.tensor(np.array(v)) for k, v in load_state_dict(published("efficientnet_lite0")).items()}
         self.net = Lite0(CLASSES)
         self._load()
 

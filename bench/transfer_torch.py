@@ -5,16 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from efficientnet_lite0 import EPSILON, STAGES, same_pads
 from torch import nn
+
+from fastconv.applications.efficientnet import STAGES
+from fastconv.layers.windows import Windows
+
+EPSILON = 1e-3  # of every batch normalisation
 
 
 class SameConv(nn.Conv2d):
     """A convolution padded as TensorFlow does it: the odd pixel at the bottom and right."""
 
     def forward(self, x: Any) -> Any:
-        top, bottom = same_pads(x.shape[2], self.kernel_size[0], self.stride[0])
-        left, right = same_pads(x.shape[3], self.kernel_size[1], self.stride[1])
+        windows = Windows(self.kernel_size, self.stride, "same")
+        top, left, bottom, right = windows.pads(x.shape[2], x.shape[3])
         return super().forward(nn.functional.pad(x, (left, right, top, bottom)))
 
 

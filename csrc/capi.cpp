@@ -1,6 +1,7 @@
 // fastconv.h on saved plans: every exception ends here as a status and a message.
 #include <string.h>
 
+#include <algorithm>
 #include <new>
 #include <system_error>
 
@@ -27,6 +28,7 @@ namespace {
 
 constexpr int MOST_THREADS = 1024;
 constexpr size_t LINE = 64;
+static_assert(sizeof(size_t) == 8, "sizes of a plan are 64 bits");
 
 fastconv_status fail(fastconv_error* error, fastconv_status status, const char* message) {
   if (error) {
@@ -86,7 +88,7 @@ fastconv_status describe(const std::vector<SavedIo>& ios, size_t index, fastconv
 
 size_t round_up(size_t n) { return (n + LINE - 1) / LINE * LINE; }
 
-int thread_count(int threads) { return threads < 1 ? 1 : threads; }
+int thread_count(int threads) { return std::clamp(threads, 1, MOST_THREADS); }
 
 fastconv_status run(fastconv_session* s, const float* const* inputs, float* const* outputs, int64_t* nanoseconds,
                     fastconv_error* error) {
@@ -161,6 +163,13 @@ fastconv_status fastconv_plan_operation(const fastconv_plan* plan, size_t index,
 
 const char* fastconv_plan_label(const fastconv_plan* plan, size_t index) {
   return index < plan->saved.labels.size() ? plan->saved.labels[index] : nullptr;
+}
+
+const char* fastconv_plan_metadata(const fastconv_plan* plan, const char* key) {
+  for (const auto& [name, value] : plan->saved.metadata) {
+    if (key && strcmp(name, key) == 0) return value;
+  }
+  return nullptr;
 }
 
 size_t fastconv_plan_arena_bytes(const fastconv_plan* plan, int threads) {

@@ -3,6 +3,7 @@
 #include "cpu/dispatch.h"
 #include "cpu/select.h"
 #include "cpu/winograd.h"
+#include "images_checks.h"
 #include "training_checks.h"
 
 namespace fastconv {
@@ -55,7 +56,13 @@ int64_t part_size(const Conv2dBackwardWeight& d, Isa isa) {
   return groups * d.R * d.S * Cg * ceil_div(Kg, V) * V;
 }
 
+bool takes_images(const Conv2dBackwardWeight& d, Isa isa) { return !depthwise(d) && images_pay(d, isa); }
+
 int64_t parts_of(const Conv2dBackwardWeight& d, Isa isa) {
+  if (takes_images(d, isa)) {
+    const ImageBands cut = image_bands(d, isa, true);
+    return cut.groups * cut.bands;
+  }
   const int64_t groups = depthwise(d) ? 1 : d.groups, slices = groups * ceil_div(d.K / groups, SLICE);
   const int64_t M = d.N * d.P * d.Q, rows = depthwise(d) ? d.N * d.P : ceil_div(M, BLOCK);
   const double flops = 2.0 * M * d.K * (d.C / d.groups) * d.R * d.S * (depthwise(d) ? 8 : 1);
@@ -86,6 +93,7 @@ Extent extent(const Conv2dBackwardWeight& d, Isa isa, Op op) {
 
 void prepare(Conv2dBackwardWeight& d, Isa isa, Op op) {
   d.parts = parts_of(d, isa);
+  d.images = takes_images(d, isa);
   const int64_t groups = depthwise(d) ? 1 : d.groups, Kg = d.K / groups;
   if (op == Op::conv2d_backward_weight_sum) {
     const double items =
@@ -96,7 +104,13 @@ void prepare(Conv2dBackwardWeight& d, Isa isa, Op op) {
   }
 }
 
-int64_t scratch_bytes(const Conv2dBackwardWeight& d) { return d.S * d.C <= LONGEST_RUN ? BLOCK * d.S * d.C * 4 : 0; }
+int64_t scratch_bytes(const Conv2dBackwardWeight& d, Isa isa) {
+  if (takes_images(d, isa)) {
+    const int64_t rows = image_bands(d, isa, true).rows, sums = 4 * d.K * geometry(isa).vector_length;
+    return (int64_t)image_bytes(d, rows, rows, isa) + 4 * sums;
+  }
+  return d.S * d.C <= LONGEST_RUN ? BLOCK * d.S * d.C * 4 : 0;
+}
 
 Extent extent(const Conv2dBackwardInput& d, Isa isa, Op op) {
   const char* name = "conv2d_backward_input";
@@ -131,7 +145,7 @@ void prepare(Conv2dBackwardInput& d, Isa isa, Op op) {
   d.chunks = parts * d.row_chunks;
 }
 
-int64_t scratch_bytes(const Conv2dBackwardInput& d) {
+int64_t scratch_bytes(const Conv2dBackwardInput& d, Isa) {
   const int64_t columns = d.groups == d.C ? d.W * (2 * d.S + 1) * 4 : 0;  // of depthwise_backward_input
   return std::max(columns, ceil_div(d.K / d.groups, 16) * 64 + d.R * d.S * (16 * 8 + 4) + 64);
 }

@@ -8,6 +8,7 @@
 #include "cpu/dispatch.h"
 #include "cpu/select.h"
 #include "cpu/winograd.h"
+#include "images_checks.h"
 
 namespace fastconv {
 
@@ -62,7 +63,19 @@ void epilogue_extent(const char* op, const D& d, int64_t rows, Extent& e) {
 
 }  // namespace
 
+static void prepare_images(Conv2d& d, Isa isa) {
+  const ImageBands cut = image_bands(d, isa, false);
+  d.algorithm = ConvAlgorithm::images;
+  d.panels_per_chunk = ceil_div(ceil_div(d.K, geometry(isa).vector_length), geometry(isa).max_panel);
+  d.panel_chunks = 1;
+  d.rows_per_chunk = cut.rows, d.row_chunks = cut.bands;
+  d.chunks = cut.groups * cut.bands;
+  d.taps_per_slice = d.R * d.S;
+}
+
 void prepare(Conv2d& d, Isa isa) {
+  if (d.algorithm != ConvAlgorithm::gemm && images_pay(d, isa)) return prepare_images(d, isa);
+  if (d.algorithm == ConvAlgorithm::images) d.algorithm = ConvAlgorithm::implicit;  // of a file, where it never pays
   const Geometry& table = geometry(isa);
   const int64_t M = d.N * d.P * d.Q, Kg = d.K / d.groups, depth = d.C / d.groups * d.R * d.S;
   const int64_t vectors = ceil_div(Kg, table.vector_length), panels = ceil_div(vectors, table.max_panel);
@@ -160,7 +173,7 @@ Extent extent(const Conv2d& d, Isa isa) {
                 d.Q == d.W && d.x_row == d.W * d.x_ld && d.x_image == d.H * d.x_row,
             "gemm", "geometry");
   } else {
-    require(d.algorithm == ConvAlgorithm::implicit, op, "unknown algorithm");
+    require(d.algorithm == ConvAlgorithm::implicit || d.algorithm == ConvAlgorithm::images, op, "unknown algorithm");
   }
   Extent e{};
   e.in[0] = image_extent(op, d);
@@ -224,7 +237,8 @@ Extent extent(const Linear& d, Isa isa) {
   return e;
 }
 
-int64_t scratch_bytes(const Conv2d& d) {
+int64_t scratch_bytes(const Conv2d& d, Isa isa) {
+  if (d.algorithm == ConvAlgorithm::images) return (int64_t)image_bytes(d, d.rows_per_chunk, 1, isa) + 64;
   const int64_t zeros = ceil_div(d.C / d.groups, 16) * 16;
   const int64_t sums = d.taps_per_slice < d.R * d.S ? d.rows_per_chunk * MOST_COLUMNS : 0;
   return (zeros + sums) * 4 + d.R * d.S * (16 * 8 + 4) + 64;

@@ -17,7 +17,7 @@ Extent extent(const DepthwiseConv2d& d, Isa isa);
 Extent extent(const Linear& d, Isa isa);
 
 // per thread
-int64_t scratch_bytes(const Conv2d& d);
+int64_t scratch_bytes(const Conv2d& d, Isa isa);
 int64_t scratch_bytes(const Winograd& d, Isa isa, Op op);
 
 // Floats between the two operations of a Winograd convolution; 0 where one does it all.
@@ -75,8 +75,8 @@ inline Extent extent_for(const Winograd& d, Isa isa, Op op) {
   return extent(d, isa, op);
 }
 template <>
-inline int64_t scratch_for(const Conv2d& d, Isa, Op) {
-  return scratch_bytes(d);
+inline int64_t scratch_for(const Conv2d& d, Isa isa, Op) {
+  return scratch_bytes(d, isa);
 }
 template <>
 inline int64_t scratch_for(const Winograd& d, Isa isa, Op op) {
@@ -107,8 +107,8 @@ inline int64_t weight_parts_for(const Linear& d, Isa isa, Op) {
     return extent(d, isa, op);                           \
   }                                                      \
   template <>                                            \
-  inline int64_t scratch_for(const D& d, Isa, Op) {      \
-    return scratch_bytes(d);                             \
+  inline int64_t scratch_for(const D& d, Isa isa, Op) {  \
+    return scratch_bytes(d, isa);                        \
   }
 NEEDS_BOTH(Conv2dBackwardWeight)
 NEEDS_BOTH(Conv2dBackwardInput)

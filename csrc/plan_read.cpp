@@ -16,6 +16,7 @@ namespace fastconv {
 
 namespace {
 
+constexpr size_t HUGE_PAGE = size_t(2) << 20;
 constexpr uint64_t MOST_ENTRIES = 1 << 20;           // of any table
 constexpr int64_t MOST_ELEMENTS = int64_t(1) << 40;  // of a tensor
 constexpr uint64_t MOST_MEMORY = uint64_t(1) << 46;  // bytes of an arena, or scratch
@@ -247,6 +248,11 @@ SavedPlan read_variant(std::shared_ptr<const PlanBytes> file, const Reader& r, c
   for (uint64_t i = 0; i < r.header().labels.count; i++) {
     saved.labels.push_back(r.string(r.at<uint32_t>(r.header().labels, i)));
   }
+  r.table<FilePair>(r.header().metadata, "the table of metadata");
+  for (uint64_t i = 0; i < r.header().metadata.count; i++) {
+    const FilePair pair = r.at<FilePair>(r.header().metadata, i);
+    saved.metadata.emplace_back(r.string(pair.key, false), r.string(pair.value));
+  }
   std::vector<const char*> names;
   saved.inputs = read_ios(r, v.inputs, names);
   names.clear();
@@ -289,7 +295,7 @@ uint64_t file_checksum(const void* data, uint64_t bytes) {
   return sum;
 }
 
-PlanBytes::PlanBytes(const char* path) : mapped_(true) {
+PlanBytes::PlanBytes(const char* path) {
   const auto failed = [&](int fd) {
     const int error = errno;
     if (fd >= 0) close(fd);
@@ -302,15 +308,24 @@ PlanBytes::PlanBytes(const char* path) : mapped_(true) {
     close(fd);
     broken(S_ISREG(s.st_mode) ? "the file is too short" : "no regular file");
   }
-  void* p = mmap(nullptr, (size_t)s.st_size, PROT_READ, MAP_SHARED, fd, 0);
-  if (p == MAP_FAILED) failed(fd);
-  close(fd);
-  data_ = (const char*)p;
   size_ = (size_t)s.st_size;
+  mapped_ = size_ + HUGE_PAGE;
+  mapping_ = mmap(nullptr, mapped_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (mapping_ == MAP_FAILED) failed(fd);
+  char* p = (char*)(((uintptr_t)mapping_ + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE);
+  if (mmap(p, size_, PROT_READ, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED) {
+    const int error = errno;
+    munmap(mapping_, mapped_);
+    errno = error;
+    failed(fd);
+  }
+  close(fd);
+  if (size_ >= HUGE_PAGE) madvise(p, size_, MADV_HUGEPAGE);  // what is not in the page cache is read in huge pages
+  data_ = p;
 }
 
 PlanBytes::~PlanBytes() {
-  if (mapped_) munmap(const_cast<char*>(data_), size_);
+  if (mapping_) munmap(mapping_, mapped_);
 }
 
 std::vector<Isa> saved_levels(const PlanBytes& file) {

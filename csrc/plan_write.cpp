@@ -179,8 +179,7 @@ uint64_t head_checksum(const std::string& head) {
 
 }  // namespace
 
-void write_plan(const std::string& path, const std::string& model, const std::vector<std::string>& labels,
-                const std::vector<PlanToSave>& variants) {
+void write_plan(const std::string& path, const PlanAbout& about, const std::vector<PlanToSave>& variants) {
   Head head;
   FileHeader header{};
   std::vector<FileVariant> entries(variants.size());
@@ -199,9 +198,15 @@ void write_plan(const std::string& path, const std::string& model, const std::ve
     f.operations = head.table(operations(head, v));
   }
   std::vector<uint32_t> label_strings;
-  for (const std::string& s : labels) label_strings.push_back(head.string(s));
+  for (const std::string& s : about.labels) label_strings.push_back(head.string(s));
+  std::vector<FilePair> pairs;
+  for (const auto& [key, value] : about.metadata) {
+    const uint32_t name = head.string(key);
+    pairs.push_back({name, head.string(value)});
+  }
   header.labels = head.table(label_strings);
-  header.model = head.string(model);
+  header.metadata = head.table(pairs);
+  header.model = head.string(about.model);
   header.strings_at = head.append(head.strings().data(), head.strings().size());
   header.strings_bytes = head.strings().size();
   memcpy(header.magic, FILE_MAGIC, sizeof header.magic);

@@ -34,7 +34,7 @@ void prepare(Optimizer& d);
 void prepare(MovingAverage& d);
 void prepare(SquaredNorm& d);
 
-int64_t scratch_bytes(const Conv2dBackwardWeight& d);
-int64_t scratch_bytes(const Conv2dBackwardInput& d);
+int64_t scratch_bytes(const Conv2dBackwardWeight& d, Isa isa);
+int64_t scratch_bytes(const Conv2dBackwardInput& d, Isa isa);
 
 }  // namespace fastconv

@@ -42,6 +42,7 @@ struct Conv2dBackwardWeight {
   int64_t x_image, x_row, x_ld, g_ld;
   int64_t dw_k, dw_c, dw_tap;  // strides of dw: output channel, channel within a group, tap
   int64_t parts;
+  int64_t images;  // 1: lanes are images, and parts are groups of images times bands of rows; set by prepare()
 };
 
 // dx[n,h,w,c] = sum over k, r, s of g[n,p,q,k] w[k,c,r,s] where h = p*sh + r*dh - pt and w = q*sw + s*dw - pl, plus

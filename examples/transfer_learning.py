@@ -5,13 +5,13 @@ pip install "fastconv[demo,plots]" && python examples/transfer_learning.py docs/
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 
 import numpy as np
 from demo import photo
 from digits import BATCH, RATE, digits, network, stratified
+from pictures import keep, main, sheet
 from PIL import Image
 from textures import CLASSES, patches
 
@@ -32,16 +32,6 @@ SHOWN = {
     "RandomContrast": lambda: layers.RandomContrast(0.7),
     "RandomBrightness": lambda: layers.RandomBrightness(0.3),
 }
-
-
-def sheet(rows: list[list[Image.Image]]) -> Image.Image:
-    """Pictures of one size in rows, four pixels apart."""
-    w, h = rows[0][0].size
-    made = Image.new("RGB", (len(rows[0]) * (w + 4) - 4, len(rows) * (h + 4) - 4), "white")
-    for i, row in enumerate(rows):
-        for j, picture in enumerate(row):
-            made.paste(picture, (j * (w + 4), i * (h + 4)))
-    return made
 
 
 def augmented(side: int = 80, draws: int = 5) -> Image.Image:
@@ -86,24 +76,14 @@ def learn_digits(folder: Path, seed: int = 0, epochs: int = 40) -> list[Path]:
 def draw(folder: Path, epochs: int = 40) -> list[Path]:
     """Write all pictures and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for name, picture in {"augmentation": augmented(), "textures": textures()}.items():
-        paths.append(folder / f"{name}.png")
-        picture.quantize(48).save(paths[-1], optimize=True)
+    drawn = {"augmentation": augmented(), "textures": textures()}
+    paths = [keep(picture, folder / f"{name}.png") for name, picture in drawn.items()]
     for path in learn_digits(folder, epochs=epochs):
         with Image.open(path) as picture:
-            smaller = picture.convert("RGB").quantize(48)
-        smaller.save(path, optimize=True)
-        paths.append(path)
+            smaller = picture.convert("RGB")
+        paths.append(keep(smaller, path))
     return paths
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Draw the pictures of docs/transfer-learning.md.")
-    parser.add_argument("folder", nargs="?", type=Path, default=Path("docs/images"))
-    for path in draw(parser.parse_args().folder):
-        print(f"{path} {path.stat().st_size:,} bytes")
-
-
 if __name__ == "__main__":
-    main()
+    main(draw, "docs/transfer-learning.md")

@@ -9,7 +9,8 @@ from . import ops
 from ._version import __version__
 from .config import show_config
 from .errors import DeviceError, FastconvError, ModelError, ShapeError, TuningError, UnsupportedOpError
-from .model import Model, load
+from .loading import load
+from .model import Model
 from .session import InferenceSession, SessionOptions
 from .tuning import Tuning
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import collections.abc
+import os
 import typing
 
 import numpy
@@ -89,6 +90,7 @@ __all__: list[str] = [
     "panels",
     "plan_checksum",
     "prepare",
+    "row_run_group",
     "run_kernel",
     "usable_cpus",
     "vector_length",
@@ -337,6 +339,7 @@ class FillMode:
 class ConvAlgorithm:
     __members__: typing.ClassVar[dict[str, ConvAlgorithm]]
     gemm: typing.ClassVar[ConvAlgorithm]
+    images: typing.ClassVar[ConvAlgorithm]
     implicit: typing.ClassVar[ConvAlgorithm]
     row_run: typing.ClassVar[ConvAlgorithm]
 
@@ -829,6 +832,7 @@ class Conv2dBackwardWeight:
     dw_tap: int
     g_ld: int
     groups: int
+    images: int
     pad_l: int
     pad_t: int
     parts: int
@@ -1369,6 +1373,8 @@ class SavedPlan:
     @property
     def labels(self) -> list[str]: ...
     @property
+    def metadata(self) -> dict[str, str]: ...
+    @property
     def model(self) -> str: ...
     @property
     def operations(self) -> list[tuple[str, str, str, str, int, int, list[int]]]: ...
@@ -1385,7 +1391,7 @@ class PlanFile:
     @typing.overload
     def __init__(self, content: bytes) -> None: ...
     @typing.overload
-    def __init__(self, path: str) -> None: ...
+    def __init__(self, path: os.PathLike[str] | str | bytes) -> None: ...
     def read(self, isa: Isa | None = None, verify: bool = False, look: bool = False) -> SavedPlan:
         """The variant of a level (None: the best that runs here); verify: check the sum of its weights; look: it need
         not run here. Raises ValueError for a broken file, RuntimeError where no such variant runs here."""
@@ -1688,6 +1694,9 @@ def prepare(desc: Optimizer, isa: Isa, op: Op | None = None) -> None: ...
 def prepare(desc: MovingAverage, isa: Isa, op: Op | None = None) -> None: ...
 @typing.overload
 def prepare(desc: SquaredNorm, isa: Isa, op: Op | None = None) -> None: ...
+def row_run_group(shape: ConvShape, isa: Isa) -> int:
+    """How many neighbouring outputs of row_run make one vector."""
+
 def run_kernel(
     isa: Isa,
     desc: typing.Any,
@@ -1714,9 +1723,10 @@ def winograd_workspace(N: int, P: int, Q: int, C: int, K: int, m: int, r: int, a
     """Floats of workspace between the two operations of a Winograd convolution; 0 where one does it all."""
 
 def write_plan(
-    path: str,
+    path: os.PathLike[str] | str | bytes,
     model: str,
     labels: collections.abc.Sequence[str],
+    metadata: collections.abc.Sequence[tuple[str, str]],
     variants: collections.abc.Sequence[
         tuple[
             Plan,
@@ -1726,12 +1736,13 @@ def write_plan(
         ]
     ],
 ) -> None:
-    """Write an .fcplan file. variants: (plan, inputs, outputs, operations) with inputs and outputs as (name, dtype,
-    shape, ragged) and operations as (name, op, algorithm, flops, bytes, shape). Raises OSError."""
+    """Write an .fcplan file. metadata: (key, value). variants: (plan, inputs, outputs, operations) with inputs and
+    outputs as (name, dtype, shape, ragged) and operations as (name, op, algorithm, flops, bytes, shape). Raises
+    OSError."""
 
 DEFAULT_WINOGRAD: int = 4
 LARGEST_WINOGRAD: int = 6
 MAX_RANK: int = 8
 PLAN_MAGIC: bytes
-PLAN_VERSION: int = 2
+PLAN_VERSION: int = 3
 __version__: str

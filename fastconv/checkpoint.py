@@ -2,26 +2,23 @@
 
 The layout is that of safetensors (https://github.com/huggingface/safetensors): eight bytes with the header's length,
 the header in JSON, the arrays; other tools can read the weights. `__metadata__` holds the state and a SHA-256 of header
-and arrays. The file is written beside its place, flushed to the disk and then renamed, so that a full disk or a killed
-process at any moment leaves the checkpoint before it as it was.
+and arrays. A full disk or a killed process at any moment leaves the checkpoint before it as it was (paths.replacing).
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import math
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fastconv.errors import FastconvError, ModelError
 from fastconv.graph import Array
+from fastconv.paths import open_file, replacing
 
 FORMAT = "fastconv checkpoint 1"
 _TYPES: dict[str, np.dtype[Any]] = {
@@ -50,16 +47,17 @@ def write(path: str | os.PathLike[str], arrays: Mapping[str, Array], state: Mapp
     for piece in _pieces(ready):
         total.update(piece)
     head = head.replace(_NO_SUM.encode(), total.hexdigest().encode(), 1)
-    with replacing(path) as file:
-        _write_all(file, len(head).to_bytes(8, "little") + head)
+    with replacing(path) as partial, open(partial, "wb") as file:
+        file.write(len(head).to_bytes(8, "little") + head)
         for piece in _pieces(ready):
-            _write_all(file, piece)
+            file.write(piece)
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, Any]]:
     """(arrays, state) of a checkpoint. Raises ModelError for a file that is broken or something else; OSError."""
     name = os.fspath(path)
-    data = Path(path).read_bytes()
+    with open_file(path) as file:
+        data = file.read()
     length = int.from_bytes(data[:8], "little")
     if not 2 <= length <= min(_MAX_HEADER, len(data) - 8):
         raise ModelError(f"{name}: not a checkpoint")
@@ -70,10 +68,13 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, Any]
         if meta["format"] != FORMAT:
             raise ModelError(f"{name}: expected {FORMAT!r}, got {meta['format']!r}")
         sum_ = str(meta["sha256"])
-        blank = head.replace(sum_.encode(), _NO_SUM.encode(), 1)
-        if hashlib.sha256(blank + data[8 + length :]).hexdigest() != sum_:
+        total = hashlib.sha256(head.replace(sum_.encode(), _NO_SUM.encode(), 1))
+        total.update(memoryview(data)[8 + length :])
+        if total.hexdigest() != sum_:
             raise ModelError(f"{name}: the checksum is wrong: the file was changed or damaged")
         state = json.loads(meta["state"])
+        if not isinstance(state, dict):
+            raise ModelError(f"{name}: its state is no JSON object")
         arrays = {key: _array(data, 8 + length, info) for key, info in header.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         if isinstance(e, FastconvError):
@@ -108,52 +109,3 @@ def _pieces(arrays: Mapping[str, Array]) -> Iterator[memoryview]:
         flat = a.reshape(-1).view(np.uint8).data
         for i in range(0, len(flat), _PIECE):
             yield flat[i : i + _PIECE]
-
-
-def _write_all(file: int, data: bytes | memoryview) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(file, view) :]
-
-
-@contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[int]:
-    """A file descriptor to write to; when the block ends well, what was written is on the disk and at `path`.
-
-    What an earlier, killed process left half written is overwritten. Raises OSError, and FastconvError where another
-    process writes the same file just now; `path` stays as it was then.
-    """
-    target = Path(path)
-    partial = target.with_name(f".{target.name}.part")
-    file = _locked(partial)
-    try:
-        os.ftruncate(file, 0)
-        yield file
-        os.fsync(file)
-        os.replace(partial, target)
-        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    finally:
-        os.close(file)
-
-
-def _locked(partial: Path) -> int:
-    """`partial`, open and ours alone. It may have been renamed away between opening and locking: then once more."""
-    while True:
-        file = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.exists(partial) and os.path.samestat(os.fstat(file), os.stat(partial)):
-                return file
-        except BlockingIOError:
-            os.close(file)
-            raise FastconvError(f"{partial}: another process is writing it") from None
-        except OSError:
-            pass  # renamed away between the two looks
-        os.close(file)

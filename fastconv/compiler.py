@@ -10,22 +10,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import _core, lowering_grad, lowering_tensors
+from . import _core, lowering_grad, lowering_moves, lowering_tensors
 from .errors import FastconvError, ModelError, UnsupportedOpError
 from .graph import Array, Graph, Node, Shape, Value, Weight
-from .lowering import LOWERINGS, parts_of_sum
+from .lowering import LOWERINGS
 from .packing import as_float32
-from .packing_states import pack_at_run_time, packed_bytes, turned_weight
+from .packing_states import pack_at_run_time, turned_weight
 from .passes import optimize, plan_memory
-from .selection import DEFAULT_WINOGRAD, Choice, Selection, shape_of
-from .selection import Shape as ConvShape
+from .prepare import prepare
+from .selection import DEFAULT_WINOGRAD, Choice, Selection
+from .stems import spread
 from .target import CPU, Target
 from .views import View, reach, round_up, row_strides
 
 if TYPE_CHECKING:
     from .tuning import Tuning
 
-_REGISTERED = (lowering_tensors, lowering_grad)  # importing it fills LOWERINGS
+_REGISTERED = (lowering_moves, lowering_tensors, lowering_grad)  # importing them fills LOWERINGS
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class Compiler:
         self.target = cache.target
         self.isa = isa = selection.isa
         self.selection = self.target.selection(selection)
-        self.graph = _prepare(graph, self.selection, self.target)
+        self.graph = prepare(graph, self.selection, self.target)
         self.cache = cache
         self.memory = plan_memory(self.graph)
         self.plan = self.target.plan(isa, cache.store)
@@ -231,7 +232,8 @@ class Compiler:
         number: int = self.plan.weight(packed, first)
         return number
 
-    def packed(self, node: Node, choice: Choice) -> int:
+    def packed(self, node: Node, choice: Choice, group: int = 1) -> int:
+        """The tensor of a convolution's packed weights; group: see stems.py."""
         if not node.input(1).is_const:
             return pack_at_run_time(self, node, choice)
         groups, packer, how = node.attrs["group"], self.packer, self._packing(node, choice)
@@ -241,10 +243,17 @@ class Compiler:
         if choice.algorithm == "winograd":
             return self.pack_constant(node, how, lambda w, s: packer.winograd(w, s, choice.m), source)
         unit = self.channel_unit(node) if choice.algorithm == "row_run" else 1
+        stride = node.attrs["strides"][1]
+        if group > 1:
+
+            def pack_group(w: Weight, s: Array | None) -> Any:
+                return packer.conv2d(spread(w, group, stride), None if s is None else np.tile(s, group), groups)
+
+            return self.pack_constant(node, (*how, group, stride), pack_group, source)
         return self.pack_constant(node, how, lambda w, s: packer.conv2d(_pad_channels(w, unit), s, groups), source)
 
     def channel_unit(self, conv: Node) -> int:
-        return _channel_unit(conv, self.target)
+        return self.target.stem_unit(conv.input(1).is_const)
 
     def _packing(self, node: Node, choice: Choice) -> tuple[object, ...]:
         """What tells packed weights of a convolution apart, beside the weight and its scale."""
@@ -305,196 +314,10 @@ class Compiler:
         self.ops.append(op)
 
 
-def _channel_unit(conv: Node, target: Target) -> int:
-    """What a stem's channels are rounded up to; weights that are packed at run time keep theirs."""
-    return target.channel_unit if conv.input(1).is_const else 1
-
-
 def _packed_key(node: Node, how: object) -> tuple[object, ...]:
     weight, scale = node.input(1).weight, node.attrs.get("scale")
     assert weight is not None
     return (weight.key, how, None if scale is None else scale.tobytes())
-
-
-def _prepare(graph: Graph, selection: Selection, target: Target = CPU) -> Graph:
-    """What the memory plan must know: workspaces, and reductions that take two steps or dense rows."""
-    isa, g = selection.isa, graph.copy()
-    users, producers = g.users(), g.producers()
-    outputs = set(g.outputs)
-    nodes: list[Node] = []
-    pools: set[Node] = set()
-    for node in g.nodes:
-        if node in pools:
-            continue
-        node = lowering_grad.prepare(node, isa, target)
-        if node.op == "Conv":
-            shape = shape_of(node)
-            N, P, Q, C, K = shape.N, shape.P, shape.Q, shape.C, shape.K
-            choice = selection.choose(shape, constant=node.input(1).is_const).choice
-            algorithm, m = choice
-            if algorithm == "winograd":
-                after = users.get(node.output, [])
-                axes, r = _core.winograd_axes(shape.R, shape.S), max(shape.R, shape.S)
-                if (
-                    axes == 0
-                    and m % 2 == 0
-                    and len(after) == 1
-                    and node.output not in outputs
-                    and _pools_by_two(node, after[0])
-                ):
-                    pools.add(after[0])
-                    node.attrs["pooled"] = (P, Q)
-                    node.outputs = [after[0].output]
-                node.attrs["workspace_bytes"] = 4 * _core.winograd_workspace(N, P, Q, C, K, m, r, axes)
-            if algorithm == "gemm" and target.takes_gates:
-                _take_gate(node, shape, nodes, producers, users, outputs, isa)
-            if algorithm == "row_run":
-                top, left, bottom, right = shape.pads
-                pixels, channels = (
-                    (shape.H + top + bottom) * (shape.W + left + right),
-                    round_up(C, _channel_unit(node, target)),
-                )
-                node.attrs["workspace_bytes"] = 4 * N * pixels * channels
-                border = producers.get(node.input(0))
-                alone = len(users[node.input(0)]) == 1 and node.input(0) not in outputs
-                if border is not None and border.op == "Transpose" and alone:
-                    node.attrs["x_perm"] = border.attrs["perm"]
-                    node.inputs[0] = border.input(0)
-                    nodes.remove(border)
-            _add_packed(node, packed_bytes(node, isa, target, choice))
-        elif node.op == "Gemm":
-            _add_packed(node, packed_bytes(node, isa, target))
-        elif node.op == "MatMul":
-            a, b = node.input(0), node.input(1)
-            node.inputs = [_batches(g, a, b, nodes), _batches(g, b, a, nodes)]
-        elif node.op == "AffineSample":
-            node.inputs = [node.input(0), _dense(g, node.input(1), nodes)]
-        elif node.op.startswith(("Reduce", "Arg")):
-            nodes.extend(_reductions(g, node))
-            continue
-        elif (
-            node.op in ("TopK", "Take", "Suppress")
-            or (node.op == "Resample" and node.attrs["axis"] == node.input(0).rank - 1)
-            or (node.op in ("Softmax", "LogSoftmax") and node.attrs["axis"] < node.input(0).rank - 2)
-        ):
-            node.inputs = [v if v is None else _dense(g, v, nodes) for v in node.inputs]
-            _copied(g, node.output, nodes, node)
-            continue
-        nodes.append(node)
-    g.nodes = nodes
-    return g
-
-
-def _take_gate(
-    conv: Node,
-    shape: ConvShape,
-    nodes: list[Node],
-    producers: dict[Value, Node],
-    users: dict[Value, list[Node]],
-    outputs: set[Value],
-    isa: _core.Isa,
-) -> None:
-    """Squeeze-and-excite in front of a 1x1 convolution of one image: the gate becomes input 4, which scales the weights
-    where they are fewer than the pixels, and the product in front vanishes."""
-    x = conv.input(0)
-    mul = producers.get(x)
-    if mul is None or mul.op != "Mul" or "activation" in mul.attrs or len(users[x]) != 1 or x in outputs:
-        return
-    C, K = shape.C, shape.K
-    if shape.N != 1 or shape.groups != 1 or shape.P * shape.Q <= K or conv.input(1).weight is None:
-        return
-    for image, gate in ((mul.input(0), mul.input(1)), (mul.input(1), mul.input(0))):
-        if image.shape == x.shape and gate.shape == (1, 1, 1, C) and not gate.is_const and not image.is_const:
-            conv.inputs = [image, *conv.inputs[1:], *[None] * (4 - len(conv.inputs)), gate]
-            conv.attrs["workspace_bytes"] = 4 * C * sum(_core.conv2d_panels(K, isa))
-            nodes.remove(mul)
-            return
-
-
-def _add_packed(node: Node, size: int) -> None:
-    """Room for weights that are packed at run time, behind the node's workspace."""
-    if size:
-        at = -(-node.attrs.get("workspace_bytes", 0) // 64) * 64
-        node.attrs["packed_at"], node.attrs["workspace_bytes"] = at, at + size
-
-
-def _pools_by_two(conv: Node, pool: Node) -> bool:
-    """Whether `pool` is a 2x2 maximum that the convolution in front can take: its windows then align with tiles."""
-    a = pool.attrs
-    if pool.op != "MaxPool" or len(pool.outputs) != 1 or conv.optional(3) is not None:
-        return False
-    window = (*a["kernel_shape"], *a["strides"], *a["pads"], *a["dilations"])
-    activation = conv.attrs.get("activation")
-    _, P, Q, _ = conv.output.shape
-    return (
-        window == (2, 2, 2, 2, 0, 0, 0, 0, 1, 1)
-        and (activation is None or activation[0] in ("Relu", "Clip"))
-        and pool.output.shape[1:3] == (P // 2, Q // 2)
-    )
-
-
-def _dense(g: Graph, x: Value, nodes: list[Node]) -> Value:
-    """x, or a dense copy where x may be the slice of a concatenation."""
-    if x in g.inputs or x.is_const:
-        return x
-    node = g.make("Copy", [x], x.shape, dtype=x.dtype, name=f"{x.name}//dense")
-    nodes.append(node)
-    return node.output
-
-
-def _batches(g: Graph, v: Value, other: Value, nodes: list[Node]) -> Value:
-    """v, or a copy in the arena where a constant would be read in parts, batch by batch: only the arena has parts."""
-    batch, against = v.shape[:-2], other.shape[:-2]
-    if not v.is_const or math.prod(batch) == 1 or math.prod(against) == 1 or batch == against:
-        return v
-    node = g.make("Copy", [v], v.shape, dtype=v.dtype, name=f"{v.name}//arena")
-    nodes.append(node)
-    return node.output
-
-
-def _copied(g: Graph, y: Value, nodes: list[Node], node: Node) -> None:
-    """Append `node`, whose output must be dense, and a copy of it to y, which may be the slice of a concatenation."""
-    node.outputs = [Value(g.fresh(node.name), y.shape, y.dtype)]
-    nodes.append(node)
-    nodes.append(Node("Copy", list(node.outputs), [y], {}, f"{y.name}//copy"))
-
-
-def _reductions(g: Graph, node: Node) -> list[Node]:
-    """The reduction kernel folds one run of neighbouring axes: others take a step for each run, last run first.
-
-    The kernel knows one stride before the run, one in it, and contiguous elements behind it. So x must be dense unless
-    the run is the last axis alone or ends before the last axis, and y must be dense unless each of its rows belongs to
-    one index before the run.
-    """
-    axes, x = tuple(node.attrs["axes"]), node.input(0)
-    runs: list[list[int]] = []
-    for axis in axes:
-        if runs and runs[-1][-1] == axis - 1:
-            runs[-1].append(axis)
-        else:
-            runs.append([axis])
-    nodes: list[Node] = []
-    for run in reversed(runs):
-        final, end = run is runs[0], x.rank - 1
-        if run[-1] != end - 1 and run != [end]:
-            x = _dense(g, x, nodes)
-        if not final:
-            shape = tuple(1 if i in run else d for i, d in enumerate(x.shape))
-            part = Node(
-                node.op, [x], [Value(g.fresh(node.name), shape)], {"axes": tuple(run), "keepdims": 1}, node.name
-            )
-            nodes.append(part)
-            x = part.output
-            continue
-        last = Node(node.op, [x], node.outputs, {**node.attrs, "axes": tuple(run)}, node.name)
-        parts = parts_of_sum(last)
-        if parts > 1:
-            last.attrs["workspace_bytes"] = 4 * (parts + 1) * math.prod(x.shape[run[-1] + 1 :])
-        if run[-1] == end - 1 or (run[-1] == end and node.attrs.get("keepdims", 1)):
-            nodes.append(last)
-        else:
-            _copied(g, node.output, nodes, last)
-    return nodes
 
 
 def _pad_channels(w: Weight, unit: int) -> Weight:

@@ -81,6 +81,12 @@ class Part:
             OutputInfo(name, None, np.dtype(np.float32)) for name, _ in zip(names, graph.outputs, strict=True)
         )
 
+    def on(self, base: Source) -> Part:
+        """The same part of another source."""
+        return Part(
+            base, self.layers, self.pooling, head=self.head, channels_first=self.channels_first, headless=self.headless
+        )
+
     def build(self, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
         """The Graph of the part for these input shapes."""
         graph = self.base.build(shapes)

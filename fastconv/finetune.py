@@ -12,7 +12,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -24,10 +24,12 @@ from fastconv.callbacks import Callback, Progress
 from fastconv.data import names_to_metadata
 from fastconv.errors import FastconvError, ModelError
 from fastconv.finetune_network import Network, build_network, own_preset
+from fastconv.layers.base import Layer
 from fastconv.layers.initializers import seeded
+from fastconv.layers.windows import whole
+from fastconv.loading import load
 from fastconv.metrics import confusion_matrix
 from fastconv.model import Model as Runtime
-from fastconv.model import load
 from fastconv.models import Model
 from fastconv.optimizers import Adam
 from fastconv.preprocessing.augment import Augmentation
@@ -36,6 +38,7 @@ from fastconv.preprocessing.features import Features, cache_features
 from fastconv.preprocessing.image import load_img
 from fastconv.preprocessing.presets import Preset
 from fastconv.preprocessing.presets import preset as named_preset
+from fastconv.training_state import are_of, packed, restore, states_of, unpacked
 
 LOSS = "sparse_categorical_crossentropy"
 SLOWER = 0.01  # the rate of fine-tuning, as a share of the head's
@@ -57,13 +60,18 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        counts = (*self.epochs, self.unfreeze)
+        counts = (*self.epochs, self.unfreeze, self.seed)
         if len(self.epochs) != 2 or any(not isinstance(n, int) or n < 0 for n in counts) or not any(self.epochs):
-            raise ValueError(f"epochs={self.epochs!r}, unfreeze={self.unfreeze!r}: expected two counts, and a count")
-        if not 0 < self.learning_rate < math.inf or not 0 <= self.dropout < 1:
-            raise ValueError(f"learning_rate={self.learning_rate!r}, dropout={self.dropout!r}: out of range")
-        if self.batch_size < 1 or self.views < 1 or any(n < 1 for n in self.hidden):
-            raise ValueError(f"batch_size, views and hidden must be positive, got {self}")
+            given = f"epochs={self.epochs!r}, unfreeze={self.unfreeze!r}, seed={self.seed!r}"
+            raise ValueError(f"{given}: expected two counts of epochs, and counts")
+        for name in ("batch_size", "views"):
+            whole(getattr(self, name), name)
+        for units in self.hidden:
+            whole(units, "hidden")
+        rate, dropout = self.learning_rate, self.dropout
+        numbers = all(isinstance(v, (int, float)) for v in (rate, dropout))
+        if not numbers or not 0 < rate < math.inf or not 0 <= dropout < 1:
+            raise ValueError(f"learning_rate={rate!r}, dropout={dropout!r}: expected a rate above 0, and 0 to below 1")
 
 
 @dataclass
@@ -104,14 +112,14 @@ def fine_tune(
     learning_rate: float = 1e-3,
     batch_size: int = 32,
     validation_split: float = 0.2,
-    augment: Sequence[str] | Model = ("flip", "rotate", "zoom"),
+    augment: Sequence[str] | Layer = ("flip", "rotate", "zoom"),
     views: int = 1,
     preset: str | Preset | None = None,
     seed: int = 0,
     threads: int | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
-    callbacks: Sequence[Callback] = (),
+    callbacks: Sequence[Callback] | Callback = (),
     verbose: int = 1,
     on_skip: Callable[[str, str], Any] | None = None,
     stop: Callable[[], bool] | None = None,
@@ -119,34 +127,28 @@ def fine_tune(
     """Teach a network the classes of a folder that has one folder of images for each class.
 
     model: an ONNX file or what `fastconv.load` gives, with its classifier or without, or a model of layers that gives
-    features. data: the folder, or two datasets with values 0 to 255, for training and validation.
+    features. data: the folder, or two datasets with values 0 to 255 and labels "int", for training and validation.
     epochs: of the head alone, then with the last `unfreeze` blocks free (a block: the layers whose outputs are of one
     size) at a hundredth of `learning_rate`. hidden: units of dense layers in the head. augment: names among flip,
-    rotate, zoom, translate, contrast, brightness, or a model of augmentation layers; it works in the second part, and
+    rotate, zoom, translate, contrast, brightness, or a layer or model of such layers; it works in the second part, and
     with views > 1 in the first, which then learns from so many copies of each image. preset: what the network expects
     of images, by name or itself; None: what it says of itself, else "torchvision".
     checkpoint: a file that is written after each epoch, and when `stop()` is true after a step: then KeyboardInterrupt.
     resume: go on from it, if it is there, to the same weights, bit for bit, as without the interruption.
-    verbose: 0 prints nothing. Equal seeds give equal weights. Raises FastconvError and OSError.
+    verbose: 0 prints nothing. Equal seeds give equal weights. Raises FastconvError, OSError, and ValueError for
+    arguments.
     """
-    names = ("custom",) if isinstance(augment, Model) else tuple(augment)
-    head, blocks = epochs
+    names = ("custom",) if isinstance(augment, Layer) else tuple(augment)
     recipe = Recipe(
-        (head, blocks),
-        unfreeze,
-        tuple(hidden),
-        dropout,
-        learning_rate,
-        batch_size,
-        validation_split,
-        names,
-        views,
-        seed,
-    )
-    run = Run(recipe, checkpoint, callbacks, verbose, stop)
+        _several(epochs), unfreeze, _several(hidden), dropout, learning_rate, batch_size, validation_split, names,
+        views, seed,
+    )  # fmt: skip
+    run = Run(recipe, checkpoint, _several(callbacks), verbose, stop)
     if isinstance(model, (str, os.PathLike)):
         model = load(model, threads=threads)
     wanted = named_preset(preset) if isinstance(preset, str) else preset or own_preset(model)
+    if not isinstance(wanted, Preset | None):
+        raise ValueError(f"preset={preset!r}: expected a name or a Preset")
     run.prepare(model, data, wanted or named_preset("torchvision"), augment, threads, on_skip)
     if verbose:
         print(run.describe(), file=sys.stderr)
@@ -181,7 +183,7 @@ class Run:
         on_skip: Callable[[str, str], Any] | None,
     ) -> None:  # fmt: skip
         recipe = self.recipe
-        given = None if isinstance(data, (str, os.PathLike)) else data
+        given = None if isinstance(data, (str, os.PathLike)) else _datasets(data)
         with seeded(recipe.seed):
             network = build_network(model, preset, augment, given[0].image_size if given else None, threads)
             self.preset = preset.for_size(*network.size)
@@ -191,6 +193,14 @@ class Run:
             names = self.train.class_names
             if names != self.valid.class_names or len(names) < 2:
                 raise FastconvError(f"expected two classes or more, the same in both sets: {names}")
+            if not self.train.samples or not self.valid.samples:
+                raise FastconvError(
+                    f"{self.train.samples} images are left for training and {self.valid.samples} for validation: "
+                    "expected two or more of a class"
+                )
+            for name in names:
+                if any("\ud800" <= c <= "\udfff" for c in name):  # what no ONNX file can hold
+                    raise FastconvError(f"class {name!r}: the folder's name is no UTF-8: rename it")
             self.network: Network = network.with_head(len(names), recipe)
         self.network.free(recipe.unfreeze if recipe.epochs[1] else 0)
 
@@ -240,9 +250,9 @@ class Run:
 
         network = self.network
         augment = Augmentation(network.augment, self.recipe.seed, network.threads) if views > 1 else None
-        with task(f"features of {what} images", data.samples * views, self.verbose) as tick:
+        with task(f"features of {what} images", data.samples * views, self.verbose > 0) as tick:
             return cache_features(
-                network.features, data, views=views, augment=augment, progress=lambda done, _: tick(done * views)
+                network.features, data, views=views, augment=augment, progress=lambda done, _: tick(done * views, "")
             )
 
     def teach_blocks(self) -> None:
@@ -256,8 +266,7 @@ class Run:
         keeper = _Keeper(self, model)
         if self.resumed is not None and model.optimizer is not None:
             model.optimizer.restore(model.trainable_weights, self.resumed["optimizer"])
-            for callback, state in zip(self.callbacks, self.resumed["callbacks"], strict=True):
-                callback.restore(state)
+            restore(self.callbacks, self.resumed["callbacks"])
             self.resumed = None
         else:
             keeper.save(self.epoch, 0)
@@ -284,13 +293,10 @@ class Run:
     def save(self, model: Model, epoch: int, batch: int) -> None:
         if self.path is None:
             return
-        arrays = {f"weight/{i}": v.array for i, v in enumerate(self.network.learning)}
-        assert model.optimizer is not None
-        optimizer = model.optimizer.state_for(model.trainable_weights)
-        arrays |= {f"slot/{i}": a for i, a in enumerate(optimizer.pop("slots"))}
+        arrays, kept = packed(self.network.learning, model)
         state = {
-            "run": self._print(), "phase": self.phase, "epoch": epoch, "batch": batch, "optimizer": optimizer,
-            "history": self.history, "head_epochs": self.head_epochs, "callbacks": [c.state() for c in self.callbacks],
+            **kept, "run": self._print(), "phase": self.phase, "epoch": epoch, "batch": batch, "history": self.history,
+            "head_epochs": self.head_epochs, "callbacks": states_of(self.callbacks),
             "skipped": [*self.train.skipped, *self.valid.skipped],
         }  # fmt: skip
         checkpoint.write(self.path, arrays, state)
@@ -302,16 +308,23 @@ class Run:
         if not os.path.exists(self.path):
             return
         arrays, state = checkpoint.read(self.path)
-        mine, theirs = json.loads(json.dumps(self._print())), state.get("run", {})
+        where = os.fspath(self.path)
+        mine, theirs = json.loads(json.dumps(self._print())), state.get("run")
+        if not isinstance(theirs, dict):
+            raise ModelError(f"{where}: not a checkpoint of fine_tune")
         for name, value in mine.items():
             if theirs.get(name) != value:
-                raise ModelError(f"{os.fspath(self.path)}: {_difference(name, theirs.get(name), value)}")
-        for i, v in enumerate(self.network.learning):
-            v.set(arrays[f"weight/{i}"])
-        slots = [arrays[f"slot/{i}"] for i in range(sum(name.startswith("slot/") for name in arrays))]
+                raise ModelError(f"{where}: {_difference(name, theirs.get(name), value)}")
+        if not are_of(state.get("callbacks"), self.callbacks):
+            raise ModelError(f"{where}: made by a run with other callbacks")
+        learnt, optimizer = unpacked(where, self.network.learning, arrays, state)
+        if optimizer is None:
+            raise ModelError(f"{where}: not a checkpoint of fine_tune")
+        for v, array in zip(self.network.learning, learnt, strict=True):
+            v.set(array)
         self.phase, self.epoch, self.batch = state["phase"], state["epoch"], state["batch"]
         self.history, self.head_epochs = state["history"], state["head_epochs"]
-        self.resumed = {"optimizer": {**state["optimizer"], "slots": slots}, "callbacks": state["callbacks"]}
+        self.resumed = {"optimizer": optimizer, "callbacks": state["callbacks"]}
         for data in (self.train, self.valid):
             data.skip([path for path, _ in state["skipped"]])
 
@@ -331,6 +344,17 @@ class Run:
         return FineTuned(
             network.taught, list(self.train.class_names), self.preset, self.history, phases, matrix, skipped
         )
+
+
+def _several(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
+
+
+def _datasets(data: Any) -> tuple[Dataset, Dataset]:
+    given = _several(data)
+    if len(given) != 2 or not all(isinstance(d, Dataset) and d.label_mode == "int" for d in given):
+        raise ValueError(f'data: expected a folder, or two datasets with label_mode="int", got {data!r}')
+    return given[0], given[1]
 
 
 class _Keeper(Callback):

@@ -44,7 +44,10 @@ class Loss(ABC):
         pred = np.asarray(y_pred)
         values = self.values(self.targets(y_true, pred.shape), pred)
         if sample_weight is not None:
-            values = values * np.asarray(sample_weight, np.float64).reshape(-1)
+            weight = np.asarray(sample_weight, np.float64).reshape(-1)
+            if weight.shape != values.shape:
+                raise ShapeError(f"{self.name}: expected {len(values)} sample weights, got {weight.size}")
+            values = values * weight
         return float(values.mean())
 
 
@@ -52,7 +55,7 @@ class _Dense(Loss):
     """Losses whose targets have the shape of the outputs."""
 
     def targets(self, y_true: npt.ArrayLike, y_pred_shape: Sequence[int]) -> Array:
-        t = np.asarray(y_true, np.float32)
+        t = _numbers(y_true, self.name).astype(np.float32, copy=False)
         shape = tuple(y_pred_shape)
         if t.shape != shape and shape[-1] == 1 and t.shape == shape[:-1]:
             t = t.reshape(shape)
@@ -101,7 +104,7 @@ class SparseCategoricalCrossentropy(Loss):
         self.from_logits = bool(from_logits)
 
     def targets(self, y_true: npt.ArrayLike, y_pred_shape: Sequence[int]) -> Array:
-        t, lead = np.asarray(y_true), tuple(y_pred_shape[:-1])
+        t, lead = _numbers(y_true, self.name), tuple(y_pred_shape[:-1])
         if t.shape == (*lead, 1):
             t = t.reshape(lead)
         if t.shape != lead:
@@ -192,6 +195,13 @@ def get(identifier: str | Loss) -> Loss:
 
 
 # -- numpy ----------------------------------------------------------------------------------------------------------
+def _numbers(y_true: npt.ArrayLike, name: str) -> Array:
+    t = np.asarray(y_true)
+    if t.dtype.kind not in "fiub":
+        raise ShapeError(f"{name}: expected targets that are numbers, got {t.dtype}")
+    return t
+
+
 def _per_sample(values: Array) -> Array:
     means: Array = values.reshape(len(values), -1).mean(axis=1)
     return means

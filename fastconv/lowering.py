@@ -11,12 +11,12 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import _core
+from . import _core, stems
 from .errors import UnsupportedOpError
 from .graph import Node
 from .selection import Choice, choice_name, shape_of
 from .selection import Shape as ConvShape
-from .views import View, broadcast_strides, collapse, round_up, row_strides
+from .views import View, broadcast_strides, collapse, row_strides
 
 if TYPE_CHECKING:
     from .compiler import Compiler
@@ -81,37 +81,25 @@ def conv(c: Compiler, node: Node) -> None:
     x, y = c.view(node.input(0)), c.view(node.output)
     bias, residual = node.optional(2), node.optional(3)
     res = c.view(residual) if residual is not None else None
-    w, (top, left, bottom, right) = node.input(1), shape.pads
+    w, (top, left, _, _) = node.input(1), shape.pads
     geometry = dict(
         N=N, H=H, W=W, C=C, K=K, P=P, Q=Q, R=R, S=S, stride_h=shape.strides[0], stride_w=shape.strides[1],
         dilation_h=shape.dilations[0], dilation_w=shape.dilations[1], pad_t=top, pad_l=left, x_ld=x.ld, x_row=W * x.ld,
         x_image=H * W * x.ld, y_ld=y.ld, res_ld=res.ld if res else 0, act=activation(node.attrs.get("activation")),
     )  # fmt: skip
     x_tensor, seconds, choice, algorithm = c.tensor(x), chosen.seconds, chosen.choice, chosen.choice.algorithm
+    group = 1
     if algorithm == "row_run":
-        Hp, Wp, Cp = H + top + bottom, W + left + right, round_up(C, c.channel_unit(node))
-        dims = (N, Hp, Wp, Cp)
-        padded = View("arena", None, c.workspace(node) // 4, dims, row_strides(dims))
-        if "x_perm" in node.attrs:  # straight from the planes of the model's input
-            perm = node.attrs["x_perm"]
-            source = tuple(x.strides[i] for i in perm)
-        else:
-            source = x.strides
-        pad_desc = _core.Pad(
-            rank=4, dims=dims, x_dims=(N, H, W, C), before=(0, top, left, 0), x_stride=source, y_stride=padded.strides,
-            mode=_core.PadMode.constant, value=0.0,
-        )  # fmt: skip
-        moved = 4 * (N * H * W * C + math.prod(dims))
-        border = min(seconds / 2, _core.moved_seconds(moved, c.isa))
+        x_tensor, fields, border = stems.padded(c, node, shape, x, seconds)
         seconds -= border
-        c.emit("pad", pad_desc, [x_tensor], c.tensor(padded), node, "border", 0, moved, seconds=border)
-        x_tensor = c.tensor(padded)
-        geometry.update(H=Hp, W=Wp, C=Cp, pad_t=0, pad_l=0, x_ld=Cp, x_row=Wp * Cp, x_image=Hp * Wp * Cp)
+        geometry.update(fields)
+        group = stems.group_of(c, node, shape)
+        geometry = stems.grouped(geometry, group, shape.strides[1])
     flops = 2 * N * P * Q * K * (C // shape.groups) * R * S
     moved = 4 * (N * H * W * C + w.size + node.output.size * (2 if res else 1))
     gate = node.optional(4)
-    weights = c.packed(node, choice) if gate is None else _gated(c, node, choice, c.tensor(c.view(gate)))
-    inputs = [x_tensor, weights, c.constant(bias), c.tensor(res) if res else -1]
+    weights = c.packed(node, choice, group) if gate is None else _gated(c, node, choice, c.tensor(c.view(gate)))
+    inputs = [x_tensor, weights, stems.repeated(c, bias, group), c.tensor(res) if res else -1]
     told: dict[str, Any] = {
         "seconds": seconds,
         "chosen_by": chosen.source if len(c.selection.candidates(shape, constant=w.is_const)) > 1 else "",
@@ -238,7 +226,7 @@ def pool(c: Compiler, node: Node) -> None:
 
 
 def _fold_axes(x: View, axes: Sequence[int]) -> tuple[int, int, int, int, int]:
-    """(outer, n, inner, outer stride, n stride) of a reduction over neighbouring axes; see compiler._reductions."""
+    """(outer, n, inner, outer stride, n stride) of a reduction over neighbouring axes; see prepare._reductions."""
     first, last = axes[0], axes[-1]
     outer, n, inner = math.prod(x.shape[:first]), math.prod(x.shape[first : last + 1]), math.prod(x.shape[last + 1 :])
     stride_n = x.strides[last]
@@ -379,75 +367,3 @@ def binary(c: Compiler, node: Node) -> None:
         act=activation(node.attrs.get("activation")),
     )  # fmt: skip
     c.emit("binary", desc, [c.tensor(a), c.tensor(b)], c.tensor(y), node, "broadcast", math.prod(dims))
-
-
-# -- moving -------------------------------------------------------------------------------------------------------
-def copy(c: Compiler, node: Node, x: View, y: View, dims: Sequence[int], xs: Sequence[int], ys: Sequence[int]) -> None:
-    """y[i] = x[i] over dims with these strides."""
-    short, (sx, sy) = collapse(dims, xs, ys)
-    desc = _core.Copy(rank=len(short), dims=short, x_stride=sx, y_stride=sy)
-    c.emit("copy", desc, [c.tensor(x)], c.tensor(y), node, "copy")
-
-
-@lowers("Copy")
-def plain_copy(c: Compiler, node: Node) -> None:
-    x, y = c.view(node.input(0)), c.view(node.output)
-    copy(c, node, x, y, x.shape, x.strides, y.strides)
-
-
-@lowers("Transpose")
-def transpose(c: Compiler, node: Node) -> None:
-    x, y, perm = c.view(node.input(0)), c.view(node.output), node.attrs["perm"]
-    copy(c, node, x, y, y.shape, [x.strides[p] for p in perm], y.strides)
-
-
-@lowers("Expand")
-def expand(c: Compiler, node: Node) -> None:
-    x, y = c.view(node.input(0)), c.view(node.output)
-    copy(c, node, x, y, y.shape, broadcast_strides(x, y.shape), y.strides)
-
-
-@lowers("Reshape")
-def reshape(c: Compiler, node: Node) -> None:
-    if 0 not in c.memory.copies.get(node, ()):
-        return
-    x, y = c.view(node.input(0)), c.view(node.output)
-    shape = x.shape if y.dense else y.shape
-    dense = row_strides(shape)
-    copy(c, node, x, y, shape, x.strides if y.dense else dense, dense if y.dense else y.strides)
-
-
-@lowers("Slice")
-def slice_(c: Compiler, node: Node) -> None:
-    if 0 not in c.memory.copies.get(node, ()):
-        return
-    x, y = c.view(node.input(0)), c.view(node.output)
-    starts, steps = node.attrs["starts"], node.attrs["steps"]
-    if any(s < 0 for s in steps):
-        raise UnsupportedOpError(f"node {node.name!r} (Slice): negative steps {list(steps)} at run time")
-    first = x.first + sum(s * t for s, t in zip(starts, x.strides, strict=True))
-    part = View(x.kind, x.base, first, y.shape, tuple(s * t for s, t in zip(steps, x.strides, strict=True)))
-    copy(c, node, part, y, y.shape, part.strides, y.strides)
-
-
-@lowers("Concat")
-def concat(c: Compiler, node: Node) -> None:
-    y, axis, at = c.view(node.output), node.attrs["axis"], 0
-    wanted = c.memory.copies.get(node, ())
-    for i, value in enumerate(node.inputs):
-        assert value is not None
-        if i in wanted:
-            part = View(y.kind, y.base, y.first + at * y.strides[axis], value.shape, y.strides)
-            x = c.view(value)
-            copy(c, node, x, part, value.shape, x.strides, part.strides)
-        at += value.shape[axis]
-
-
-@lowers("Pad")
-def pad(c: Compiler, node: Node) -> None:
-    x, y, a = c.view(node.input(0)), c.view(node.output), node.attrs
-    desc = _core.Pad(
-        rank=len(y.shape), dims=y.shape, x_dims=x.shape, before=[before for before, _ in a["pads"]], x_stride=x.strides,
-        y_stride=y.strides, mode=getattr(_core.PadMode, a.get("mode", "constant")), value=float(a.get("value", 0.0)),
-    )  # fmt: skip
-    c.emit("pad", desc, [c.tensor(x)], c.tensor(y), node, "pad")

@@ -27,7 +27,7 @@ def resample(c: Compiler, node: Node) -> None:
     x, y, axis, taps = c.view(node.input(0)), c.view(node.output), node.attrs["axis"], node.attrs["taps"]
     n, P = x.shape[axis], y.shape[axis]
     outer = math.prod(x.shape[:axis])
-    if axis == len(x.shape) - 1:  # dense, see compiler._prepare
+    if axis == len(x.shape) - 1:  # dense, see prepare.py
         rows, C, x_n, y_p = 1, 1, 1, 1
     else:
         rows, C = math.prod(x.shape[axis + 1 : -1]), x.shape[-1]

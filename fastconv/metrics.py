@@ -10,13 +10,14 @@ import numpy.typing as npt
 
 from .errors import ShapeError
 from .graph import Array
+from .layers.base import snake_case
 
 
 class Metric(ABC):
     """A mean over samples: `update_state` adds a batch, `result` is the mean since the last `reset_state`."""
 
     def __init__(self, name: str | None = None) -> None:
-        self.name = name or _snake(type(self).__name__)
+        self.name = name or snake_case(type(self).__name__)
         self.reset_state()
 
     @abstractmethod
@@ -163,7 +164,7 @@ def get(identifier: str | Metric | Callable[[Array, Array], npt.ArrayLike]) -> M
         return identifier
     if callable(identifier):
         return MeanMetricWrapper(identifier)
-    if identifier not in _NAMES:
+    if not isinstance(identifier, str) or identifier not in _NAMES:
         raise ValueError(f"metric {identifier!r}: expected a metric, a function or one of {', '.join(_NAMES)}")
     return _NAMES[identifier](identifier)
 
@@ -173,12 +174,6 @@ def _classes(y_true: Array, y_pred: Array) -> Array:
     if y_true.size != int(np.prod(lead)):
         raise ShapeError(f"expected classes of shape {lead}, got targets of shape {y_true.shape}")
     return y_true.reshape(lead)
-
-
-def _snake(name: str) -> str:
-    from .layers.base import _snake as snake
-
-    return snake(name)
 
 
 __all__ = [

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,8 @@ from .cut import Part, probe_shapes
 from .data import names_from_metadata
 from .errors import DeviceError, ModelError, ShapeError
 from .forks import hold_at_fork
-from .graph import MAX_EXACT, Graph, Shape
+from .graph import Graph, Shape
+from .inputs import FloatArray, TensorInfo, check_input, check_shape, in_order, show
 from .isa import resolve_isa
 from .onnx.reader import read
 from .profile import Profile, measure
@@ -34,54 +34,8 @@ if TYPE_CHECKING:
     from .layers.imported import Imported
     from .models.model import Model as LayersModel
 
-FloatArray = npt.NDArray[np.float32]
 MAX_PLANS = 16  # compiled shapes that a model keeps
 MAX_THREADS = 1024
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """An input or output: its name, its shape with symbolic names where it is not fixed, and its dtype.
-
-    An output of which the file does not say the shape has the one for a free batch of 1, with None where it may vary.
-    """
-
-    name: str
-    shape: tuple[int | str | None, ...]
-    dtype: str = "float32"
-
-
-def load(
-    model: str | os.PathLike[str] | bytes | Any,
-    *,
-    threads: int | None = None,
-    device: str = "cpu",
-    precision: str = "fp32",
-    winograd: int = DEFAULT_WINOGRAD,
-    tuning: str | os.PathLike[str] | Tuning | None = None,
-    _isa: str | None = None,
-) -> Model:
-    """Load a CNN in ONNX form or a saved plan: a path, the file's bytes, or an onnx.ModelProto.
-
-    threads: processors to use, None for all that this process may use. device: "cpu", or "cuda" (docs/cuda.md).
-    precision: "fp32", or "strict", which allows no algorithm with a larger rounding error than direct summation; on a
-    GPU also "tf32", "fp16" or "bf16". winograd: the largest m of Winograd's F(m x m, 3 x 3) that may be chosen, 4, or
-    6, whose rounding error is 8 to 10 times that of direct summation; a GPU uses none of them. tuning: a file that
-    `fastconv tune` wrote on this machine: convolutions that it knows take what was fastest there. Without one the
-    algorithms depend on shapes and instruction set alone. A saved plan keeps the algorithms that it was made with.
-    Weights are read when first needed.
-
-    Raises ModelError for a file that is broken, UnsupportedOpError for one that needs an operator which fastconv lacks,
-    DeviceError for a device, precision or m that is not there, a tuning for a GPU or a plan for other CPUs, TuningError
-    for a tuning that is broken or of another CPU, OSError for a file that cannot be opened.
-    """
-    from .saved import SavedModel, is_plan
-
-    if is_plan(model):
-        return SavedModel(model, threads=threads, device=device, precision=precision, _isa=_isa)
-    return Model(
-        model, threads=threads, device=device, precision=precision, winograd=winograd, tuning=tuning, _isa=_isa
-    )  # fmt: skip
 
 
 class Model:
@@ -157,15 +111,7 @@ class Model:
             compiled = self._ready(x) if self.inputs[0].name in feed else None
             if compiled is not None:
                 return self._execute(compiled, [x])
-        if not isinstance(feed, Mapping):
-            raise ShapeError(f"feed: expected a mapping from input names to arrays, got {type(feed).__name__}")
-        names = [i.name for i in self.inputs]
-        unknown = [n for n in feed if n not in names]
-        if unknown:
-            raise ShapeError(f"no input named {unknown[0]!r}; the model has {', '.join(map(repr, names))}")
-        missing = [n for n in names if n not in feed]
-        if missing:
-            raise ShapeError(f"input {missing[0]!r} is missing")
+        values = in_order(self.inputs, feed)
         if isinstance(output_names, str):
             raise ShapeError(f"output_names: expected None or a list of names, got {output_names!r}")
         if output_names is not None:
@@ -173,7 +119,7 @@ class Model:
             for n in output_names:
                 if n not in known:
                     raise ShapeError(f"no output named {n!r}; the model has {', '.join(map(repr, sorted(known)))}")
-        results = self._run([self._check(i, feed[n]) for i, n in enumerate(names)])
+        results = self._run(self._check_all(values))
         if output_names is None:
             return results
         by_name = dict(zip((o.name for o in self.outputs), results, strict=True))
@@ -188,33 +134,9 @@ class Model:
     def _check_all(self, args: Sequence[npt.ArrayLike]) -> list[FloatArray]:
         if len(args) != len(self.inputs):
             raise ShapeError(f"model {self.name!r} takes {len(self.inputs)} inputs, got {len(args)}")
-        return [self._check(i, a) for i, a in enumerate(args)]
-
-    def _check(self, index: int, value: npt.ArrayLike) -> FloatArray:
-        info = self.inputs[index]
-        where = f"input {index} ({info.name!r})"
-        there = self._target.borrow(value, where)
-        if there is not None:
-            self._check_shape(index, there.shape)
-            return there  # type: ignore[no-any-return]
-        x = np.asarray(value)
-        if x.dtype != info.dtype:
-            raise ShapeError(f"{where}: expected dtype {info.dtype}, got {x.dtype}")
-        self._check_shape(index, x.shape)
-        if x.dtype != np.float32:
-            x = _as_float32(x, where)
-        return np.require(x, requirements=["C", "A"])  # an array on a buffer may start between two floats
-
-    def _check_shape(self, index: int, shape: Shape) -> None:
-        info = self.inputs[index]
-        where = f"input {index} ({info.name!r})"
-        if len(shape) != len(info.shape):
-            expected = f"rank {len(info.shape)} {_show(info.shape)}"
-            raise ShapeError(f"{where}: expected {expected}, got rank {len(shape)} {_show(shape)}")
-        for axis, (want, got) in enumerate(zip(info.shape, shape, strict=True)):
-            if isinstance(want, int) and want != got:
-                expected = f"{want} at axis {axis} of {_show(info.shape)}"
-                raise ShapeError(f"{where}: expected {expected}, got {got} in {_show(shape)}")
+        return [
+            check_input(i, info, a, self._target) for i, (info, a) in enumerate(zip(self.inputs, args, strict=True))
+        ]
 
     def _run(self, inputs: list[FloatArray]) -> list[npt.NDArray[Any]]:
         if any(x.size == 0 for x in inputs):
@@ -276,7 +198,7 @@ class Model:
             if len(shapes) != len(self.inputs):
                 raise ShapeError(f"model {self.name!r} takes {len(self.inputs)} inputs, got {len(shapes)} shapes")
             for i, shape in enumerate(shapes):
-                self._check_shape(i, tuple(shape))
+                check_shape(i, self.inputs[i], tuple(shape))
             return tuple(tuple(int(d) for d in s) for s in shapes)
         default = self._default_shapes()
         if default is None:
@@ -364,7 +286,8 @@ class Model:
         hidden: their units, with relu and then a Dropout of `dropout`; then `classes` units under `activation`. Feature
         maps are flattened: `without_top(pooling="avg")` averages them. Images go in channels-last, as among all layers.
         The network's layers are frozen unless trainable: `model.layers[-n:]` are the last ones. A batch normalisation
-        that an exporter has folded into a convolution stays a part of that convolution's weights.
+        that an exporter has folded into a convolution stays a part of that convolution's weights. A batch that the file
+        fixes is open, unless one of its nodes needs it.
         """
         from .models.heads import with_head
 
@@ -391,13 +314,13 @@ class Model:
         *,
         shape: Sequence[int] | None = None,
         isa: Sequence[str] | None = None,
-        labels: Sequence[str] = (),
+        labels: Sequence[str] | None = None,
     ) -> None:
         """Write x.onnx (the network; sizes that are free need `shape`), x.safetensors (its weights) or x.fcplan.
 
         A saved plan is for one input shape and runs without Python: docs/embedded.md. isa: the instruction sets to pack
-        weights for, None for this model's own; labels: names of the classes, stored in it. Files are written beside
-        their place and moved there when they are whole.
+        weights for, None for this model's own; labels: names of the classes to store in it, None for the model's own.
+        Files are written beside their place and moved there when they are whole.
         """
         from .saved import names_plan, save_plan
 
@@ -406,7 +329,7 @@ class Model:
             levels = [self.isa] if isa is None else isa
             save_plan(
                 self._onnx, path, shapes, levels, strict=self.precision == "strict", winograd=self.winograd,
-                tuning=self.tuning, labels=labels,
+                tuning=self.tuning, labels=(self.class_names or ()) if labels is None else labels,
             )  # fmt: skip
             return
         from .weights.save import save_source
@@ -449,7 +372,7 @@ class Model:
         return _rebuild, (self._onnx, self._options(), self._isa.name)
 
     def __repr__(self) -> str:
-        ins = ", ".join(f"{i.name}{_show(i.shape)}" for i in self.inputs)
+        ins = ", ".join(f"{i.name}{show(i.shape)}" for i in self.inputs)
         return f"<fastconv.Model {self.name!r} ({ins}), {self.threads} threads, {self._target.level(self._isa)}>"
 
 
@@ -462,19 +385,8 @@ def thread_count(threads: int | None) -> int:
     return int(threads) if threads else _core.usable_cpus()
 
 
-def _as_float32(x: npt.NDArray[Any], where: str) -> FloatArray:
-    """Plans hold whole numbers and bools as float32, which is exact up to 2^24."""
-    if x.dtype.kind in "iu" and x.size and max(abs(int(x.min())), abs(int(x.max()))) > MAX_EXACT:
-        raise ShapeError(f"{where}: expected numbers from -2^24 to 2^24, got {x.min()} to {x.max()}")
-    return x.astype(np.float32)
-
-
 def _rebuild(source: Source, options: dict[str, Any], isa: str) -> Model:
     return Model(source, _isa=isa if isa in _core.isa_levels() else None, **options)
 
 
-def _show(shape: Sequence[int | str | None]) -> str:
-    return "[" + ", ".join("?" if d is None else str(d) for d in shape) + "]"
-
-
-__all__ = ["Compiled", "Model", "ModelError", "OpInfo", "Profile", "TensorInfo", "load"]
+__all__ = ["Compiled", "Model", "ModelError", "OpInfo", "Profile", "TensorInfo"]

@@ -1,17 +1,83 @@
-"""Where files are written."""
+"""Files that are read, which must be files, and files that are written, which appear when they are whole."""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
+
+from .errors import FastconvError
+
+
+def open_file(path: str | os.PathLike[str]) -> BinaryIO:
+    """A file, open for reading bytes. Raises OSError, also for a folder, and for devices and pipes, which may wait."""
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "is a device or a pipe: expected a file", os.fspath(path))
+    return file
 
 
 def target_path(path: str | os.PathLike[str]) -> Path:
-    """The place of a file to be written. Raises FileNotFoundError or IsADirectoryError where there can be none."""
+    """The place of a file to be written. Raises FileNotFoundError, IsADirectoryError or another OSError where there can
+    be none: a device or a pipe would be replaced by the file."""
     target = Path(path)
     if not target.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "no such folder", str(target.parent))
     if target.is_dir():
         raise IsADirectoryError(errno.EISDIR, "is a folder", str(target))
+    if target.exists() and not target.is_file():
+        raise FileExistsError(errno.EEXIST, "is a device or a pipe", str(target))
     return target
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """An empty file to write to; when the block ends well, what was written is on the disk and at `path`.
+
+    Where it does not, `path` stays as it was; what an earlier, killed process left half written is overwritten. Raises
+    OSError, and FastconvError where somebody else writes the same file just now.
+    """
+    target = target_path(path)
+    partial = target.with_name(f".{target.name}.part")
+    lock = _locked(partial)
+    try:
+        os.ftruncate(lock, 0)
+        yield partial
+        _flush(partial)
+        os.replace(partial, target)
+        _flush(target.parent)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(lock)
+
+
+def _flush(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def _locked(partial: Path) -> int:
+    """`partial`, open and ours alone. It may have been renamed away between opening and locking: then once more."""
+    while True:
+        file = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.exists(partial) and os.path.samestat(os.fstat(file), os.stat(partial)):
+                return file
+        except BlockingIOError:
+            os.close(file)
+            raise FastconvError(f"{partial}: another process is writing it") from None
+        except OSError:
+            pass  # renamed away between the two looks
+        os.close(file)

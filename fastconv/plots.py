@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.errors import FastconvError
+from fastconv.paths import replacing
 
 BLUE, ORANGE, GREY = "#2563eb", "#ea580c", "#94a3b8"
 _LONGEST = 18  # characters of a class name
@@ -29,12 +31,9 @@ def _figure(width: float, height: float) -> Any:
 
 def _save(figure: Any, path: str | os.PathLike[str]) -> Path:
     target = Path(path)
-    partial = target.with_name(f".{target.name}.part")
-    try:
+    with replacing(target) as partial, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # the font draws a box: no news on a terminal
         figure.savefig(partial, dpi=110, format=target.suffix[1:] or "png")
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
     return target
 
 
@@ -55,7 +54,7 @@ def learning_curves(
         axes = figure.add_subplot(1, len(names), i + 1)
         _curve(axes, history, name, phases)
     if title:
-        figure.suptitle(title, fontsize=11)
+        figure.suptitle(title, fontsize=11, parse_math=False)
     return _save(figure, path)
 
 
@@ -110,8 +109,9 @@ def confusion_matrix(
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if named:
         turned = max(map(len, names)) > 3
-        axes.set_xticks(range(n), names, rotation=45 if turned else 0, ha="right" if turned else "center")
-        axes.set_yticks(range(n), names)
+        axes.set_xticks(range(n), names, rotation=45 if turned else 0, ha="right" if turned else "center",
+                        parse_math=False)  # fmt: skip
+        axes.set_yticks(range(n), names, parse_math=False)
         size = max(5.0, min(10.0, 120 / n))
         for i, j in np.argwhere(counts):
             colour = "white" if shares[i, j] > 0.55 else "#1e293b"
@@ -123,7 +123,7 @@ def confusion_matrix(
     axes.set_xlabel("predicted")
     axes.set_ylabel("label")
     accuracy = np.trace(counts) / max(counts.sum(), 1)
-    axes.set_title(title or f"{np.trace(counts)} of {counts.sum()} ({accuracy:.1%})", fontsize=11)
+    axes.set_title(title or f"{np.trace(counts)} of {counts.sum()} ({accuracy:.1%})", fontsize=11, parse_math=False)
     for spine in axes.spines.values():
         spine.set_visible(False)
     return _save(figure, path)

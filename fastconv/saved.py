@@ -14,12 +14,15 @@ import numpy as np
 
 from . import _core
 from .compiler import Compiled, OpInfo, WeightCache, compile_graph
+from .data import CLASS_NAMES, names_from_metadata
 from .errors import DeviceError, ModelError, ShapeError
 from .forks import hold_at_fork
 from .graph import Graph, Shape
+from .inputs import TensorInfo
 from .isa import resolve_isa
-from .model import Model, TensorInfo, thread_count
+from .model import Model, thread_count
 from .onnx.reader import InputInfo, OutputInfo
+from .paths import target_path
 from .selection import DEFAULT_WINOGRAD
 from .source import Source
 from .target import CPU
@@ -50,6 +53,16 @@ def is_plan(model: Any) -> bool:
         return names_plan(model)
 
 
+def plan_file(given: str | bytes) -> _core.PlanFile:
+    """A saved plan, a path or bytes, with its head checked. Raises ModelError where it is broken, OSError."""
+    if isinstance(given, str) and os.path.exists(given) and not os.path.isfile(given):
+        raise ModelError(f"{given}: is no regular file")  # opening a pipe would wait for somebody to write
+    try:
+        return _core.PlanFile(given)
+    except ValueError as error:
+        raise ModelError(f"{given if isinstance(given, str) else 'plan'}: {error}") from None
+
+
 def parse_levels(names: Sequence[str]) -> list[str]:
     """Known names of instruction sets, each once. Raises DeviceError for another one."""
     for name in names:
@@ -73,8 +86,14 @@ def save_plan(
 ) -> None:
     """Compile `source` for these input shapes and each instruction set, and write one file; options as for Selection.
 
-    Raises ModelError and UnsupportedOpError as compiling does, DeviceError for an unknown instruction set, OSError.
+    labels: class names, those in the source's metadata if not given. The metadata's other entries of one line and at
+    most 4000 bytes, such as the preset that `predict` takes, are stored too. Raises ModelError and UnsupportedOpError
+    as compiling does, DeviceError for an unknown instruction set, OSError.
     """
+    target_path(path)
+    metadata: Mapping[str, str] = getattr(source, "metadata", {})
+    labels = labels or names_from_metadata(metadata) or ()
+    entries = [(k, v) for k, v in metadata.items() if k != CLASS_NAMES and _storable(k) and _storable(v or "-")]
     feed = {i.name: tuple(s) for i, s in zip(source.inputs, shapes, strict=True)}
     variants = []
     for level in parse_levels(isa):
@@ -99,7 +118,7 @@ def save_plan(
         ops = [(_text(o.name), o.op, o.algorithm, o.flops, o.bytes, list(o.shape)[:8]) for o in compiled.ops]
         variants.append((compiled.plan, inputs, outputs, ops))
     try:
-        _core.write_plan(os.fspath(path), _text(source.name), [_text(s) for s in labels], variants)
+        _core.write_plan(os.fspath(path), _text(source.name), [_text(s) for s in labels], entries, variants)
     except ValueError as error:
         raise ModelError(f"{os.fspath(path)}: {error}") from None
 
@@ -107,6 +126,10 @@ def save_plan(
 def _text(name: str) -> str:
     """Names that a plan may hold: no control characters, at most a few thousand bytes."""
     return "".join(c if c.isprintable() else "?" for c in name)[:1000]
+
+
+def _storable(text: str) -> bool:
+    return text.isprintable() and 0 < len(text.encode(errors="replace")) <= 4000
 
 
 class _NoGraph:
@@ -141,13 +164,14 @@ class SavedModel(Model):
         if precision not in ("fp32", "strict"):
             raise DeviceError(f"precision={precision!r}: what a saved plan computes in was chosen when it was made")
         self.device, self.precision, self._target = device, precision, CPU
+        self.winograd, self.tuning, self.metadata = DEFAULT_WINOGRAD, None, {}
         self.threads, self._threads_arg = thread_count(threads), threads
         raw = isinstance(source, (bytes, bytearray, memoryview))
         self._given: str | bytes = bytes(source) if raw else os.fspath(source)  # type: ignore[arg-type]
         where = "plan" if isinstance(self._given, bytes) else self._given
         wanted = resolve_isa(_isa) if _isa is not None or os.environ.get("FASTCONV_ISA") else None
+        file = plan_file(self._given)
         try:
-            file = _core.PlanFile(self._given)
             plan = file.read(wanted, verify=verify)
         except ValueError as error:
             raise ModelError(f"{where}: {error}") from None
@@ -155,6 +179,7 @@ class SavedModel(Model):
             raise DeviceError(f"{where}: {error}") from None
         self._isa = plan.isa
         self.name, self.labels, self.weight_bytes = plan.model, tuple(plan.labels), plan.weight_bytes
+        self.metadata, self.winograd, self.tuning = plan.metadata, DEFAULT_WINOGRAD, None
         self.kernels = tuple(dict.fromkeys(o[0] for o in plan.operations))
         self._executor = _core.Executor(self.threads)
         self.inputs = tuple(TensorInfo(n, tuple(s), d) for n, d, s, _ in plan.inputs)
@@ -186,6 +211,11 @@ class SavedModel(Model):
         self._converted = [(i, o.dtype) for i, o in enumerate(self.outputs) if o.dtype != "float32"]
 
     @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The labels that were stored in the plan, None where there are none."""
+        return self.labels or None
+
+    @property
     def arena_bytes(self) -> int:
         """Of the activations of one run."""
         return next(iter(self._plans.values())).arena_bytes
@@ -206,8 +236,8 @@ class SavedModel(Model):
         raise ModelError(f"saved plan {self.name!r}: tune the model that it was made of, then compile that")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self._given, self._threads_arg, self.device)
+        return _rebuild, (self._given, self._threads_arg, self.precision, self.isa)
 
 
-def _rebuild(source: str | bytes, threads: int | None, device: str) -> SavedModel:
-    return SavedModel(source, threads=threads, device=device)
+def _rebuild(source: str | bytes, threads: int | None, precision: str, isa: str) -> SavedModel:
+    return SavedModel(source, threads=threads, precision=precision, _isa=isa if isa in _core.isa_levels() else None)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy.typing as npt
 
 from .errors import DeviceError, ShapeError
-from .model import FloatArray, TensorInfo, load
+from .inputs import FloatArray, TensorInfo
+from .loading import load
 
 
 class SessionOptions:

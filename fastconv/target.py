@@ -32,7 +32,12 @@ class Target:
 
     channel_unit = 1  # a stem's channels are rounded up to this
     predicts = True  # the cost model knows it, and tunings are for it
-    takes_gates = True  # a 1x1 convolution may take a gate of its input channels (compiler._take_gate)
+    takes_gates = True  # a 1x1 convolution may take a gate of its input channels (see prepare.py)
+    groups_pixels = True  # neighbouring outputs of few channels share a vector (stems.py)
+
+    def stem_unit(self, constant: bool) -> int:
+        """What a stem's channels are rounded up to; those of weights that are packed at run time stay as they are."""
+        return self.channel_unit if constant else 1
 
     def executor(self, threads: int) -> Any:
         return _core.Executor(threads)

@@ -22,6 +22,7 @@ from fastconv import torch_pickle
 from fastconv.errors import ModelError, UnsupportedOpError
 from fastconv.foreign import HEAD, foreign
 from fastconv.graph import Array
+from fastconv.paths import open_file
 from fastconv.torch_pickle import ITEMSIZE, Storage, Stream, Tensor, is_int
 
 _MAGIC = 0x1950A86A20F9469CFC6C
@@ -42,7 +43,7 @@ def load_state_dict(source: str | os.PathLike[str] | bytes, *, key: str | None =
     is valid but big-endian, compressed or older than torch 0.1.10; OSError where the file cannot be opened.
     """
     name = "torch file" if isinstance(source, bytes) else os.fspath(source)
-    with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
+    with io.BytesIO(source) if isinstance(source, bytes) else open_file(source) as file:
         head = file.read(4)
         file.seek(0)
         reader: _Reader = _ZipReader(file, name) if head == b"PK\x03\x04" else _LegacyReader(file, name)

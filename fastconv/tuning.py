@@ -12,13 +12,13 @@ import json
 import os
 import platform
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from . import _core
 from .errors import TuningError
+from .paths import open_file, replacing
 from .selection import LARGEST_WINOGRAD, Choice, Selection, Shape, choice_name
 
 FORMAT, VERSION = "fastconv-tuning", 1
@@ -66,7 +66,7 @@ class Tuning:
         cannot be opened.
         """
         where = os.fspath(path)
-        with open(where, "rb") as f:
+        with open_file(where) as f:
             data = f.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
             raise TuningError(f"{where}: larger than {MAX_BYTES >> 20} MiB: no tuning file")
@@ -99,20 +99,12 @@ class Tuning:
         return tuning
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the file beside its place and move it there when it is whole."""
+        """Write the file; it appears when it is whole. Raises OSError."""
         records = [*self.others, *(_record(self.cpu, key, times) for key, times in self.times.items())]
         lines = ",\n  ".join(json.dumps(r, allow_nan=False) for r in records)
         text = f'{{"format": "{FORMAT}", "version": {VERSION}, "records": [\n  {lines}\n]}}\n'
-        target = Path(path)
-        fd, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        try:
-            with os.fdopen(fd, "w") as f:
-                f.write(text)
-            os.chmod(name, 0o644)
-            os.replace(name, target)
-        except BaseException:
-            os.unlink(name)
-            raise
+        with replacing(path) as partial:
+            partial.write_text(text)
 
 
 def _record(cpu: str, key: Key, times: Times) -> dict[str, Any]:

@@ -90,6 +90,9 @@ FASTCONV_API fastconv_status fastconv_plan_input(const fastconv_plan* plan, size
 FASTCONV_API fastconv_status fastconv_plan_output(const fastconv_plan* plan, size_t index, fastconv_tensor* tensor);
 FASTCONV_API fastconv_status fastconv_plan_operation(const fastconv_plan* plan, size_t index, fastconv_operation* op);
 FASTCONV_API const char* fastconv_plan_label(const fastconv_plan* plan, size_t index); /* null where there is none */
+/* What the model's file said of itself, such as "fastconv.preset", its preprocessing in JSON. Null where it says
+ * nothing of that. */
+FASTCONV_API const char* fastconv_plan_metadata(const fastconv_plan* plan, const char* key);
 
 /* Bytes that a session needs on so many threads, activations and scratch memory. */
 FASTCONV_API size_t fastconv_plan_arena_bytes(const fastconv_plan* plan, int threads);

@@ -1,12 +1,14 @@
-"""Try what `make wheel` built: `python -m tests.check_wheel dist`.
+"""Try what `make wheel` built: `python -m tests.check_wheel dist [--only wheel|sdist]`.
 
-The wheel holds every file of the package and one compiled module, is small, and works in a fresh environment away from
-the source tree; the sdist holds sources only. Exit code 1 with one line for each fault.
+The wheel holds every file of the package and one compiled module, and is small; the sdist holds sources only. Both are
+installed, the sdist built with nothing but what it asks for, each into a fresh environment, and pass the quick tests
+there, which come from the sdist. Exit code 1 with one line for each fault.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -27,6 +29,7 @@ SDIST_WANTS = (
     "include/fastconv.h",
     "cmake/library.cmake",
 )
+QUICK = "not full and not torch and not slow"  # as in `make check`
 NOT_SOURCES = (".so", ".o", ".pyc", ".onnx")
 TRIAL = """
 import sys
@@ -70,34 +73,43 @@ def check_sdist(path: Path) -> list[str]:
     return faults + [f"{path.name}: holds {n}" for n in unwanted if n not in (".clang-format", ".gitignore")]
 
 
-def try_wheel(path: Path) -> None:
-    """Install into a fresh environment and use it from elsewhere. Raises CalledProcessError."""
+def try_package(path: Path, sdist: Path) -> None:
+    """Install into a fresh environment and test it with the sdist's tests, without its package. CalledProcessError."""
     with tempfile.TemporaryDirectory() as folder:
         venv.create(Path(folder, "env"), with_pip=True)
         bin_ = Path(folder, "env", "bin")
-        clean = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")} | {"FASTCONV_TEST_ALL": "1"}
+        shutil.unpack_archive(sdist, folder)
+        (tree,) = (p for p in Path(folder).iterdir() if p.name.startswith("fastconv-"))
+        shutil.rmtree(tree / "fastconv")
         for command in (
-            [bin_ / "python", "-m", "pip", "install", "-q", str(path.resolve())],
+            [bin_ / "python", "-m", "pip", "install", "-q", "--no-cache-dir", str(path.resolve())],
             [bin_ / "python", "-c", TRIAL],
             [bin_ / "fastconv", "--version"],
+            [bin_ / "python", "-m", "pip", "install", "-q", "fastconv[test]"],
+            [bin_ / "python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", QUICK],
         ):
-            subprocess.run(list(map(str, command)), check=True, cwd=folder, env=clean)
+            subprocess.run(list(map(str, command)), check=True, cwd=tree, env=clean)
 
 
 def main() -> int:
     if sys.argv[1:] == ["--installed"]:  # what cibuildwheel asks of each of its environments
         exec(TRIAL, {})
         return 0
-    folder = Path(sys.argv[1])
+    folder, only = Path(sys.argv[1]), sys.argv[3] if len(sys.argv) > 3 else ""
     (wheel,), (sdist,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
     faults = check_wheel(wheel) + check_sdist(sdist)
     if "manylinux" not in wheel.name:
         faults.append(f"{wheel.name}: auditwheel gave it no manylinux tag")
     if not faults:
-        try:
-            try_wheel(wheel)
-        except subprocess.CalledProcessError as e:
-            faults = [str(e)]
+        for kind, path in (("wheel", wheel), ("sdist", sdist)):
+            if only not in ("", kind):
+                continue
+            print(f"{kind}: a fresh environment, and the quick tests", flush=True)
+            try:
+                try_package(path, sdist)
+            except subprocess.CalledProcessError as e:
+                faults.append(f"{path.name}: {e}")
     for fault in faults:
         print(f"wheel: error: {fault}", file=sys.stderr)
     if not faults:

@@ -1,4 +1,4 @@
-"""Builds libfastconv and examples/embedded for tests and for figures: for this machine, or cross-built for aarch64.
+"""Builds libfastconv and examples/embedded, for tests and bench.embedded: for this machine, or cross-built for aarch64.
 
 One level each, in build/embedded/<target>, kept from run to run.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import sysconfig
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ class Target:
     foreign: str
     options: tuple[str, ...] = ()
     emulator: tuple[str, ...] = ()
+    tools: str = ""  # what the names of its compiler and of strip begin with
 
     @property
     def folder(self) -> Path:
@@ -43,7 +43,7 @@ def target() -> Target:
     """This machine's best level, or what FASTCONV_TEST_TARGET=aarch64 asks for."""
     if os.environ.get("FASTCONV_TEST_TARGET") == "aarch64":
         options = (f"-DCMAKE_TOOLCHAIN_FILE={TOOLCHAIN}",)
-        return Target("aarch64", ("scalar", "neon"), "avx2", options, EMULATOR)
+        return Target("aarch64", ("scalar", "neon"), "avx2", options, EMULATOR, "aarch64-linux-gnu-")
     best = _core.isa_levels()[-1]
     return Target(best, (best,), "neon" if best != "neon" else "avx2")
 
@@ -104,18 +104,3 @@ def as_input(pixels: Sequence[object] | npt.NDArray[np.uint8]) -> npt.NDArray[np
     x = np.asarray(pixels).astype(np.float32) / np.float32(255)
     mean, std = (np.array(v, np.float32) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     return np.ascontiguousarray(((x - mean) / std).transpose(2, 0, 1)[None])
-
-
-def sizes(plan: str) -> None:
-    """Print the size of a stripped program with the kernels of a plan, for this machine's best level."""
-    kernels = call(sys.executable, "-m", "fastconv.cli", "info", plan, "--kernels").strip()
-    to = target()
-    prefix = build_library(to, kernels, to.folder.with_name(f"{to.name}-figures"))
-    for name, option in (("system libstdc++", "OFF"), ("C++ runtime linked in", "ON")):
-        program = build_example(to, prefix, f"runtime_{option}", f"-DCLASSIFY_STATIC_RUNTIME={option}")
-        call("strip", program)
-        print(f"{to.name}, {name}: {program.stat().st_size:,} bytes")
-
-
-if __name__ == "__main__":
-    sizes(sys.argv[1])

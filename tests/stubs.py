@@ -22,6 +22,7 @@ NARROWER = {
     "typing.Annotated[numpy.typing.ArrayLike, numpy.float32]": "numpy.typing.NDArray[numpy.float32]",
     "numpy.ndarray": "numpy.typing.NDArray[typing.Any]",
     "dict": "dict[str, typing.Any]",
+    "os.PathLike": "os.PathLike[str]",
     "tuple": "tuple[int, ...]",
 }
 ENUM_METHODS = frozenset(("__init__", "__int__", "__index__", "name", "value"))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fastconv import checkpoint
 from fastconv import layers as L
 from fastconv.callbacks import BackupAndRestore, Callback, EarlyStopping, ModelCheckpoint, ReduceLROnPlateau
 from fastconv.errors import ModelError
@@ -78,10 +79,15 @@ def test_a_backup_of_another_fit_is_refused(tmp_path: Path) -> None:
     for model, others, seed in (
         (network(), [StopAt(99)], 2),
         (network(), [StopAt(99), EarlyStopping()], 1),
+        (network(), [ReduceLROnPlateau()], 1),
         (network(4), [StopAt(99)], 1),
     ):
+        before = model.get_weights()
         with pytest.raises(ModelError):
             fit(model, [*others, BackupAndRestore(tmp_path)], seed=seed)
+        assert model.optimizer is not None and model.optimizer.iterations == 0
+        for a, b in zip(before, model.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
     kept = BackupAndRestore(tmp_path, delete_checkpoint=False)
     fit(network(), [StopAt(99), kept])
     assert (tmp_path / "training.ckpt").exists()
@@ -110,3 +116,41 @@ def test_save_and_load(tmp_path: Path) -> None:
         Sequential([L.Input((2,)), L.Dense(1)]).load_weights(tmp_path / "s.ckpt")
     for a, v in zip(before, other.weights, strict=True):
         np.testing.assert_array_equal(a, v.array)
+    with pytest.raises(ValueError, match="by_name"):
+        other.load_weights(tmp_path / "s.ckpt", by_name=True)
+    for ending in ("ckpt", "onnx"):
+        with pytest.raises(ModelError, match=r"ends with \.safetensors"):
+            other.save_weights(tmp_path / f"w.{ending}")
+
+
+def test_a_damaged_state_changes_nothing(tmp_path: Path) -> None:
+    model, path = network(), tmp_path / "a.ckpt"
+    fit(model, epochs=1)
+    model.save(path)
+    arrays, state = checkpoint.read(path)
+    optimizer = state["optimizer"]
+    assert [n for n in arrays if n.startswith("slot/")]
+    other = network()
+    other.compile(Adam(0.5), "sparse_categorical_crossentropy")
+    before = other.get_weights()
+    for wrong_arrays, wrong, message in (
+        (arrays, {**state, "state": None}, "not the checkpoint of a model"),
+        (arrays, {**state, "weights": 3}, "not the checkpoint of a model"),
+        (arrays, {**state, "optimizer": [1]}, "optimiser's state is damaged"),
+        (arrays, {**state, "optimizer": {}}, "a number of steps"),
+        (arrays, {**state, "optimizer": {**optimizer, "iterations": "many"}}, "a number of steps"),
+        (arrays, {**state, "optimizer": {**optimizer, "learning_rate": -1}}, "learning_rate=-1"),
+        ({n.replace("slot/0", "slot/99"): a for n, a in arrays.items()}, state, "optimiser's state is damaged"),
+        ({n: a[:1] if n == "slot/3" else a for n, a in arrays.items()}, state, "slots of .*: expected shape"),
+    ):
+        checkpoint.write(path, wrong_arrays, wrong)
+        with pytest.raises(ModelError, match=message):
+            load_training(other, path)
+        assert other.optimizer is not None and (other.optimizer.iterations, other.optimizer.learning_rate) == (0, 0.5)
+        for a, b in zip(before, other.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+        slots = other.optimizer.state_for(other.trainable_weights)["slots"]
+        assert not any(map(np.any, slots))
+    checkpoint.write(path, arrays, [])  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match="no JSON object"):
+        checkpoint.read(path)

@@ -68,7 +68,7 @@ def test_order_of_calls() -> None:
         "on_train_begin", "on_epoch_begin", "on_train_batch_begin", "on_train_batch_end", "on_train_batch_begin",
         "on_train_batch_end", "on_epoch_end", "on_train_end",
     ]  # fmt: skip
-    with pytest.raises(ValueError, match="expected Callback objects, got int"):
+    with pytest.raises(ValueError, match="expected Callback objects, got 3"):
         C.CallbackList([3])  # type: ignore[list-item]
 
 

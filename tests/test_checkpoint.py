@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastconv import checkpoint
+from fastconv import checkpoint, paths
 from fastconv.errors import FastconvError, ModelError
+from fastconv.paths import replacing
 
 ROOT = Path(__file__).resolve().parents[1]
 STATE = {"epoch": 3, "rate": 0.1, "history": {"loss": [1.5, 0.1 + 0.2, float("nan")]}, "name": "bl\u00e5"}
@@ -131,7 +132,7 @@ def test_an_error_at_any_step_leaves_the_one_before(tmp_path: Path, monkeypatch:
     def fail(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.os, call, fail)
+    monkeypatch.setattr(paths.os, call, fail)
     with pytest.raises(OSError, match="No space"):
         checkpoint.write(path, arrays(2), STATE)
     monkeypatch.undo()
@@ -147,24 +148,24 @@ def test_file_and_folder_are_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyP
         done.append("folder" if os.path.isdir(f"/proc/self/fd/{fd}") else "file")
         fsync(fd)
 
-    monkeypatch.setattr(checkpoint.os, "fsync", note)
-    monkeypatch.setattr(checkpoint.os, "replace", lambda *a: (done.append("rename"), replace(*a)))
+    monkeypatch.setattr(paths.os, "fsync", note)
+    monkeypatch.setattr(paths.os, "replace", lambda *a: (done.append("rename"), replace(*a)))
     checkpoint.write(tmp_path / "a.ckpt", arrays(), STATE)
     assert done == ["file", "rename", "folder"]
 
 
 def test_two_writers(tmp_path: Path) -> None:
     path = tmp_path / "a.ckpt"
-    with checkpoint.replacing(path) as file:
+    with replacing(path) as file:
         with pytest.raises(FastconvError, match="another process"):
             checkpoint.write(path, arrays(), STATE)
-        os.write(file, b"mine")
+        file.write_bytes(b"mine")
     assert path.read_bytes() == b"mine"
 
 
 WRITER = """
 import sys, numpy as np
-from fastconv import checkpoint
+from fastconv import checkpoint, paths
 n = int(sys.argv[2])
 while True:
     n += 1

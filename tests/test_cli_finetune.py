@@ -16,25 +16,12 @@ from PIL import Image
 import fastconv
 from fastconv import plots
 
-from .cli_tools import call, one_line, small_model
-from .test_finetune import paint
+from .cli_tools import call, one_line
+from .test_finetune import network, photos  # fixtures
 
-onnx = pytest.importorskip("onnx")
-__all__ = ["call"]
+__all__ = ["call", "network", "photos"]
 ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = ("--preset", "unit", "--batch", "4", "--rate", "0.1", "--augment", "zoom,translate")
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return paint(tmp_path_factory.mktemp("data") / "photos")
-
-
-@pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "small.onnx"
-    onnx.save(small_model(), str(path))
-    return path
 
 
 def test_finetune(call: Any, network: Path, photos: Path, tmp_path: Path) -> None:
@@ -183,9 +170,36 @@ def test_errors(call: Any, network: Path, photos: Path, tmp_path: Path) -> None:
         one_line(call(*start, *more), *words)
     one_line(call("finetune", photos, "--model", network, "--out", tmp_path / "my.pt"), ".onnx")
     one_line(call("finetune", tmp_path / "nowhere", "--model", network, "--out", out), "folder")
+    one_line(call(*start[:-1], tmp_path / "nowhere" / "my.onnx"), "nowhere", "no such folder")
     one_line(call("finetune", photos / "grey", "--model", network, "--out", out), "one folder for each class")
     one_line(call("finetune", photos, "--model", tmp_path / "no.onnx", "--out", out), "no such file")
     assert not list(tmp_path.iterdir())
+
+
+def test_odd_folders(call: Any, network: Path, tmp_path: Path) -> None:
+    """Too few images, none that can be read, names that no file can hold: one line each, before anything is learnt."""
+    out = tmp_path / "my.onnx"
+
+    def folders(where: str, *names: str, images: int = 4, broken: bool = False) -> tuple[Any, ...]:
+        for value, name in enumerate(names):
+            folder = tmp_path / where / name
+            folder.mkdir(parents=True)
+            for i in range(images):
+                Image.new("RGB", (32, 32), (90 * value, i, 0)).save(folder / f"{i}.png")
+                if broken:
+                    (folder / f"{i}.png").write_bytes(b"no image")
+        return ("finetune", tmp_path / where, "--model", network, "--out", out, "--epochs", "1,1", *OPTIONS)
+
+    one_line(call(*folders("one", "only")), "two classes", "only")
+    one_line(call(*folders("few", "a", "b", images=1)), "0 for validation")
+    (tmp_path / "none" / "a").mkdir(parents=True)
+    one_line(call(*folders("none", "b")), "a", "no images")
+    got = call(*folders("broken", "a", "b", broken=True))
+    assert got.code == 1 and got.err.splitlines()[-1].endswith("none that can be read") and "Traceback" not in got.err
+    one_line(call(*folders("bytes", "a", "b\udcff")), "UTF-8")
+    names = ("$a_$ & <b>", "\u00fc 'x' \"y\"", "\u65e5\u672c, 100%", "[red]c [b]")
+    assert call(*folders("names", *names)).code == 0
+    assert fastconv.load(out).class_names == tuple(sorted(names))
 
 
 # -- pictures -----------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tune(network: Any, photos: Any, epochs: tuple[int, int] = (6, 4), **kwargs: Any) -> Any:
     options = dict(preset="unit", batch_size=8, verbose=0, augment=("zoom", "translate"), learning_rate=0.03)
-    return fastconv.fine_tune(network, photos, epochs, **{**options, **kwargs})
+    return fastconv.fine_tune(network, **{"data": photos, "epochs": epochs, **options, **kwargs})
 
 
 def test_learns(network: Path, photos: Path, tmp_path: Path) -> None:
@@ -94,6 +95,24 @@ def test_what_is_frozen_stays(network: Path, photos: Path) -> None:
         assert set(found) == set(base) and len(base) == 5
         changed = {path for path, a in found.items() if not np.array_equal(a, base[path])}
         assert changed == ({"w"} if moved else set())
+
+
+def test_a_file_with_a_fixed_batch(photos: Path) -> None:
+    """As torch exports by default: its nodes can do any batch, unless they say otherwise."""
+    from onnx import helper, numpy_helper
+
+    fixed = small_model(shape=(1, 3, 32, 32))
+    want = tune(fastconv.load(small_model()), photos, (2, 1))
+    assert same(want, tune(fastconv.load(fixed), photos, (2, 1)))
+    taught = pickle.loads(pickle.dumps(fastconv.load(fixed).without_top(pooling="avg").add_head(3)))
+    assert taught.predict(np.zeros((5, 32, 32, 3))).shape == (5, 3)
+    (flatten,) = (n for n in fixed.graph.node if n.op_type == "Flatten")
+    flatten.CopyFrom(helper.make_node("Reshape", ["g", "one"], ["f"], "flatten"))
+    fixed.graph.initializer.append(numpy_helper.from_array(np.array([1, 8]), "one"))
+    stuck = fastconv.load(fixed).as_layers()
+    assert stuck.predict(np.zeros((1, 32, 32, 3))).shape == (1, 12)
+    with pytest.raises(ValueError, match=r"dimension 0: expected 1 of"):
+        stuck.predict(np.zeros((5, 32, 32, 3)))
 
 
 class Interrupt:
@@ -232,9 +251,17 @@ def test_errors(network: Path, photos: Path, tmp_path: Path) -> None:
         (dict(learning_rate=0), "learning_rate"),
         (dict(preset="photo"), "photo"),
         (dict(views=0), "views"),
+        (dict(epochs=3), "two counts of epochs"),
+        (dict(seed="x"), "seed='x'"),
+        (dict(hidden="a"), "hidden='a'"),
+        (dict(learning_rate="fast"), "learning_rate='fast'"),
+        (dict(batch_size=2.5), "batch_size=2.5"),
+        (dict(preset=3), "expected a name or a Preset"),
+        (dict(data=(np.zeros((3, 8, 8, 3)), np.zeros(3))), "two datasets"),
+        (dict(data=None), "two datasets"),
     ):
         with pytest.raises((ValueError, FastconvError), match=message):
-            tune(network, photos, **kwargs)
+            tune(network, **{"photos": photos, **kwargs})
     one = tmp_path / "one"
     paint(one, 3)
     for name in ("down", "grey"):

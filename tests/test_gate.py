@@ -1,4 +1,4 @@
-"""Squeeze-and-excite gates that scale the weights of the 1x1 convolution behind them (compiler._take_gate)."""
+"""Squeeze-and-excite gates that scale the weights of the 1x1 convolution behind them (see prepare.py)."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from fastconv import ops
 from fastconv.applications import VGG16
 from fastconv.layers import AveragePooling2D, Conv2D, Dense, Flatten, Input, MaxPooling2D
 from fastconv.models import Model, Sequential
+from tests import pages
 from tests.applications.states import numbers, pth, torch_shapes
 from tests.weights.server import Behaviour, serving
 
@@ -111,6 +112,39 @@ def test_counts() -> None:
 NEW_INPUT = "new_input = Input(shape=(640, 480, 3))\n"
 KERAS = "from keras.applications.vgg16 import VGG16\nfrom keras.layers import Input\n"
 SHOW = "print(model.output_shape)\n"
+ADAM = "from tensorflow.keras.optimizers import Adam\n"
+TRANSFER = """
+from tensorflow.keras.applications import VGG16
+from tensorflow.keras.models import Model
+from tensorflow.keras.layers import Dense, GlobalAveragePooling2D
+# Load the pre-trained VGG16 model without the top layers
+base_model = VGG16(weights='imagenet', include_top=False, input_shape=(224, 224, 3))
+# Add custom classification layers
+x = base_model.output
+x = GlobalAveragePooling2D()(x)
+x = Dense(1024, activation='relu')(x)
+predictions = Dense(10, activation='softmax')(x) # Assume 10 classes for the new task
+# Create the full model
+model = Model(inputs=base_model.input, outputs=predictions)
+"""
+TRANSFER_ADAM = ADAM + TRANSFER
+FREEZE = """# Freeze the pre-trained layers
+for layer in base_model.layers:
+    layer.trainable = False
+"""
+UNFREEZE = """# Unfreeze some of the top layers
+for layer in base_model.layers[-4:]:
+    layer.trainable = True
+"""
+COMPILE = """# Compile the model
+model.compile(optimizer=Adam(), loss='categorical_crossentropy', metrics=['accuracy'])
+"""
+COMPILE_SLOWER = """# Recompile the model with a lower learning rate
+model.compile(optimizer=Adam(1e-5), loss='categorical_crossentropy', metrics=['accuracy'])
+"""
+FIT = """# Train the model
+model.fit(train_data, train_labels, epochs=10, validation_data=(val_data, val_labels))
+"""
 LISTINGS = {
     "without_output_layer": KERAS + "model = VGG16(include_top=False)\n" + SHOW,
     "new_shape": KERAS + NEW_INPUT + "model = VGG16(include_top=False, input_tensor=new_input)\n" + SHOW,
@@ -143,78 +177,9 @@ label = label[0][0]
 # print the classification
 print('%s (%.2f%%)' % (label[1], label[2]*100))
 """,
-    "feature_extraction": """
-from tensorflow.keras.applications import VGG16
-from tensorflow.keras.models import Model
-from tensorflow.keras.layers import Dense, GlobalAveragePooling2D
-# Load the pre-trained VGG16 model without the top layers
-base_model = VGG16(weights='imagenet', include_top=False, input_shape=(224, 224, 3))
-# Add custom classification layers
-x = base_model.output
-x = GlobalAveragePooling2D()(x)
-x = Dense(1024, activation='relu')(x)
-predictions = Dense(10, activation='softmax')(x) # Assume 10 classes for the new task
-# Create the full model
-model = Model(inputs=base_model.input, outputs=predictions)
-# Freeze the pre-trained layers
-for layer in base_model.layers:
-    layer.trainable = False
-# Unfreeze some of the top layers
-for layer in base_model.layers[-4:]:
-    layer.trainable = True
-print(model.output_shape, len(model.trainable_weights))
-""",
-    "training_feature_extraction": """
-from tensorflow.keras.applications import VGG16
-from tensorflow.keras.models import Model
-from tensorflow.keras.layers import Dense, GlobalAveragePooling2D
-from tensorflow.keras.optimizers import Adam
-# Load the pre-trained VGG16 model without the top layers
-base_model = VGG16(weights='imagenet', include_top=False, input_shape=(224, 224, 3))
-# Add custom classification layers
-x = base_model.output
-x = GlobalAveragePooling2D()(x)
-x = Dense(1024, activation='relu')(x)
-predictions = Dense(10, activation='softmax')(x) # Assume 10 classes for the new task
-# Create the full model
-model = Model(inputs=base_model.input, outputs=predictions)
-# Freeze the pre-trained layers
-for layer in base_model.layers:
-    layer.trainable = False
-# Compile the model
-model.compile(optimizer=Adam(), loss='categorical_crossentropy', metrics=['accuracy'])
-# Train the model
-model.fit(train_data, train_labels, epochs=10, validation_data=(val_data, val_labels))
-""",
-    "training_fine_tuning": """
-from tensorflow.keras.applications import VGG16
-from tensorflow.keras.models import Model
-from tensorflow.keras.layers import Dense, GlobalAveragePooling2D
-from tensorflow.keras.optimizers import Adam
-# Load the pre-trained VGG16 model without the top layers
-base_model = VGG16(weights='imagenet', include_top=False, input_shape=(224, 224, 3))
-# Add custom classification layers
-x = base_model.output
-x = GlobalAveragePooling2D()(x)
-x = Dense(1024, activation='relu')(x)
-predictions = Dense(10, activation='softmax')(x) # Assume 10 classes for the new task
-# Create the full model
-model = Model(inputs=base_model.input, outputs=predictions)
-# Freeze the initial layers
-for layer in base_model.layers:
-    layer.trainable = False
-# Compile the model
-model.compile(optimizer=Adam(), loss='categorical_crossentropy', metrics=['accuracy'])
-# Train the model
-model.fit(train_data, train_labels, epochs=10, validation_data=(val_data, val_labels))
-# Unfreeze some of the top layers and retrain
-for layer in base_model.layers[-4:]:
-    layer.trainable = True
-# Recompile the model with a lower learning rate
-model.compile(optimizer=Adam(1e-5), loss='categorical_crossentropy', metrics=['accuracy'])
-# Continue training
-model.fit(train_data, train_labels, epochs=10, validation_data=(val_data, val_labels))
-""",
+    "feature_extraction": TRANSFER + FREEZE + UNFREEZE + "print(model.output_shape, len(model.trainable_weights))\n",
+    "training_feature_extraction": TRANSFER_ADAM + FREEZE + COMPILE + FIT,
+    "training_fine_tuning": TRANSFER_ADAM + FREEZE + COMPILE + FIT + UNFREEZE + COMPILE_SLOWER + FIT,
 }
 # What the training listings take as given, and what is looked at behind them.
 ARRAYS = """
@@ -296,27 +261,13 @@ def test_listings_with_weights(tmp_path: Path) -> None:
 
 # -- the page -----------------------------------------------------------------------------------------------------
 PAGE = ROOT / "docs" / "lecture.md"
-BLOCK = re.compile(r"```python( no-run)?\n(.*?)```\n(?:```text\n(.*?)```)?", re.S)
 
 
 def test_the_page_prints_what_it_says(tmp_path: Path) -> None:
-    import os
-
     from demo import photo
 
-    blocks = BLOCK.findall(PAGE.read_text(encoding="utf-8"))
-    assert len(blocks) > 15
-    parts = [f"{code}\nprint('--end--')\n" for skipped, code, _ in blocks if not skipped]
-    wanted = [text for skipped, _, text in blocks if not skipped]
     (tmp_path / "cat.png").write_bytes(photo("skimage", "data/chelsea.png").read_bytes())
-    done = subprocess.run(
-        [sys.executable, "-c", "\n".join(parts)], capture_output=True, text=True, cwd=tmp_path, check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    printed = done.stdout.split("--end--\n")[:-1]
-    for code, got, want in zip(parts, printed, wanted, strict=True):
-        assert got == want, code
+    pages.check(PAGE, tmp_path, 16)
 
 
 def test_the_pages_pictures(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from fastconv import _core
 from fastconv.compiler import WeightCache, compile_graph
 from fastconv.graph import Array, Graph, Value
+from fastconv.passes import optimize
 from tests.interpret import interpret
 
 LEVELS = [getattr(_core.Isa, name) for name in _core.isa_levels()]
@@ -111,6 +112,20 @@ def test_convolution(isa: Any, name: str, frozen: bool) -> None:
     db = b.graph.add("ReduceSum", [dy], (w_shape[0],), axes=(0, 2, 3), keepdims=0)
     total = b.graph.add("Add", [dx, x], x.shape)
     b.check(isa, relu, dw, db, total)
+
+
+@isas
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_factors_of_a_frozen_norm(isa: Any, name: str) -> None:
+    """Those of the gradient go into a frozen convolution's weights; a gradient that others read keeps its product."""
+    for shared in (False, True):
+        b = Bench(1)
+        x, w_shape, y_shape, at = convolution(b, name)
+        w, g, factor = b.constant(*w_shape), b.input(*y_shape), b.constant(1, w_shape[0], 1, 1)
+        dy = b.graph.add("Mul", [g, factor], y_shape)
+        dx = b.graph.add("ConvBackwardInput", [dy, w], x.shape, **at)
+        b.check(isa, *([dx, dy] if shared else [dx]))
+        assert [n.op for n in optimize(b.graph).nodes].count("Mul") == int(shared)
 
 
 @isas

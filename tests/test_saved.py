@@ -11,19 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 import fastconv
 from fastconv import _core
 from fastconv.saved import SavedModel, is_plan
 
-from .cli_tools import call, one_line  # noqa: F401  a fixture
+from .cli_tools import call, one_line, small_model  # noqa: F401  a fixture
 from .models.builder import Builder
 from .small import CLASSES, images, network, python, same_bits
 
 GOLDEN = Path(__file__).with_name("data") / "golden.fcplan"
 LEVELS = _core.isa_levels()
-HEAD = struct.Struct("<8sIIQQQQQQQQ")  # FileHeader of csrc/plan_file.h
+HEAD = struct.Struct("<8sIIQQQQQQQQQQ")  # FileHeader of csrc/plan_file.h
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +76,42 @@ def test_what_a_plan_cannot(plan: Path) -> None:
         fastconv.load(plan, threads=0)
 
 
+def test_a_plan_has_all_that_a_model_has(plan: Path) -> None:
+    """Each property of a model says what it is, or that a plan has no such thing."""
+    model, saved = fastconv.load(network()), fastconv.load(plan)
+    names = {n for n in (*dir(fastconv.Model), *vars(model)) if not n.startswith("_")}
+    assert len(names) > 20
+    refused = set()
+    for name in names:
+        try:
+            getattr(saved, name)
+        except fastconv.ModelError:
+            refused.add(name)
+    assert refused == {"graph", "layers"}
+    copy = pickle.loads(pickle.dumps(fastconv.load(plan, _isa="scalar", precision="strict", threads=1)))
+    assert (copy.isa, copy.precision, copy.threads) == ("scalar", "strict", 1)
+    for wrong in ({"tuning": "t.json"}, {"winograd": 6}):
+        with pytest.raises(fastconv.ModelError, match="a saved plan keeps the algorithms"):
+            fastconv.load(plan, **wrong)  # type: ignore[arg-type]
+
+
+def test_metadata(tmp_path: Path) -> None:
+    """Class names become labels; what fits into a line is kept, above all the preset."""
+    from fastconv.data import names_to_metadata
+    from fastconv.preprocessing import preset
+
+    names = [f"kind {i} \u00e9" for i in range(CLASSES)]
+    given = onnx.load_from_string(network())
+    kept = {"author": "somebody", "empty": "", **preset("caffe").to_metadata()}
+    lost = {"text": "two\nlines", "long": "x" * 5000}
+    onnx.helper.set_model_props(given, {**kept, **lost, **names_to_metadata(names)})
+    fastconv.load(given).save(tmp_path / "x.fcplan", shape=(1, 3, 20, 18))
+    saved = fastconv.load(tmp_path / "x.fcplan")
+    assert saved.metadata == kept and saved.class_names == tuple(names)
+    fastconv.load(given).save(tmp_path / "y.fcplan", shape=(1, 3, 20, 18), labels=["a", "b"])
+    assert fastconv.load(tmp_path / "y.fcplan").class_names == ("a", "b")
+
+
 def test_wrong_level(tmp_path: Path) -> None:
     path = tmp_path / "arm.fcplan"
     fastconv.load(network()).save(path, shape=(1, 3, 20, 18), isa=["neon"])
@@ -120,6 +157,21 @@ def test_layers_save_too(tmp_path: Path) -> None:
     saved = fastconv.load(tmp_path / "lenet.fcplan", threads=1)
     x = np.random.default_rng(1).random(saved.inputs[0].shape, np.float32)  # type: ignore[arg-type]
     np.testing.assert_allclose(saved(x), net.predict(x), rtol=1e-5, atol=1e-6)
+    assert saved.class_names is None
+
+
+def test_class_names_go_along(tmp_path: Path, call: Any) -> None:  # noqa: F811
+    from fastconv.applications.lenet import LeNet5
+    from fastconv.data import names_to_metadata
+
+    net, names = LeNet5(weights=None), tuple(f"kind {i}" for i in range(10))
+    net.metadata = names_to_metadata(names)
+    net.save(tmp_path / "net.onnx")
+    net.save(tmp_path / "a.fcplan")
+    fastconv.load(tmp_path / "net.onnx").save(tmp_path / "b.fcplan")
+    assert call("compile", tmp_path / "net.onnx", "-o", tmp_path / "c.fcplan").code == 0
+    for name in ("net.onnx", "a.fcplan", "b.fcplan", "c.fcplan"):
+        assert fastconv.load(tmp_path / name).class_names == names
 
 
 # -- the format ---------------------------------------------------------------------------------------------------
@@ -201,7 +253,7 @@ def test_changed_words_of_the_head(plan: Path, seed: int) -> None:
 def test_truncated_and_flipped(plan: Path, tmp_path: Path) -> None:
     data = plan.read_bytes()
     head = HEAD.unpack_from(data)[4]
-    for size in (0, 1, 8, 79, 80, 200, head, head + 4096, len(data) - 1):
+    for size in (0, 1, 8, HEAD.size - 1, HEAD.size, 200, head, head + 4096, len(data) - 1):
         path = tmp_path / "cut.fcplan"
         path.write_bytes(data[:size])
         with pytest.raises(fastconv.ModelError, match="broken plan"):
@@ -231,6 +283,13 @@ def test_missing_files(tmp_path: Path) -> None:
     with pytest.raises(OSError):
         fastconv.load(network()).save(tmp_path / "no" / "x.fcplan", shape=(1, 3, 20, 18))
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_name_that_is_no_utf8(tmp_path: Path, plan: Path) -> None:
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.fcplan")
+    fastconv.load(network()).save(path, shape=(1, 3, 20, 18))
+    assert fastconv.load(path).labels == ()  # type: ignore[attr-defined]
+    assert pickle.loads(pickle.dumps(fastconv.load(path)))(images(1))
 
 
 def test_pages_are_shared(tmp_path: Path) -> None:
@@ -266,22 +325,12 @@ else:
                                   pytest.param("EfficientNetB0", marks=pytest.mark.slow)))  # fmt: skip
 def test_arena(name: str, tmp_path: Path) -> None:
     """At most a tenth above what lives at once; LeNet-5's fits 48 kB, scratch memory included."""
-    from fastconv import applications
-    from fastconv.compiler import Compiler, WeightCache
-    from fastconv.models import LayerSource
-    from fastconv.passes import optimize
-    from fastconv.passes.arena import peak_bytes
-    from fastconv.selection import Selection
+    from bench.embedded import arena, network
 
-    net = getattr(applications, name)(weights=None)
-    net.save(tmp_path / "net.fcplan")
-    saved = _core.PlanFile(str(tmp_path / "net.fcplan")).read()
-    source = LayerSource(net)
-    graph = source.build({i.name: tuple(s) for i, (_, _, s, _) in zip(source.inputs, saved.inputs, strict=True)})
-    live = peak_bytes(Compiler(optimize(graph), WeightCache(), Selection(saved.isa)).memory.regions)
-    assert 0.9 * live <= saved.plan.arena_bytes <= 1.1 * live
+    got, scratch, live = arena(network(name), tmp_path / "net.fcplan")
+    assert 0.9 * live <= got <= 1.1 * live
     if name == "LeNet5":
-        assert saved.plan.arena_bytes + saved.plan.scratch_bytes + 192 < 48000
+        assert got + scratch + 192 < 48000
 
 
 # -- the command line ---------------------------------------------------------------------------------------------
@@ -297,7 +346,7 @@ def test_compile_and_info(tmp_path: Path, call: Any) -> None:  # noqa: F811
     facts = call("info", target, "--json").json
     assert [v["isa"] for v in facts["variants"]] == ["scalar", "neon"] and facts["labels"] == CLASSES
     assert call("info", target, "--kernels").out.startswith("conv2d;copy;")
-    assert call("bench", target, "--runs", "2").code == call("inspect", target).code == 0
+    one_line(call("tune", target, "-o", tmp_path / "t.json"), "a saved plan keeps the algorithms")
     one_line(call("compile", tmp_path / "net.onnx", "-o", tmp_path / "x.bin"), ".fcplan")
     one_line(call("compile", target, "-o", tmp_path / "x.fcplan"), "saved plan already")
     one_line(call("compile", tmp_path / "net.onnx", "-o", tmp_path / "x.fcplan", "--isa", "sse"), "sse", "neon")
@@ -306,6 +355,36 @@ def test_compile_and_info(tmp_path: Path, call: Any) -> None:  # noqa: F811
     one_line(call("info", target), "broken plan")
     target.write_bytes(network())
     one_line(call("info", target, "--kernels"), "no plan file")
+
+
+def test_commands_take_plans(tmp_path: Path, call: Any) -> None:  # noqa: F811
+    """predict answers as of the model that the plan was made of, with its class names and preset."""
+    from PIL import Image
+
+    from fastconv.data import names_to_metadata
+    from fastconv.preprocessing import preset
+
+    given = small_model(shape=("N", 3, 32, 32))
+    names = [f"kind {i}" for i in range(12)]
+    onnx.helper.set_model_props(given, {**preset("caffe").to_metadata(), **names_to_metadata(names)})
+    model, target = tmp_path / "net.onnx", tmp_path / "net.fcplan"
+    onnx.save(given, model)
+    assert call("compile", model, "-o", target).code == 0
+    pixels = np.random.default_rng(3).integers(0, 256, (40, 50, 3), np.uint8)
+    (tmp_path / "photos").mkdir()
+    for name in ("a.png", "b.png"):
+        Image.fromarray(pixels).save(tmp_path / "photos" / name)
+        pixels = pixels[::-1]
+    want, got = (call("predict", tmp_path / "photos", "--model", m, "--json").json for m in (model, target))
+    assert got.pop("model") == str(target) and want.pop("model") == str(model)
+    assert got == want and got["preset"] == "caffe"
+    assert got["images"][0]["predictions"][0]["label"].startswith("kind ")
+    facts = call("info", target, "--json").json
+    assert facts["labels"] == 12 and "caffe" in facts["metadata"]["fastconv.preset"]
+    for command in ("inspect", "profile", "bench"):
+        assert call(command, target, *(() if command == "inspect" else ("--runs", "1"))).code == 0
+    one_line(call("tune", target, "-o", tmp_path / "tuning.json"), "saved plan")
+    one_line(call("finetune", tmp_path, "--model", target, "--out", tmp_path / "x.onnx"), "saved plan")
 
 
 def golden() -> None:

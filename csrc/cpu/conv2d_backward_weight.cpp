@@ -75,10 +75,10 @@ template <bool full>
 ProductFunction find_product(int nv, int64_t rows) {
   if (nv == 1) return product_of_rows<1, full>(rows);
   if (nv == 2) return product_of_rows<2, full>(rows);
-#if defined(FASTCONV_ISA_AVX512)
-  if (nv == 3) return product_of_rows<3, full>(rows);
-  if (nv == 4) return product_of_rows<4, full>(rows);
-#endif
+  if constexpr (MAX_NV == 4) {
+    if (nv == 3) return product_of_rows<3, full>(rows);
+    if (nv == 4) return product_of_rows<4, full>(rows);
+  }
   return nullptr;
 }
 
@@ -177,6 +177,7 @@ inline int64_t padded(int64_t columns) { return (columns + Vec::N - 1) / Vec::N 
 }  // namespace
 
 void conv2d_backward_weight(const Conv2dBackwardWeight& d, const Buffers& b, int64_t begin, int64_t end) {
+  if (d.images) return conv2d_backward_weight_images(d, b, begin, end);
   const int64_t Cg = d.C / d.groups, Kg = d.K / d.groups, M = d.N * d.P * d.Q, taps = d.R * d.S;
   const int64_t slices = (Kg + SLICE - 1) / SLICE, part_size = d.groups * taps * Cg * padded(Kg);
   const Shape shape = shape_of(d);

@@ -12,6 +12,7 @@
 #include "cpu/cost_table.h"
 #include "cpu/dispatch.h"
 #include "cpu/winograd.h"
+#include "images_checks.h"
 
 namespace fastconv {
 
@@ -52,9 +53,27 @@ void add_images(Cost& cost, const ConvShape& s) {
   cost.terms[COST_FAR] += std::max(0.0, bytes - (double)NEAR);
 }
 
-void add_conv2d(Cost& cost, const ConvShape& s, ConvChoice choice, Isa isa) {
+// Lanes of images: every product counts, and what is turned about as a vector that a tile writes.
+void add_conv2d_images(Cost& cost, const ConvShape& s, Isa isa) {
+  const double V = geometry(isa).vector_length, groups = std::ceil((double)s.N / V);
+  const double products = (double)(s.P * s.Q * s.K) * (double)(s.C * s.R * s.S);
+  cost.terms[COST_FMA] += groups * products;
+  cost.terms[COST_STORE] += 4 * groups * (double)(s.H * s.W * s.C + s.P * s.Q * s.K);
+  cost.terms[COST_WEIGHT] += 4.0 * (double)packed_conv2d_size(s.K, s.C, s.R, s.S, s.groups, isa);
+  cost.terms[COST_OPERATION] += 1;
+}
+
+void add_conv2d(Cost& cost, ConvShape s, ConvChoice choice, Isa isa) {
   const Geometry& table = geometry(isa);
   const bool runs = choice == ConvChoice::row_run;
+  if (choice != ConvChoice::gemm && images_pay(s, isa)) {
+    if (runs) cost.terms[COST_BORDER] += 4.0 * (double)(s.N * s.C * s.H * s.W);
+    return add_conv2d_images(cost, s, isa);
+  }
+  if (runs) {
+    const int64_t group = row_run_group(s, isa);
+    s.K *= group, s.Q /= group, s.S += (group - 1) * s.stride_w, s.stride_w *= group;
+  }
   const int64_t M = s.N * s.P * s.Q, Kg = s.K / s.groups, Cg = s.C / s.groups;
   const int64_t panels = ceil_div(ceil_div(Kg, table.vector_length), table.max_panel);
   Conv2d d{};

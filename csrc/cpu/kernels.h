@@ -18,6 +18,10 @@ static inline int64_t max_i(int64_t a, int64_t b) { return a > b ? a : b; }
 void activate_rows(const Activation& act, float* y, int64_t y_ld, int64_t rows, int64_t n);
 static inline void activate_row(const Activation& act, float* y, int64_t n) { activate_rows(act, y, 0, 1, n); }
 
+// cpu/conv2d_images.cpp, conv2d_backward_weight_images.cpp: parts of conv2d and conv2d_backward_weight
+void conv2d_images(const Conv2d& d, const Buffers& b, int64_t begin, int64_t end);
+void conv2d_backward_weight_images(const Conv2dBackwardWeight& d, const Buffers& b, int64_t begin, int64_t end);
+
 // cpu/winograd_filter.cpp, see cpu/table.h
 void winograd_filter(const WinogradFilter& G, float* out, int64_t plane, const float* w, int64_t stride,
                      const float* scale, int64_t lanes);

@@ -10,9 +10,52 @@ namespace FASTCONV_ISA {
 
 namespace {
 
+constexpr int STREAMS = 4;
+constexpr int64_t AHEAD = 4096;   // bytes
+constexpr int64_t FAR = 8 << 20;  // bytes of weights that no cache keeps from run to run
+
+// Few rows, weights from memory: one tile as wide as the panel. Its depth is read in STREAMS parts side by side, which
+// go to the same sums, and fetched AHEAD bytes ahead, past the pages at which the prefetcher of the CPU stops.
+template <int MR, int NV>
+void stream(const Tile& t) {
+  constexpr int64_t V = Vec::N, LINE = 16;
+  Vec acc[MR][NV];
+#pragma GCC unroll 8
+  for (int j = 0; j < NV; j++) {
+    const Vec bias = !t.bias                     ? zero()
+                     : j < NV - 1 || t.tail == V ? load(t.bias + j * V)
+                                                 : load_n(t.bias + j * V, t.tail);
+#pragma GCC unroll 3
+    for (int i = 0; i < MR; i++) acc[i][j] = bias;
+  }
+  const int64_t part = t.len / STREAMS;
+  const auto step = [&](int64_t c, bool ahead) {
+    const float* w = t.w + c * t.w_ld;
+    Vec x[MR];
+#pragma GCC unroll 3
+    for (int i = 0; i < MR; i++) x[i] = set1(t.a[i][c]);
+#pragma GCC unroll 8
+    for (int j = 0; j < NV; j++) {
+      if (ahead && j * V % (2 * LINE) == 0) __builtin_prefetch((const char*)(w + j * V) + AHEAD, 0, 0);
+#pragma GCC unroll 3
+      for (int i = 0; i < MR; i++) acc[i][j] = fma_at(x[i], w + j * V, acc[i][j]);
+    }
+  };
+  if (t.cold) {
+    for (int64_t c = 0; c < part; c++) {
+#pragma GCC unroll 8
+      for (int s = 0; s < STREAMS; s++) step(s * part + c, true);
+    }
+  } else {
+    for (int64_t c = 0; c < STREAMS * part; c++) step(c, false);
+  }
+  for (int64_t c = STREAMS * part; c < t.len; c++) step(c, false);
+  finish_tile<MR, NV>(t, acc);
+}
+
 template <int NV>
 TileFunction narrow_tile(int64_t rows) {
-  return rows == 1 ? tile<1, NV> : rows == 2 ? tile<2, NV> : tile<3, NV>;
+  return rows == 1 ? stream<1, NV> : rows == 2 ? stream<2, NV> : stream<3, NV>;
 }
 
 // nv up to 8, one to three rows
@@ -52,7 +95,7 @@ void linear(const Linear& d, const Buffers& b, int64_t begin, int64_t end) {
   t.act = &d.act;
   t.next_step = 0;
   t.start = nullptr;
-  t.cold = true;
+  t.cold = d.M > 3 || 4 * d.C * d.K > FAR;
 
   for (int64_t chunk = begin; chunk < end; chunk++) {
     const int64_t panels = d.chunks / d.row_chunks, rc = chunk / panels, first = chunk % panels * DENSE_NV;

@@ -87,37 +87,82 @@ inline Vec power(Vec d, float beta) {
   return exp(mul(set1(beta), log(d)));
 }
 
-enum { SPAN = 256, HALO = 64 };
+enum { SPAN = 256, HALO = 64, BUFFER = 2048 };
 
-// Channels [c0, c0 + n) of one pixel. Squares reach `size` - 1 channels to both sides: d and t are needed where a
-// neighbourhood touches these channels.
-void lrn_span(const LrnBackward& d, const float* g, const float* x, const float* y, float* dx, int64_t c0, int64_t n) {
-  float square[SPAN + 4 * HALO + Vec::N], t[SPAN + 2 * HALO + 2 * Vec::N], divisor[SPAN + 2 * HALO + 2 * Vec::N];
-  const int64_t before = (d.size - 1) / 2, after = d.size / 2;
-  // t[k] belongs to channel c0 - after + k, square[k] to c0 - after - before + k
-  const int64_t count = n + before + after;
-  for (int64_t k = 0; k < count + before + after + Vec::N; k++) {
-    const int64_t c = c0 - after - before + k;
-    square[k] = c >= 0 && c < d.C && k < count + before + after ? x[c] * x[c] : 0;
+// Channels [c0, c0 + n) of a pixel. square[k] belongs to channel c0 - after - before + k, t[k] to c0 - after + k.
+struct Span {
+  int64_t c0, n, before, after;
+  float *square, *t, *divisor;
+};
+
+void write_squares(const LrnBackward& d, const float* x, const Span& s) {
+  const int64_t length = s.n + 2 * (s.before + s.after), origin = s.c0 - s.after - s.before;
+  const int64_t low = max_i(0, -origin), high = max_i(low, min_i(length, d.C - origin));
+  for (int64_t k = 0; k < low; k++) s.square[k] = 0;
+  for (int64_t k = low; k < high; k += Vec::N) {
+    const Vec v = get(x + origin + k, (int)min_i(Vec::N, high - k));
+    store(s.square + k, mul(v, v));
   }
-  const Vec scale = set1(d.alpha / (float)d.size), bias = set1(d.bias);
-  for (int64_t k = 0; k < count; k += Vec::N) {
-    Vec total = load(square + k);
-    for (int64_t i = 1; i < d.size && k + i < count + before + after; i++) total = add(total, load(square + k + i));
-    store(divisor + k, fma(scale, total, bias));
+  for (int64_t k = high; k < length + Vec::N; k++) s.square[k] = 0;
+}
+
+void write_t(const LrnBackward& d, const float* g, const float* y, const Span& s) {
+  const float step = d.alpha / (float)d.size;
+  const Vec scale = set1(step), bias = set1(d.bias);
+  for (int64_t c = 0; c < s.n; c += Vec::N) {
+    const float* square = s.square + s.after + c;
+    Vec total = load(square);
+    for (int64_t i = 1; i < d.size; i++) total = add(total, load(square + i));
+    const Vec divisor = fma(scale, total, bias);
+    store(s.divisor + c, divisor);
+    const int w = (int)min_i(Vec::N, s.n - c);
+    store(s.t + s.after + c, div(mul(get(g + s.c0 + c, w), get(y + s.c0 + c, w)), divisor));
   }
-  for (int64_t k = 0; k < count; k++) {
-    const int64_t c = c0 - after + k;
-    t[k] = c >= 0 && c < d.C ? g[c] * y[c] / divisor[k] : 0;
-  }
-  for (int64_t k = count; k < count + Vec::N; k++) t[k] = 0;
+  const auto beside = [&](int64_t first, int64_t last) {  // of other spans, or beyond the channels
+    for (int64_t k = first; k < last; k++) {
+      const int64_t c = s.c0 - s.after + k;
+      float total = 0;
+      for (int64_t i = 0; i < d.size; i++) total += s.square[k + i];
+      s.t[k] = c >= 0 && c < d.C ? g[c] * y[c] / (step * total + d.bias) : 0;
+    }
+  };
+  beside(0, s.after);
+  beside(s.after + s.n, s.after + s.n + s.before);
+}
+
+void write_dx(const LrnBackward& d, const float* g, const float* x, float* dx, const Span& s) {
   const Vec slope = set1(-2.0f * d.alpha * d.beta / (float)d.size), one = set1(1.0f);
-  for (int64_t c = 0; c < n; c += Vec::N) {
-    Vec total = load(t + c);
-    for (int64_t i = 1; i < d.size; i++) total = add(total, load_n(t + c + i, (int)min_i(Vec::N, count - c - i)));
-    const int w = (int)min_i(Vec::N, n - c);
-    const Vec factor = div(one, power(load(divisor + c + after), d.beta));
-    put(dx + c0 + c, fma(get(g + c0 + c, w), factor, mul(slope, mul(get(x + c0 + c, w), total))), w);
+  for (int64_t c = 0; c < s.n; c += Vec::N) {
+    Vec total = load(s.t + c);
+    for (int64_t i = 1; i < d.size; i++) total = add(total, load(s.t + c + i));
+    const int w = (int)min_i(Vec::N, s.n - c);
+    const Vec factor = div(one, power(load(s.divisor + c), d.beta)), at = get(x + s.c0 + c, w);
+    put(dx + s.c0 + c, fma(get(g + s.c0 + c, w), factor, mul(slope, mul(at, total))), w);
+  }
+}
+
+// As many pixels at a time as buffers hold: shifted loads right after the stores that they straddle would stall.
+void lrn_pixels(const LrnBackward& d, const Buffers& b, int64_t first, int64_t last) {
+  float square[BUFFER], t[BUFFER], divisor[BUFFER];
+  for (int64_t i = 0; i < BUFFER; i++) t[i] = 0;  // lanes beyond a span are added, never used
+  Span s;
+  s.before = (d.size - 1) / 2, s.after = d.size / 2;
+  for (s.c0 = 0; s.c0 < d.C; s.c0 += SPAN) {
+    s.n = min_i(SPAN, d.C - s.c0);
+    const int64_t pitch = s.n + 2 * (s.before + s.after) + 2 * Vec::N, step = BUFFER / pitch;
+    for (int64_t r0 = first; r0 < last; r0 += step) {
+      const int64_t stop = min_i(last, r0 + step);
+      const auto each = [&](const auto& f) {
+        for (int64_t r = r0; r < stop; r++) {
+          const int64_t at = (r - r0) * pitch;
+          s.square = square + at, s.t = t + at, s.divisor = divisor + at;
+          f(b.in[0] + r * d.g_ld, b.in[1] + r * d.x_ld, b.in[2] + r * d.y_ld, b.out + r * d.dx_ld);
+        }
+      };
+      each([&](const float*, const float* x, const float*, float*) { write_squares(d, x, s); });
+      each([&](const float* g, const float*, const float* y, float*) { write_t(d, g, y, s); });
+      each([&](const float* g, const float* x, const float*, float* dx) { write_dx(d, g, x, dx, s); });
+    }
   }
 }
 
@@ -157,16 +202,10 @@ void normalize_backward(const NormalizeBackward& d, const Buffers& b, int64_t be
 }
 
 void lrn_backward(const LrnBackward& d, const Buffers& b, int64_t begin, int64_t end) {
-  const int64_t last = chunk_begin(d.rows, d.chunks, end);
-  for (int64_t r = chunk_begin(d.rows, d.chunks, begin); r < last; r++) {
-    const float *g = b.in[0] + r * d.g_ld, *x = b.in[1] + r * d.x_ld, *y = b.in[2] + r * d.y_ld;
-    float* dx = b.out + r * d.dx_ld;
-    if (d.size > HALO) {
-      lrn_wide(d, g, x, y, dx);
-      continue;
-    }
-    for (int64_t c = 0; c < d.C; c += SPAN) lrn_span(d, g, x, y, dx, c, min_i(SPAN, d.C - c));
-  }
+  const int64_t first = chunk_begin(d.rows, d.chunks, begin), last = chunk_begin(d.rows, d.chunks, end);
+  if (d.size <= HALO) return lrn_pixels(d, b, first, last);
+  for (int64_t r = first; r < last; r++)
+    lrn_wide(d, b.in[0] + r * d.g_ld, b.in[1] + r * d.x_ld, b.in[2] + r * d.y_ld, b.out + r * d.dx_ld);
 }
 
 }  // namespace FASTCONV_ISA

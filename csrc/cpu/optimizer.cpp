@@ -40,9 +40,11 @@ enum { BATCH = 256 };
 
 // 0 or 1 / (1 - rate) for elements [at, at + n): a 32-bit integer hash, good in all bits (two rounds of multiply and
 // xor-shift), of the element, started by the seed.
+// Whole vectors: up to Vec::N - 1 factors more.
 void keep_factors(uint32_t seed, int64_t at, int64_t n, uint32_t limit, float factor, float* out) {
   const uint32_t low = (uint32_t)at, high = (uint32_t)(at >> 32);
   const uint32_t start = (seed + 1u) * 0x9e3779b9u ^ high * 0x85ebca6bu;
+  n = (n + Vec::N - 1) / Vec::N * Vec::N;
   for (int64_t i = 0; i < n; i++) {
     uint32_t h = (low + (uint32_t)i) ^ start;
     h = (h ^ h >> 16) * 0x7feb352du;
@@ -109,9 +111,12 @@ void rmsprop(const Optimizer& d, const Buffers& b, int64_t begin, int64_t end) {
 void moving_average(const MovingAverage& d, const Buffers& b, int64_t begin, int64_t end) {
   const int64_t first = chunk_begin(d.n, d.chunks, begin), last = chunk_begin(d.n, d.chunks, end);
   const float keep = d.momentum, share = (float)(1.0 - (double)d.momentum);
-  for (int64_t i = first; i < last; i += Vec::N) {
-    const int n = (int)min_i(Vec::N, last - i);
-    store_n(b.out + i, fma(load_n(b.in[0] + i, n), set1(share), mul(set1(keep), load_n(b.out + i, n))), n);
+  const auto mix = [&](Vec x, Vec state) { return fma(x, set1(share), mul(set1(keep), state)); };
+  int64_t i = first;
+  for (; i + Vec::N <= last; i += Vec::N) store(b.out + i, mix(load(b.in[0] + i), load(b.out + i)));
+  if (i < last) {
+    const int n = (int)(last - i);
+    store_n(b.out + i, mix(load_n(b.in[0] + i, n), load_n(b.out + i, n)), n);
   }
 }
 
@@ -138,15 +143,17 @@ void dropout(const Dropout& d, const Buffers& b, int64_t begin, int64_t end) {
   const uint32_t seed = (uint32_t)(int64_t)b.in[1][0];
   const uint32_t limit = (uint32_t)((double)d.rate * 16777216.0 + 0.5);
   const float factor = (float)(1.0 / (1.0 - (double)d.rate));
-  float keep[BATCH];
+  float keep[BATCH + Vec::N];
   for (int64_t at = chunk_begin(total, d.chunks, begin); at < last;) {
     const int64_t r = at / d.n, c = at % d.n, n = min_i(min_i(BATCH, d.n - c), last - at);
     const float* x = b.in[0] + r * d.x_ld + c;
     float* y = b.out + r * d.y_ld + c;
     keep_factors(seed, at, n, limit, factor, keep);
-    for (int64_t i = 0; i < n; i += Vec::N) {
-      const int w = (int)min_i(Vec::N, n - i);
-      store_n(y + i, mul(load_n(x + i, w), load_n(keep + i, w)), w);
+    int64_t i = 0;
+    for (; i + Vec::N <= n; i += Vec::N) store(y + i, mul(load(x + i), load(keep + i)));
+    if (i < n) {
+      const int w = (int)(n - i);
+      store_n(y + i, mul(load_n(x + i, w), load(keep + i)), w);
     }
     at += n;
   }

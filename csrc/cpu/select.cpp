@@ -3,7 +3,9 @@
 #include <initializer_list>
 
 #include "cpu/cost.h"
+#include "cpu/dispatch.h"
 #include "cpu/winograd.h"
+#include "images_checks.h"
 
 namespace fastconv {
 
@@ -69,6 +71,15 @@ ConvPlan choose_conv2d(const ConvShape& s, Isa isa, int winograd) {
 
 int64_t winograd_axes(int64_t R, int64_t S) {
   return R == S ? WINOGRAD_BOTH : S == 1 ? WINOGRAD_DOWN : R == 1 ? WINOGRAD_ACROSS : WINOGRAD_BOTH;
+}
+
+int64_t row_run_group(const ConvShape& s, Isa isa) {
+  int64_t group = 1;
+  if (!runs(s) || s.stride_w >= s.S || images_pay(s, isa)) return group;
+  for (int64_t g = 2; g * s.K <= geometry(isa).vector_length; g++) {
+    if (s.Q % g == 0) group = g;
+  }
+  return group;
 }
 
 const char* choice_name(ConvChoice choice) {

@@ -32,6 +32,8 @@ Candidates conv2d_candidates(const ConvShape& shape, Isa isa, int winograd);
 ConvPlan choose_conv2d(const ConvShape& shape, Isa isa, int winograd);
 // WinogradAxes of a filter.
 int64_t winograd_axes(int64_t R, int64_t S);
+// row_run: how many neighbouring outputs make one vector (fastconv/stems.py), a divisor of Q; 1 for most shapes.
+int64_t row_run_group(const ConvShape& shape, Isa isa);
 const char* choice_name(ConvChoice choice);
 bool choice_from_name(const char* name, ConvChoice* choice);
 

@@ -3,8 +3,10 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#include <pybind11/stl/filesystem.h>
 #include <string.h>
 
+#include <map>
 #include <optional>
 #include <string_view>
 #include <system_error>
@@ -21,9 +23,10 @@ namespace {
 
 using Io = std::tuple<std::string, std::string, std::vector<int64_t>, bool>;  // name, dtype, shape, ragged
 using Op = std::tuple<std::string, std::string, std::string, int64_t, int64_t, std::vector<int64_t>>;
+using Metadata = std::vector<std::pair<std::string, std::string>>;
 using Variant = std::tuple<std::shared_ptr<Plan>, std::vector<Io>, std::vector<Io>, std::vector<Op>>;
 
-[[noreturn]] void raise_os_error(const std::system_error& e, const std::string& path) {
+[[noreturn]] void raise_os_error(const std::system_error& e, const std::filesystem::path& path) {
   errno = e.code().value();
   PyErr_SetFromErrnoWithFilename(PyExc_OSError, path.c_str());
   throw py::error_already_set();
@@ -35,8 +38,8 @@ std::vector<PlanToSave::Io> ios(const std::vector<Io>& given) {
   return out;
 }
 
-void write(const std::string& path, const std::string& model, const std::vector<std::string>& labels,
-           const std::vector<Variant>& variants) {
+void write(const std::filesystem::path& path, const std::string& model, const std::vector<std::string>& labels,
+           const Metadata& metadata, const std::vector<Variant>& variants) {
   std::vector<PlanToSave> plans;
   for (const auto& [plan, inputs, outputs, ops] : variants) {
     PlanToSave p{plan.get(), ios(inputs), ios(outputs), {}};
@@ -49,7 +52,7 @@ void write(const std::string& path, const std::string& model, const std::vector<
   {
     ReleaseGil release;
     try {
-      write_plan(path, model, labels, plans);
+      write_plan(path, {model, labels, metadata}, plans);
     } catch (const std::system_error& e) {
       failed = std::make_unique<std::system_error>(e);
     }
@@ -75,7 +78,7 @@ auto translated(const F& f) {
 
 class PyFile {
  public:
-  explicit PyFile(const std::string& path) {
+  explicit PyFile(const std::filesystem::path& path) {
     try {
       bytes_ = std::make_shared<const PlanBytes>(path.c_str());
     } catch (const std::system_error& e) {
@@ -136,10 +139,11 @@ std::vector<KernelOp> op_list(const PyPlan& p) {
 void init_file(py::module_& m) {
   m.attr("PLAN_MAGIC") = py::bytes(FILE_MAGIC, sizeof FILE_MAGIC);
   m.attr("PLAN_VERSION") = FILE_VERSION;
-  m.def(
-      "write_plan", &write, py::arg("path"), py::arg("model"), py::arg("labels"), py::arg("variants"),
-      "Write an .fcplan file. variants: (plan, inputs, outputs, operations) with inputs and outputs as (name, dtype,\n"
-      "shape, ragged) and operations as (name, op, algorithm, flops, bytes, shape). Raises OSError.");
+  m.def("write_plan", &write, py::arg("path"), py::arg("model"), py::arg("labels"), py::arg("metadata"),
+        py::arg("variants"),
+        "Write an .fcplan file. metadata: (key, value). variants: (plan, inputs, outputs, operations) with inputs and\n"
+        "outputs as (name, dtype, shape, ragged) and operations as (name, op, algorithm, flops, bytes, shape). Raises\n"
+        "OSError.");
   m.def(
       "plan_checksum",
       [](const py::bytes& data) {
@@ -152,13 +156,18 @@ void init_file(py::module_& m) {
       .def_property_readonly("isa", [](const PyPlan& p) { return p.plan->isa(); })
       .def_property_readonly("model", [](const PyPlan& p) { return p.saved.model; })
       .def_property_readonly("labels", [](const PyPlan& p) { return p.saved.labels; })
+      .def_property_readonly("metadata",
+                             [](const PyPlan& p) {
+                               return std::map<std::string, std::string>(p.saved.metadata.begin(),
+                                                                         p.saved.metadata.end());
+                             })
       .def_property_readonly("weight_bytes", [](const PyPlan& p) { return p.saved.weight_bytes; })
       .def_property_readonly("inputs", [](const PyPlan& p) { return io_list(p.saved.inputs); })
       .def_property_readonly("outputs", [](const PyPlan& p) { return io_list(p.saved.outputs); })
       .def_property_readonly("operations", &op_list);
   py::class_<PyFile>(m, "PlanFile", "An .fcplan file, mapped, or its bytes. Raises ValueError where it is broken.")
       .def(py::init<const py::bytes&>(), py::arg("content"))
-      .def(py::init<const std::string&>(), py::arg("path"))
+      .def(py::init<const std::filesystem::path&>(), py::arg("path"))
       .def_property_readonly("levels", &PyFile::levels)
       .def("read", &PyFile::read, py::arg("isa") = py::none(), py::arg("verify") = false, py::arg("look") = false,
            "The variant of a level (None: the best that runs here); verify: check the sum of its weights; look: it "

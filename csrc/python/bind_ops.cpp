@@ -63,7 +63,7 @@ void init_enums(py::module_& m) {
   }
   {
     using Enum = ConvAlgorithm;
-    py::enum_<Enum>(m, "ConvAlgorithm") V(gemm) V(implicit) V(row_run);
+    py::enum_<Enum>(m, "ConvAlgorithm") V(gemm) V(implicit) V(row_run) V(images);
   }
 #undef V
 }

@@ -94,6 +94,8 @@ void init_select(py::module_& m) {
         "The same for an operation that reads and writes so many bytes.");
   m.def("weight_price", &weight_price, py::arg("bytes"),
         "Seconds that choose_conv2d adds for bytes of packed weights: loading transforms them, threads share memory.");
+  m.def("row_run_group", &row_run_group, py::arg("shape"), py::arg("isa"),
+        "How many neighbouring outputs of row_run make one vector.");
   m.def("winograd_axes", &winograd_axes, py::arg("R"), py::arg("S"),
         "Which axes a filter runs along: 0 both, 1 down (R x 1), 2 across (1 x S); the field `axes` of Winograd.");
   m.attr("DEFAULT_WINOGRAD") = DEFAULT_WINOGRAD;

@@ -30,7 +30,7 @@ void init_training_ops(py::module_& m) {
     using D = Conv2dBackwardWeight;
     Binder<D>(m, "Conv2dBackwardWeight", "in: x, g; sum: the parts") F(chunks) F(N) F(H) F(W) F(C) F(K) F(P) F(Q) F(R)
         F(S) F(groups) F(stride_h) F(stride_w) F(dilation_h) F(dilation_w) F(pad_t) F(pad_l) F(x_image) F(x_row) F(x_ld)
-            F(g_ld) F(dw_k) F(dw_c) F(dw_tap) F(parts);
+            F(g_ld) F(dw_k) F(dw_c) F(dw_tap) F(parts) F(images);
   }
   {
     using D = Conv2dBackwardInput;

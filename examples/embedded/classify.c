@@ -2,10 +2,12 @@
  *
  *   classify PLAN IMAGE [--isa NAME] [--threads N] [--runs N] [--mean A,B,C] [--std A,B,C] [--dump FILE] [--trust]
  *
- * The plan takes one image [1, 3, H, W]. IMAGE is a PPM file (P6) of that size, H * W * 3 bytes (R G B R G B ...), or
- * the input itself as little-endian float32. Bytes become (byte / 255 - mean) / std for each channel. --dump writes the
- * first output as float32. The sum of the weights is checked unless --trust is given, which saves reading them all.
+ * The plan takes one image [1, 3, H, W] or [1, H, W, 3]. IMAGE is a PPM file (P6) of that size, H * W * 3 bytes (R G B
+ * R G B ...), or the input itself as little-endian float32. Bytes become (byte / 255 - mean) / std for each channel.
+ * --dump writes the first output as float32. The sum of the weights is checked unless --trust is given, which saves
+ * reading them all.
  */
+#define _POSIX_C_SOURCE 200809L /* clock_gettime */
 #include <fastconv.h>
 #include <math.h>
 #include <stdio.h>
@@ -95,18 +97,23 @@ static const unsigned char* ppm_pixels(const unsigned char* data, size_t size, i
   return size >= first && size - first >= pixels ? data + first : NULL;
 }
 
+static int channels_last(const fastconv_tensor* input) { return input->dims[1] != 3; }
+
 static int load_image(const options* o, const fastconv_tensor* input, float* x) {
   size_t size = 0;
   unsigned char* data = read_file(o->image, &size);
   if (!data) return fail(o->image, "cannot be read");
-  const int64_t height = input->dims[2], width = input->dims[3], plane = height * width;
+  const int last = channels_last(input);
+  const int64_t height = input->dims[last ? 1 : 2], width = input->dims[last ? 2 : 3], plane = height * width;
   const unsigned char* pixels = size >= 2 && memcmp(data, "P6", 2) == 0 ? ppm_pixels(data, size, width, height)
                                 : size == (size_t)(3 * plane)           ? data
                                                                         : NULL;
   int failed = 0;
   if (pixels) {
     for (int64_t i = 0; i < plane; i++) {
-      for (int c = 0; c < 3; c++) x[c * plane + i] = ((float)pixels[3 * i + c] / 255.0f - o->mean[c]) / o->std[c];
+      for (int c = 0; c < 3; c++) {
+        x[last ? 3 * i + c : c * plane + i] = ((float)pixels[3 * i + c] / 255.0f - o->mean[c]) / o->std[c];
+      }
     }
   } else if (size == input->elements * sizeof(float)) {
     memcpy(x, data, size);
@@ -143,43 +150,59 @@ static void print_best(const fastconv_plan* plan, const float* y, size_t n) {
   }
 }
 
-static int classify(const options* o, const fastconv_plan* plan, double load_ms) {
+static int by_value(const void* a, const void* b) {
+  const double x = *(const double*)a, y = *(const double*)b;
+  return (x > y) - (x < y);
+}
+
+/* Runs and prints; load_ms: what opening the plan took. The session takes its memory itself; a program that has none to
+ * give away passes fastconv_plan_arena_bytes of its own. */
+static int run(const options* o, const fastconv_plan* plan, double load_ms, const float* x, float** y, size_t classes) {
+  double* took = malloc((size_t)o->runs * sizeof(double));
+  if (!took) return fail(o->plan, "out of memory");
   fastconv_error error;
+  fastconv_session* session = NULL;
+  double start = milliseconds();
+  int failed = 0;
+  if (fastconv_session_create(plan, o->threads, NULL, 0, &session, &error) != FASTCONV_OK) {
+    failed = fail(o->plan, error.message);
+  }
+  const double session_ms = milliseconds() - start;
+  for (int i = 0; !failed && i < o->runs; i++) {
+    start = milliseconds();
+    if (fastconv_session_run(session, &x, y, &error) != FASTCONV_OK) failed = fail(o->plan, error.message);
+    took[i] = milliseconds() - start;
+  }
+  fastconv_session_close(session);
+  if (!failed) {
+    const double first = load_ms + session_ms + took[0];
+    qsort(took, (size_t)o->runs, sizeof(double), by_value);
+    print_best(plan, y[0], classes);
+    printf("load %.2f ms, first answer after %.2f ms, median of %d runs %.2f ms; %s, arena %zu bytes\n", load_ms, first,
+           o->runs, took[o->runs / 2], fastconv_plan_isa(plan), fastconv_plan_arena_bytes(plan, o->threads));
+  }
+  free(took);
+  return failed;
+}
+
+static int classify(const options* o, const fastconv_plan* plan, double load_ms) {
   fastconv_tensor input, output;
   fastconv_plan_input(plan, 0, &input);
   fastconv_plan_output(plan, 0, &output);
-  if (fastconv_plan_input_count(plan) != 1 || input.rank != 4 || input.dims[0] != 1 || input.dims[1] != 3) {
-    return fail(o->plan, "expected a plan for one image [1, 3, H, W]");
+  if (fastconv_plan_input_count(plan) != 1 || input.rank != 4 || input.dims[0] != 1 ||
+      (input.dims[1] != 3 && input.dims[3] != 3)) {
+    return fail(o->plan, "expected a plan for one image [1, 3, H, W] or [1, H, W, 3]");
   }
-  const size_t outputs = fastconv_plan_output_count(plan), arena_bytes = fastconv_plan_arena_bytes(plan, o->threads);
-  void* arena = malloc(arena_bytes);
+  const size_t outputs = fastconv_plan_output_count(plan);
   float* x = malloc(input.elements * sizeof(float));
   float** y = calloc(outputs, sizeof(float*));
-  int failed = !arena || !x || !y ? fail(o->plan, "out of memory") : load_image(o, &input, x);
+  int failed = !x || !y ? fail(o->plan, "out of memory") : load_image(o, &input, x);
   for (size_t i = 0; !failed && i < outputs; i++) {
     fastconv_tensor t;
     fastconv_plan_output(plan, i, &t);
     if (!(y[i] = malloc(t.elements * sizeof(float)))) failed = fail(o->plan, "out of memory");
   }
-  fastconv_session* session = NULL;
-  if (!failed && fastconv_session_create(plan, o->threads, arena, arena_bytes, &session, &error) != FASTCONV_OK) {
-    failed = fail(o->plan, error.message);
-  }
-  double first = 0, least = 0;
-  for (int i = 0; !failed && i < o->runs; i++) {
-    const double start = milliseconds();
-    if (fastconv_session_run(session, (const float* const*)&x, y, &error) != FASTCONV_OK) {
-      failed = fail(o->plan, error.message);
-    }
-    const double took = milliseconds() - start;
-    if (i == 0) first = took;
-    if (i == 0 || took < least) least = took;
-  }
-  if (!failed) {
-    print_best(plan, y[0], output.elements);
-    printf("load %.2f ms, first run %.2f ms, best of %d runs %.2f ms; %s, arena %zu bytes\n", load_ms, first, o->runs,
-           least, fastconv_plan_isa(plan), arena_bytes);
-  }
+  if (!failed) failed = run(o, plan, load_ms, x, y, output.elements);
   if (!failed && o->dump) {
     FILE* file = fopen(o->dump, "wb");
     if (!file || fwrite(y[0], sizeof(float), output.elements, file) != output.elements) {
@@ -187,11 +210,9 @@ static int classify(const options* o, const fastconv_plan* plan, double load_ms)
     }
     if (file) fclose(file);
   }
-  fastconv_session_close(session);
   for (size_t i = 0; y && i < outputs; i++) free(y[i]);
   free(y);
   free(x);
-  free(arena);
   return failed;
 }
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from fastconv.callbacks.base import Callback, Logs
 from fastconv.errors import ModelError
@@ -21,6 +22,8 @@ class BackupAndRestore(Callback):
     goes when `fit` has ended. Raises ModelError for a checkpoint of another network, seed or list of callbacks.
     """
 
+    last = True  # it keeps what all others remember of an epoch
+
     def __init__(
         self, backup_dir: str | os.PathLike[str], save_freq: str | int = "epoch", delete_checkpoint: bool = True
     ) -> None:
@@ -33,24 +36,27 @@ class BackupAndRestore(Callback):
         self._seed = self._epoch = 0
 
     def begin_at(self, callbacks: Sequence[Callback], seed: int) -> tuple[int, int] | None:
-        from fastconv.training_state import load_training
+        from fastconv.training_state import are_of, load_training, restore
 
         self._callbacks, self._seed = [c for c in callbacks if c is not self], seed
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if not self.path.exists():
             return None
-        state = load_training(self.model, self.path)
-        if state.get("seed") != seed or len(state["callbacks"]) != len(self._callbacks):
-            raise ModelError(f"{self.path}: made by a fit with another seed or other callbacks: remove it, or use them")
-        for callback, kept in zip(self._callbacks, state["callbacks"], strict=True):
-            callback.restore(kept)
+
+        def check(state: Mapping[str, Any]) -> None:
+            if state.get("seed") != seed or not are_of(state.get("callbacks"), self._callbacks):
+                problem = "made by a fit with another seed or other callbacks: remove it, or use them"
+                raise ModelError(f"{self.path}: {problem}")
+
+        state = load_training(self.model, self.path, check=check)
+        restore(self._callbacks, state["callbacks"])
         return int(state["epoch"]), int(state["batch"])
 
     def _save(self, epoch: int, batch: int) -> None:
-        from fastconv.training_state import save_training
+        from fastconv.training_state import save_training, states_of
 
-        states = [c.state() for c in self._callbacks]
-        save_training(self.model, self.path, {"epoch": epoch, "batch": batch, "seed": self._seed, "callbacks": states})
+        state = {"epoch": epoch, "batch": batch, "seed": self._seed, "callbacks": states_of(self._callbacks)}
+        save_training(self.model, self.path, state)
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         self._epoch = epoch

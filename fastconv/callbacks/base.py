@@ -9,6 +9,7 @@ import csv
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,8 +27,10 @@ class Callback:
     """Base of all callbacks: `fit` sets `model` and `params` ("epochs", "steps", "verbose"), then calls the methods.
 
     A callback ends the training with `self.model.stop_training = True`. `state` and `restore` let one that remembers
-    something go on in a run that is resumed; what `state` gives must be JSON.
+    something go on in a run that is resumed; what `state` gives must be JSON. last: it is called behind all others.
     """
+
+    last = False
 
     def __init__(self) -> None:
         self.model: Any = None
@@ -85,6 +88,9 @@ class Callback:
         """`fit` asks before it begins: the epoch and the batch to go on with, or None. It was given these callbacks."""
         return None
 
+    def close(self) -> None:
+        """Give back what is held open. `fit` and `evaluate` call it at the end, also where an exception ended them."""
+
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold of this callback."""
         return {}
@@ -96,17 +102,20 @@ class Callback:
 class CallbackList(Callback):
     """Several callbacks as one, each called in turn; those without a method of that name are not called for it.
 
-    history: the History among them, made where there is none.
+    shown: one more. history: the History among them, made where there is none. Raises ValueError for what is no
+    Callback.
     """
 
-    def __init__(self, callbacks: Iterable[Callback] | Callback | None = None) -> None:
+    def __init__(self, callbacks: Iterable[Callback] | Callback | None = None, shown: Callback | None = None) -> None:
         super().__init__()
         given = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or ())
+        given += [] if shown is None else [shown]
         for c in given:
             if not isinstance(c, Callback):
-                raise ValueError(f"callbacks: expected Callback objects, got {type(c).__name__}")
+                raise ValueError(f"callbacks: expected Callback objects, got {c!r}")
         self.history = next((c for c in given if isinstance(c, History)), None) or History()
-        self.callbacks = [*given, *([] if self.history in given else [self.history])]
+        all_ = [*given, *([] if self.history in given else [self.history])]
+        self.callbacks = sorted(all_, key=lambda c: c.last)
         for hook in HOOKS:
             setattr(self, hook, self._caller(hook))
 
@@ -119,6 +128,15 @@ class CallbackList(Callback):
                 c(*args)
 
         return call
+
+    def begin_at(self, callbacks: Sequence[Callback], seed: int) -> tuple[int, int] | None:
+        places = [c.begin_at(callbacks, seed) for c in self.callbacks]
+        return next((place for place in reversed(places) if place is not None), None)
+
+    def close(self) -> None:
+        with ExitStack() as stack:  # whatever one of them raises, all are asked
+            for c in self.callbacks:
+                stack.callback(c.close)
 
     def set_model(self, model: Model) -> None:
         super().set_model(model)
@@ -217,6 +235,9 @@ class CSVLogger(Callback):
         self._file.flush()
 
     def on_train_end(self, logs: Logs | None = None) -> None:
+        self.close()
+
+    def close(self) -> None:
         if self._file is not None:
             self._file.close()
             self._file = None

@@ -51,20 +51,25 @@ def measures(logs: Logs, prefix: str = "") -> str:
 
 
 @contextmanager
-def task(what: str, total: int, verbose: int = 1, stream: Any = None) -> Iterator[Callable[[int], None]]:
-    """A bar for work that is no training: call what it yields with the number of things done."""
+def task(what: str, total: int, shown: bool = True, stream: Any = None) -> Iterator[Callable[[int, str], None]]:
+    """A bar on a terminal for work that is no training; stream: stderr where None.
+
+    Call what it yields with the number of things done and what the last one was.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
     console = Console(file=stream or sys.stderr, highlight=False, markup=False, emoji=False)
-    if not verbose or not console.is_terminal:
-        yield lambda done: None
+    if not shown or not console.is_terminal:
+        yield lambda done, text: None
         return
     parts = [TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn()]
-    with Bar(*parts, TimeRemainingColumn(), console=console, transient=True) as bar:
+    # Redirecting keeps printed lines above the bar, but would send a piped stdout to the terminal.
+    both = sys.stdout.isatty()
+    with Bar(*parts, TimeRemainingColumn(), console=console, transient=True, redirect_stdout=both) as bar:
         number = bar.add_task(what, total=total)
-        yield lambda done: bar.update(number, completed=done)
+        yield lambda done, text: bar.update(number, completed=done, description=text or what)
 
 
 class Progress(Callback):
@@ -130,7 +135,7 @@ class Progress(Callback):
         self._bar.update(self._task, completed=self._batch, text=text)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        self._close()
+        self.close()
         if not self.verbose:
             return
         took = time.monotonic() - self._started
@@ -146,13 +151,13 @@ class Progress(Callback):
         self._console().print(line)
 
     def on_train_end(self, logs: Logs | None = None) -> None:
-        self._close()
+        self.close()
 
     def _head(self, epoch: int) -> str:
         width = len(str(self.epochs))
         return f"{self.title}{' ' if self.title else ''}epoch {epoch + 1:{width}}/{self.epochs}"
 
-    def _close(self) -> None:
+    def close(self) -> None:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

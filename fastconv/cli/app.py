@@ -18,7 +18,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="ONNX file.", show_default=False)]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="ONNX file or saved plan.", show_default=False)]
 Shapes = Annotated[
     list[str] | None,
     typer.Option("--shape", metavar="1,3,224,224", help="Input shape; NAME=1,3,224,224 for each of several inputs."),

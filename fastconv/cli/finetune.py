@@ -91,6 +91,8 @@ def run(folder: str, options: Options) -> int:
     out = Path(options.out)
     if out.suffix != ".onnx":
         raise FastconvError(f"--out {options.out}: expected a name that ends with .onnx")
+    if not out.parent.is_dir():
+        raise NotADirectoryError(20, "no such folder", str(out.parent))
     saved = checkpoint_of(out)
     if saved.exists() and not options.resume:
         raise FastconvError(f"{saved} is there from a run that was interrupted: go on with --resume, or remove it")

@@ -5,6 +5,7 @@ Names in models and files are untrusted: control characters never reach the term
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import sys
@@ -168,23 +169,8 @@ def dims(shape: Sequence[object]) -> str:
 @contextmanager
 def progress(total: int, what: str, least: int = 1) -> Iterator[Tick]:
     """A progress bar on stderr while it is a terminal and there are at least `least` steps."""
+    from fastconv.callbacks.progress import task
 
-    def silent(text: str = "") -> None:
-        pass
-
-    if total < least or not sys.stderr.isatty():
-        yield silent
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    parts = [TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
-    # Redirecting keeps printed lines above the bar, but would send a piped stdout to the terminal.
-    both = sys.stdout.isatty()
-    with Progress(*parts, console=Console(stderr=True), transient=True, redirect_stdout=both) as bar:
-        task = bar.add_task(what, total=total)
-
-        def tick(text: str = "") -> None:
-            bar.update(task, advance=1, description=clean(text) if text else what)
-
-        yield tick
+    with task(what, total, total >= least) as update:
+        steps = itertools.count(1)
+        yield lambda text="": update(next(steps), clean(text))

@@ -12,7 +12,7 @@ from fastconv.cli import inputs, output
 from fastconv.cli.output import Column
 from fastconv.data import imagenet_labels, load_labels
 from fastconv.errors import DeviceError, FastconvError, ModelError, ShapeError
-from fastconv.saved import LEVELS, SavedModel, names_plan, parse_levels, save_plan
+from fastconv.saved import LEVELS, SavedModel, names_plan, parse_levels, plan_file, save_plan
 
 
 def compile_model(
@@ -26,9 +26,9 @@ def compile_model(
         raise ModelError(f"{path}: is a saved plan already")
     levels = parse_levels([model.isa] if isa is None else [name.strip() for name in isa.split(",")])
     sizes = inputs.concrete(model, shapes)
-    names: Sequence[str] = ()
     classes = [o.shape[-1] if o.shape else 0 for o in model.outputs]
-    if labels is None and classes == [1000]:  # as predict takes it
+    names: Sequence[str] = model.class_names or ()
+    if labels is None and not names and classes == [1000]:  # as predict takes it
         names = imagenet_labels()
     elif labels is not None:
         names = load_labels(labels)
@@ -41,8 +41,8 @@ def compile_model(
 
 def info(path: str, as_json: bool, kernels: bool) -> int:
     """What each variant of a plan file holds; the sums of the weights are checked."""
+    file = plan_file(path)
     try:
-        file = _core.PlanFile(path)
         levels = file.levels
         variants = [file.read(getattr(_core.Isa, name), verify=True, look=True) for name in levels]
     except ValueError as error:
@@ -66,6 +66,7 @@ def info(path: str, as_json: bool, kernels: bool) -> int:
         "inputs": tensors(first.inputs),
         "outputs": tensors(first.outputs),
         "labels": len(first.labels),
+        "metadata": first.metadata,
         "variants": [
             {
                 "isa": v.isa.name,
@@ -85,6 +86,7 @@ def info(path: str, as_json: bool, kernels: bool) -> int:
     facts += [("file", output.size(document["file_bytes"])), ("labels", str(len(first.labels)))]
     for kind in ("inputs", "outputs"):
         facts += [(kind[:-1], f"{t['name']}  {t['dtype']} {t['shape']}") for t in document[kind]]
+    facts += [("metadata", f"{key}: {value}") for key, value in document["metadata"].items()]
     for label, value in facts:
         output.print_line(f"{label:<10}", value)
     output.print_line()

@@ -10,6 +10,8 @@ from fastconv.cli import inputs, output
 from fastconv.cli.output import Column
 from fastconv.cold import layers_with_choice, tune
 from fastconv.isa import resolve_isa
+from fastconv.paths import target_path
+from fastconv.saved import SavedModel
 from fastconv.selection import Selection, Shape, choice_name
 from fastconv.tuning import Tuning
 
@@ -32,7 +34,10 @@ def row(shape: Shape, selection: Selection, tuning: Tuning, fresh: bool) -> dict
 def run(path: str, out: str, shapes: Sequence[str], seconds: float, winograd: int, as_json: bool) -> int:
     """Measure what `out` does not know yet of the model's convolutions, and write the file."""
     model = inputs.load(path, inputs.How(1, None, winograd))
+    if isinstance(model, SavedModel):
+        model.tune()  # says why not
     sizes = inputs.concrete(model, shapes)
+    target_path(out)  # an error now, not after minutes
     tuning = Tuning.load(out) if os.path.exists(out) else Tuning()
     compiled = model.compile(*sizes.values())
     isa = resolve_isa(model.isa)

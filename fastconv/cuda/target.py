@@ -33,6 +33,7 @@ class Target(Base):
     """One GPU at one precision. Raises DeviceError for what does not exist."""
 
     takes_gates = False
+    groups_pixels = False
     predicts = False
 
     def __init__(self, name: str, precision: str) -> None:

@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from fastconv.errors import ModelError
+from fastconv.paths import open_file
 
 _MAX_BYTES = 16 << 20
 CLASS_NAMES = "class_names"  # key of an ONNX file's metadata: a JSON list
@@ -37,15 +38,17 @@ def load_labels(path: str | os.PathLike[str]) -> tuple[str, ...]:
 
     Raises ModelError for a file that is no UTF-8 text or has no names; OSError where it cannot be read.
     """
-    file = Path(path)
-    if file.stat().st_size > _MAX_BYTES:
-        raise ModelError(f"{file}: larger than {_MAX_BYTES} bytes: expected a list of class names")
+    name = os.fspath(path)
+    with open_file(path) as file:
+        data = file.read(_MAX_BYTES + 1)
+    if len(data) > _MAX_BYTES:
+        raise ModelError(f"{name}: larger than {_MAX_BYTES} bytes: expected a list of class names")
     try:
-        labels = file.read_text(encoding="utf-8-sig").rstrip().splitlines()
+        labels = data.decode("utf-8-sig").rstrip().splitlines()
     except UnicodeDecodeError as e:
-        raise ModelError(f"{file}: not UTF-8 text: {e}") from None
+        raise ModelError(f"{name}: not UTF-8 text: {e}") from None
     if not labels:
-        raise ModelError(f"{file}: no class names in it")
+        raise ModelError(f"{name}: no class names in it")
     return tuple(label.strip() for label in labels)
 
 

@@ -15,7 +15,7 @@ from fastconv.layers.augment import (
     RandomTranslation,
     RandomZoom,
 )
-from fastconv.layers.base import Input, InputLayer, Layer, Tensor
+from fastconv.layers.base import Layer, Tensor
 from fastconv.layers.conv import Conv2D, DepthwiseConv2D, SeparableConv2D
 from fastconv.layers.core import (
     Activation,
@@ -32,6 +32,7 @@ from fastconv.layers.core import (
     ZeroPadding2D,
 )
 from fastconv.layers.initializers import set_random_seed
+from fastconv.layers.input import Input, InputLayer
 from fastconv.layers.merge import Add, Average, Concatenate, Maximum, Minimum, Multiply, Subtract
 from fastconv.layers.norm import BatchNormalization, LocalResponseNormalization, Normalization
 from fastconv.layers.pooling import AveragePooling2D, GlobalAveragePooling2D, GlobalMaxPooling2D, MaxPooling2D

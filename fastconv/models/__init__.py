@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fastconv.layers.base import Input, Layer
+from fastconv.layers.base import Layer
+from fastconv.layers.input import Input
 from fastconv.layers.variable import Variable
 from fastconv.models.model import Model
 from fastconv.models.sequential import Sequential

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from fastconv.errors import ShapeError
 from fastconv.graph import Array
+from fastconv.layers.windows import whole
 
 Batch = tuple[Any, Any, Any]  # inputs (an array, or a list of them), targets or None, sample weights or None
 
@@ -37,18 +38,22 @@ class ArrayBatches:
         seed: int = 0,
         steps: int | None = None,
     ) -> None:
-        if size < 1:
-            raise ValueError(f"batch_size={size!r}: expected a positive int")
         lengths = {len(a) for a in (*x, y, weights) if a is not None}
         if len(lengths) != 1 or 0 in lengths:
             raise ShapeError(f"expected inputs, targets and weights of one length above 0, got {sorted(lengths)}")
-        self.x, self.y, self.weights, self.size, self.shuffle, self.seed = x, y, weights, size, shuffle, seed
-        self.samples = lengths.pop()
-        whole = math.ceil(self.samples / size)
-        self.steps: int | None = whole if steps is None else min(steps, whole)
+        self.x, self.y, self.weights, self.shuffle, self.seed = x, y, weights, shuffle, seed
+        self.size, self.samples = whole(size, "batch_size"), lengths.pop()
+        there = math.ceil(self.samples / self.size)
+        self.steps: int | None = there if steps is None else min(steps, there)
+
+    def order(self, number: int) -> npt.NDArray[np.int64]:
+        """Which row comes when in an epoch."""
+        if not self.shuffle:
+            return np.arange(self.samples)
+        return np.random.default_rng((self.seed, number)).permutation(self.samples)
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        order = np.random.default_rng((self.seed, number)).permutation(self.samples) if self.shuffle else None
+        order = self.order(number) if self.shuffle else None
         for i in range(start, self.steps or 0):
             part = slice(i * self.size, min((i + 1) * self.size, self.samples))
             rows = part if order is None else order[part]
@@ -125,14 +130,17 @@ def as_batches(
     x: Any, y: Any, weights: Any, inputs: int, size: int | None, shuffle: bool, seed: int, steps: int | None
 ) -> Batches:
     """Batches of what `fit` and `evaluate` take. Raises ShapeError and ValueError for what does not fit together."""
+    steps = None if steps is None else whole(steps, "steps")
     if is_arrays(x):
         arrays = list(x) if inputs > 1 and isinstance(x, (list, tuple)) else [x]
         found = [np.asarray(a) for a in arrays]
         if any(a.ndim == 0 for a in found):
             raise ShapeError("expected arrays of samples, got a number")
         targets = None if y is None else np.asarray(y)
+        if targets is not None and targets.ndim == 0:
+            raise ShapeError(f"y: expected an array of targets, got {type(y).__name__}")
         sample = None if weights is None else np.asarray(weights, np.float32).reshape(-1)
-        return ArrayBatches(found, targets, sample, 32 if size is None else int(size), shuffle, seed, steps)
+        return ArrayBatches(found, targets, sample, 32 if size is None else size, shuffle, seed, steps)
     for name, value in (("y", y), ("sample_weight", weights), ("batch_size", size)):
         if value is not None:
             raise ValueError(f"{name} is given, but x yields batches of its own")
@@ -155,13 +163,15 @@ def split_off(arrays: Sequence[Any], share: float) -> tuple[list[Any], list[Any]
     return [None if a is None else a[:cut] for a in arrays], [None if a is None else a[cut:] for a in arrays]
 
 
-def class_weights(targets: Array, weights: dict[int, float], classes: int) -> npt.NDArray[np.float32]:
-    """What each sample counts for its class; classes that are not named count 1."""
+def class_weights(targets: Array, weights: Mapping[int, float], classes: int) -> npt.NDArray[np.float32]:
+    """What each sample counts for its class; classes that are not named count 1. Raises ValueError."""
+    if not isinstance(weights, Mapping):
+        raise ValueError(f"class_weight: expected a dict from class to weight, got {type(weights).__name__}")
     labels = targets.reshape(len(targets), -1)
     rows = labels.argmax(axis=1) if classes > 1 and labels.shape[1] == classes else labels[:, 0].astype(np.int64)
     table = np.ones(max(classes, 2), np.float32)
     for label, weight in weights.items():
-        if not 0 <= label < len(table):
+        if not isinstance(label, (int, np.integer)) or not 0 <= label < len(table):
             raise ValueError(f"class_weight: class {label!r}: expected one from 0 to {len(table) - 1}")
         table[label] = weight
     return np.asarray(table[rows.astype(np.int64)])

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from fastconv.layers.base import Input, Tensor
+from fastconv.cut import Part, probe_shape
+from fastconv.errors import FastconvError
+from fastconv.layers.base import Tensor
 from fastconv.layers.core import Dense, Dropout, Flatten
 from fastconv.layers.imported import Imported
+from fastconv.layers.input import Input
 from fastconv.models.model import Model
-from fastconv.onnx.reader import InputInfo
+from fastconv.onnx.reader import InputInfo, OnnxModel
+from fastconv.source import Source
 
 if TYPE_CHECKING:
     from fastconv.model import Model as Runtime
@@ -39,7 +43,7 @@ def with_head(
     x = features[0]
     if x.rank > 2:
         x = Flatten(name="head_flatten")(x)
-    for i, units in enumerate(hidden, 1):
+    for i, units in enumerate((hidden,) if isinstance(hidden, int) else hidden, 1):
         x = Dense(units, activation="relu", name=f"head_dense_{i}")(x)
         if dropout:
             x = Dropout(dropout, name=f"head_dropout_{i}")(x)
@@ -50,13 +54,29 @@ def with_head(
 
 
 def _network(runtime: Runtime, trainable: bool = True) -> tuple[list[Tensor], list[Tensor]]:
-    infos = runtime._onnx.inputs
+    source = _with_free_batch(runtime._onnx)
+    infos = source.inputs
     last = all(len(i.shape) == 4 and _channels_last(i) for i in infos)
     inputs = [Input(batch_shape=_outer(i, last), name=i.name or None) for i in infos]
-    layer = Imported(runtime._onnx, inputs_last=last, name="features")
+    layer = Imported(source, inputs_last=last, name="features")
     made: Any = layer(inputs)
     layer.trainable = trainable
     return inputs, made if isinstance(made, list) else [made]
+
+
+def _with_free_batch(source: Source) -> Source:
+    """The source with an open batch where its file fixes one that its nodes do not need; else the source itself."""
+    if isinstance(source, Part):
+        base = _with_free_batch(source.base)
+        return source if base is source.base else source.on(base)
+    if not isinstance(source, OnnxModel) or not any(isinstance(d, int) for i in source.inputs for d in i.shape[:1]):
+        return source
+    freed = source.with_free_batch()
+    try:
+        graph = freed.build({i.name: (2, *probe_shape(i.shape)[1:]) for i in freed.inputs})
+    except FastconvError:
+        return source
+    return freed if all(v.shape[:1] == (2,) for v in graph.outputs) else source
 
 
 def _channels_last(info: InputInfo) -> bool:

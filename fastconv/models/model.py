@@ -9,16 +9,20 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fastconv.callbacks import Callback, CallbackList
 from fastconv.errors import ShapeError
 from fastconv.forks import hold_at_fork
 from fastconv.graph import Graph, Value
-from fastconv.layers.base import Call, Dims, InputLayer, Layer, Scope, Tensor
+from fastconv.layers.base import Call, Dims, Layer, Scope, Tensor
 from fastconv.layers.imported import Imported
+from fastconv.layers.input import InputLayer
 from fastconv.layers.variable import last_change
 from fastconv.layers.windows import whole
 from fastconv.model import Model as Runtime
@@ -73,7 +77,8 @@ class Model(Layer, Training):
                 steps.append((call.layer, [number[t] for t in call.inputs], call.training))
                 number.update(zip(call.outputs, range(len(number), len(number) + len(call.outputs)), strict=True))
         ends = [number[t] for t in self.outputs]
-        return _rebuild, (self.name, self._trainable, starts, steps, ends, self.threads, self.preprocess_input)
+        made = (self.name, self._trainable, starts, steps, ends)
+        return _rebuild, (*made, self.threads, self.preprocess_input, self.metadata)
 
     def _connect(self, inputs: list[Tensor], outputs: list[Tensor]) -> None:
         self.inputs, self.outputs = inputs, outputs
@@ -84,7 +89,7 @@ class Model(Layer, Training):
             if names.setdefault(layer.name, layer) is not layer:
                 raise ValueError(f"two layers are called {layer.name!r}: the names in a model must be different")
         self.built = True
-        self._runtime = None
+        self._runtime = self._trainer = self._chosen = None
 
     # -- as a layer -------------------------------------------------------------------------------------------
     @property
@@ -194,8 +199,9 @@ class Model(Layer, Training):
             return self._runtime
 
     def predict(
-        self, x: Any, batch_size: int | None = None, verbose: str | int = "auto", steps: int | None = None
-    ) -> Any:
+        self, x: Any, batch_size: int | None = None, verbose: str | int = "auto", steps: int | None = None,
+        callbacks: Iterable[Callback] | Callback | None = None,
+    ) -> Any:  # fmt: skip
         """Outputs for x, N images [N, H, W, C] of numbers (lists for several inputs), computed in batches.
 
         Returns a float32 array, a list of them for several outputs. batch_size: 32 where None. x may also be a dict
@@ -207,14 +213,31 @@ class Model(Layer, Training):
         steps = None if steps is None else whole(steps, "steps")
         whole_arrays = isinstance(x, (np.ndarray, list, tuple, Mapping)) or hasattr(x, "__array__")
         if isinstance(x, Iterable) and not whole_arrays:
-            return _joined([self._batch(part[0] if isinstance(part, tuple) else part) for part in _some(x, steps)])
+            return self._predicted(
+                (part[0] if isinstance(part, tuple) else part for part in islice(x, steps)), callbacks
+            )
         arrays = self._arrays(x)
         n = len(arrays[0])
         if any(len(a) != n for a in arrays):
             raise ShapeError(f"inputs of different lengths: {[len(a) for a in arrays]}")
         stop = n if steps is None else min(n, steps * size)
         starts = range(0, max(stop, 1), size)
-        return _joined([self._batch([a[i : min(i + size, stop)] for a in arrays]) for i in starts])
+        return self._predicted(([a[i : min(i + size, stop)] for a in arrays] for i in starts), callbacks)
+
+    def _predicted(self, batches: Iterable[Any], callbacks: Iterable[Callback] | Callback | None) -> Any:
+        if callbacks is None:  # the usual case, in a hurry
+            return _joined(list(map(self._batch, batches)))
+        reports = CallbackList(callbacks)
+        reports.set_model(self)
+        found = []
+        with closing(reports):
+            reports.on_predict_begin({})
+            for i, batch in enumerate(batches):
+                reports.on_predict_batch_begin(i, {})
+                found.append(self._batch(batch))
+                reports.on_predict_batch_end(i, {})
+            reports.on_predict_end({})
+        return _joined(found)
 
     def predict_on_batch(self, x: Any) -> Any:
         """Outputs for one batch, run at once."""
@@ -232,7 +255,10 @@ class Model(Layer, Training):
             raise ShapeError(f"model {self.name!r} takes {len(self.inputs)} inputs, got {len(arrays)}")
         out = []
         for tensor, value in zip(self.inputs, arrays, strict=True):
-            a = np.asarray(value)
+            try:
+                a = np.asarray(value)
+            except ValueError:  # a list of different things
+                raise ShapeError(f"input {tensor.name!r}: expected an array, got {type(value).__name__}") from None
             if a.dtype.kind not in "fiub":
                 raise ShapeError(f"input {tensor.name!r}: expected an array of numbers, got {a.dtype}")
             if a.ndim == 0:
@@ -282,12 +308,16 @@ class Model(Layer, Training):
         from fastconv.weights import load_into
 
         if os.fspath(path).lower().endswith(".ckpt"):
+            if by_name:
+                raise ValueError(
+                    f"{os.fspath(path)}: by_name=True is for weights with names; a .ckpt has the whole model"
+                )
             load_training(self, path, optimizer=False)
         else:
             load_into(self, path, by_name=by_name)
 
     def save_weights(self, path: str | os.PathLike[str]) -> None:
-        """Write all weights to a .safetensors file."""
+        """Write all weights to a .safetensors file. Raises ModelError for another ending, OSError."""
         from fastconv.weights import save_safetensors
 
         save_safetensors(self, path)
@@ -305,7 +335,7 @@ class Model(Layer, Training):
 
 def _rebuild(
     name: str, trainable: bool, starts: Sequence[Any], steps: Sequence[Any], ends: Sequence[int],
-    threads: int | None, preprocess_input: Preprocess | None,
+    threads: int | None, preprocess_input: Preprocess | None, metadata: dict[str, str],
 ) -> Model:  # fmt: skip
     """A model from its pickled parts: the layers are called anew, in the same order."""
     found = [s.output if isinstance(s, InputLayer) else Tensor(*s) for s in starts]
@@ -313,15 +343,8 @@ def _rebuild(
         made = layer([found[i] for i in inputs], training=training)
         found.extend(made if isinstance(made, list) else [made])
     model = Model(found[: len(starts)], [found[i] for i in ends], name, trainable=trainable)
-    model.threads, model.preprocess_input = threads, preprocess_input
+    model.threads, model.preprocess_input, model.metadata = threads, preprocess_input, metadata
     return model
-
-
-def _some(batches: Iterable[Any], steps: int | None) -> Iterable[Any]:
-    for i, batch in enumerate(batches):
-        if steps is not None and i >= steps:
-            return
-        yield batch
 
 
 def _joined(batches: list[list[FloatArray]]) -> Any:

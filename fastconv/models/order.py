@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fastconv.layers.base import Call, InputLayer, Layer, Tensor
+from fastconv.layers.base import Call, Layer, Tensor
+from fastconv.layers.input import InputLayer
 
 SHOWN = 30  # names in a message
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.layers.base import Dims, Input, InputLayer, Layer, Tensor
+from fastconv.layers.base import Dims, Layer, Tensor
+from fastconv.layers.input import Input, InputLayer
 from fastconv.models.model import Model
 
 
@@ -25,7 +26,8 @@ class Sequential(Model):
 
     def __reduce__(self) -> tuple[Any, ...]:
         start = [] if self._start is None or self._start.call is None else [self._start.call.layer]
-        return _rebuild, ([*start, *self._stack], self.name, self._trainable, self.threads, self.preprocess_input)
+        made = ([*start, *self._stack], self.name, self._trainable)
+        return _rebuild, (*made, self.threads, self.preprocess_input, self.metadata)
 
     def add(self, layer: Any) -> None:
         """Append a layer."""
@@ -55,7 +57,7 @@ class Sequential(Model):
         if not self._stack:
             raise ValueError("Sequential: there is no layer to remove")
         self._stack.pop()
-        self.outputs = []
+        self.inputs, self.outputs, self._calls, self._layers, self._runtime = [], [], [], [], None
         if self._start is not None and self._stack:
             self._connect([self._start], [self._stack[-1].calls[-1].outputs[0]])
 
@@ -88,7 +90,14 @@ class Sequential(Model):
         return super()._arrays(x)
 
 
-def _rebuild(layers: list[Layer], name: str, trainable: bool, threads: int | None, preprocess_input: Any) -> Sequential:
+def _rebuild(
+    layers: list[Layer],
+    name: str,
+    trainable: bool,
+    threads: int | None,
+    preprocess_input: Any,
+    metadata: dict[str, str],
+) -> Sequential:
     model = Sequential(layers, name, trainable=trainable)
-    model.threads, model.preprocess_input = threads, preprocess_input
+    model.threads, model.preprocess_input, model.metadata = threads, preprocess_input, metadata
     return model

@@ -23,7 +23,7 @@ class LayerSource:
     def __init__(self, model: Model) -> None:
         if not model.inputs:
             raise ValueError(f"model {model.name!r} has no input shape yet: call it on an array, or begin with Input")
-        self.model, self.name = model, model.name
+        self.model, self.name, self.metadata = model, model.name, dict(model.metadata)
         names = distinct(t.name for t in [*model.inputs, *model.outputs])
         ins, outs = names[: len(model.inputs)], names[len(model.inputs) :]
         self.inputs = tuple(

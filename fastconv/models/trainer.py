@@ -13,18 +13,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fastconv import _core
 from fastconv.compiler import Compiled, WeightCache, compile_graph
 from fastconv.errors import ModelError, ShapeError
 from fastconv.grad import Tape, gradients
 from fastconv.graph import Array, Graph, Shape, Value
 from fastconv.isa import resolve_isa
-from fastconv.layers.base import Feed, Layer, Scope
+from fastconv.layers.base import Feed, Layer, Scope, draw
 from fastconv.layers.variable import Variable, touch
 from fastconv.losses import Loss
+from fastconv.model import thread_count
+from fastconv.models.kept import Kept, changing
 from fastconv.optimizers import Optimizer
 from fastconv.passes import remove_dead, restore_activations, restore_norms, simplify
 from fastconv.passes.recompute import recompute
+from fastconv.passes.split import split
 from fastconv.target import CPU, Target
 
 if TYPE_CHECKING:
@@ -55,13 +57,6 @@ class Step:
         self.loss = np.empty(1, np.float32)
         self.y = np.empty(outputs, np.float32)
 
-    def draw(self, seed: int, step: int) -> list[FloatArray]:
-        drawn = []
-        for i, feed in enumerate(self.feeds):
-            rng = np.random.default_rng((seed if feed.seed is None else feed.seed, step, i))
-            drawn.append(np.ascontiguousarray(feed.draw(rng), np.float32).reshape(feed.value.shape))
-        return drawn
-
 
 class Trainer:
     """Steps of one model with one optimiser and loss; made from what `Model.compile` decided.
@@ -81,55 +76,57 @@ class Trainer:
         recompute: bool = False,
         target: Target = CPU,
     ) -> None:
-        if len(model.outputs) != 1:
-            raise ValueError(f"model {model.name!r} has {len(model.outputs)} outputs: training expects one")
         self.model, self.optimizer, self.loss = model, optimizer, loss
         self.trained, self.moving, self.strict, self.recompute = list(trained), list(moving), strict, recompute
         self.isa = resolve_isa(None)
         self.target = target
         self.cache = WeightCache(target)
         self.memory = target.memory()
-        self.threads = model.threads or _core.usable_cpus()
+        self.threads = thread_count(model.threads)
         self.executor = target.executor(self.threads)
         self._bound: dict[Variable, Any] = {}  # the memory that compiled steps change
         self.steps: dict[object, Step] = {}
+        self.halves = Halves(self)
 
-    def step(self, x: Sequence[FloatArray], target: Array, weight: Array, seed: int) -> tuple[float, FloatArray]:
+    def step(self, x: Sequence[FloatArray] | Kept, target: Array, weight: Array, seed: int) -> tuple[float, FloatArray]:
         """Learn from one batch: (its loss before the step, the model's outputs for it, valid until the next step).
 
-        weight: what each sample counts. Raises ModelError where memory is short.
+        x: the model's inputs, or what was kept for them. weight: what each sample counts. Raises ModelError where
+        memory is short.
         """
-        key = (tuple(a.shape for a in x), target.shape)
+        kept = isinstance(x, Kept)
+        shapes, x = (x.shapes, x.arrays) if isinstance(x, Kept) else ([a.shape for a in x], x)
+        key = (kept, tuple(shapes), target.shape)
         step = self.steps.get(key)
         if step is None:
-            step = self.compiled([a.shape for a in x], target.shape)
+            step = self.compiled(shapes, target.shape, kept)
             while len(self.steps) >= MAX_STEPS:
                 self.steps.pop(next(iter(self.steps)))
             self.steps[key] = step
         self._check_memory()
         optimizer = self.optimizer
         share = np.asarray(weight, np.float32) * np.float32(1 / len(target))
-        drawn = step.draw(seed, optimizer.iterations)
+        drawn = draw(step.feeds, seed, optimizer.iterations)
         arrays = [*x, *drawn, np.ascontiguousarray(target, np.float32), share, optimizer.hyper(), step.loss, step.y]
         try:
             self.executor.run(step.compiled.plan, arrays)
         except MemoryError:
             size = step.compiled.arena_bytes
             raise ModelError(f"model {self.model.name!r}: no memory for {size:,} bytes of tensors") from None
+        finally:  # also where a Ctrl-C comes as the step ends: what it wrote must not stand as unchanged
+            touch(self._bound)
         optimizer.iterations += 1
-        touch(self._bound)
         return float(step.loss[0]), step.y
 
     # -- compiling ----------------------------------------------------------------------------------------------
-    def compiled(self, shapes: Sequence[Shape], target_shape: Shape) -> Step:
-        graph, feeds, states = self.graph(shapes, target_shape)
-        memory = {name: self._live(variable) for name, variable in states.items()}
-        compiled = compile_graph(graph, self.isa, self.cache, strict=self.strict, states=memory)
-        return Step(compiled, feeds, graph.outputs[1].shape)
+    def compiled(self, shapes: Sequence[Shape], target_shape: Shape, kept: bool = False) -> Step:
+        graph, feeds, states = self.graph(shapes, target_shape, kept)
+        return Step(self.compile(graph, states), feeds, graph.outputs[1].shape)
 
-    def _live(self, variable: Variable) -> Any:
-        memory = self._bound[variable] = variable.live(self.memory)
-        return memory
+    def compile(self, graph: Graph, states: dict[str, Variable]) -> Compiled:
+        memory = {name: variable.live(self.memory) for name, variable in states.items()}
+        self._bound |= {states[name]: m for name, m in memory.items()}
+        return compile_graph(graph, self.isa, self.cache, strict=self.strict, states=memory)
 
     def _check_memory(self) -> None:
         """Another model that shares weights may have taken them to its own device since."""
@@ -139,19 +136,23 @@ class Trainer:
                     f"weight {variable.path!r} has moved to another device: call compile() of {self.model.name!r} again"
                 )
 
-    def graph(self, shapes: Sequence[Shape], target_shape: Shape) -> tuple[Graph, list[Feed], dict[str, Variable]]:
+    def graph(
+        self, shapes: Sequence[Shape], target_shape: Shape, kept: bool = False
+    ) -> tuple[Graph, list[Feed], dict[str, Variable]]:
         """The logical graph of a step, what it draws, and the Variables of its states by name.
 
-        Inputs: the model's, feeds, target, weight (a share of the batch), hyper. Outputs: loss [1], the model's output.
+        Inputs: the model's (kept: what its frozen part gives for inputs of `shapes`), feeds, target, weight (a share of
+        the batch), hyper. Outputs: loss [1], the model's output.
         """
-        graph, scope, found = self._differentiated(shapes, target_shape)
+        graph, scope, found = self._differentiated(shapes, target_shape, kept)
         hyper = graph.add_input("hyper", self.optimizer.hyper().shape)
         slots = self.optimizer.append(graph, hyper, found)
         # what an update writes, nothing may read behind it
         graph.nodes = [n for n in graph.nodes if n.outputs] + [n for n in graph.nodes if not n.outputs]
         graph.nodes += scope.updates
         states = {value.name: variable for value, variable in scope.states.items()}
-        return graph, scope.feeds, {**states, **slots}
+        feeds = [feed for feed in scope.feeds if feed.value in graph.inputs]
+        return graph, feeds, {**states, **slots}
 
     def gradients(
         self, x: Sequence[FloatArray], target: Array, weight: Array | None = None, seed: int = 0
@@ -159,21 +160,23 @@ class Trainer:
         """The loss of a batch and its gradient for each trained weight, in the Graph's layout; nothing is learnt."""
         graph, scope, found = self._differentiated([a.shape for a in x], target.shape)
         graph.outputs = [graph.outputs[0], *(graph.add("Copy", [g], g.shape) for *_, g in found)]
-        memory = {value.name: self._live(variable) for value, variable in scope.states.items()}
-        compiled = compile_graph(graph, self.isa, self.cache, strict=self.strict, states=memory)
-        step = Step(compiled, scope.feeds, (1,))
+        memory = {value.name: variable for value, variable in scope.states.items()}
+        compiled = self.compile(graph, memory)
         outputs = [np.empty(shape, np.float32) for _, shape in compiled.outputs]
         share = (np.ones(len(target)) if weight is None else np.asarray(weight)) / len(target)
-        drawn = step.draw(seed, self.optimizer.iterations)
+        drawn = draw(scope.feeds, seed, self.optimizer.iterations)
         arrays = [*x, *drawn, np.ascontiguousarray(target, np.float32), share.astype(np.float32), *outputs]
         self.executor.run(compiled.plan, arrays)
         return float(outputs[0][0]), {v: a for (v, *_), a in zip(found, outputs[1:], strict=True)}
 
     def _differentiated(
-        self, shapes: Sequence[Shape], target_shape: Shape
+        self, shapes: Sequence[Shape], target_shape: Shape, kept: bool = False
     ) -> tuple[Graph, Scope, list[tuple[Variable, Value, Value]]]:
         """Forward, loss and backward; (variable, its state, its gradient) for what the loss depends on."""
-        graph, scope, y = self._forward(shapes)
+        graph, scope = self.forward(shapes)
+        if kept:
+            _, graph = split(graph, changing(graph, scope, self.halves.views))
+        (y,) = graph.outputs
         target = graph.add_input("target", target_shape)
         weight = graph.add_input("weight", (shapes[0][0],))
         each = self.loss.emit(graph, target, y)
@@ -192,11 +195,11 @@ class Trainer:
         graph.outputs = [loss, y]
         return graph, scope, found
 
-    def _forward(self, shapes: Sequence[Shape]) -> tuple[Graph, Scope, Value]:
-        """The network in training mode, cleaned up and with restored patterns, so that their rules apply."""
+    def forward(self, shapes: Sequence[Shape], training: bool = True) -> tuple[Graph, Scope]:
+        """The network, in training mode or not, cleaned up and with restored patterns, so that their rules apply."""
         model = self.model
         graph = Graph(model.name)
-        scope = Scope(graph, training=True, states=[*self.trained, *self.moving])
+        scope = Scope(graph, training=training, states=[*self.trained, *self.moving])
         inputs = [graph.add_input(t.name, s) for t, s in zip(model.inputs, shapes, strict=True)]
         (y,) = model.emit(scope, *map(scope.channels_first, inputs))
         scope.name = model.name
@@ -208,4 +211,46 @@ class Trainer:
         cleaned = restore_norms(restore_activations(simplify(remove_dead(graph))))
         scope.updates = [n for n in cleaned.nodes if not n.outputs]
         cleaned.nodes = [n for n in cleaned.nodes if n.outputs]
-        return cleaned, scope, cleaned.outputs[0]
+        return cleaned, scope
+
+
+class Halves:
+    """The frozen part of a Trainer's network and the rest, as plans of their own; see kept.py.
+
+    views: more than 1 puts the random layers under frozen products into the frozen part of training.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer, self.views = trainer, 1
+        self._plans: dict[object, tuple[Step, list[Shape]]] = {}
+
+    def graphs(self, shapes: Sequence[Shape], training: bool) -> tuple[Graph, Graph, Scope]:
+        """(below, above, scope) of training or of validation for inputs of these shapes."""
+        graph, scope = self.trainer.forward(shapes, training)
+        return *split(graph, changing(graph, scope, self.views if training else 1)), scope
+
+    def below(self, x: Sequence[FloatArray], training: bool, seed: int, number: int) -> list[FloatArray]:
+        """What the frozen part gives for inputs; what is random follows from `seed` and `number`."""
+        return self._run(("below", training, self.views), [a.shape for a in x], x, training, seed, number)
+
+    def above(self, kept: Kept) -> FloatArray:
+        """The model's outputs for what was kept for a batch of the validation."""
+        return self._run(("above",), kept.shapes, kept.arrays, False)[0]
+
+    def _run(
+        self, which: tuple[object, ...], shapes: Sequence[Shape], x: Sequence[FloatArray], training: bool,
+        seed: int = 0, number: int = 0,
+    ) -> list[FloatArray]:  # fmt: skip
+        key = (which, tuple(shapes))
+        if key not in self._plans:
+            below, above, scope = self.graphs(shapes, training)
+            graph = below if which[0] == "below" else above
+            states = {value.name: variable for value, variable in scope.states.items() if value in graph.states}
+            feeds = [feed for feed in scope.feeds if feed.value in graph.inputs]
+            while len(self._plans) >= MAX_STEPS:
+                self._plans.pop(next(iter(self._plans)))
+            self._plans[key] = Step(self.trainer.compile(graph, states), feeds, (1,)), [v.shape for v in graph.outputs]
+        step, outer = self._plans[key]
+        outputs = [np.empty(shape, np.float32) for shape in outer]
+        self.trainer.executor.run(step.compiled.plan, [*x, *draw(step.feeds, seed, number), *outputs])
+        return outputs

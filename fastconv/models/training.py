@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fastconv import losses, metrics, optimizers
-from fastconv.callbacks import BackupAndRestore, Callback, History, Progress
+from fastconv.callbacks import Callback, CallbackList, History, Progress
 from fastconv.callbacks.progress import measures
-from fastconv.errors import ShapeError
-from fastconv.graph import Array
+from fastconv.errors import ModelError, ShapeError
 from fastconv.layers.initializers import next_seed
 from fastconv.layers.variable import Variable
+from fastconv.layers.windows import whole
+from fastconv.model import thread_count
 from fastconv.models.batches import Batches, as_batches, class_weights, is_arrays, split_off
+from fastconv.models.kept import Keeper, Kept, KeptBatches
 from fastconv.models.trainer import Trainer, moving_statistics
 from fastconv.target import CPU, Target
 from fastconv.target import target as target_of
@@ -87,11 +90,11 @@ class Training:
 
     def trainer(self) -> Trainer:
         """What runs the steps; made when first needed. Raises ValueError before `compile`."""
-        if self.optimizer is None or self.loss is None:
-            raise ValueError(f"model {self._model.name!r}: call compile(optimizer, loss) before training")
+        self._check("training")
+        assert self.optimizer is not None and self.loss is not None
         if self._chosen is None:
             self._chosen = self._choice()
-        if self._trainer is None or self._trainer.threads != (self._model.threads or self._trainer.threads):
+        if self._trainer is None or self._trainer.threads != thread_count(self._model.threads):
             self._trainer = Trainer(
                 self._model, self.optimizer, self.loss, *self._chosen, strict=self._strict, recompute=self._recompute,
                 target=self._target,
@@ -102,21 +105,17 @@ class Training:
         return self._trainer
 
     # -- one batch --------------------------------------------------------------------------------------------
-    def _prepared(self, x: Any, y: Any) -> tuple[list[npt.NDArray[np.float32]], Array]:
-        """Inputs and targets of a batch as a step takes them. Raises ShapeError."""
+    def _inputs(self, x: Any) -> list[npt.NDArray[np.float32]]:
+        """The inputs of a batch as a step takes them. Raises ShapeError."""
         model = self._model
         arrays = [np.ascontiguousarray(a, np.float32) for a in model._arrays(x)]
-        if y is None:
-            raise ShapeError("the batch has no targets")
         for tensor, a in zip(model.inputs, arrays, strict=True):
             fits = len(tensor.shape) == a.ndim and all(
                 w in (None, d) for w, d in zip(tensor.shape[1:], a.shape[1:], strict=True)
             )
             if not fits or not a.size:
                 raise ShapeError(f"input {tensor.name!r}: expected shape {tensor.shape}, got {a.shape}")
-        assert self.loss is not None
-        shape = self._output_shape([a.shape for a in arrays])
-        return arrays, self.loss.targets(y, shape)
+        return arrays
 
     def _output_shape(self, shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
         model = self._model
@@ -136,13 +135,17 @@ class Training:
         if not model.inputs:
             model._arrays(x)  # builds a Sequential
         trainer = self.trainer()
-        arrays, target = self._prepared(x, y)
+        if y is None:
+            raise ShapeError("the batch has no targets")
+        assert self.loss is not None
+        arrays = x if isinstance(x, Kept) else self._inputs(x)
+        shape = self._output_shape(arrays.shapes if isinstance(arrays, Kept) else [a.shape for a in arrays])
+        target = self.loss.targets(y, shape)
         weight = np.ones(len(target), np.float32)
         if sample_weight is not None:
             weight = np.asarray(sample_weight, np.float32).reshape(-1)
         if class_weight:
-            classes = self._output_shape([a.shape for a in arrays])[-1]
-            weight = weight * class_weights(np.asarray(y), dict(class_weight), classes)
+            weight = weight * class_weights(np.asarray(y), class_weight, shape[-1])
         if weight.shape != (len(target),):
             raise ShapeError(f"sample_weight: expected {len(target)} numbers, got shape {weight.shape}")
         loss, outputs = trainer.step(arrays, target, weight, seed)
@@ -163,11 +166,11 @@ class Training:
         """One step on one batch. Returns its loss, or [loss, metrics...], or a dict, of this batch alone."""
         self.reset_metrics()
         loss, _ = self._learn(x, y, sample_weight, class_weight, seed)
-        return self._report(loss, return_dict)
+        return self._report(self._logs(loss), return_dict)
 
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
         """Loss and metrics of one batch; nothing is learnt."""
-        return self.evaluate(_OneBatch((x, y, sample_weight)), verbose=0, return_dict=return_dict)
+        return self.evaluate(iter([(x, y, sample_weight)]), verbose=0, steps=1, return_dict=return_dict)
 
     def reset_metrics(self) -> None:
         for metric in self._metrics:
@@ -176,8 +179,7 @@ class Training:
     def _logs(self, loss: float) -> Logs:
         return {"loss": loss, **{m.name: float(m.result()) for m in self._metrics}}
 
-    def _report(self, loss: float, return_dict: bool) -> Any:
-        logs = self._logs(loss)
+    def _report(self, logs: Logs, return_dict: bool) -> Any:
         values = list(logs.values())
         return logs if return_dict else values[0] if len(values) == 1 else values
 
@@ -203,86 +205,99 @@ class Training:
         *,
         seed: int | None = None,
         initial_batch: int = 0,
+        cache_features: bool | None = None,
+        views: int = 1,
     ) -> History:
         """Train for epochs `initial_epoch` to `epochs`, and return the History of losses and metrics.
 
-        x: N images [N, H, W, C] (a list for several inputs) with targets y; or what yields batches (x, y) or
+        x: N images [N, H, W, C] (a list or a dict for several inputs) with targets y; or what yields batches (x, y) or
         (x, y, sample_weight): a data set, a list-like with `__len__`, a generator with steps_per_epoch. batch_size: 32
         where None. validation_split: this share of the arrays, the last rows, is held out. class_weight: class -> what
         its samples count. seed: decides the order and everything drawn at random; equal seeds give equal weights,
         whatever the number of threads. initial_batch: where to go on in the first epoch. verbose: 0 prints nothing, 1
         and "auto" show a live display, 2 prints a line for each epoch.
+        cache_features: keep what the frozen part below all that learns or is random gives for arrays and folders of
+        images, so that each image goes through it once; up to 1 GiB in memory, more in a file that vanishes. None:
+        where it saves time. True: or raise ValueError where that cannot be. views: keep so many copies of each image,
+        which the random layers below the frozen part draw; the epochs take them in turns.
 
-        Warns where `trainable` flags have changed since `compile`. Raises ValueError and ShapeError.
+        Warns where `trainable` flags have changed since `compile`. Raises ValueError and ShapeError, and ModelError
+        for a model with several outputs.
         """
         model = self._model
-        if self.optimizer is None or self.loss is None:
-            raise ValueError(f"model {model.name!r}: call compile(optimizer, loss) before fit")
+        self._check("fit")
         self._warn_of_changes()
-        seed = next_seed() if seed is None else int(seed)
+        whole(validation_freq, "validation_freq")
+        seed, x = next_seed() if seed is None else int(seed), self._in_order(x)
         if validation_split:
             if not is_arrays(x) or validation_data is not None:
                 raise ValueError("validation_split: expected arrays, and no validation_data")
             several = len(model.inputs) > 1 and isinstance(x, (list, tuple))
-            parts = [np.asarray(a) for a in (x if several else [x])]
-            weights = None if sample_weight is None else np.asarray(sample_weight)
-            kept, held = split_off([*parts, np.asarray(y), weights], validation_split)
+            given = [*(x if several else [x]), y, sample_weight]
+            kept, held = split_off([None if a is None else np.asarray(a) for a in given], validation_split)
             x, held_x = (p[:-2] if several else p[0] for p in (kept, held))
             (y, sample_weight), validation_data = kept[-2:], (held_x, *held[-2:])
         inputs = max(len(model.inputs), 1)
         data = as_batches(x, y, sample_weight, inputs, batch_size, shuffle, seed, steps_per_epoch)
         samples = getattr(data, "samples", None) or getattr(x, "samples", None)
         params = {"verbose": verbose, "epochs": epochs, "steps": data.steps, "samples": samples}
-        reports = _Reports(model, callbacks, params, _display(verbose))
+        reports = CallbackList(callbacks, _display(verbose))
+        reports.set_params(params)
+        reports.set_model(model)
         self.history, self.stop_training = reports.history, False
-        for place in [c.begin_at(reports.callbacks, seed) for c in reports.callbacks]:
+        with closing(reports):
+            place = reports.begin_at(reports.callbacks, seed)
             initial_epoch, initial_batch = place or (initial_epoch, initial_batch)
-        reports("on_train_begin", {})
-        logs: Logs = {}
-        for epoch in range(initial_epoch, epochs):
-            reports("on_epoch_begin", epoch, {})
-            logs = self._epoch(data, epoch, initial_batch if epoch == initial_epoch else 0, class_weight, seed, reports)
-            if validation_data is not None and not (epoch + 1) % validation_freq and not self._interrupted(reports):
-                found = self._validate(validation_data, validation_batch_size or batch_size, validation_steps)
-                logs |= {f"val_{name}": value for name, value in found.items()}
-            reports("on_epoch_end", epoch, logs)
-            if self.stop_training:
-                break
-        reports("on_train_end", logs)
+            if model.inputs and (cache_features or views > 1 or (cache_features is None and epochs > 1)):
+                keeper = Keeper(self.trainer(), cache_features, views, seed, verbose)
+                data, held_size = keeper.training(data), validation_batch_size or batch_size
+                validation_data = keeper.validation(validation_data, held_size, validation_steps)
+                params["steps"] = data.steps
+            reports.on_train_begin({})
+            logs: Logs = {}
+            for epoch in range(initial_epoch, epochs):
+                reports.on_epoch_begin(epoch, {})
+                first = initial_batch if epoch == initial_epoch else 0
+                logs, complete = self._epoch(data, epoch, first, class_weight, seed, reports)
+                validates = validation_data is not None and not (epoch + 1) % validation_freq
+                if validates and (complete or not self.stop_training):
+                    size = validation_batch_size or batch_size
+                    found = self._validate(validation_data, size, validation_steps, reports)
+                    logs |= {f"val_{name}": value for name, value in found.items()}
+                reports.on_epoch_end(epoch, logs)
+                if self.stop_training:
+                    break
+            reports.on_train_end(logs)
         return reports.history
-
-    def _interrupted(self, reports: _Reports) -> bool:
-        return self.stop_training and reports.mid_epoch
 
     def _epoch(
         self, data: Batches, epoch: int, first: int, class_weight: Mapping[int, float] | None, seed: int,
-        reports: _Reports,
-    ) -> Logs:  # fmt: skip
+        reports: CallbackList,
+    ) -> tuple[Logs, bool]:  # fmt: skip
+        """Means over the epoch, and whether it came to its end."""
         self.reset_metrics()
         total, count = 0.0, 0
         logs: Logs = {}
         batch = first - 1
         for batch, (x, y, weights) in enumerate(data.epoch(epoch, first), first):
-            reports("on_train_batch_begin", batch, {})
+            reports.on_train_batch_begin(batch, {})
             loss, n = self._learn(x, y, weights, class_weight, seed)
             total, count = total + loss * n, count + n
             logs = self._logs(total / count)
-            reports("on_train_batch_end", batch, logs)
+            reports.on_train_batch_end(batch, logs)
             if self.stop_training:
                 break
         if not count and not first:
             raise ShapeError("fit: there is no batch")
-        reports.mid_epoch = data.steps is not None and batch + 1 < data.steps
-        return dict(logs)
+        return dict(logs), data.steps is None or batch + 1 >= data.steps
 
-    def _validate(self, data: Any, size: int | None, steps: int | None) -> Logs:
+    def _validate(self, data: Any, size: int | None, steps: int | None, reports: CallbackList) -> Logs:
         x, y, weights = data, None, None
         if isinstance(data, (tuple, list)):
             if not 2 <= len(data) <= 3:
                 raise ValueError("validation_data: expected (x, y), (x, y, sample_weight) or something with batches")
             x, y, weights = (*data, None)[:3]
-        found: Logs = self.evaluate(x, y, size if is_arrays(x) else None, 0, weights, steps, return_dict=True)
-        return found
+        return self._evaluated(self._held(x, y, size if is_arrays(x) else None, weights, steps), reports)
 
     def evaluate(
         self,
@@ -294,33 +309,63 @@ class Training:
         steps: int | None = None,
         callbacks: Iterable[Callback] | Callback | None = None,
         return_dict: bool = False,
-        **_: Any,
     ) -> Any:
         """The loss, or [loss, metrics...], or a dict, over all samples; x and y as for `fit`."""
+        self._check("evaluate")
+        data = self._held(x, y, batch_size, sample_weight, steps)
+        reports = CallbackList(callbacks)
+        reports.set_params({"verbose": verbose, "steps": data.steps})
+        reports.set_model(self._model)
+        with closing(reports):
+            logs = self._evaluated(data, reports)
+        if verbose not in (0, "0", "auto"):
+            print(measures(logs))
+        return self._report(logs, return_dict)
+
+    def _held(self, x: Any, y: Any, size: int | None, sample_weight: Any, steps: int | None) -> Batches:
+        """Batches of what is evaluated."""
+        if isinstance(x, KeptBatches):
+            return x
+        inputs = max(len(self._model.inputs), 1)
+        return as_batches(self._in_order(x), y, sample_weight, inputs, size, False, 0, steps)
+
+    def _evaluated(self, data: Batches, reports: CallbackList) -> Logs:
         model = self._model
-        if self.loss is None:
-            raise ValueError(f"model {model.name!r}: call compile(optimizer, loss) before evaluate")
-        data = as_batches(x, y, sample_weight, max(len(model.inputs), 1), batch_size, False, 0, steps)
-        reports = _Reports(model, callbacks, {"verbose": verbose, "steps": data.steps})
+        assert self.loss is not None
         self.reset_metrics()
-        reports("on_test_begin", {})
+        reports.on_test_begin({})
         total, count = 0.0, 0
         for batch, (part, target, weights) in enumerate(data.epoch(0)):
-            reports("on_test_batch_begin", batch, {})
-            predicted = model.predict_on_batch(part)
+            reports.on_test_batch_begin(batch, {})
+            predicted = self.trainer().halves.above(part) if isinstance(part, Kept) else model.predict_on_batch(part)
             if target is None:
                 raise ShapeError("evaluate: the batch has no targets")
             total += self.loss(target, predicted, weights) * len(predicted)
             count += len(predicted)
             for metric in self._metrics:
                 metric.update_state(target, predicted)
-            reports("on_test_batch_end", batch, self._logs(total / count))
+            reports.on_test_batch_end(batch, self._logs(total / count))
         if not count:
             raise ShapeError("evaluate: there is no batch")
-        reports("on_test_end", self._logs(total / count))
-        if verbose not in (0, "0", "auto"):
-            print(measures(self._logs(total / count)))
-        return self._report(total / count, return_dict)
+        logs = self._logs(total / count)
+        reports.on_test_end(logs)
+        return logs
+
+    def _in_order(self, x: Any) -> Any:
+        """Arrays by the inputs' names as a list of them."""
+        if not isinstance(x, Mapping):
+            return x
+        arrays = self._model._arrays(x)
+        return arrays if len(arrays) > 1 else arrays[0]
+
+    def _check(self, call: str) -> None:
+        """Whether the model can be trained and evaluated. Raises ValueError and ModelError."""
+        model = self._model
+        if self.optimizer is None or self.loss is None:
+            raise ValueError(f"model {model.name!r}: call compile(optimizer, loss) before {call}")
+        if len(model.outputs) > 1:
+            names = ", ".join(model.output_names)
+            raise ModelError(f"model {model.name!r} has {len(model.outputs)} outputs ({names}): {call} expects one")
 
     def _warn_of_changes(self) -> None:
         if self._chosen is None or not self._model.inputs:
@@ -332,43 +377,6 @@ class Training:
                 UserWarning,
                 stacklevel=3,
             )
-
-
-class _OneBatch:
-    def __init__(self, batch: tuple[Any, Any, Any]) -> None:
-        self.batch = batch
-
-    def __len__(self) -> int:
-        return 1
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter([self.batch])
-
-
-class _Reports:
-    """Calls every callback, History and the display last."""
-
-    def __init__(self, model: Model, callbacks: Any, params: dict[str, Any], shown: Callback | None = None) -> None:
-        given = [] if callbacks is None else list(callbacks) if isinstance(callbacks, Iterable) else [callbacks]
-        self.history = next((c for c in given if isinstance(c, History)), None) or History()
-        self.mid_epoch = False
-        others = [c for c in given if c is not self.history and not isinstance(c, BackupAndRestore)]
-        backups = [c for c in given if isinstance(c, BackupAndRestore)]  # keep what all others remember of an epoch
-        self.callbacks = [*others, self.history, *([shown] if shown else []), *backups]
-        for callback in self.callbacks:
-            callback.set_params(params)
-            callback.set_model(model)
-        self._methods: dict[str, list[Callable[..., Any]]] = {}
-
-    def __call__(self, event: str, *args: Any) -> None:
-        methods = self._methods.get(event)
-        if methods is None:  # those that do nothing are not called: an event costs as much as it is used
-            base = getattr(Callback, event)
-            methods = [getattr(c, event) for c in self.callbacks if getattr(type(c), event, base) is not base
-                       or event in vars(c)]  # fmt: skip
-            self._methods[event] = methods
-        for method in methods:
-            method(*args)
 
 
 def _metric(m: MetricLike) -> metrics.Metric:

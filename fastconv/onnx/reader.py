@@ -13,11 +13,10 @@ UnsupportedOpErrors; an If whose condition is constant becomes the branch it tak
 
 from __future__ import annotations
 
-import copy
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -90,6 +89,7 @@ class OnnxModel:
             os.path.abspath(os.fspath(source)) if isinstance(source, (str, os.PathLike)) else _as_bytes(source)
         )
         self._bound: dict[str, npt.NDArray[Any]] = {}
+        self._free_batch = False
         self.name = scanned.name
         self.producer = scanned.producer
         self.ir_version = scanned.ir_version
@@ -127,7 +127,13 @@ class OnnxModel:
         self._node_count = len(nodes)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_rebuild, (self._source, self._bound)) if self._bound else (OnnxModel, (self._source,))
+        return _rebuild, (self._source, self._bound, self._free_batch)
+
+    def _copy(self) -> OnnxModel:
+        """The same model; it shares what was read."""
+        made = object.__new__(OnnxModel)
+        vars(made).update(vars(self))
+        return made
 
     def __repr__(self) -> str:
         return f"<OnnxModel {self.name!r}, opset {self.opset}, {self._node_count} nodes>"
@@ -137,7 +143,7 @@ class OnnxModel:
 
         Raises ShapeError for a name that is no input, and for a value that does not fit its declaration.
         """
-        bound = copy.copy(self)
+        bound = self._copy()
         bound._bound = {**self._bound, **constants}
         for name, array in constants.items():
             info = next((i for i in self.inputs if i.name == name), None)
@@ -147,6 +153,15 @@ class OnnxModel:
                 raise ShapeError(f"input {name!r}: expected {info.dtype} {info.shape}, got {array.dtype} {array.shape}")
         bound.inputs = tuple(i for i in self.inputs if i.name not in constants)
         return bound
+
+    def with_free_batch(self) -> OnnxModel:
+        """This model with an open first axis of inputs and outputs, also where the file fixes it. That its nodes can
+        do another batch is not said: `build` raises then."""
+        freed = self._copy()
+        freed._free_batch = True
+        freed.inputs = tuple(replace(i, shape=_open(i.shape)) for i in self.inputs)
+        freed.outputs = tuple(replace(o, shape=o.shape and _open(o.shape)) for o in self.outputs)
+        return freed
 
     def build(self, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
         """The Graph for these input shapes, which may be left out where the file fixes them.
@@ -245,8 +260,13 @@ class OnnxModel:
                 named.add(id(v))
 
 
-def _rebuild(source: str | bytes, bound: Mapping[str, npt.NDArray[Any]]) -> OnnxModel:
-    return OnnxModel(source).bind(bound)
+def _rebuild(source: str | bytes, bound: Mapping[str, npt.NDArray[Any]], free_batch: bool) -> OnnxModel:
+    model = OnnxModel(source)
+    return (model.with_free_batch() if free_batch else model).bind(bound)
+
+
+def _open(shape: Dims) -> Dims:
+    return (None, *shape[1:]) if shape and isinstance(shape[0], int) else shape
 
 
 def _held(info: InputInfo) -> DType:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from fastconv.errors import ShapeError
 from fastconv.graph import Array, Graph, Value
 from fastconv.layers.variable import Variable
 from fastconv.optimizers.schedules import LearningRateSchedule
@@ -57,9 +58,9 @@ class Optimizer(ABC):
     @learning_rate.setter
     def learning_rate(self, value: float | LearningRateSchedule) -> None:
         if not isinstance(value, LearningRateSchedule):
-            value = float(value)
-            if not 0 <= value < math.inf:
+            if not isinstance(value, (int, float, np.number)) or not 0 <= value < math.inf:
                 raise ValueError(f"learning_rate={value!r}: expected a number of at least 0, or a schedule")
+            value = float(value)
         self._rate: float | LearningRateSchedule = value
 
     @property
@@ -139,16 +140,22 @@ class Optimizer(ABC):
         rate = None if self.schedule is not None else self.learning_rate
         return {"iterations": self.iterations, "learning_rate": rate, "slots": slots}
 
-    def restore(self, variables: Sequence[Variable], state: dict[str, Any]) -> None:
-        """Go on from `state_for` of an equal optimiser. Raises ValueError where it does not fit."""
+    def restore(self, variables: Sequence[Variable], state: Mapping[str, Any]) -> None:
+        """Go on from an equal optimiser's `state_for`. Raises ValueError where it does not fit; nothing is changed."""
         slots = [slot for slot in map(self.slot, variables) if slot is not None]
-        if len(slots) != len(state["slots"]):
-            raise ValueError(f"optimizer {self.name!r} has {len(slots)} slots, the checkpoint {len(state['slots'])}")
-        for slot, array in zip(slots, state["slots"], strict=True):
+        arrays, iterations, rate = (state.get(name) for name in ("slots", "iterations", "learning_rate"))
+        if not isinstance(arrays, list) or type(iterations) is not int or iterations < 0:
+            raise ValueError(f"optimizer {self.name!r}: expected its slots and a number of steps, got {iterations!r}")
+        if len(slots) != len(arrays):
+            raise ValueError(f"optimizer {self.name!r} has {len(slots)} slots, the checkpoint {len(arrays)}")
+        for slot, array in zip(slots, arrays, strict=True):
+            if np.shape(array) != slot.graph_shape:
+                raise ShapeError(f"slots of {slot.path!r}: expected shape {slot.graph_shape}, got {np.shape(array)}")
+        if self.schedule is None and rate is not None:
+            self.learning_rate = rate
+        for slot, array in zip(slots, arrays, strict=True):
             slot.set(array)
-        self.iterations = int(state["iterations"])
-        if self.schedule is None and state["learning_rate"] is not None:
-            self.learning_rate = state["learning_rate"]
+        self.iterations = iterations
 
 
 def _factor(graph: Graph, gradients: Sequence[Value], limit: float) -> Value:

@@ -8,6 +8,8 @@ from typing import Any
 from fastconv.optimizers.base import Optimizer
 from fastconv.optimizers.schedules import LearningRateSchedule
 
+Rate = float | LearningRateSchedule
+
 
 class SGD(Optimizer):
     """Gradient descent, with `momentum` (Polyak 1964) or Nesterov's form of it."""
@@ -15,12 +17,8 @@ class SGD(Optimizer):
     op = "Sgd"
 
     def __init__(
-        self,
-        learning_rate: float | LearningRateSchedule = 0.01,
-        momentum: float = 0.0,
-        nesterov: bool = False,
-        **kwargs: Any,
-    ) -> None:
+        self, learning_rate: Rate = 0.01, momentum: float = 0.0, nesterov: bool = False, **kwargs: Any
+    ) -> None:  # fmt: skip
         super().__init__(learning_rate, **kwargs)
         if not 0 <= momentum <= 1:
             raise ValueError(f"momentum={momentum!r}: expected a number from 0 to 1")
@@ -40,14 +38,9 @@ class Adam(Optimizer):
     op = "Adam"
 
     def __init__(
-        self,
-        learning_rate: float | LearningRateSchedule = 0.001,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float = 1e-7,
-        amsgrad: bool = False,
-        **kwargs: Any,
-    ) -> None:
+        self, learning_rate: Rate = 0.001, beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-7,
+        amsgrad: bool = False, **kwargs: Any,
+    ) -> None:  # fmt: skip
         super().__init__(learning_rate, **kwargs)
         if not (0 <= beta_1 < 1 and 0 <= beta_2 < 1 and epsilon > 0):
             raise ValueError(f"beta_1={beta_1!r}, beta_2={beta_2!r}, epsilon={epsilon!r}: expected [0, 1), [0, 1), > 0")
@@ -68,15 +61,9 @@ class AdamW(Adam):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
 
     def __init__(
-        self,
-        learning_rate: float | LearningRateSchedule = 0.001,
-        weight_decay: float = 0.004,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float = 1e-7,
-        amsgrad: bool = False,
-        **kwargs: Any,
-    ) -> None:
+        self, learning_rate: Rate = 0.001, weight_decay: float = 0.004, beta_1: float = 0.9, beta_2: float = 0.999,
+        epsilon: float = 1e-7, amsgrad: bool = False, **kwargs: Any,
+    ) -> None:  # fmt: skip
         super().__init__(learning_rate, beta_1, beta_2, epsilon, amsgrad, weight_decay=weight_decay, **kwargs)
 
 
@@ -86,14 +73,9 @@ class RMSprop(Optimizer):
     op = "RmsProp"
 
     def __init__(
-        self,
-        learning_rate: float | LearningRateSchedule = 0.001,
-        rho: float = 0.9,
-        momentum: float = 0.0,
-        epsilon: float = 1e-7,
-        centered: bool = False,
-        **kwargs: Any,
-    ) -> None:
+        self, learning_rate: Rate = 0.001, rho: float = 0.9, momentum: float = 0.0, epsilon: float = 1e-7,
+        centered: bool = False, **kwargs: Any,
+    ) -> None:  # fmt: skip
         super().__init__(learning_rate, **kwargs)
         if not (0 <= rho < 1 and 0 <= momentum <= 1 and epsilon > 0):
             raise ValueError(f"rho={rho!r}, momentum={momentum!r}, epsilon={epsilon!r}: expected [0, 1), [0, 1], > 0")

@@ -6,6 +6,8 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+from fastconv.layers.windows import whole
+
 
 class LearningRateSchedule(ABC):
     """A function of the number of steps done so far."""
@@ -15,19 +17,33 @@ class LearningRateSchedule(ABC):
         """The learning rate for the next step."""
 
 
-class ExponentialDecay(LearningRateSchedule):
-    """initial * decay_rate ** (step / decay_steps); in whole powers if `staircase`."""
+class _Decay(LearningRateSchedule):
+    """Base of schedules that fall with the number of decay_steps done; whole ones count if `staircase`."""
 
     def __init__(
         self, initial_learning_rate: float, decay_steps: int, decay_rate: float, staircase: bool = False
     ) -> None:
-        _positive(decay_steps=decay_steps)
+        whole(decay_steps, "decay_steps")
         self.initial_learning_rate, self.decay_steps = float(initial_learning_rate), decay_steps
         self.decay_rate, self.staircase = float(decay_rate), bool(staircase)
 
+    def _passed(self, step: int) -> float:
+        share = step / self.decay_steps
+        return math.floor(share) if self.staircase else share
+
+
+class ExponentialDecay(_Decay):
+    """initial * decay_rate ** (step / decay_steps); in whole powers if `staircase`."""
+
     def __call__(self, step: int) -> float:
-        power = step / self.decay_steps
-        return self.initial_learning_rate * self.decay_rate ** (math.floor(power) if self.staircase else power)
+        return float(self.initial_learning_rate * self.decay_rate ** self._passed(step))
+
+
+class InverseTimeDecay(_Decay):
+    """initial / (1 + decay_rate * step / decay_steps); in whole steps if `staircase`."""
+
+    def __call__(self, step: int) -> float:
+        return self.initial_learning_rate / (1 + self.decay_rate * self._passed(step))
 
 
 class CosineDecay(LearningRateSchedule):
@@ -46,7 +62,7 @@ class CosineDecay(LearningRateSchedule):
         warmup_target: float | None = None,
         warmup_steps: int = 0,
     ) -> None:
-        _positive(decay_steps=decay_steps)
+        whole(decay_steps, "decay_steps")
         self.initial_learning_rate, self.decay_steps, self.alpha = float(initial_learning_rate), decay_steps, alpha
         self.warmup_target, self.warmup_steps = warmup_target, warmup_steps
 
@@ -85,7 +101,7 @@ class PolynomialDecay(LearningRateSchedule):
         power: float = 1.0,
         cycle: bool = False,
     ) -> None:
-        _positive(decay_steps=decay_steps)
+        whole(decay_steps, "decay_steps")
         self.initial_learning_rate, self.decay_steps = float(initial_learning_rate), decay_steps
         self.end_learning_rate, self.power, self.cycle = float(end_learning_rate), float(power), bool(cycle)
 
@@ -97,26 +113,11 @@ class PolynomialDecay(LearningRateSchedule):
         return (self.initial_learning_rate - self.end_learning_rate) * float(left**self.power) + self.end_learning_rate
 
 
-class InverseTimeDecay(LearningRateSchedule):
-    """initial / (1 + decay_rate * step / decay_steps); in whole steps if `staircase`."""
-
-    def __init__(
-        self, initial_learning_rate: float, decay_steps: int, decay_rate: float, staircase: bool = False
-    ) -> None:
-        _positive(decay_steps=decay_steps)
-        self.initial_learning_rate, self.decay_steps = float(initial_learning_rate), decay_steps
-        self.decay_rate, self.staircase = float(decay_rate), bool(staircase)
-
-    def __call__(self, step: int) -> float:
-        share = step / self.decay_steps
-        return self.initial_learning_rate / (1 + self.decay_rate * (math.floor(share) if self.staircase else share))
-
-
 class WarmUp(LearningRateSchedule):
     """A straight line from 0 to the rate of another schedule (or a number), which then begins at its step 0."""
 
     def __init__(self, schedule: LearningRateSchedule | float, warmup_steps: int) -> None:
-        _positive(warmup_steps=warmup_steps)
+        whole(warmup_steps, "warmup_steps")
         self.schedule, self.warmup_steps = schedule, warmup_steps
 
     def _rate(self, step: int) -> float:
@@ -126,9 +127,3 @@ class WarmUp(LearningRateSchedule):
         if step < self.warmup_steps:
             return self._rate(0) * (step + 1) / self.warmup_steps
         return self._rate(step - self.warmup_steps)
-
-
-def _positive(**numbers: int) -> None:
-    for name, n in numbers.items():
-        if n < 1:
-            raise ValueError(f"{name}={n!r}: expected a positive int")

@@ -3,6 +3,7 @@
     BatchNormalization, per-channel Mul Add Sub Div -> `scale` and bias of the Conv or Gemm in front, else one Affine
     Add of an equally shaped value                  -> input 3, `residual`, of Conv and Gemm
     an activation                                   -> attribute `activation` = (operator, alpha, beta)
+    per-channel Mul in front of ConvBackwardInput   -> its weights, where they are constant
 
 The order inside a kernel is: scale * product + bias, + residual, activation; so nothing but an activation follows a
 residual, and nothing follows an activation. A weight is never touched: `scale` multiplies it while it is packed.
@@ -35,6 +36,9 @@ def fuse(graph: Graph, channels_last: bool = False) -> Graph:
 
 
 def _fuse_node(draft: Draft, node: Node, channels_last: bool) -> None:
+    if node.op == "ConvBackwardInput":
+        _scale_gradient(draft, node, channels_last)
+        return
     if node.op in ("BatchNormalization", "Affine", "Add", "Sub", "Mul", "Div"):
         found = per_channel(node, channels_last)
         if found is not None:
@@ -196,6 +200,22 @@ def _join_mul_add(
     elif found[1] != axis:
         return
     _to_affine(draft, node, found[0], axis, found[2] * scale, shift)
+
+
+def _scale_gradient(draft: Draft, node: Node, channels_last: bool) -> None:
+    """ConvBackwardInput(g * factor, w), as under a frozen batch normalisation: factors go into constant weights."""
+    x, w = node.input(0), node.input(1).weight
+    before = draft.producer(x, "Mul")
+    if w is None or before is None or not draft.private(x) or "activation" in before.attrs:
+        return
+    found = per_channel(before, channels_last)
+    if found is None or found[1] != x_axis(x, channels_last):
+        return
+    g, _, factor, _ = found
+    rows = factor.astype(np.float32).reshape(-1, 1, 1, 1)
+    scaled = w.derive(w.shape, w.dtype, lambda a: a * rows, ("rows", rows.tobytes()))
+    weights = draft.graph.constant(scaled, draft.graph.fresh(f"{node.name}.weights"))
+    draft.change(node, node.op, [g, weights, *node.inputs[2:]], node.attrs)
 
 
 def _is_number(node: Node) -> bool:

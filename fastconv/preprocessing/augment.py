@@ -10,6 +10,7 @@ import numpy.typing as npt
 from fastconv import _core
 from fastconv.errors import ShapeError
 from fastconv.graph import Graph
+from fastconv.model import thread_count
 
 if TYPE_CHECKING:
     from fastconv.compiler import Compiled
@@ -30,19 +31,17 @@ class Augmentation:
         if len(model.inputs) != 1 or len(model.outputs) != 1:
             raise ValueError(f"model {model.name!r}: expected one input and one output")
         self.model, self.seed = model, int(seed)
-        self._executor = _core.Executor(threads or _core.usable_cpus())
+        self._executor = _core.Executor(thread_count(threads))
         self._plans: dict[tuple[int, ...], tuple[Compiled, list[Feed]]] = {}
 
     def __call__(self, x: npt.ArrayLike, number: int = 0) -> FloatArray:
         """Images [N, H, W, C] changed by what `seed` and `number` draw."""
+        from fastconv.layers.base import draw
+
         images = np.ascontiguousarray(x, np.float32)
         compiled, feeds = self._plan(images.shape)
-        drawn = []
-        for i, feed in enumerate(feeds):
-            rng = np.random.default_rng((self.seed if feed.seed is None else feed.seed, int(number), i))
-            drawn.append(np.ascontiguousarray(feed.draw(rng), np.float32))
         out = np.empty(compiled.outputs[0][1], np.float32)
-        self._executor.run(compiled.plan, [images, *drawn, out])
+        self._executor.run(compiled.plan, [images, *draw(feeds, self.seed, int(number)), out])
         return out
 
     def _plan(self, shape: tuple[int, ...]) -> tuple[Compiled, list[Feed]]:

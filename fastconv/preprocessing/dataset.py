@@ -19,8 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv import _core
-from fastconv.errors import FastconvError, ShapeError
-from fastconv.preprocessing.image import img_to_array, load_img
+from fastconv.errors import FastconvError
+from fastconv.layers.windows import whole
+from fastconv.preprocessing.image import check_reading, img_to_array, load_img
 
 FloatArray = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
@@ -180,10 +181,8 @@ def image_dataset_from_directory(
         raise ValueError("expected both validation_split and subset (training, validation or both), or neither")
     if validation_split is not None and not 0 < validation_split < 1:
         raise ValueError(f"validation_split={validation_split!r}: expected a fraction between 0 and 1")
-    if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
-        raise ValueError(f"batch_size={batch_size!r}: expected a positive int")
-    if len(image_size) != 2 or min(image_size) < 1:
-        raise ShapeError(f"image_size={image_size!r}: expected (height, width)")
+    whole(batch_size, "batch_size")
+    check_reading(color_mode, image_size, interpolation)
     root = os.fspath(directory)
     names = _class_folders(root, class_names) if labels == "inferred" else []
     paths: list[str] = []
@@ -203,6 +202,8 @@ def image_dataset_from_directory(
     made = []
     for part in parts:
         keep = split(numbers, validation_split, part, seed or 0)
+        if not keep:
+            raise FastconvError(f"{root}: no class has a second image that could be held out")
         made.append(
             Dataset(
                 [paths[i] for i in keep], [numbers[i] for i in keep], names, seed=order_seed,

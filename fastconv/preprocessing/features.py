@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from fastconv.errors import ShapeError
 from fastconv.graph import Array
+from fastconv.layers.windows import whole
 from fastconv.preprocessing.augment import Augmentation
 from fastconv.preprocessing.dataset import Dataset
 
@@ -36,7 +37,7 @@ class Features:
         if x.ndim < 3 or (y is not None and len(y) != x.shape[1]):
             raise ShapeError(f"features: expected [views, N, ...] and N labels, got {x.shape}")
         self.x, self.y = x, y
-        self.batch_size, self.shuffle, self.seed = int(batch_size), bool(shuffle), int(seed)
+        self.batch_size, self.shuffle, self.seed = whole(batch_size, "batch_size"), bool(shuffle), int(seed)
         self.epoch = self.start = 0
 
     @property
@@ -81,10 +82,11 @@ def cache_features(
 ) -> Features:
     """Run `network` once over all images and keep what it gives.
 
-    network: a model, or any function of a batch. data: a Dataset, or a pair of arrays (x, y). augment, views: that many
-    augmented copies of each image. memory: bytes of features that are kept in memory; more lie in a nameless file in
-    `folder` (None: the system's for temporary files), which vanishes with the process.
-    progress(done, all) is told the number of images. Raises OSError where the file does not fit on the disk.
+    network: a model, or any function of a batch. data: a Dataset, or arrays (x, y), where y may be None. augment,
+    views: that many augmented copies of each image. memory: bytes of features that are kept in memory; more lie in a
+    nameless file in `folder` (None: the system's for temporary files), which vanishes with the process.
+    progress(done, all) is told the number of images. Raises ValueError and ShapeError for data that do not fit, OSError
+    where the file does not fit on the disk.
     """
     if views < 1 or (views > 1 and augment is None):
         raise ValueError(f"views={views!r}: expected 1, or more together with augment")
@@ -94,9 +96,12 @@ def cache_features(
         samples, batches, shuffle = data.samples, iter(plain), data.shuffle
         batch_size, seed = data.batch_size, data.seed
     else:
+        if not isinstance(data, (tuple, list)) or len(data) != 2:
+            raise ValueError(f"data: expected a Dataset or a pair of arrays (x, y), got {type(data).__name__}")
         x, y = data
-        samples, shuffle = len(x), True
-        batches = iter([(x[i : i + batch_size], y[i : i + batch_size]) for i in range(0, samples, batch_size)])
+        samples, shuffle, size = len(x), True, whole(batch_size, "batch_size")
+        parts = [slice(i, i + size) for i in range(0, samples, size)]
+        batches = iter([x[part] if y is None else (x[part], y[part]) for part in parts])
     kept: FloatArray | None = None
     labels: list[Array] = []
     done = 0
@@ -106,7 +111,7 @@ def cache_features(
             changed = images if augment is None else augment(images, number * views + view)
             out = np.asarray(network(changed), np.float32)
             if kept is None:
-                kept = _space((views, samples, *out.shape[1:]), memory, folder)
+                kept = space((views, samples, *out.shape[1:]), memory, folder)
             kept[view, done : done + len(out)] = out
         done += len(images)
         if y is not None:
@@ -114,13 +119,14 @@ def cache_features(
         if progress is not None:
             progress(done, samples)
     if kept is None:
-        raise ShapeError("cache_features: there are no images")
+        raise ShapeError("cache_features: there are no images, or none that can be read")
     kept = kept[:, :done]  # without the files that turned out to be broken
     y = np.concatenate(labels) if labels else None
     return Features(kept, y, batch_size=batch_size, shuffle=shuffle, seed=seed)
 
 
-def _space(shape: tuple[int, ...], memory: int, folder: str | os.PathLike[str] | None) -> FloatArray:
+def space(shape: tuple[int, ...], memory: int, folder: str | os.PathLike[str] | None) -> FloatArray:
+    """Room for numbers: in memory up to `memory` bytes, else in a nameless file. Raises OSError where that is full."""
     size = 4 * int(np.prod(shape, dtype=np.int64))
     if size <= memory:
         return np.empty(shape, np.float32)

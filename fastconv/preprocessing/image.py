@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.errors import FastconvError, ShapeError
+from fastconv.paths import open_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -65,13 +66,11 @@ def load_img(
     from PIL import ImageOps, UnidentifiedImageError
 
     if isinstance(path, (str, os.PathLike)):
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             return load_img(file, color_mode, target_size, interpolation, keep_aspect_ratio)
-    if color_mode not in _MODES:
-        raise ShapeError(f"color_mode {color_mode!r}: expected one of {', '.join(_MODES)}")
     if not hasattr(path, "read"):
         raise TypeError(f"load_img: expected a path or an open file, got {type(path).__name__}")
-    resampling(interpolation)  # whether it is known
+    size = check_reading(color_mode, target_size, interpolation)
     name = getattr(path, "name", "image")
     try:
         with PilImage.open(path) as opened:
@@ -88,18 +87,26 @@ def load_img(
         raise FastconvError(f"{name}: not an image that Pillow can read") from None
     except Exception as e:  # decoders raise a dozen types on broken data: OSError, SyntaxError, struct.error ...
         raise FastconvError(f"{name}: broken image: {e}") from e
-    if target_size is not None:
-        image = _resize(image, target_size, interpolation, keep_aspect_ratio)
-    return image
+    return image if size is None else _resize(image, *size, interpolation, keep_aspect_ratio)
 
 
-def _resize(image: Image, target_size: tuple[int, int], interpolation: str, keep_aspect_ratio: bool) -> Image:
-    given = tuple(target_size) if isinstance(target_size, (tuple, list, np.ndarray)) else ()
+def check_reading(color_mode: str, size: Any, interpolation: str) -> tuple[int, int] | None:
+    """(height, width) as ints. Raises ShapeError for a size or for names that `load_img` does not know."""
+    if color_mode not in _MODES:
+        raise ShapeError(f"color_mode {color_mode!r}: expected one of {', '.join(_MODES)}")
+    resampling(interpolation)  # whether it is known
+    if size is None:
+        return None
+    given = tuple(size) if isinstance(size, (tuple, list, np.ndarray)) else ()
     if len(given) != 2 or not all(isinstance(v, (int, np.integer)) for v in given):
-        raise ShapeError(f"target_size {target_size!r}: expected two ints, (height, width)")
+        raise ShapeError(f"size {size!r}: expected two ints, (height, width)")
     height, width = map(int, given)
     if height < 1 or width < 1 or height * width > MAX_PIXELS:
-        raise ShapeError(f"target_size {target_size}: expected (height, width), 1 to {MAX_PIXELS} pixels")
+        raise ShapeError(f"size {size}: expected (height, width), 1 to {MAX_PIXELS} pixels")
+    return height, width
+
+
+def _resize(image: Image, height: int, width: int, interpolation: str, keep_aspect_ratio: bool) -> Image:
     if keep_aspect_ratio:
         w = min(image.width, max(1, image.height * width // height))
         h = min(image.height, max(1, image.width * height // width))

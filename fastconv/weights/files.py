@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import numpy as np
 from fastconv.errors import FastconvError, ModelError, UnsupportedOpError
 from fastconv.foreign import foreign
 from fastconv.graph import Array
-from fastconv.paths import target_path
+from fastconv.paths import open_file, replacing
 from fastconv.torch_file import load_state_dict
 
 
@@ -41,8 +40,7 @@ def _read_safetensors(path: str | os.PathLike[str]) -> dict[str, Array]:
     from safetensors import SafetensorError, safe_open
 
     name = os.fspath(path)
-    if not Path(path).is_file():
-        raise FileNotFoundError(name)
+    open_file(path).close()  # safetensors would wait for a pipe
     arrays: dict[str, Array] = {}
     try:
         with safe_open(name, framework="numpy") as file:
@@ -68,10 +66,5 @@ def write_safetensors(
 ) -> None:
     """Write the arrays; the file appears when it is whole. Raises FastconvError where safetensors is missing."""
     library = _safetensors()
-    target = target_path(path)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
+    with replacing(path) as partial:
         library.save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, partial, metadata=metadata)
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -17,10 +17,14 @@ if TYPE_CHECKING:
     from fastconv.source import Source
 
 
+KINDS = (".onnx", ".safetensors", ".fcplan")  # what loaded models and models of layers are written as
+
+
 def save_safetensors(model: Model, path: str | os.PathLike[str]) -> None:
-    """All weights as "layer/kernel" in Keras' layout, moving statistics included."""
+    """All weights as "layer/kernel" in Keras' layout, moving statistics included. Raises ModelError and OSError."""
     from fastconv.models import all_variables
 
+    check_ending(path, (".safetensors",))
     arrays: dict[str, Array] = {}
     for layer, v in all_variables(model):
         name = f"{layer.name}/{v.name}"
@@ -33,29 +37,27 @@ def save_safetensors(model: Model, path: str | os.PathLike[str]) -> None:
 
 
 def save_model(model: Model, path: str | os.PathLike[str], *, shape: Sequence[int | None] | None = None) -> None:
-    """By the ending of `path`: .onnx, .safetensors, .fcplan or .ckpt (see training_state); ModelError for another."""
-    from fastconv.saved import names_plan
+    """By the ending of `path`: one of KINDS, or .ckpt (see training_state). Raises ModelError for another, OSError."""
+    from fastconv.models import LayerSource
 
-    if names_plan(path):
+    ending = check_ending(path, (*KINDS, ".ckpt"))
+    if ending == ".fcplan":
         from fastconv.model import Model as Loaded
-        from fastconv.models import LayerSource
 
         Loaded(LayerSource(model)).save(path, shape=None if shape is None else [1 if d is None else d for d in shape])
-        return
-    if os.fspath(path).lower().endswith(".ckpt"):
+    elif ending == ".ckpt":
         save_training(model, path)
-    elif _ending(path) == ".safetensors":
+    elif ending == ".safetensors":
         save_safetensors(model, path)
     else:
-        from fastconv.models import LayerSource
         from fastconv.onnx.writer import write_source
 
         write_source(LayerSource(model), path, shape, model.metadata)
 
 
 def save_source(source: Source, path: str | os.PathLike[str], shape: Sequence[int | None] | None = None) -> None:
-    """The same for a file that was loaded, or a part of one: its weights keep their names and layout."""
-    if _ending(path) == ".safetensors":
+    """A file that was loaded, or a part of one, as .onnx or .safetensors: its weights keep their names and layout."""
+    if check_ending(path, KINDS) == ".safetensors":
         graph = source.build(probe_shapes(source))
         constants = {v.weight.key: (v.name, v.weight) for v in graph.values() if v.weight is not None}
         arrays = {name: w.numpy() for name, w in constants.values() if w.size > 1}
@@ -68,8 +70,10 @@ def save_source(source: Source, path: str | os.PathLike[str], shape: Sequence[in
         write_source(source, path, shape, getattr(source, "metadata", None))
 
 
-def _ending(path: str | os.PathLike[str]) -> str:
+def check_ending(path: str | os.PathLike[str], kinds: Sequence[str]) -> str:
+    """The ending of a name, in lower case. Raises ModelError for one that is not among `kinds`."""
     ending = os.path.splitext(os.fspath(path))[1].lower()
-    if ending not in (".onnx", ".safetensors"):
-        raise ModelError(f"{os.fspath(path)}: expected a name that ends with .onnx, .safetensors or .fcplan")
+    if ending not in kinds:
+        listed = " or ".join(filter(None, (", ".join(kinds[:-1]), kinds[-1])))
+        raise ModelError(f"{os.fspath(path)}: expected a name that ends with {listed}")
     return ending

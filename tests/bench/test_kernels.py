@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import kernels, report, roofline, shapes, timing
+from bench import kernels, report, roofline, shapes
+from fastconv import cold
 from fastconv.isa import isa_levels, resolve_isa
 from tests.cases import ConvCase
 from tests.models.nets import serialized
@@ -20,7 +21,7 @@ GFLOPS = {"resnet50": 4.09, "vgg16": 15.47, "mobilenet_v2": 0.30, "efficientnet_
 
 @pytest.fixture
 def small_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "last_level_cache", lambda: 1 << 18)
+    monkeypatch.setattr(cold, "last_level_cache", lambda: 1 << 18)
 
 
 @pytest.mark.parametrize("network", GFLOPS)

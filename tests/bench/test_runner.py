@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bench import models, peers, runner, timing
+from fastconv.cold import last_level_cache
 from tests.models.nets import serialized
 
 HERE = "tests.bench.engines"
@@ -41,6 +43,13 @@ def test_interleave_takes_turns() -> None:
     assert [len(s.ns) for s in samples.values()] == [3, 3]
 
 
+def test_interleave_settles_for_as_long_as_it_paused() -> None:
+    calls: list[float] = []
+    timing.interleave({"a": lambda: calls.append(time.perf_counter())}, runs=1, warmup=0, settle=1, pause=0.02)
+    assert len(calls) > 2
+    assert calls[-1] - calls[0] > 0.015
+
+
 def test_interleave_stops() -> None:
     samples = timing.interleave({"a": lambda: None}, runs=2, warmup=0, min_time=60.0, max_runs=5)
     assert len(samples["a"].ns) == 5
@@ -55,9 +64,9 @@ def test_ratios_are_paired() -> None:
 
 
 def test_peaks_are_positive() -> None:
-    assert timing.last_level_cache() > 0
+    assert last_level_cache() > 0
     assert timing.read_bandwidth(1 << 16, repeats=1) > 0
-    assert (timing.peak_gflops() or 0) > 0
+    assert timing.peak_gflops() > 0
 
 
 def test_verification(model: Path) -> None:

@@ -7,11 +7,13 @@ calls then go to that process: descriptors and floats over pipes, buffers at gua
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import struct
 import subprocess
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -21,11 +23,18 @@ from fastconv import _core
 
 COMMAND = os.environ.get("FASTCONV_TEST_EMULATOR")
 LEVEL = os.environ.get("FASTCONV_TEST_LEVEL", "neon")
-# the kernel of a descriptor where no `op` tells which of several
-KERNELS = {
-    "Conv2d": "conv2d", "DepthwiseConv2d": "depthwise_conv2d", "Winograd": "winograd_conv2d", "Linear": "linear",
-    "MatMul": "matmul", "Pool2d": "max_pool2d", "TopK": "topk",
-}  # fmt: skip
+ROWS = Path(__file__).resolve().parents[2] / "csrc" / "cpu" / "kernels.def"
+
+
+def _kernels() -> dict[str, list[str]]:
+    """The kernels of each descriptor."""
+    found: dict[str, list[str]] = {}
+    for name, descriptor in re.findall(r"^KERNEL\((\w+), (\w+)\)", ROWS.read_text(), re.MULTILINE):
+        found.setdefault(descriptor, []).append(name)
+    return found
+
+
+KERNELS = _kernels()
 
 
 class Server:
@@ -44,31 +53,40 @@ class Server:
         out: npt.NDArray[Any],
         chunks: tuple[int, int] | None = None,
         op: Any = None,
+        more: Sequence[npt.NDArray[Any]] = (),
     ) -> None:
-        """_core.run_kernel, elsewhere. Raises AssertionError where the process dies or an input changed."""
+        """_core.run_kernel, elsewhere: buffers end at a guard page, those of single chunks start at one.
+
+        Raises AssertionError where the process dies or an input changed.
+        """
         if isa.name != LEVEL:
             raise ValueError(f"the emulated machine runs {LEVEL}, not {isa.name}")
-        name = op.name if op is not None else KERNELS.get(type(desc).__name__, type(desc).__name__.lower())
-        given = [*inputs, *[None] * (4 - len(inputs))]
+        names = KERNELS[type(desc).__name__] if op is None else [op.name]
+        if len(names) != 1:
+            raise TypeError("several operations share this descriptor: name one with op")
+        (name,) = names
+        given, outs = [*inputs, *[None] * (4 - len(inputs))], [out, *more]
         sizes = [-1 if x is None else x.size for x in given]
+        made = [outs[i].size if i < len(outs) else -1 for i in range(3)]
         begin, end = chunks or (0, -1)
         raw = bytes(desc)
-        head = struct.pack("<32s9q", name.encode(), int(isa), len(raw), begin, end, *sizes, out.size)
+        head = struct.pack("<40s12q", name.encode(), int(isa), len(raw), begin, end, *sizes, *made, chunks is not None)
         with self.lock:
             to, back = self.process.stdin, self.process.stdout
             assert to is not None and back is not None
             try:
-                for part in (head, raw, *(x.tobytes() for x in given if x is not None), out.tobytes()):
+                for part in (head, raw, *(x.tobytes() for x in (*given, *outs) if x is not None)):
                     to.write(part)
                 to.flush()
                 (status,) = struct.unpack("<q", _exactly(back, 8))
-                answer = _exactly(back, out.nbytes)
+                answers = [_exactly(back, x.nbytes) for x in outs]
             except (BrokenPipeError, EOFError):
                 raise AssertionError(f"{desc!r}: the emulated process died ({self.process.wait()})") from None
         if status == 1:
             raise ValueError(f"{name}: {desc!r} asks for other sizes")
         assert status == 0, "an input changed"
-        out.ravel()[...] = np.frombuffer(answer, np.float32)
+        for x, answer in zip(outs, answers, strict=True):
+            x.ravel()[...] = np.frombuffer(answer, np.float32)
 
 
 def _exactly(stream: IO[bytes], size: int) -> bytes:

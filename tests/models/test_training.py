@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import warnings
 from collections.abc import Iterator
@@ -13,8 +14,8 @@ import pytest
 
 import fastconv
 from fastconv import optimizers
-from fastconv.callbacks import Callback
-from fastconv.errors import ShapeError
+from fastconv.callbacks import Callback, CSVLogger, LambdaCallback, Progress
+from fastconv.errors import ModelError, ShapeError
 from fastconv.layers import (
     BatchNormalization,
     Conv2D,
@@ -25,6 +26,7 @@ from fastconv.layers import (
     Input,
     MaxPooling2D,
 )
+from fastconv.layers.initializers import seeded
 from fastconv.models import Model, Sequential
 
 RNG = np.random.default_rng(0)
@@ -224,6 +226,28 @@ def test_validation_split_takes_the_last_rows() -> None:
         model.fit(_Again([(X, Y)]), validation_split=0.5, verbose=0)
 
 
+def test_a_changed_network_is_trained_as_it_is_now() -> None:
+    """Not by the steps that were compiled for the one before."""
+    model = compiled(network(dropout=0.0))
+    model.fit(X, Y, batch_size=25, epochs=1, verbose=0)
+    model.pop()
+    model.add(Dense(5, activation="softmax", name="other"))
+    before = model.get_layer("other").get_weights()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.fit(X, Y + 3, batch_size=25, epochs=1, verbose=0)
+    assert not np.array_equal(before[0], model.get_layer("other").get_weights()[0])
+    for _ in range(len(model.layers)):
+        model.pop()
+    with pytest.raises(ValueError, match="has no layers"):
+        model.predict(X)
+    for wrong in (0, -3, "2"):
+        model = compiled(network())
+        model.threads = wrong  # type: ignore[assignment]
+        with pytest.raises(ValueError, match=f"threads={wrong!r}"):
+            model.fit(X, Y, verbose=0)
+
+
 def test_an_unbuilt_sequential_is_built_by_its_data() -> None:
     model = Sequential([Flatten(), Dense(2, activation="softmax")])
     compiled(model)
@@ -270,11 +294,105 @@ def test_errors() -> None:
         model.fit(X, verbose=0)
     with pytest.raises(ValueError, match="precision='half'"):
         model.compile("sgd", "mse", precision="half")
+    for kwargs, message in (
+        (dict(y=None, validation_split=0.2), "no targets"),
+        (dict(validation_freq=0), "validation_freq=0"),
+        (dict(batch_size=2.5), "batch_size=2.5"),
+        (dict(steps_per_epoch=0), "steps=0"),
+        (dict(y=Y.astype(str)), "targets that are numbers"),
+        (dict(y={"top": Y}), "expected an array of targets, got dict"),
+        (dict(callbacks=[3]), "expected Callback objects, got 3"),
+        (dict(class_weight=[1, 2]), "expected a dict"),
+        (dict(class_weight={"cat": 1}), "class 'cat'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.fit(**{"x": X, "y": Y, "verbose": 0, **kwargs})
+    with pytest.raises(ShapeError, match="expected an array, got list"):
+        model.fit(iter([[X, Y]]), steps_per_epoch=1, verbose=0)
+    with pytest.raises(ShapeError, match="expected 8 sample weights, got 3"):
+        model.test_on_batch(X[:8], Y[:8], sample_weight=np.ones(3))
+    with pytest.raises(TypeError, match="batchsize"):
+        model.evaluate(X, Y, batchsize=3)
+    with pytest.raises(ValueError, match="metric \\['accuracy'\\]"):
+        model.compile("sgd", "mse", [["accuracy"]])
+
+
+def test_several_outputs_are_refused() -> None:
     inputs = Input((3,))
-    several = Model(inputs, [Dense(2)(inputs), Dense(2)(inputs)])
-    several.compile("sgd", "mse")
-    with pytest.raises(ValueError, match="2 outputs: training expects one"):
-        several.train_on_batch(np.ones((1, 3)), np.ones((1, 2)))
+    model = Model(inputs, [Dense(2, name="a")(inputs), Dense(2, name="b")(inputs)])
+    model.compile("sgd", "mse")
+    x, y = np.ones((4, 3)), np.ones((4, 2))
+    for call in (model.fit, model.evaluate, model.train_on_batch, model.test_on_batch):
+        for target in (y, [y, y]):
+            with pytest.raises(ModelError, match=r"2 outputs \(a, b\): \w+ expects one"):
+                call(x, target)
+
+
+# -- callbacks ----------------------------------------------------------------------------------------------------
+class Spy(Callback):
+    def __init__(self, fail: bool = False) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+        self.fail = fail
+
+    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.seen.append(f"test {batch} {sorted(logs)}")
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.seen.append(f"epoch {self.params['epochs']}")
+        if self.fail:
+            raise KeyboardInterrupt
+
+    def close(self) -> None:
+        self.seen.append("closed")
+
+
+def test_callbacks_see_the_validation_and_are_closed() -> None:
+    model, spy = compiled(network()), Spy()
+    model.fit(X, Y, epochs=1, verbose=0, validation_data=(X, Y), validation_batch_size=30, callbacks=spy)
+    tests = [f"test {i} ['accuracy', 'loss']" for i in (0, 1)]
+    assert spy.seen == [*tests, "epoch 1", "closed"]
+    spy.seen.clear()
+    model.evaluate(X, Y, 30, callbacks=[spy])
+    assert spy.seen == [*tests, "closed"]
+    count = LambdaCallback(on_predict_batch_end=lambda batch, logs: spy.seen.append(f"predict {batch}"))
+    spy.seen.clear()
+    model.predict(X, 30, callbacks=[spy, count])
+    model.predict(iter([X, X, X]), steps=2, callbacks=count)
+    assert spy.seen == ["predict 0", "predict 1", "closed", "predict 0", "predict 1"]
+    spies = [Spy(fail=True), Spy()]
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, Y, epochs=2, verbose=0, callbacks=spies)
+    assert [s.seen for s in spies] == [["epoch 2", "closed"], ["closed"]]
+
+
+def test_what_is_open_is_closed_when_a_fit_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bar on a terminal, and a log file."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    class Fail(Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            shown.append(bar._bar is not None)
+            raise KeyboardInterrupt
+
+    monkeypatch.setenv("TERM", "xterm")
+    bar, log = Progress(stream=Terminal()), CSVLogger(tmp_path / "log.csv")
+    shown: list[bool] = []
+    with pytest.raises(KeyboardInterrupt):
+        compiled(network()).fit(X, Y, verbose=0, callbacks=[bar, log, Fail()])
+    assert shown == [True] and bar._bar is None and log._file is None
+
+
+def test_what_a_copy_keeps() -> None:
+    """Pickled models keep what is saved beside their network."""
+    inputs = Input((3,))
+    for model in (Model(inputs, Dense(2)(inputs)), Sequential([Input((3,)), Dense(2)])):
+        model.metadata, model.threads = {"classes": "a,b"}, 1
+        other = pickle.loads(pickle.dumps(model))
+        assert (other.metadata, other.threads) == ({"classes": "a,b"}, 1)
 
 
 # -- networks from files ------------------------------------------------------------------------------------------
@@ -294,9 +412,12 @@ def onnx_file(tmp_path: Path) -> Path:
 
 def test_a_head_on_a_network_from_a_file(onnx_file: Path) -> None:
     base = fastconv.load(onnx_file).without_top(pooling="avg")
-    model = base.add_head(3, hidden=(16,), dropout=0.2)
-    x = RNG.standard_normal((24, 16, 16, 3)).astype(np.float32)
-    y = RNG.integers(0, 3, 24)
+    with seeded(1):
+        model = base.add_head(3, hidden=(16,), dropout=0.2)
+    rng = np.random.default_rng(2)
+    x = rng.standard_normal((24, 16, 16, 3)).astype(np.float32)
+    y = np.arange(24) % 3
+    x[..., 0] += y[:, None, None] - 1  # classes differ in the mean of a channel
     assert model.output_shape == (None, 3)
     assert [v.path for v in model.trainable_weights] == [
         f"{n}/{w}" for n in ("head_dense_1", "predictions") for w in ("kernel", "bias")
@@ -312,7 +433,7 @@ def test_a_head_on_a_network_from_a_file(onnx_file: Path) -> None:
     model.compile(optimizers.Adam(0.005), "sparse_categorical_crossentropy")
     before = model.get_weights()
     further = model.fit(x, y, epochs=15, verbose=0, seed=0).history["loss"]
-    assert min(further) < further[0]
+    assert min(further[-5:]) < 0.8 * further[0]
     moved = [not np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True)]
     assert all(moved)
 

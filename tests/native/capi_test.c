@@ -54,6 +54,7 @@ static void wrong_arguments(const char* path, const fastconv_plan* plan) {
   CHECK(fastconv_plan_output(plan, 0, NULL) == FASTCONV_INVALID_ARGUMENT);
   CHECK(fastconv_plan_operation(plan, 1 << 20, &operation) == FASTCONV_INVALID_ARGUMENT);
   CHECK(fastconv_plan_label(plan, 1 << 20) == NULL);
+  CHECK(fastconv_plan_metadata(plan, "nothing") == NULL && fastconv_plan_metadata(plan, NULL) == NULL);
   CHECK(fastconv_session_create(NULL, 0, NULL, 0, &session, &error) == FASTCONV_INVALID_ARGUMENT);
   CHECK(fastconv_session_create(plan, -1, NULL, 0, &session, &error) == FASTCONV_INVALID_ARGUMENT);
   char small[64];
@@ -136,6 +137,7 @@ int main(int argc, char** argv) {
   CHECK(fastconv_plan_input(plan, 0, &input) == FASTCONV_OK && fastconv_plan_output(plan, 0, &output) == FASTCONV_OK);
   CHECK(fastconv_plan_operation(plan, 0, &operation) == FASTCONV_OK && strlen(operation.kernel) > 0);
   CHECK(strcmp(input.dtype, "float32") == 0 && input.rank == 4);
+  CHECK(fastconv_plan_metadata(plan, "author") && strcmp(fastconv_plan_metadata(plan, "author"), "tests") == 0);
   CHECK(fastconv_plan_weight_bytes(plan) > 0 && fastconv_plan_activation_bytes(plan) > 0);
   float* x = floats(input.elements, 1);
   const size_t bytes = output.elements * sizeof(float);

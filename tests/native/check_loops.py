@@ -29,7 +29,7 @@ MAIN = {
 STREAMS = {"avx512": {(1, 8): (20, 9)}, "avx2": {(1, 8): (20, 9)},  # g++ 15, clang 22
            "neon": {(1, 8): (23, 9)}}  # fmt: skip
 SOURCES = {"conv2d": MAIN, "winograd": MAIN, "linear": STREAMS}
-TILE = re.compile(r"\bfastconv::(avx2|avx512|neon)::(?:\(anonymous namespace\)::)?tile<(\d+), (\d+)[,>]")
+TILE = re.compile(r"\bfastconv::(avx2|avx512|neon)::(?:\(anonymous namespace\)::)?(?:tile|stream)<(\d+), (\d+)[,>]")
 
 
 def problems(level: str, rows: int, vectors: int, loop: loops.Loop | None, limit: tuple[int, int] | None) -> list[str]:

@@ -12,7 +12,5 @@ $qemu $folder/driver scalar
 $qemu $folder/driver neon
 "$PYTHON" -m tests.native.check_loops $folder neon
 "$PYTHON" tests/native/check_symbols.py $folder
-# The kernels of training are not run here yet: the kernel server knows neither further outputs nor all their names.
-training=(affine_sample batch_norm conv2d_backward optimizer pack_weights pool2d_backward unary_backward)
-FASTCONV_TEST_EMULATOR="$qemu $folder/kernel_server" "$PYTHON" -m pytest -q -p no:cacheprovider -k neon $(printf -- "--ignore=tests/kernels/test_%s.py " "${training[@]}") tests/kernels
+FASTCONV_TEST_EMULATOR="$qemu $folder/kernel_server" "$PYTHON" -m pytest -q -p no:cacheprovider -k neon tests/kernels
 FASTCONV_TEST_TARGET=aarch64 "$PYTHON" -m pytest -q -p no:cacheprovider tests/test_embedded.py

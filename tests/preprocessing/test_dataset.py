@@ -38,7 +38,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def read(folder: Path, **kwargs: Any) -> Any:
-    return image_dataset_from_directory(folder, image_size=(8, 10), verbose=False, **{"batch_size": 4, **kwargs})
+    options = {"batch_size": 4, "image_size": (8, 10), "verbose": False}
+    return image_dataset_from_directory(folder, **{**options, **kwargs})  # type: ignore[arg-type]
 
 
 def values(batches: Any) -> list[tuple[int, int]]:
@@ -205,9 +206,17 @@ def test_errors(folder: Path, tmp_path: Path) -> None:
         (dict(label_mode="float"), "label_mode"),
         (dict(label_mode="binary", class_names=["ant"]), "two classes"),
         (dict(batch_size=0), "batch_size"),
+        (dict(color_mode="cmyk"), "color_mode 'cmyk'"),  # not a reason to skip every image
+        (dict(interpolation="best"), "interpolation 'best'"),
+        (dict(image_size=8), "size 8"),
+        (dict(image_size=(8.5, 8)), "two ints"),
     ):
         with pytest.raises(ValueError, match=message):
             read(folder, **kwargs)
+    for path in sorted((folder / "bee").iterdir())[1:]:
+        path.unlink()
+    with pytest.raises(FastconvError, match="no class has a second image"):
+        read(folder, class_names=["bee"], validation_split=0.5, subset="both")
 
 
 def test_verbose(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

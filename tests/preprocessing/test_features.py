@@ -103,5 +103,11 @@ def test_dataset_with_broken_files(tmp_path: Path) -> None:
 def test_errors() -> None:
     with pytest.raises(ValueError, match="no images"):
         cache_features(network(), (X[:0], Y[:0]))
+    for data in (None, X, (X, Y, Y)):
+        with pytest.raises(ValueError, match="expected a Dataset or a pair of arrays"):
+            cache_features(network(), data)
+    assert cache_features(network(), (X, None)).y is None
+    with pytest.raises(ValueError, match="batch_size=0"):
+        Features(np.ones((1, 2, 3), np.float32), None, batch_size=0)
     with pytest.raises(ValueError, match="views, N"):
         Features(np.zeros((3, 4), np.float32), None)

@@ -1,0 +1,225 @@
+"""What a frozen part gives, kept while `fit` runs: each image goes through it once, whatever the number of epochs.
+
+The graph of a step is cut at the Values that depend on no weight that learns, on no statistic that moves and on nothing
+random; so is the graph of the validation. With `views` the random layers under frozen products lie below the cut, and
+that many differently drawn copies of each image are kept. Below the cut everything is optimised as for inference.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import shutil
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastconv.callbacks.progress import task
+from fastconv.graph import Array, Graph, Shape, Value
+from fastconv.models.batches import ArrayBatches, Batch, Batches, IterableBatches, is_arrays
+from fastconv.preprocessing.dataset import Dataset
+from fastconv.preprocessing.features import MEMORY, space
+
+if TYPE_CHECKING:
+    from fastconv.layers.base import Scope
+    from fastconv.models.trainer import Trainer
+
+FloatArray = npt.NDArray[np.float32]
+PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+WORTH = 100  # operations per byte that is kept: a file is read at 1 GB/s, a core computes at 100 GFLOP/s and more
+SHARE = 0.5  # of the free disk
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What stands for the inputs of a batch: what the frozen part gives for them, and their shapes."""
+
+    arrays: list[FloatArray]
+    shapes: list[Shape]
+
+
+def changing(graph: Graph, scope: Scope, views: int) -> set[Value]:
+    """The Values at which a graph is cut: states, batch statistics, and what is drawn at random."""
+    moving = set(scope.states)
+    for node in graph.nodes:
+        if node.op == "BatchNormTrain":  # one image's outputs depend on the others in the batch
+            moving.update(node.outputs)
+    feeds = {feed.value for feed in scope.feeds}
+    return moving | (feeds - _under_products(graph, moving, feeds) if views > 1 else feeds)
+
+
+def _under_products(graph: Graph, moving: set[Value], feeds: set[Value]) -> set[Value]:
+    """The random inputs on which a frozen convolution or dense layer depends."""
+    moved, found = set(moving), set()
+    reads = {v: {v} for v in feeds}
+    for node in graph.nodes:
+        if any(v in moved for v in (*node.inputs, *node.outputs)):
+            moved.update(node.outputs)
+            continue
+        random = set().union(*(reads.get(v, set()) for v in node.inputs if v is not None))
+        reads.update((v, random) for v in node.outputs)
+        if node.op in PRODUCTS:
+            found |= random
+    return found
+
+
+def operations(graph: Graph) -> int:
+    """Multiplications and additions of convolutions and dense layers."""
+    total = 0
+    for node in graph.nodes:
+        if node.op in PRODUCTS:
+            w = node.input(1)
+            reduced = w.size // w.shape[0] if node.op == "Conv" else node.input(0).shape[-1]
+            total += 2 * node.output.size * reduced
+    return total
+
+
+class KeptBatches:
+    """Batches of what was kept, in the order of the batches that they stand for; `epoch` as of Batches.
+
+    arrays: [views, N, ...] each; the epochs take an image's views in turns. order: the samples of an epoch, in order.
+    shapes: of one sample of each input.
+    """
+
+    def __init__(
+        self, arrays: Sequence[FloatArray], shapes: Sequence[Shape], y: Array | None, weights: Array | None,
+        order: Callable[[int], Array], size: int, seed: int, steps: int | None = None,
+    ) -> None:  # fmt: skip
+        self.arrays, self.shapes, self.y, self.weights = list(arrays), list(shapes), y, weights
+        self.order, self.size, self.seed = order, size, seed
+        self.views, self.samples = arrays[0].shape[:2]
+        whole = math.ceil(self.samples / size)
+        self.steps: int | None = whole if steps is None else min(steps, whole)
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        order = self.order(number)
+        first = np.random.default_rng(self.seed).integers(self.views, size=self.samples)
+        view = (first + number) % self.views
+        for i in range(start, self.steps or 0):
+            rows = order[i * self.size : (i + 1) * self.size]
+            arrays = [np.ascontiguousarray(a[view[rows], rows]) for a in self.arrays]
+            yield (
+                Kept(arrays, [(len(rows), *s) for s in self.shapes]),
+                None if self.y is None else self.y[rows],
+                None if self.weights is None else self.weights[rows],
+            )
+
+
+class Keeper:
+    """Makes KeptBatches of what `fit` was given; see there for the arguments."""
+
+    def __init__(self, trainer: Trainer, wanted: bool | None, views: int, seed: int, verbose: str | int) -> None:
+        if views < 1 or (views > 1 and wanted is False):
+            raise ValueError(f"views={views!r}, cache_features={wanted!r}: expected 1 view or more, of what is cached")
+        self.trainer, self.wanted, self.views, self.seed = trainer, wanted, views, seed
+        self.shown = verbose not in (0, "0")
+        trainer.halves.views = views
+        self.used = 0  # bytes of memory
+
+    def training(self, data: Batches) -> Batches:
+        return self._keep(data, True) or data
+
+    def validation(self, data: Any, size: int | None, steps: int | None) -> Any:
+        """What `fit` got as validation_data; as batches of what was kept where that goes."""
+        if data is None or steps is not None:
+            return data
+        x, y, weights = (*data, None, None)[:3] if isinstance(data, (tuple, list)) else (data, None, None)
+        return self._keep(self.trainer.model._held(x, y, size if is_arrays(x) else None, weights, None), False) or data
+
+    def _keep(self, data: Batches, training: bool) -> KeptBatches | None:
+        try:
+            return self._kept(data, training)
+        except _Refused as e:
+            if self.wanted or (training and self.views > 1):
+                raise ValueError(f"cache_features: {e}") from None
+            if e.warns:
+                warnings.warn(f"features are not kept: {e}", UserWarning, stacklevel=5)
+            return None
+
+    def _kept(self, data: Batches, training: bool) -> KeptBatches:
+        batches = self._in_order(data)
+        found: list[FloatArray] = []
+        shapes: list[Shape] = []
+        targets: list[Array] = []
+        weights: list[Array] = []
+        done, views = 0, self.views if training else 1
+        total: int = data.samples if isinstance(data, ArrayBatches) else data.source.samples  # type: ignore[attr-defined]
+        with task("features of the frozen part", total, self.shown, sys.stdout) as tick:
+            for number, (x, y, weight) in enumerate(batches):
+                arrays = self.trainer.model._inputs(x)
+                if not number:
+                    shapes = [a.shape[1:] for a in arrays]
+                    found = self._space([a.shape for a in arrays], training, total)
+                if [a.shape[1:] for a in arrays] != shapes:
+                    raise _Refused("the images have different sizes")
+                n = len(arrays[0])
+                for view in range(views):
+                    outputs = self.trainer.halves.below(arrays, training, self.seed, number * views + view)
+                    for kept, out in zip(found, outputs, strict=True):
+                        kept[view, done : done + n] = out
+                done += n
+                tick(done, "")
+                targets += [] if y is None else [np.asarray(y)]
+                weights += [] if weight is None else [np.asarray(weight, np.float32).reshape(-1)]
+        if not found:
+            raise _Refused("there are no images")
+        whole = [np.concatenate(part) if part else None for part in (targets, weights)]
+        return self._batches(data, [a[:, :done] for a in found], shapes, *whole)
+
+    def _in_order(self, data: Batches) -> Iterator[Batch]:
+        """Every sample once, in the order in which they are given."""
+        if isinstance(data, ArrayBatches):
+            return ArrayBatches(data.x, data.y, data.weights, data.size).epoch(0)
+        source = data.source if isinstance(data, IterableBatches) else None
+        if not isinstance(source, Dataset) or data.steps != len(source) or (source._functions and not self.wanted):
+            raise _Refused(f"batches of {type(getattr(data, 'source', data)).__name__} may differ from epoch to epoch")
+        plain = copy.copy(source)
+        plain.shuffle = False
+        return IterableBatches(plain).epoch(0)
+
+    def _batches(
+        self, data: Any, arrays: list[FloatArray], shapes: list[Shape], y: Array | None, weights: Array | None
+    ) -> KeptBatches:
+        if isinstance(data, ArrayBatches):
+            return KeptBatches(arrays, shapes, y, weights, data.order, data.size, self.seed, data.steps)
+        source: Dataset = data.source
+        whole = np.array([i not in source._broken for i in range(len(source.file_paths))])
+        place = np.cumsum(whole) - 1
+
+        def order(epoch: int) -> Array:
+            files = source.order(epoch)
+            return np.asarray(place[files[whole[files]]])
+
+        return KeptBatches(arrays, shapes, y, weights, order, source.batch_size, self.seed)
+
+    def _space(self, shapes: list[Shape], training: bool, total: int) -> list[FloatArray]:
+        """Room for what the frozen part gives for all samples."""
+        below, _, _ = self.trainer.halves.graphs(shapes, training)
+        views = self.views if training else 1
+        if any(v.shape[:1] != shapes[0][:1] for v in below.outputs):
+            raise _Refused("the frozen part mixes the images of a batch")
+        work, each = operations(below), 4 * sum(v.size for v in below.outputs)
+        if not work or not each:
+            raise _Refused("no convolution or dense layer is frozen below all that learns or is random")
+        if work < WORTH * each and not self.wanted and views == 1:
+            raise _Refused("it does not pay")
+        shape = [(views, total, *v.shape[1:]) for v in below.outputs]
+        size, memory = 4 * sum(math.prod(s) for s in shape), MEMORY - self.used
+        if size > memory and size > SHARE * shutil.disk_usage(tempfile.gettempdir()).free:
+            raise _Refused(f"{size:,} bytes are more than {memory:,} in memory, and than half of the free disk", True)
+        self.used += size if size <= memory else 0
+        return [space(s, memory if size <= memory else 0, None) for s in shape]
+
+
+class _Refused(Exception):
+    """Features are not kept, for this reason; warns: one that depends on the machine."""
+
+    def __init__(self, why: str, warns: bool = False) -> None:
+        super().__init__(why)
+        self.warns = warns
