@@ -267,9 +267,13 @@ __device__ inline void put_sums(const ConvArguments& d, const float* sum, int64_
   for (int e = 0; e < count; e++) to[e] = sum[e];
 }
 
-// Gather: no number of blocks is asked for; with 1 as the bound nvcc 13 spills (56 local accesses for 128 x 32).
+// Blocks that should be resident together. Gathering kernels of 128 threads get two, which leaves them all registers,
+// those of 256 none, so that nvcc 13 chooses: anything else spilled (0 local accesses each, sm_80, sm_90a and sm_100).
+constexpr int blocks_of(bool gather, int threads, int others) { return gather ? (threads <= 128 ? 2 : 0) : others; }
+
 template <template <int, int> class Engine, int BM, int BN, int WM, int WN, int STAGES, bool Gather>
-__global__ void __launch_bounds__(BM / WM * BN / WN * 32, Gather ? 0 : Engine<WM, WN>::BLOCKS)
+__global__ void __launch_bounds__(BM / WM * BN / WN * 32,
+                                  blocks_of(Gather, BM / WM * BN / WN * 32, Engine<WM, WN>::BLOCKS))
     conv_gemm(const __grid_constant__ ConvArguments d) {
   using E = Engine<WM, WN>;
   using T = typename E::Storage;
