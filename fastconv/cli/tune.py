@@ -9,6 +9,7 @@ from typing import Any
 from fastconv.cli import inputs, output
 from fastconv.cli.output import Column
 from fastconv.cold import layers_with_choice, tune
+from fastconv.errors import ModelError
 from fastconv.isa import resolve_isa
 from fastconv.paths import target_path
 from fastconv.saved import SavedModel
@@ -35,7 +36,7 @@ def run(path: str, out: str, shapes: Sequence[str], seconds: float, winograd: in
     """Measure what `out` does not know yet of the model's convolutions, and write the file."""
     model = inputs.load(path, inputs.How(1, None, winograd))
     if isinstance(model, SavedModel):
-        model.tune()  # says why not
+        raise ModelError(f"{path}: a saved plan keeps the algorithms that it was made with")
     sizes = inputs.concrete(model, shapes)
     target_path(out)  # an error now, not after minutes
     tuning = Tuning.load(out) if os.path.exists(out) else Tuning()

@@ -135,10 +135,10 @@ class Training:
         if not model.inputs:
             model._arrays(x)  # builds a Sequential
         trainer = self.trainer()
-        if y is None:
-            raise ShapeError("the batch has no targets")
         assert self.loss is not None
         arrays = x if isinstance(x, Kept) else self._inputs(x)
+        if y is None:
+            raise ShapeError("the batch has no targets")
         shape = self._output_shape(arrays.shapes if isinstance(arrays, Kept) else [a.shape for a in arrays])
         target = self.loss.targets(y, shape)
         weight = np.ones(len(target), np.float32)

@@ -197,17 +197,20 @@ def test_a_fit_that_is_gone_on_with(tmp_path: Path) -> None:
         return network(L.RandomFlip())
 
     whole = taught(model(), **more)
+
+    class Stop(Callback):
+        def __init__(self, step: int) -> None:
+            self.step = step
+
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            if self.model.optimizer.iterations == self.step:
+                raise KeyboardInterrupt
+
     for stop in (2, 8, 13):
-
-        class Stop(Callback):
-            def on_train_batch_end(self, batch: int, logs: Any = None, stop: int = stop) -> None:
-                if self.model.optimizer.iterations == stop:
-                    raise KeyboardInterrupt
-
         folder = tmp_path / str(stop)
         with pytest.raises(KeyboardInterrupt):
-            taught(model(), callbacks=[BackupAndRestore(folder, 1), Stop()], **more)
-        again = taught(model(), callbacks=[BackupAndRestore(folder, 1), Callback()], **more)
+            taught(model(), callbacks=[BackupAndRestore(folder, 1), Stop(stop)], **more)
+        again = taught(model(), callbacks=[BackupAndRestore(folder, 1), Stop(0)], **more)
         assert again.tobytes() == whole.tobytes()
 
 
