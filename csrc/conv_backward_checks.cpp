@@ -89,7 +89,6 @@ Extent extent(const Conv2dBackwardWeight& d, Isa isa, Op op) {
   const int64_t dw = reach_distinct(name, {{d.K, d.dw_k}, {d.C / d.groups, d.dw_c}, {d.R * d.S, d.dw_tap}});
   Extent e{};
   if (op == Op::conv2d_backward_weight_sum) {
-    if (direct) throw std::invalid_argument("conv2d_backward_weight_sum: there are no parts");
     e.in[0] = sums;
     e.out = dw;
     return e;

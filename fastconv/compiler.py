@@ -82,7 +82,7 @@ class WeightCache:
         return packed
 
 
-States = Mapping[str, "_core.PackedWeight"]
+States = Mapping[str, Any]  # as target.memory() makes them
 
 
 def compile_graph(
@@ -242,7 +242,8 @@ class Compiler:
             return self.pack_constant(node, how, packer.depthwise, source)
         if choice.algorithm == "winograd":
             return self.pack_constant(node, how, lambda w, s: packer.winograd(w, s, choice.m), source)
-        unit, stride = self._channel_unit(choice), node.attrs["strides"][1]
+        unit = self.channel_unit(node) if choice.algorithm == "row_run" else 1
+        stride = node.attrs["strides"][1]
         if group > 1:
 
             def pack_group(w: Weight, s: Array | None) -> Any:
@@ -251,15 +252,15 @@ class Compiler:
             return self.pack_constant(node, (*how, group, stride), pack_group, source)
         return self.pack_constant(node, how, lambda w, s: packer.conv2d(_pad_channels(w, unit), s, groups), source)
 
-    def _channel_unit(self, choice: Choice) -> int:
-        return self.target.channel_unit if choice.algorithm == "row_run" else 1
+    def channel_unit(self, conv: Node) -> int:
+        return self.target.stem_unit(conv.input(1).is_const)
 
     def _packing(self, node: Node, choice: Choice) -> tuple[object, ...]:
         """What tells packed weights of a convolution apart, beside the weight and its scale."""
         groups, turned = node.attrs["group"], bool(node.attrs.get("turned"))
         if choice.algorithm in ("depthwise", "winograd"):
             return (*choice, groups, turned)
-        return ("conv2d", groups, turned, self._channel_unit(choice))
+        return ("conv2d", groups, turned, self.channel_unit(node) if choice.algorithm == "row_run" else 1)
 
     def packed_linear(self, node: Node) -> int:
         if not node.input(1).is_const:

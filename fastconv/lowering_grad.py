@@ -13,33 +13,36 @@ from .views import View, row_strides
 
 if TYPE_CHECKING:
     from .compiler import Compiler
+    from .target import Target
 
 ALIGN = 64  # bytes, of each part of a workspace
 
 
 # -- what the memory plan must know -------------------------------------------------------------------------------
-def prepare(node: Node, isa: _core.Isa) -> Node:
+def prepare(node: Node, isa: _core.Isa, target: Target) -> Node:
     """`node`, or what takes its place, with the bytes of its workspace as an attribute."""
     if node.op == "ConvBackwardInput":
         if _is_forward(node):
             return _as_forward(node)
-        node.attrs["workspace_bytes"] = packed_bytes(node, isa)
+        node.attrs["workspace_bytes"] = packed_bytes(node, isa, target)
     elif node.op in ("ConvBackwardWeight", "GemmBackwardWeight"):
         x, grad = (_dense_view(v) for v in node.inputs if v is not None)
         desc, op = _weight_desc(node, x, grad)
         _core.prepare(desc, isa, op)
-        node.attrs["workspace_bytes"] = 0 if desc.direct else 4 * _core.extent(desc, isa, op)[1]
+        whole = target.direct_gradients and desc.direct
+        node.attrs["workspace_bytes"] = 0 if whole else 4 * target.extent(desc, isa, op)[1]
     elif node.op in ("BatchNormTrain", "BatchNormBackward"):
         image = node.input(0 if node.op == "BatchNormTrain" else 1)
         C = image.shape[-1]
         desc = _core.BatchNorm(rows=image.size // C, C=C, x_ld=C)
-        parts = 4 * _core.extent(desc, isa, _core.Op.batch_norm_stats)[1]
+        parts = 4 * target.extent(desc, isa, _core.Op.batch_norm_stats)[1]
         node.attrs["workspace_bytes"] = _aligned(parts) + 4 * 3 * C
     elif node.op in ("LayerNormalizationBackward", "GroupNormalizationBackward"):
         desc = _norm_desc(node, *(_dense_view(v) for v in (node.input(0), node.input(1), node.output)))
-        node.attrs["workspace_bytes"] = 4 * _core.extent_more(desc, isa)[0]
+        node.attrs["workspace_bytes"] = 4 * target.extent_more(desc, isa, _core.Op.normalize_backward)[0]
     elif node.op == "SquaredNorm":
-        sizes = [_core.extent(_core.SquaredNorm(n=v.size), isa)[1] for v in node.inputs if v is not None]
+        descs = [_core.SquaredNorm(n=v.size) for v in node.inputs if v is not None]
+        sizes = [target.extent(d, isa, _core.Op.squared_norm)[1] for d in descs]
         node.attrs["workspace_bytes"] = 4 * sum(sizes)
     return node
 
@@ -126,10 +129,10 @@ def backward_weight(c: Compiler, node: Node) -> None:
     desc, op = _weight_desc(node, x, g)
     _core.prepare(desc, c.isa, op)
     pixels, taps = math.prod(g.shape[:-1]), math.prod(node.output.shape)
-    if desc.direct:
+    if c.target.direct_gradients and desc.direct:
         c.emit(op.name, desc, [c.tensor(x), c.tensor(g)], c.tensor(dw), node, "pixels", 2 * pixels * taps)
         return
-    size = _core.extent(desc, c.isa, op)[1]
+    size = c.target.extent(desc, c.isa, op)[1]
     sums = workspace(c, node, 0, size)
     c.emit(op.name, desc, [c.tensor(x), c.tensor(g)], sums, node, "pixels", 2 * pixels * taps)
     c.emit("conv2d_backward_weight_sum", desc, [sums], c.tensor(dw), node, "sum", 0, 4 * (size + node.output.size))
@@ -207,7 +210,7 @@ def batch_norm_train(c: Compiler, node: Node) -> None:
     y, mean, var = (c.view(v) for v in node.outputs)
     C = x.width
     desc = _core.BatchNorm(rows=x.rows, C=C, x_ld=x.ld, y_ld=y.ld, epsilon=node.attrs["epsilon"])
-    size = _core.extent(desc, c.isa, _core.Op.batch_norm_stats)[1]
+    size = c.target.extent(desc, c.isa, _core.Op.batch_norm_stats)[1]
     sums, factor = workspace(c, node, 0, size), workspace(c, node, _aligned(4 * size), C)
     tx, tm, moved = c.tensor(x), c.tensor(mean), 4 * x.rows * C
     c.emit("batch_norm_stats", desc, [tx], sums, node, "statistics", 4 * x.rows * C, moved)
@@ -223,7 +226,7 @@ def batch_norm_backward(c: Compiler, node: Node) -> None:
     dx, dscale, dshift = (c.view(v) for v in node.outputs)
     C = x.width
     desc = _core.BatchNorm(rows=x.rows, C=C, x_ld=x.ld, g_ld=g.ld, y_ld=dx.ld, epsilon=node.attrs["epsilon"])
-    size = _core.extent(desc, c.isa, _core.Op.batch_norm_backward_stats)[1]
+    size = c.target.extent(desc, c.isa, _core.Op.batch_norm_backward_stats)[1]
     sums, factors = workspace(c, node, 0, size), workspace(c, node, _aligned(4 * size), 3 * C)
     data, moved = [c.tensor(g), c.tensor(x), c.tensor(mean)], 8 * x.rows * C
     c.emit("batch_norm_backward_stats", desc, data, sums, node, "statistics", 4 * x.rows * C, moved)
@@ -250,7 +253,7 @@ def norm_backward(c: Compiler, node: Node) -> None:
     g, x, scale = c.view(node.input(0)), c.view(node.input(1)), node.optional(2)
     dx, dscale, dshift = (c.view(v) for v in node.outputs)
     desc, C = _norm_desc(node, g, x, dx), x.width
-    size = _core.extent_more(desc, c.isa)[0]
+    size = c.target.extent_more(desc, c.isa, _core.Op.normalize_backward)[0]
     sums = workspace(c, node, 0, size)
     inputs = [c.tensor(g), c.tensor(x), -1 if scale is None else c.tensor(c.view(scale))]
     c.emit("normalize_backward", desc, inputs, c.tensor(dx), node, "normalize", 20 * x.rows * C, more=[sums])
@@ -304,7 +307,7 @@ def squared_norm(c: Compiler, node: Node) -> None:
     for v in node.inputs:
         assert v is not None
         desc = _core.SquaredNorm(n=v.size)
-        size = _core.extent(desc, c.isa)[1]
+        size = c.target.extent(desc, c.isa, _core.Op.squared_norm)[1]
         c.emit(
             "squared_norm", desc, [c.tensor(c.view(v))], workspace(c, node, 4 * at, size), node, "squares", 2 * v.size
         )

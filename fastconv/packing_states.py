@@ -16,6 +16,7 @@ from .views import View
 if TYPE_CHECKING:
     from .compiler import Compiler
     from .selection import Choice
+    from .target import Target
 
 
 def turn(w: Array, groups: int, flip: bool) -> Array:
@@ -77,18 +78,18 @@ def _kernel(choice: Choice | None) -> _core.Op:
     return _core.Op.pack_winograd_weights if winograd else _core.Op.pack_weights
 
 
-def packed_bytes(node: Node, isa: _core.Isa, choice: Choice | None = None) -> int:
+def packed_bytes(node: Node, isa: _core.Isa, target: Target, choice: Choice | None = None) -> int:
     """The bytes of the packed weights in the node's workspace; none for constants."""
     if node.input(1).is_const:
         return 0
-    return 4 * _core.extent(_desc(node, choice), isa, _kernel(choice))[1]
+    return 4 * target.extent(_desc(node, choice), isa, _kernel(choice))[1]
 
 
 def pack_at_run_time(c: Compiler, node: Node, choice: Choice | None = None) -> int:
     """The tensor of input 1, packed by an operation that is appended here."""
     desc = _desc(node, choice)
     op = _kernel(choice)
-    w, size = c.view(node.input(1)), _core.extent(desc, c.isa, op)[1]
+    w, size = c.view(node.input(1)), c.target.extent(desc, c.isa, op)[1]
     first = (c.workspace(node) + node.attrs.get("packed_at", 0)) // 4
     packed = c.tensor(View("arena", None, first, (size,), (1,)))
     c.emit(op.name, desc, [c.tensor(w)], packed, node, "pack", 0, 4 * (math.prod(w.shape) + size))

@@ -35,7 +35,7 @@ class _Preparation:
     def done(self) -> Graph:
         for node in self.graph.nodes:
             if node not in self.pools:
-                self._add(lowering_grad.prepare(node, self.selection.isa))
+                self._add(lowering_grad.prepare(node, self.selection.isa, self.target))
         self.graph.nodes = self.nodes
         return self.graph
 
@@ -44,7 +44,7 @@ class _Preparation:
         if node.op == "Conv":
             self._conv(node)
         elif node.op == "Gemm":
-            _add_packed(node, packed_bytes(node, self.selection.isa))
+            _add_packed(node, packed_bytes(node, self.selection.isa, self.target))
         elif node.op == "MatMul":
             a, b = node.input(0), node.input(1)
             node.inputs = [_batches(g, a, b, nodes), _batches(g, b, a, nodes)]
@@ -77,9 +77,11 @@ class _Preparation:
         elif choice.algorithm == "row_run":
             top, left, bottom, right = shape.pads
             pixels = (shape.H + top + bottom) * (shape.W + left + right)
-            node.attrs["workspace_bytes"] = 4 * shape.N * pixels * round_up(shape.C, self.target.channel_unit)
+            node.attrs["workspace_bytes"] = (
+                4 * shape.N * pixels * round_up(shape.C, self.target.stem_unit(node.input(1).is_const))
+            )
             self._take_border(node)
-        _add_packed(node, packed_bytes(node, isa, choice))
+        _add_packed(node, packed_bytes(node, isa, self.target, choice))
 
     def _take_pool(self, conv: Node) -> None:
         """A 2x2 maximum behind Winograd's tiles becomes a part of the convolution."""

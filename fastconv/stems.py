@@ -67,7 +67,7 @@ def padded(c: Compiler, node: Node, shape: Shape, x: View, seconds: float) -> tu
     the copy to take out of `seconds` of both."""
     N, H, W, C = shape[:4]
     top, left, bottom, right = shape.pads
-    Hp, Wp, Cp = H + top + bottom, W + left + right, round_up(C, c.target.channel_unit)
+    Hp, Wp, Cp = H + top + bottom, W + left + right, round_up(C, c.channel_unit(node))
     dims = (N, Hp, Wp, Cp)
     copy = View("arena", None, c.workspace(node) // 4, dims, row_strides(dims))
     source = x.strides

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from . import _core
+from .graph import Array
 from .packing import Packer
 from .selection import Selection
+
+
+class HostMemory:
+    """Makes the states of a training: memory that its plans change, `numpy()` of which is a view."""
+
+    def __init__(self) -> None:
+        self.store = _core.WeightStore()
+
+    def holds(self, state: Any) -> bool:
+        """Whether this memory is such that plans of this target can use it."""
+        return isinstance(state, _core.PackedWeight)
+
+    def put(self, array: Array) -> Any:
+        return self.store.put(array)
 
 
 class Target:
@@ -18,6 +34,11 @@ class Target:
     predicts = True  # the cost model knows it, and tunings are for it
     takes_gates = True  # a 1x1 convolution may take a gate of its input channels (see prepare.py)
     groups_pixels = True  # neighbouring outputs of few channels share a vector (stems.py)
+    direct_gradients = True  # a weight gradient of one part is written where it belongs (Conv2dBackwardWeight.direct)
+
+    def stem_unit(self, constant: bool) -> int:
+        """What a stem's channels are rounded up to; those of weights that are packed at run time stay as they are."""
+        return self.channel_unit if constant else 1
 
     def executor(self, threads: int) -> Any:
         return _core.Executor(threads)
@@ -25,11 +46,27 @@ class Target:
     def store(self) -> Any:
         return _core.WeightStore()
 
+    def shares(self, other: Target) -> bool:
+        """Whether packed weights of one serve the other."""
+        return type(self) is type(other)
+
     def packer(self, store: Any, isa: _core.Isa) -> Any:
         return Packer(store, isa)
 
     def plan(self, isa: _core.Isa, store: Any) -> Any:
         return _core.Plan(isa, store)
+
+    def memory(self) -> Any:
+        """What makes the states of a training. Raises DeviceError where it cannot train."""
+        return HostMemory()
+
+    def extent(self, desc: Any, isa: _core.Isa, op: _core.Op) -> tuple[Sequence[int], int]:
+        """Elements that an operation reads and writes."""
+        return _core.extent(desc, isa, op)
+
+    def extent_more(self, desc: Any, isa: _core.Isa, op: _core.Op) -> Sequence[int]:
+        """Elements of its further outputs."""
+        return _core.extent_more(desc, isa, op)
 
     def selection(self, asked: Selection) -> Selection:
         """What decides the algorithms of convolutions where the user has asked for this."""

@@ -10,17 +10,19 @@ namespace cuda {
 
 static int forced_tile = -1, forced_slices = 1;
 
-void force_conv(int tile, int slices) { forced_tile = tile < TILES ? tile : -1, forced_slices = slices; }
+void force_conv(int tile, int slices) { forced_tile = tile < TILES + HOPPER_TILES ? tile : -1, forced_slices = slices; }
+
+static ConvChoice forced_choice(int64_t steps) {
+  const int64_t per = ceil_div(steps, max_i(1, min_i(forced_slices, steps)));
+  return {forced_tile, (int)ceil_div(steps, per), (int)per};
+}
 
 ConvChoice choose_conv(int64_t M, int64_t K, int64_t groups, int64_t steps, int multiprocessors) {
   // Relative cost of a step and of a block's start and end, in units of 64 x 64 outputs; nothing here is measured yet.
   constexpr double START = 6.0, SLICE = 3.0;
   ConvChoice best{0, 1, (int)steps};
   double least = 0;
-  if (forced_tile >= 0) {
-    const int64_t per = ceil_div(steps, max_i(1, min_i(forced_slices, steps)));
-    return {forced_tile, (int)ceil_div(steps, per), (int)per};
-  }
+  if (forced_tile >= 0 && forced_tile < TILES) return forced_choice(steps);
   for (int t = 0; t < TILES; t++) {
     const Tile& tile = TILE[t];
     const double area = tile.rows * tile.columns / 4096.0, edge = (tile.rows + tile.columns) / 128.0;
@@ -40,22 +42,31 @@ ConvChoice choose_conv(int64_t M, int64_t K, int64_t groups, int64_t steps, int 
   return best;
 }
 
-namespace {
-
-bool aligned(const void* p) { return (uintptr_t)p % 16 == 0; }
-
-int narrow(int64_t v) {
-  if (v > 0x3fffffff) throw std::invalid_argument("conv2d: a dimension is too large for the GPU's kernels");
-  return (int)v;
+ConvChoice choose_hopper(int64_t M, int64_t K, int64_t steps, int multiprocessors) {
+  // In units of a step of 128 x 128: of a block's start and end, and of its partial sums; nothing here is measured yet.
+  constexpr double START = 6.0, SLICE = 4.0, STEP_COST[HOPPER_TILES] = {1.9, 1.0, 0.65};
+  if (forced_tile >= TILES) return forced_choice(steps);
+  ConvChoice best{TILES, 1, (int)steps};
+  double least = 0;
+  for (int t = 0; t < HOPPER_TILES; t++) {
+    const int64_t blocks = ceil_div(M, 128) * ceil_div(K, HOPPER_COLUMNS[t]);
+    for (int slices = 1; slices <= 16; slices++) {
+      const int64_t per = ceil_div(steps, slices);
+      if (ceil_div(steps, per) != slices || (slices > 1 && per < 4)) continue;
+      const double waves = (double)ceil_div(blocks * slices, multiprocessors);
+      const double partial = slices > 1 ? SLICE + slices * (double)M * K / 16384.0 / multiprocessors : 0;
+      const double cost = waves * (per * STEP_COST[t] + START * HOPPER_COLUMNS[t] / 128.0) + partial;
+      if (least == 0 || cost < least) least = cost, best = {TILES + t, slices, (int)per};
+    }
+  }
+  return best;
 }
+
+namespace {
 
 int64_t width_of(Precision p) { return p == Precision::fp16 || p == Precision::bf16 ? 8 : 4; }
 
-ConvChoice choice_of(const Conv2d& d, Precision precision, int multiprocessors) {
-  const int64_t depth = d.C / d.groups * d.R * d.S;
-  return choose_conv(d.N * d.P * d.Q, d.K / d.groups, d.groups, ceil_div(depth, 8 * width_of(precision)),
-                     multiprocessors);
-}
+int64_t steps_of(int64_t depth, Precision p) { return max_i(1, ceil_div(depth, 8 * width_of(p))); }
 
 Conv2d as_conv(const Linear& l) {
   Conv2d d{};
@@ -69,38 +80,53 @@ Conv2d as_conv(const Linear& l) {
 
 }  // namespace
 
+int64_t partial_floats(int64_t M, int64_t K, int64_t groups, int64_t depth, int64_t taps, Precision precision,
+                       int multiprocessors) {
+  int64_t slices = choose_conv(M, K / groups, groups, steps_of(depth, precision), multiprocessors).slices;
+  if (width_of(precision) == 8 && groups == 1)
+    slices = max_i(slices, choose_hopper(M, K, taps * ceil_div(depth / taps, 64), multiprocessors).slices);
+  return slices > 1 ? slices * M * K : 0;
+}
+
 int64_t workspace_floats(const Conv2d& d, Precision precision, int multiprocessors) {
-  const int slices = choice_of(d, precision, multiprocessors).slices;
-  return slices > 1 ? slices * d.N * d.P * d.Q * d.K : 0;
+  return partial_floats(d.N * d.P * d.Q, d.K, d.groups, d.C / d.groups * d.R * d.S, d.R * d.S, precision,
+                        multiprocessors);
 }
 
 int64_t workspace_floats(const Linear& d, Precision precision, int multiprocessors) {
   return d.M <= FEW_ROWS ? 0 : workspace_floats(as_conv(d), precision, multiprocessors);
 }
 
-void conv2d(const Conv2d& d, const Call& c) {
-  const int64_t M = d.N * d.P * d.Q, width = width_of(c.precision);
-  if (M == 0) return;
-  ConvArguments a{};
-  a.x = c.in[0], a.w = c.in[1], a.bias = (const float*)c.in[2], a.residual = c.in[3], a.y = c.out;
-  a.M = M, a.x_image = d.x_image, a.y_ld = d.y_ld, a.res_ld = d.res_ld;
-  a.H = narrow(d.H), a.W = narrow(d.W), a.P = narrow(d.P), a.Q = narrow(d.Q), a.S = narrow(d.S);
-  a.groups = narrow(d.groups), a.C = narrow(d.C / d.groups), a.K = narrow(d.K / d.groups);
-  a.depth = narrow(d.C / d.groups * d.R * d.S), a.w_ld = narrow(ceil_div(a.depth, width) * width);
-  a.stride_h = narrow(d.stride_h), a.stride_w = narrow(d.stride_w);
-  a.dilation_h = narrow(d.dilation_h), a.dilation_w = narrow(d.dilation_w);
-  a.pad_t = narrow(d.pad_t), a.pad_l = narrow(d.pad_l);
-  a.x_row = narrow(d.x_row), a.x_ld = narrow(d.x_ld);
-  narrow((d.R * d.dilation_h + d.pad_t) * d.x_row + (d.S * d.dilation_w + d.pad_l) * d.x_ld + d.C);
-  narrow(d.P * d.Q), narrow(d.P * d.stride_h), narrow(d.Q * d.stride_w);
-  a.act = d.act;
-  const ConvChoice choice = choice_of(d, c.precision, c.multiprocessors);
-  a.steps = narrow(ceil_div(a.depth, 8 * width)), a.steps_per_slice = choice.steps_per_slice;
-  a.partial = choice.slices > 1 ? c.workspace : nullptr;
-  const bool residual_wide = !a.residual || (aligned(a.residual) && d.res_ld % width == 0);
-  a.wide_y = aligned(a.y) && d.y_ld % width == 0 && residual_wide && (d.groups == 1 || a.K % width == 0);
-  const bool wide_x =
-      aligned(a.x) && d.x_ld % width == 0 && d.x_row % width == 0 && d.x_image % width == 0 && a.C % width == 0;
+static void run_hopper(ConvArguments a, const Call& c, float* partial) {
+  a.steps = narrow(hopper_steps(a));
+  const ConvChoice choice = choose_hopper(a.M, a.K, a.steps, c.multiprocessors);
+  a.steps_per_slice = choice.steps_per_slice;
+  a.partial = choice.slices > 1 ? partial : nullptr;
+  launch_conv_hopper(a, choice, c.precision, c.stream);
+}
+
+// Whether steps of 64 channels suit: there is more than half of one, and few are padding.
+static bool suits_hopper(const ConvArguments& a) { return a.C >= 48 && 4 * a.C >= 3 * (int64_t)ceil_div(a.C, 64) * 64; }
+
+void run_product(ConvArguments a, const Call& c, float* partial) {
+  const int64_t width = width_of(c.precision);
+  narrow(a.M);
+  a.steps = narrow(steps_of(a.depth, c.precision));
+  const ConvChoice choice = choose_conv(a.M, a.K, a.groups, a.steps, c.multiprocessors);
+  a.steps_per_slice = choice.steps_per_slice;
+  a.partial = choice.slices > 1 ? partial : nullptr;
+  const auto wide = [&](const void* p, std::initializer_list<int64_t> strides) {
+    bool all = (uintptr_t)p % 16 == 0;
+    for (int64_t s : strides) all = all && s % width == 0;
+    return all;
+  };
+  a.wide_y = wide(a.y, {a.y_ld, a.y_row, a.y_image, a.groups == 1 ? 0 : a.K}) &&
+             (!a.residual || wide(a.residual, {a.res_ld, a.res_row, a.res_image}));
+  const bool wide_x = wide(a.x, {a.x_ld, a.x_row, a.x_image, a.C});
+  const bool forced = forced_tile >= TILES;
+  if (width == 8 && wide_x && hopper_can(a) && (forced || (c.capability == 90 && forced_tile < 0 && suits_hopper(a)))) {
+    if (hopper_built()) return run_hopper(a, c, partial);
+  }
   switch (c.precision) {
     case Precision::fp32:
       return launch_conv_fp32(a, choice, !wide_x, c.stream);
@@ -111,6 +137,25 @@ void conv2d(const Conv2d& d, const Call& c) {
     case Precision::bf16:
       return launch_conv_bf16(a, choice, !wide_x, c.stream);
   }
+}
+
+void conv2d(const Conv2d& d, const Call& c) {
+  const int64_t width = width_of(c.precision);
+  if (d.N * d.P * d.Q == 0) return;
+  ConvArguments a{};
+  a.x = c.in[0], a.w = c.in[1], a.bias = (const float*)c.in[2], a.residual = c.in[3], a.y = c.out;
+  a.M = d.N * d.P * d.Q, a.x_image = d.x_image, a.y_ld = d.y_ld, a.res_ld = d.res_ld, a.dense_y = 1;
+  a.H = narrow(d.H), a.W = narrow(d.W), a.P = narrow(d.P), a.Q = narrow(d.Q), a.S = narrow(d.S);
+  a.groups = narrow(d.groups), a.C = narrow(d.C / d.groups), a.K = narrow(d.K / d.groups);
+  a.depth = narrow(d.C / d.groups * d.R * d.S), a.w_ld = narrow(ceil_div(a.depth, width) * width);
+  a.stride_h = narrow(d.stride_h), a.stride_w = narrow(d.stride_w);
+  a.dilation_h = narrow(d.dilation_h), a.dilation_w = narrow(d.dilation_w);
+  a.pad_t = narrow(d.pad_t), a.pad_l = narrow(d.pad_l);
+  a.x_row = narrow(d.x_row), a.x_ld = narrow(d.x_ld);
+  narrow((d.R * d.dilation_h + d.pad_t) * d.x_row + (d.S * d.dilation_w + d.pad_l) * d.x_ld + d.C);
+  narrow(d.P * d.Q), narrow(d.P * d.stride_h), narrow(d.Q * d.stride_w);
+  a.act = d.act;
+  run_product(a, c, c.workspace);
 }
 
 void linear(const Linear& d, const Call& c) {

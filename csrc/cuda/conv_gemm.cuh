@@ -21,15 +21,28 @@ struct ConvArguments {
   void* y;
   float* partial;  // [slices][M][K], or null
   int64_t M, x_image, y_ld, res_ld;
+  int64_t y_image, y_row, res_image, res_row;    // where !dense_y; else pixels of y and residual lie y_ld, res_ld apart
   int H, W, C, K, P, Q, S, depth, w_ld, groups;  // C, K: of one group
   int stride_h, stride_w, dilation_h, dilation_w, pad_t, pad_l;
   int x_row, x_ld;
   int steps, steps_per_slice;
+  int dense_y;
   int wide_y;  // y, residual and bias allow 16 bytes at a time
   Activation act;
 };
 
 constexpr int STEP = 128;  // bytes of depth
+
+// Pixel m of the output. There are less than 2^30 (conv2d.cu), and 64-bit divisions are calls, around which sums would
+// be put into local memory.
+struct Pixel {
+  int64_t n;
+  int p, q;
+};
+__device__ inline Pixel pixel_of(const ConvArguments& d, int64_t m) {
+  const uint32_t i = (uint32_t)m, line = i / (uint32_t)d.Q, n = line / (uint32_t)d.P;
+  return {n, (int)(line - n * (uint32_t)d.P), (int)(i - line * (uint32_t)d.Q)};
+}
 
 __device__ inline int place(int row, int piece) { return row * STEP + ((piece ^ (row & 7)) << 4); }
 
@@ -138,11 +151,10 @@ struct Loader {
     FASTCONV_UNROLL
     for (int i = 0; i < ROWS; i++) {
       const int64_t m = first_row + tid / 8 + i * APART;
-      const int64_t image = m / ((int64_t)d.P * d.Q);
-      const int pixel = (int)(m - image * d.P * d.Q), p = pixel / d.Q, q = pixel - p * d.Q;
-      h[i] = m < d.M ? p * d.stride_h - d.pad_t : -0x40000000;  // no tap brings that into the image
-      w[i] = q * d.stride_w - d.pad_l;
-      origin[i] = image * d.x_image + (int64_t)h[i] * d.x_row + (int64_t)w[i] * d.x_ld + (int64_t)group * d.C;
+      const Pixel at = pixel_of(d, m);
+      h[i] = m < d.M ? at.p * d.stride_h - d.pad_t : -0x40000000;  // no tap brings that into the image
+      w[i] = at.q * d.stride_w - d.pad_l;
+      origin[i] = at.n * d.x_image + (int64_t)h[i] * d.x_row + (int64_t)w[i] * d.x_ld + (int64_t)group * d.C;
     }
     k = (step * 8 + tid % 8) * WIDTH<T>;
     const int tap = k / d.C;
@@ -164,8 +176,7 @@ struct Loader {
         copy_async16(a + place(row + i * APART, piece), (const T*)d.x + (ok ? origin[i] + offset : 0), ok);
       }
     } else {
-      FASTCONV_UNROLL
-      for (int i = 0; i < ROWS; i++) gather(d, i, a + place(row + i * APART, piece));
+      gather(d, a, row, piece);
     }
     FASTCONV_UNROLL
     for (int i = 0; i < COLUMNS; i++) {
@@ -177,22 +188,28 @@ struct Loader {
     advance(d);
   }
 
-  __device__ void gather(const ConvArguments& d, int i, char* to) const {
-    uint32_t word[4] = {};  // not an array of T: the compiler would put it into local memory
+  // Element by element, all rows of one at a time: their loads are under way together, and its place is found once.
+  __device__ void gather(const ConvArguments& d, char* a, int row, int piece) const {
+    uint32_t word[ROWS][4] = {};  // not arrays of T: the compiler would put them into local memory
     int rr = r, ss = s, cc = c;
     FASTCONV_UNROLL
     for (int e = 0; e < WIDTH<T>; e++) {
-      const int dh = rr * d.dilation_h, dw = ss * d.dilation_w;
-      const bool ok = k + e < d.depth && inside(d, h[i] + dh, w[i] + dw);
-      if (ok) put(word, e, ((const T*)d.x)[origin[i] + dh * d.x_row + dw * d.x_ld + cc]);
+      const int dh = rr * d.dilation_h, dw = ss * d.dilation_w, offset = dh * d.x_row + dw * d.x_ld + cc;
+      const bool deep = k + e < d.depth;
+      FASTCONV_UNROLL
+      for (int i = 0; i < ROWS; i++)
+        if (deep && inside(d, h[i] + dh, w[i] + dw)) put(word[i], e, ((const T*)d.x)[origin[i] + offset]);
       if (++cc == d.C) {
         cc = 0;
         if (++ss == d.S) ss = 0, rr++;
       }
     }
-    uint4 u;
-    u.x = word[0], u.y = word[1], u.z = word[2], u.w = word[3];
-    *(uint4*)to = u;
+    FASTCONV_UNROLL
+    for (int i = 0; i < ROWS; i++) {
+      uint4 u;
+      u.x = word[i][0], u.y = word[i][1], u.z = word[i][2], u.w = word[i][3];
+      *(uint4*)(a + place(row + i * APART, piece)) = u;
+    }
   }
 
   __device__ static void put(uint32_t (&word)[4], int e, float v) { word[e] = as_bits(v); }
@@ -212,11 +229,19 @@ struct Loader {
 };
 
 // -- epilogue ---------------------------------------------------------------------------------------------------------
+// Element offset of pixel m in y, or in the residual.
+__device__ inline int64_t pixel_at(const ConvArguments& d, int64_t m, int64_t image, int64_t row, int64_t ld) {
+  if (d.dense_y) return m * ld;
+  const Pixel at = pixel_of(d, m);
+  return at.n * image + at.p * row + at.q * ld;
+}
+
 // y[m, k...] = act(sum + bias + residual) for WIDTH<T> channels, or fewer where `count` says so.
 template <class T>
 __device__ inline void finish(const ConvArguments& d, const float* sum, int64_t m, int k, int count) {
-  T* y = (T*)d.y + m * d.y_ld + k;
-  const T* residual = d.residual ? (const T*)d.residual + m * d.res_ld + k : nullptr;
+  T* y = (T*)d.y + pixel_at(d, m, d.y_image, d.y_row, d.y_ld) + k;
+  const T* residual =
+      d.residual ? (const T*)d.residual + pixel_at(d, m, d.res_image, d.res_row, d.res_ld) + k : nullptr;
   if (d.wide_y && count == WIDTH<T>) {
     Pack<T> p, add;
     if (residual) add = load_pack(residual);
@@ -234,9 +259,21 @@ __device__ inline void finish(const ConvArguments& d, const float* sum, int64_t 
   }
 }
 
-// Gather: no number of blocks is asked for; with 1 as the bound nvcc 13 spills (56 local accesses for 128 x 32).
+// Where sums of pixel m from channel k on go: to y, or to this slice's partial sums.
+template <class T>
+__device__ inline void put_sums(const ConvArguments& d, const float* sum, int64_t m, int k, int count) {
+  if (!d.partial) return finish<T>(d, sum, m, k, count);
+  float* to = d.partial + ((int64_t)blockIdx.z * d.M + m) * d.groups * d.K + k;
+  for (int e = 0; e < count; e++) to[e] = sum[e];
+}
+
+// Blocks that should be resident together. Gathering kernels of 128 threads get two, which leaves them all registers,
+// those of 256 none, so that nvcc 13 chooses: anything else spilled (0 local accesses each, sm_80, sm_90a and sm_100).
+constexpr int blocks_of(bool gather, int threads, int others) { return gather ? (threads <= 128 ? 2 : 0) : others; }
+
 template <template <int, int> class Engine, int BM, int BN, int WM, int WN, int STAGES, bool Gather>
-__global__ void __launch_bounds__(BM / WM * BN / WN * 32, Gather ? 0 : Engine<WM, WN>::BLOCKS)
+__global__ void __launch_bounds__(BM / WM * BN / WN * 32,
+                                  blocks_of(Gather, BM / WM * BN / WN * 32, Engine<WM, WN>::BLOCKS))
     conv_gemm(const __grid_constant__ ConvArguments d) {
   using E = Engine<WM, WN>;
   using T = typename E::Storage;
@@ -244,15 +281,16 @@ __global__ void __launch_bounds__(BM / WM * BN / WN * 32, Gather ? 0 : Engine<WM
   char* shared = shared_bytes();
   const int tid = (int)threadIdx.x, lane = tid % 32, warp = tid / 32;
   const int warp_row = warp / (BN / WN) * WM, warp_column = warp % (BN / WN) * WN;
-  const int column_tiles = (d.K + BN - 1) / BN;
-  const int group = (int)blockIdx.x / column_tiles, first_column = ((int)blockIdx.x - group * column_tiles) * BN;
-  const int64_t first_row = (int64_t)blockIdx.y * BM;
+  const int column_tiles = (d.K + BN - 1) / BN, across = column_tiles * d.groups;  // neighbours share rows of x
+  const int column = (int)(blockIdx.x % (unsigned)across), group = column / column_tiles;
+  const int first_column = (column - group * column_tiles) * BN;
+  const int64_t first_row = (int64_t)(blockIdx.x / (unsigned)across) * BM;
   const int begin = (int)blockIdx.z * d.steps_per_slice;
   const int count = (int)min_i(d.steps_per_slice, d.steps - begin);
 
   Loader<T, BM, BN, THREADS, Gather> loader;
   loader.start(d, first_row, group, begin, tid);
-  FASTCONV_UNROLL
+  FASTCONV_UNROLL_BY(Gather ? 1 : STAGES - 1)
   for (int i = 0; i < STAGES - 1; i++) {
     if (i < count) loader.copy(d, first_column, group, shared + i * STAGE, shared + i * STAGE + BM * STEP, tid);
     copy_async_commit();
@@ -276,28 +314,19 @@ __global__ void __launch_bounds__(BM / WM * BN / WN * 32, Gather ? 0 : Engine<WM
   copy_async_wait<0>();
   __syncthreads();
 
-  // Sixteen rows at a time through shared memory, so that a lane has neighbouring channels.
+  // Through shared memory, so that a lane has neighbouring channels; all of it at once, so that no sum is in a register
+  // when `activate` calls a function: those would be put into local memory.
   constexpr int LD = WN + 4, ACROSS = WN / WIDTH<T>;
-  float* tile = (float*)shared + warp * 16 * LD;
+  static_assert(BM / WM * (BN / WN) * WM * LD * 4 <= STAGES * STAGE, "sums in the place of the stages");
+  float* tile = (float*)shared + warp * WM * LD;
   FASTCONV_UNROLL
-  for (int i = 0; i < WM / 16; i++) {
-    engine.store(i, tile, LD, lane);
-    __syncwarp();
-    for (int j = lane; j < 16 * ACROSS; j += 32) {
-      const int row = j / ACROSS, column = j % ACROSS * WIDTH<T>;
-      const int64_t m = first_row + warp_row + 16 * i + row;
-      const int k = first_column + warp_column + column;
-      if (m >= d.M || k >= d.K) continue;
-      const float* sum = tile + row * LD + column;
-      const int width = (int)min_i(WIDTH<T>, d.K - k);
-      if (d.partial) {
-        float* to = d.partial + ((int64_t)blockIdx.z * d.M + m) * d.groups * d.K + group * d.K + k;
-        for (int e = 0; e < width; e++) to[e] = sum[e];
-      } else {
-        finish<T>(d, sum, m, group * d.K + k, width);
-      }
-    }
-    __syncwarp();
+  for (int i = 0; i < WM / 16; i++) engine.store(i, tile + 16 * i * LD, LD, lane);
+  __syncwarp();
+  for (int j = lane; j < WM * ACROSS; j += 32) {
+    const int row = j / ACROSS, column = j % ACROSS * WIDTH<T>;
+    const int64_t m = first_row + warp_row + row;
+    const int k = first_column + warp_column + column;
+    if (m < d.M && k < d.K) put_sums<T>(d, tile + row * LD + column, m, group * d.K + k, (int)min_i(WIDTH<T>, d.K - k));
   }
 }
 

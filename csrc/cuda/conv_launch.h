@@ -11,6 +11,25 @@ void launch_conv_tf32(const ConvArguments& d, const ConvChoice& choice, bool gat
 void launch_conv_fp16(const ConvArguments& d, const ConvChoice& choice, bool gather, cudaStream_t stream);
 void launch_conv_bf16(const ConvArguments& d, const ConvChoice& choice, bool gather, cudaStream_t stream);
 
+// sm_90a's kernel (conv_wgmma.cu): whether this library has it, whether it can do this convolution, how many steps it
+// takes, and its launch.
+bool hopper_built();
+bool hopper_can(const ConvArguments& d);
+int64_t hopper_steps(const ConvArguments& d);
+int64_t hopper_launches();  // so far: for tests, and for what measures to say what it measured
+void launch_conv_hopper(const ConvArguments& d, const ConvChoice& choice, Precision precision, cudaStream_t stream);
+
+// Fills in what follows from the others (steps, slices, what is 16 bytes wide), chooses and launches. partial: at least
+// partial_floats() of workspace.
+void run_product(ConvArguments a, const Call& c, float* partial);
+int64_t partial_floats(int64_t M, int64_t K, int64_t groups, int64_t depth, int64_t taps, Precision precision,
+                       int multiprocessors);
+
+inline int narrow(int64_t v) {
+  if (v > 0x3fffffff || v < -0x3fffffff) throw std::invalid_argument("a dimension is too large for the GPU's kernels");
+  return (int)v;
+}
+
 constexpr int FEW_ROWS = 8;  // of a dense layer: its weights are read once, at memory speed
 void dense(const Linear& d, const Call& c);
 
@@ -18,9 +37,8 @@ template <template <int, int> class Engine, int tile, int WM, int WN, bool Gathe
 void launch_tile(const ConvArguments& d, int slices, cudaStream_t stream) {
   constexpr Tile t = TILE[tile];
   static_assert(t.rows / WM * (t.columns / WN) * 32 == t.threads, "threads of the tile");
-  const int64_t rows = ceil_div(d.M, t.rows);
-  if (rows > 65535) throw std::invalid_argument("conv2d: too many pixels for one launch");
-  const dim3 grid((unsigned)(ceil_div(d.K, t.columns) * d.groups), (unsigned)rows, (unsigned)slices);
+  const int64_t blocks = ceil_div(d.K, t.columns) * d.groups * ceil_div(d.M, t.rows);
+  const dim3 grid((unsigned)narrow(blocks), 1, (unsigned)slices);
   launch(conv_gemm<Engine, t.rows, t.columns, WM, WN, t.stages, Gather>, grid, dim3(t.threads),
          (size_t)t.stages * (t.rows + t.columns) * STEP, stream, d);
 }

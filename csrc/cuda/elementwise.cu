@@ -35,32 +35,6 @@ __device__ inline float binary_of(BinaryFunc func, float a, float b) {
   return 0.0f;
 }
 
-// V elements from p, or one of them for all where the stride is 0.
-template <class T, int V>
-__device__ inline void read(const T* p, int64_t stride, float (&v)[V]) {
-  if (V > 1 && stride != 0) {
-    Pack<T> pack = load_pack(p);
-    FASTCONV_UNROLL
-    for (int e = 0; e < V; e++) v[e] = pack.v[e];
-    return;
-  }
-  const float x = to_float(*p);
-  FASTCONV_UNROLL
-  for (int e = 0; e < V; e++) v[e] = x;
-}
-
-template <class T, int V>
-__device__ inline void write(T* p, const float (&v)[V]) {
-  if (V > 1) {
-    Pack<T> pack;
-    FASTCONV_UNROLL
-    for (int e = 0; e < V; e++) pack.v[e] = v[e];
-    store_pack(p, pack);
-  } else {
-    *p = from_float<T>(v[0]);
-  }
-}
-
 struct Rows {
   uint32_t total, n;  // packs of all rows, of a row
   int64_t x_ld, y_ld;
@@ -118,11 +92,6 @@ template <class X, class Y>
 __global__ void convert_kernel(const X* x, Y* y, uint32_t n) {
   for (uint32_t i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x)
     y[i] = from_float<Y>(to_float(x[i]));
-}
-
-template <class T>
-bool wide(const void* p, int64_t ld) {
-  return (uintptr_t)p % 16 == 0 && ld % WIDTH<T> == 0;
 }
 
 template <class T>

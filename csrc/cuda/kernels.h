@@ -14,9 +14,11 @@ enum class Precision : int32_t { fp32, tf32, fp16, bf16 };
 struct Call {
   const void* in[4];  // of the storage type but where weights.py says float32
   void* out;
+  void* more[2];
   float* workspace;  // partial sums, workspace_floats() of them
   Precision precision;
   int multiprocessors;
+  int capability;  // of the device, 10 major + minor
   cudaStream_t stream;
 };
 
@@ -28,9 +30,20 @@ bool present(Op op);  // whether the GPU has a kernel for it: absent.def
 
 int64_t workspace_floats(const Conv2d& d, Precision precision, int multiprocessors);
 int64_t workspace_floats(const Linear& d, Precision precision, int multiprocessors);
+int64_t workspace_floats(const Conv2dBackwardInput& d, Precision precision, int multiprocessors);
+int64_t workspace_floats(const NormalizeBackward& d, Precision precision, int multiprocessors);
 template <class D>
 int64_t workspace_floats(const D&, Precision, int) {
   return 0;
+}
+
+// Elements of a tensor whose layout is the GPU's own: packed weights, sums of weight gradients; -1 for all others,
+// which are as the CPU's.
+int64_t own_size(const PackWeights& d, Precision precision, int multiprocessors);
+int64_t own_size(const Conv2dBackwardWeight& d, Precision precision, int multiprocessors);
+template <class D>
+int64_t own_size(const D&, Precision, int) {
+  return -1;
 }
 
 // y = x, element by element, between float32 and the storage type.

@@ -54,6 +54,38 @@ __device__ inline void store_pack(T* p, const Pack<T>& v) {
   *(uint4*)p = repack(v);
 }
 
+// V elements from p, or one of them for all where the stride is 0.
+template <class T, int V>
+__device__ inline void read(const T* p, int64_t stride, float (&v)[V]) {
+  if (V > 1 && stride != 0) {
+    Pack<T> pack = load_pack(p);
+    FASTCONV_UNROLL
+    for (int e = 0; e < V; e++) v[e] = pack.v[e];
+    return;
+  }
+  const float x = to_float(*p);
+  FASTCONV_UNROLL
+  for (int e = 0; e < V; e++) v[e] = x;
+}
+
+template <class T, int V>
+__device__ inline void write(T* p, const float (&v)[V]) {
+  if (V > 1) {
+    Pack<T> pack;
+    FASTCONV_UNROLL
+    for (int e = 0; e < V; e++) pack.v[e] = v[e];
+    store_pack(p, pack);
+  } else {
+    *p = from_float<T>(v[0]);
+  }
+}
+
+// Whether rows from p on, ld apart, lie on 16 bytes.
+template <class T>
+bool wide(const void* p, int64_t ld) {
+  return (uintptr_t)p % 16 == 0 && ld % WIDTH<T> == 0;
+}
+
 __device__ inline float infinity() { return as_float(0x7f800000u); }
 
 __device__ inline float expm1_of(float x) { return expm1f(x); }

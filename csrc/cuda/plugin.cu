@@ -3,10 +3,10 @@
 // checked by fastconv/cuda/plan.py before they come here.
 #include <string.h>
 
+#include <algorithm>
 #include <vector>
 
-#include "conv_choice.h"
-#include "kernels.h"
+#include "conv_launch.h"
 
 namespace fastconv {
 namespace cuda {
@@ -22,7 +22,7 @@ struct Reference {
 
 struct Operation {
   Op op;
-  Reference in[4], out;
+  Reference in[4], out, more[2];
   union {
 #define KERNEL(name, Descriptor) Descriptor name;
 #include "cpu/kernels.def"
@@ -33,15 +33,18 @@ struct Operation {
 // Operations on fixed operands, and the graph of their launches. One run at a time.
 class Plan {
  public:
-  Plan(Precision precision, int multiprocessors, cudaStream_t stream)
-      : precision_(precision), multiprocessors_(multiprocessors), stream_(stream) {}
-  ~Plan() { forget_graph(); }
+  Plan(Precision precision, int multiprocessors, int capability, cudaStream_t stream)
+      : precision_(precision), multiprocessors_(multiprocessors), capability_(capability), stream_(stream) {}
+  ~Plan() {
+    while (!replays_.empty()) forget_first();
+  }
 
   void add(Op op, const void* descriptor, size_t bytes, const Reference* operands) {
     Operation o;
     o.op = op;
     memcpy(o.in, operands, sizeof o.in);
     o.out = operands[4];
+    memcpy(o.more, operands + 5, sizeof o.more);
     int64_t workspace = 0;
     switch (op) {
 #define KERNEL(name, Descriptor)                                                                \
@@ -59,30 +62,21 @@ class Plan {
     operations_.push_back(o);
   }
 
-  // externals: device addresses in the storage type. The second run with the same ones is captured as a graph.
+  // externals: device addresses in the storage type. The second run with the same ones is captured as a graph, later
+  // ones replay it; the graphs of the last few sets of addresses are kept.
   void run(void* const* externals, int count, char* arena, float* workspace) {
     const std::vector<void*> key = key_of(externals, count, arena, workspace);
-    if (exec_ && key == captured_) return check(cudaGraphLaunch(exec_, stream_), "graph launch");
-    if (key != seen_) {  // the first run: errors show here, and modules are loaded
-      seen_ = key;
+    size_t at = 0;
+    while (at < replays_.size() && replays_[at].key != key) at++;
+    if (at == replays_.size()) {  // the first run: errors show here, and modules are loaded
+      if (replays_.size() == MOST_REPLAYS) forget_first();
+      replays_.push_back({key, nullptr});
       return launch_all(externals, arena, workspace);
     }
-    forget_graph();
-    cudaGraph_t graph = nullptr;
-    check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "capture");
-    try {
-      launch_all(externals, arena, workspace);
-    } catch (...) {
-      cudaStreamEndCapture(stream_, &graph);
-      if (graph) cudaGraphDestroy(graph);
-      throw;
-    }
-    check(cudaStreamEndCapture(stream_, &graph), "end of capture");
-    const cudaError_t error = cudaGraphInstantiate(&exec_, graph, 0);
-    cudaGraphDestroy(graph);
-    check(error, "graph");
-    captured_ = key;
-    check(cudaGraphLaunch(exec_, stream_), "graph launch");
+    std::rotate(replays_.begin() + at, replays_.begin() + at + 1, replays_.end());  // the latest stands last
+    cudaGraphExec_t& exec = replays_.back().exec;
+    if (!exec) exec = capture(externals, arena, workspace);
+    check(cudaGraphLaunch(exec, stream_), "graph launch");
   }
 
   // Nanoseconds of each operation, by events around each.
@@ -121,7 +115,8 @@ class Plan {
   }
 
   int64_t workspace_bytes() const { return 4 * workspace_floats_; }
-  bool captured() const { return exec_ != nullptr; }
+  // Whether the last run replayed a graph, or was the one that made it.
+  bool captured() const { return !replays_.empty() && replays_.back().exec; }
 
  private:
   static std::vector<void*> key_of(void* const* externals, int count, char* arena, float* workspace) {
@@ -150,9 +145,11 @@ class Plan {
     Call c;
     for (int i = 0; i < 4; i++) c.in[i] = address(o.in[i], externals, arena);
     c.out = address(o.out, externals, arena);
+    for (int i = 0; i < 2; i++) c.more[i] = address(o.more[i], externals, arena);
     c.workspace = workspace;
     c.precision = precision_;
     c.multiprocessors = multiprocessors_;
+    c.capability = capability_;
     c.stream = stream_;
     switch (o.op) {
 #define KERNEL(name, Descriptor) \
@@ -168,18 +165,40 @@ class Plan {
     for (const Operation& o : operations_) launch_one(o, externals, arena, workspace);
   }
 
-  void forget_graph() {
-    if (exec_) cudaGraphExecDestroy(exec_);
-    exec_ = nullptr;
+  cudaGraphExec_t capture(void* const* externals, char* arena, float* workspace) {
+    cudaGraph_t graph = nullptr;
+    check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "capture");
+    try {
+      launch_all(externals, arena, workspace);
+    } catch (...) {
+      cudaStreamEndCapture(stream_, &graph);
+      if (graph) cudaGraphDestroy(graph);
+      throw;
+    }
+    check(cudaStreamEndCapture(stream_, &graph), "end of capture");
+    cudaGraphExec_t exec = nullptr;
+    const cudaError_t error = cudaGraphInstantiate(&exec, graph, 0);
+    cudaGraphDestroy(graph);
+    check(error, "graph");
+    return exec;
   }
 
+  void forget_first() {
+    if (replays_.front().exec) cudaGraphExecDestroy(replays_.front().exec);
+    replays_.erase(replays_.begin());
+  }
+
+  static constexpr size_t MOST_REPLAYS = 8;
+  struct Replay {
+    std::vector<void*> key;
+    cudaGraphExec_t exec;  // null until the second run
+  };
   Precision precision_;
-  int multiprocessors_;
+  int multiprocessors_, capability_;
   cudaStream_t stream_;
   std::vector<Operation> operations_;
   int64_t workspace_floats_ = 0;
-  std::vector<void*> seen_, captured_;
-  cudaGraphExec_t exec_ = nullptr;
+  std::vector<Replay> replays_;
 };
 
 }  // namespace cuda
@@ -209,7 +228,7 @@ int guarded(const Body& body) {
 #define API extern "C" __attribute__((visibility("default")))
 
 API const char* fastconv_cuda_error() { return last_error.c_str(); }
-API int fastconv_cuda_version() { return 1; }
+API int fastconv_cuda_version() { return 2; }
 
 struct DeviceInfo {
   char name[256];
@@ -287,13 +306,32 @@ API int fastconv_cuda_convert(const void* x, int x_float, void* y, int y_float, 
   return guarded([&] { convert(x, x_float != 0, y, y_float != 0, n, (Precision)precision, stream); });
 }
 
-API int fastconv_cuda_plan(int precision, int multiprocessors, cudaStream_t stream, fastconv::cuda::Plan** plan) {
-  return guarded([&] { *plan = new fastconv::cuda::Plan((Precision)precision, multiprocessors, stream); });
+API int fastconv_cuda_plan(int precision, int multiprocessors, int capability, cudaStream_t stream,
+                           fastconv::cuda::Plan** plan) {
+  return guarded([&] { *plan = new fastconv::cuda::Plan((Precision)precision, multiprocessors, capability, stream); });
 }
 API int fastconv_cuda_plan_destroy(fastconv::cuda::Plan* plan) {
   return guarded([&] { delete plan; });
 }
 API int fastconv_cuda_present(int op) { return present((Op)op); }
+// Elements of the tensor of this operation whose layout is the GPU's own, or -1: see kernels.h.
+API int fastconv_cuda_own_size(int op, const void* descriptor, int64_t bytes, int precision, int multiprocessors,
+                               int64_t* size) {
+  return guarded([&] {
+    switch ((Op)op) {
+#define KERNEL(name, Descriptor)                                                               \
+  case Op::name: {                                                                             \
+    Descriptor d;                                                                              \
+    if (bytes != (int64_t)sizeof d) throw std::invalid_argument("descriptor of another size"); \
+    memcpy(&d, descriptor, sizeof d);                                                          \
+    *size = own_size(d, (Precision)precision, multiprocessors);                                \
+    break;                                                                                     \
+  }
+#include "cpu/kernels.def"
+#undef KERNEL
+    }
+  });
+}
 API int fastconv_cuda_add(fastconv::cuda::Plan* plan, int op, const void* descriptor, int64_t bytes,
                           const Reference* operands) {
   return guarded([&] { plan->add((Op)op, descriptor, (size_t)bytes, operands); });
@@ -311,12 +349,20 @@ API int fastconv_cuda_time(fastconv::cuda::Plan* plan, void* const* externals, i
                            int repeats, double* nanoseconds) {
   return guarded([&] { *nanoseconds = plan->time(externals, count, (char*)arena, (float*)workspace, repeats); });
 }
+// Convolutions that sm_90a's own kernel was launched for, so far; -1 where this library or this device has none.
+API int64_t fastconv_cuda_hopper_launches() { return hopper_built() ? hopper_launches() : -1; }
 API int fastconv_cuda_force(int tile, int slices) {
   return guarded([&] { force_conv(tile, slices); });
 }
 API int fastconv_cuda_choose(int64_t M, int64_t K, int64_t groups, int64_t steps, int multiprocessors, int32_t* out) {
   return guarded([&] {
     const ConvChoice c = choose_conv(M, K, groups, steps, multiprocessors);
+    out[0] = c.tile, out[1] = c.slices, out[2] = c.steps_per_slice;
+  });
+}
+API int fastconv_cuda_choose_hopper(int64_t M, int64_t K, int64_t steps, int multiprocessors, int32_t* out) {
+  return guarded([&] {
+    const ConvChoice c = choose_hopper(M, K, steps, multiprocessors);
     out[0] = c.tile, out[1] = c.slices, out[2] = c.steps_per_slice;
   });
 }

@@ -181,6 +181,16 @@ __device__ inline void copy_async16(void* to, const void* from, bool ok) {
   simt::copy_async(to, from, 16, ok ? 16 : 0);
 #endif
 }
+// The same for 4 bytes, which go through L1.
+__device__ inline void copy_async4(void* to, const void* from, bool ok) {
+#if FASTCONV_ON_DEVICE
+  const uint32_t address = (uint32_t)__cvta_generic_to_shared(to);
+  const int bytes = ok ? 4 : 0;
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(address), "l"(from), "r"(bytes) : "memory");
+#else
+  simt::copy_async(to, from, 4, ok ? 4 : 0);
+#endif
+}
 __device__ inline void copy_async_commit() {
 #if FASTCONV_ON_DEVICE
   asm volatile("cp.async.commit_group;" ::: "memory");

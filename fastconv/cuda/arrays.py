@@ -74,15 +74,44 @@ def _drop_capsule(capsule: int) -> None:
 _release, _drop = _Deleter(_give_back), _CapsuleDestructor(_drop_capsule)
 
 
+class Spare:
+    """Memory of results that nobody holds any more, for the next ones: so that they have addresses that come again."""
+
+    MOST = 4  # of a size
+
+    def __init__(self) -> None:
+        self._free: dict[int, list[Memory]] = {}
+
+    def take(self, owner: Device, size: int) -> Memory:
+        free = self._free.get(size)
+        return free.pop() if free else Memory(owner, size)
+
+    def give(self, memory: Memory) -> None:
+        free = self._free.setdefault(memory.size, [])
+        if len(free) < self.MOST:
+            free.append(memory)
+
+
 class DeviceArray:
     """A contiguous float32 array on the GPU: what a model returns for inputs that are there.
 
     torch.from_dlpack(a), cupy.asarray(a) and others take it without a copy; numpy.asarray(a) copies it to the host.
     """
 
-    def __init__(self, owner: Device, shape: tuple[int, ...]) -> None:
+    def __init__(self, owner: Device, shape: tuple[int, ...], spare: Spare | None = None) -> None:
         self.owner, self.shape, self.dtype = owner, tuple(shape), np.dtype(np.float32)
-        self.memory = Memory(owner, 4 * math.prod(self.shape))
+        size = 4 * math.prod(self.shape)
+        self.memory = Memory(owner, size) if spare is None else spare.take(owner, size)
+        self._spare = spare
+
+    def __del__(self) -> None:
+        spare: Spare | None = getattr(self, "_spare", None)
+        if spare is not None:
+            spare.give(self.memory)
+
+    def _lend(self) -> None:
+        """Others may still read it when this object is gone: freeing it waits for them, using it again would not."""
+        self._spare = None
 
     @property
     def nbytes(self) -> int:
@@ -90,6 +119,7 @@ class DeviceArray:
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
+        self._lend()
         return {"shape": self.shape, "typestr": "<f4", "data": (self.memory.address, False), "version": 3,
                 "strides": None, "stream": None}  # fmt: skip
 
@@ -98,6 +128,7 @@ class DeviceArray:
 
     def __dlpack__(self, *, stream: Any = None, **options: Any) -> Any:
         """A capsule of DLPack 0.x. The array is complete when a model returns it: no stream has to wait."""
+        self._lend()
         managed = _DLManagedTensor()
         shape = (c_int64 * max(len(self.shape), 1))(*self.shape)
         t = managed.dl_tensor
@@ -135,6 +166,8 @@ def borrow(value: Any, owner: Device, stream: int, where: str) -> Borrowed | Non
 
     Raises ShapeError for one on another GPU, that is not contiguous, or not of float32 (or float16: see the executor).
     """
+    if isinstance(value, DeviceArray) and value.owner is owner:
+        return Borrowed(value.memory.address, value.shape, "f4", value)
     if hasattr(value, "__cuda_array_interface__"):
         a = value.__cuda_array_interface__
         shape, strides = tuple(a["shape"]), a.get("strides")

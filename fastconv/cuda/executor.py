@@ -20,6 +20,7 @@ from .plan import DevicePlan
 from .weights import HALVES, PRECISIONS, item_size
 
 TO_DEVICE, TO_HOST, ON_DEVICE = 1, 2, 3
+STORED = {"fp32": np.float32, "tf32": np.float32, "fp16": np.float16}  # numpy has no bfloat16
 
 
 class External:
@@ -64,12 +65,15 @@ class DeviceExecutor:
         with self._lock:
             self.owner.use()
             externals, pointers = self._bind(plan, arrays)
+            direct = self._direct(plan, arrays)
+            for i, address in direct.items():
+                pointers[i] = address
             for i, e in enumerate(externals):
-                if i not in plan.written:
+                if i not in plan.written and i not in direct:
                     self._send(e, arrays[i])
             self.owner.call("run", plan.handle, pointers, len(externals), *self._memory(plan))
             for i, e in enumerate(externals):
-                if i in plan.written:
+                if i in plan.written and i not in direct:
                     self._receive(e, arrays[i])
             self.owner.call("synchronize", self.stream)
             for i, e in enumerate(externals):
@@ -103,6 +107,21 @@ class DeviceExecutor:
     def captured(self, plan: DevicePlan) -> bool:
         """Whether runs of this plan are replays of a graph by now."""
         return self.owner.library.captured(plan.handle)
+
+    def _direct(self, plan: DevicePlan, arrays: Sequence[Any]) -> dict[int, int]:
+        """Addresses of arrays on the device that the plan works on as they are: external -> address.
+
+        Those of its storage type, when their addresses come again: a graph holds addresses, and one for each new set
+        would cost more than a copy on the device.
+        """
+        found: dict[int, int] = {}
+        for i, x in enumerate(arrays[: len(plan.external_sizes)]):
+            if not isinstance(x, (Borrowed, DeviceArray)) or math.prod(x.shape) < plan.external_sizes[i]:
+                continue
+            address = x.address if isinstance(x, Borrowed) else x.memory.address
+            if x.dtype == STORED.get(self.precision) and address % 16 == 0:
+                found[i] = address
+        return found if found and plan.recur(tuple(found.items())) else {}
 
     def _bind(self, plan: DevicePlan, arrays: Sequence[Any]) -> tuple[list[External], Any]:
         if len(arrays) < len(plan.external_sizes):

@@ -12,7 +12,7 @@ from .. import _core
 from ..errors import DeviceError
 
 NAME = "libfastconv_cuda.so"
-VERSION = 1  # of the interface, fastconv_cuda_version()
+VERSION = 2  # of the interface, fastconv_cuda_version()
 BUILD = "build it with `make cuda`, or `pip install . -C cmake.define.FASTCONV_CUDA=ON`; that needs nvcc 12 or 13"
 
 
@@ -28,6 +28,7 @@ class Reference(ctypes.Structure):
 
 
 NONE, ARENA, WEIGHT, EXTERNAL = range(4)
+STATE = 4  # known to plans alone: the library gets its address, as a weight's
 
 _SIGNATURES = {
     "set_device": [c_int],
@@ -42,14 +43,16 @@ _SIGNATURES = {
     "stream_destroy": [c_void_p],
     "synchronize": [c_void_p],
     "convert": [c_void_p, c_int, c_void_p, c_int, c_int64, c_int, c_void_p],
-    "plan": [c_int, c_int, c_void_p, POINTER(c_void_p)],
+    "plan": [c_int, c_int, c_int, c_void_p, POINTER(c_void_p)],
     "plan_destroy": [c_void_p],
     "add": [c_void_p, c_int, c_char_p, c_int64, POINTER(Reference)],
     "run": [c_void_p, POINTER(c_void_p), c_int, c_void_p, c_void_p],
     "profile": [c_void_p, POINTER(c_void_p), c_void_p, c_void_p, POINTER(c_int64)],
     "time": [c_void_p, POINTER(c_void_p), c_int, c_void_p, c_void_p, c_int, POINTER(c_double)],
     "present": [c_int],
+    "own_size": [c_int, c_char_p, c_int64, c_int, c_int, POINTER(c_int64)],
     "force": [c_int, c_int],
+    "choose_hopper": [c_int64, c_int64, c_int64, c_int, POINTER(c_int32)],
     "choose": [c_int64, c_int64, c_int64, c_int64, c_int, POINTER(c_int32)],
 }
 
@@ -81,6 +84,7 @@ class Library:
         self._handle.fastconv_cuda_workspace.argtypes = [c_void_p]
         self._handle.fastconv_cuda_workspace.restype = c_int64
         self._handle.fastconv_cuda_captured.argtypes = [c_void_p]
+        self._handle.fastconv_cuda_hopper_launches.restype = c_int64
         for name, arguments in _SIGNATURES.items():
             getattr(self._handle, f"fastconv_cuda_{name}").argtypes = arguments
 
@@ -106,6 +110,10 @@ class Library:
     def present(self, op: int) -> bool:
         """Whether there is a kernel for this _core.Op."""
         return bool(self._handle.fastconv_cuda_present(op))
+
+    def hopper_launches(self) -> int:
+        """Convolutions launched on sm_90a's own kernel so far, by all models; -1 where library or device lack it."""
+        return int(self._handle.fastconv_cuda_hopper_launches())
 
     def workspace(self, plan: c_void_p) -> int:
         return int(self._handle.fastconv_cuda_workspace(plan))

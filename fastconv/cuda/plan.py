@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ctypes import byref, c_void_p
+from ctypes import byref, c_int64, c_void_p
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from .. import _core
-from ..errors import DeviceError, UnsupportedOpError
-from .library import ARENA, EXTERNAL, NONE, WEIGHT, Device, Reference
-from .weights import HALVES, PRECISIONS, DeviceWeight, width
+from ..errors import UnsupportedOpError
+from .library import ARENA, EXTERNAL, NONE, STATE, WEIGHT, Device, Reference
+from .weights import HALVES, PRECISIONS, DeviceState, DeviceWeight, width
 
 # Operands that kernels read as float32 whatever the precision.
-FLOAT32 = {"conv2d": (2,), "linear": (2,), "depthwise_conv2d": (1, 2), "affine": (1, 2), "resample": (1, 2)}
+FLOAT32 = {"conv2d": (2,), "linear": (2,), "depthwise_conv2d": (1, 2), "affine": (1, 2), "resample": (1, 2),
+           "affine_sample": (1,)}  # fmt: skip
+# Operations of training that neither end in _backward nor in its parts: float32 alone, as those.
+TRAINING = {"softmax_cross_entropy", "pack_weights", "dropout", "sgd", "adam", "rmsprop", "moving_average",
+            "squared_norm", "batch_norm_stats", "batch_norm_finish", "batch_norm_apply"}  # fmt: skip
+IN_PARTS = (_core.BatchNorm, _core.NormalizeBackward, _core.SquaredNorm)  # by the CPU's rule, from the shape alone
 EXACT = {"fp16": 2048, "bf16": 256}  # whole numbers up to here are exact
+MOST_SEEN = 6  # below the graphs that a plan keeps (csrc/cuda/plugin.cu)
 SIZES = _core.Isa.scalar  # the level whose checks are asked; packed sizes are ours
+
+
+def extent(owner: Device, precision: str, desc: Any, op: _core.Op) -> tuple[list[int], int]:
+    """As _core.extent, for the GPU's layouts of packed weights and of the sums of weight gradients."""
+    reads, writes = _core.extent(desc, SIZES, op)
+    own = c_int64()
+    data = bytes(desc)
+    number = PRECISIONS.index(precision)
+    owner.call("own_size", int(op), data, len(data), number, owner.info.multiprocessors, byref(own))
+    if own.value < 0:
+        return list(reads), writes
+    if op == _core.Op.conv2d_backward_weight_sum:
+        return [own.value, *reads[1:]], writes
+    return list(reads), own.value
 
 
 @dataclass(frozen=True)
@@ -24,7 +44,7 @@ class Tensor:
     space: int
     at: int  # element of the arena or of the external
     index: int  # of the external
-    weight: DeviceWeight | None
+    weight: DeviceWeight | DeviceState | None
     size: int
 
 
@@ -34,14 +54,15 @@ class DevicePlan:
     def __init__(self, owner: Device, precision: str, stream: c_void_p) -> None:
         self.owner, self.precision = owner, precision
         self._tensors: list[Tensor] = []
-        self._weights: list[DeviceWeight] = []  # kept alive
         self.arena_elements = 0
         self.external_sizes: list[int] = []
         self.written: set[int] = set()  # externals
         self.operations = 0
         self.handle = c_void_p()
-        owner.call("plan", PRECISIONS.index(precision), owner.info.multiprocessors, stream, byref(self.handle))
+        info, number = owner.info, PRECISIONS.index(precision)
+        owner.call("plan", number, info.multiprocessors, 10 * info.major + info.minor, stream, byref(self.handle))
         self.buffers: Any = None  # the executor's, for this plan's externals
+        self._seen: list[object] = []
 
     def __del__(self) -> None:
         if getattr(self, "handle", None):
@@ -59,12 +80,11 @@ class DevicePlan:
         self.arena_elements = max(self.arena_elements, offset // 4 + size)
         return self._add(Tensor(ARENA, offset // 4, 0, None, size))
 
-    def state(self, state: Any, first: int, size: int) -> int:
-        """What training changes: not on a GPU. Raises DeviceError."""
-        raise DeviceError('training runs on device="cpu"')
+    def state(self, state: DeviceState, first: int, size: int) -> int:
+        """What training changes, from element `first` on; in fp32 and tf32."""
+        return self._add(Tensor(STATE, first, 0, state, size))
 
     def weight(self, weight: DeviceWeight) -> int:
-        self._weights.append(weight)
         return self._add(Tensor(WEIGHT, 0, 0, weight, weight.size))
 
     def external(self, index: int, first: int, size: int) -> int:
@@ -77,6 +97,14 @@ class DevicePlan:
     @property
     def arena_bytes(self) -> int:
         return 4 * self.arena_elements
+
+    def recur(self, addresses: object) -> bool:
+        """Whether these addresses of externals are among the last few sets that were asked about."""
+        known = addresses in self._seen
+        if known:
+            self._seen.remove(addresses)
+        self._seen = [*self._seen[1 - MOST_SEEN :], addresses]
+        return known
 
     # -- operations ---------------------------------------------------------------------------------------------
     def __getattr__(self, name: str) -> Any:
@@ -93,12 +121,16 @@ class DevicePlan:
         Raises UnsupportedOpError where the GPU has none, ValueError for operands that are too small.
         """
         op = _core.Op.__members__[name]
-        if more or not self.owner.library.present(int(op)):  # only training has further outputs
+        if not self.owner.library.present(int(op)):
             raise UnsupportedOpError(f"{name}: the GPU has no kernel for it")
-        reads, writes = _core.extent(desc, SIZES, op)
+        if self.precision in HALVES and ("_backward" in name or name in TRAINING):
+            raise UnsupportedOpError(f"{name}: training on the GPU computes in fp32 or tf32, not in {self.precision}")
+        if isinstance(desc, IN_PARTS):
+            _core.prepare(desc, SIZES, op)
+        reads, writes = extent(self.owner, self.precision, desc, op)
         needs = self._packed_sizes(name, desc, list(reads))
         self._check_numbers(name, desc)
-        operands = (Reference * 5)()
+        operands = (Reference * 7)()
         for i in range(4):
             if i < len(inputs) and inputs[i] >= 0:
                 t = self._tensors[inputs[i]]
@@ -107,25 +139,38 @@ class DevicePlan:
                 operands[i] = self._reference(name, i, t)
             else:
                 operands[i] = Reference(NONE, 0, 0)
-        t = self._tensors[out]
-        if t.space == WEIGHT or t.size < writes:
-            raise ValueError(f"{name}: the output has {t.size} elements, the operation writes {writes}")
-        operands[4] = Reference(t.space, t.index, t.at)
-        if t.space == EXTERNAL:
-            self.written.add(t.index)
+        written = [writes, *_core.extent_more(desc, SIZES, op)]
+        for i, need in enumerate(written):
+            number = out if i == 0 else more[i - 1] if i <= len(more) else -1
+            operands[4 + i] = self._output(name, i, number, need)
         data = bytes(desc)
         self.owner.call("add", self.handle, int(op), data, len(data), operands)
         self.operations += 1
 
+    def _output(self, name: str, slot: int, number: int, needs: int) -> Reference:
+        if number < 0:
+            if needs > 0:
+                raise ValueError(f"{name}: output {slot} is missing")
+            return Reference(NONE, 0, 0)
+        t = self._tensors[number]
+        if t.space == WEIGHT or t.size < needs:
+            raise ValueError(f"{name}: output {slot} has {t.size} elements, the operation writes {needs}")
+        if t.space == EXTERNAL:
+            self.written.add(t.index)
+        return self._place(t, self.precision)
+
+    def _place(self, t: Tensor, precision: str) -> Reference:
+        if t.weight is None:
+            return Reference(t.space, t.index, t.at)
+        return Reference(WEIGHT, 0, t.weight.address(precision) + 4 * t.at)  # states; constants start at 0
+
     def _reference(self, name: str, slot: int, t: Tensor) -> Reference:
         float32 = slot in FLOAT32.get(name, ())
-        if t.weight is not None:
-            return Reference(WEIGHT, 0, t.weight.address("fp32" if float32 else self.precision))
-        if float32 and self.precision in HALVES:
+        if t.weight is None and float32 and self.precision in HALVES:
             raise UnsupportedOpError(
                 f"{name}: input {slot}, computed at run time, must be float32; use precision fp32 or tf32"
             )
-        return Reference(t.space, t.index, t.at)
+        return self._place(t, "fp32" if float32 else self.precision)
 
     def _packed_sizes(self, name: str, d: Any, needs: list[int]) -> list[int]:
         w = width(self.precision)
@@ -133,8 +178,10 @@ class DevicePlan:
             needs[1] = d.K * -(-(d.C // d.groups * d.R * d.S) // w) * w
         elif name == "linear":
             needs[1] = d.K * -(-d.C // w) * w
-        elif name == "depthwise_conv2d":
+        elif name in ("depthwise_conv2d", "depthwise_backward_input"):
             needs[1] = d.K * d.R * d.S
+        elif name == "conv2d_backward_input":
+            needs[1] = d.C * -(-(d.K // d.groups * d.R * d.S) // w) * w
         return needs
 
     def _check_numbers(self, name: str, d: Any) -> None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from .. import _core
 from ..errors import DeviceError
 from ..selection import Choice, Chosen, Selection, Shape
 from ..target import Target as Base
-from .arrays import Borrowed, DeviceArray, borrow
+from .arrays import Borrowed, DeviceArray, Spare, borrow
 from .executor import DeviceExecutor
 from .library import device
-from .plan import DevicePlan
-from .weights import PRECISIONS, DevicePacker, DeviceStore, width
+from .plan import SIZES, DevicePlan, extent
+from .weights import HALVES, PRECISIONS, DeviceMemory, DevicePacker, DeviceStore, width
 
 
 class DeviceSelection(Selection):
@@ -33,6 +34,7 @@ class Target(Base):
 
     takes_gates = False
     groups_pixels = False
+    direct_gradients = False
     predicts = False
 
     def __init__(self, name: str, precision: str) -> None:
@@ -47,6 +49,7 @@ class Target(Base):
         self.precision = precision
         self.channel_unit = width(precision)
         self._executor: DeviceExecutor | None = None
+        self._spare = Spare()
 
     def executor(self, threads: int) -> DeviceExecutor:
         if self._executor is None:
@@ -56,12 +59,26 @@ class Target(Base):
     def store(self) -> DeviceStore:
         return DeviceStore(self.owner, self.precision)
 
+    def shares(self, other: Base) -> bool:
+        return isinstance(other, Target) and (other.owner, other.precision) == (self.owner, self.precision)
+
     def packer(self, store: Any, isa: _core.Isa) -> DevicePacker:
         return DevicePacker(store)
 
     def plan(self, isa: _core.Isa, store: Any) -> DevicePlan:
         self.owner.use()
         return DevicePlan(self.owner, self.precision, self.executor(1).stream)
+
+    def memory(self) -> DeviceMemory:
+        if self.precision in HALVES:
+            raise DeviceError(f'training on the GPU computes in "fp32" or "tf32", not in {self.precision!r}')
+        return DeviceMemory(self.owner)
+
+    def extent(self, desc: Any, isa: _core.Isa, op: _core.Op) -> tuple[Sequence[int], int]:
+        return extent(self.owner, self.precision, desc, op)
+
+    def extent_more(self, desc: Any, isa: _core.Isa, op: _core.Op) -> Sequence[int]:
+        return _core.extent_more(desc, SIZES, op)
 
     def selection(self, asked: Selection) -> Selection:
         return DeviceSelection(asked.isa, strict=True)
@@ -78,5 +95,5 @@ class Target(Base):
     def empty(self, shape: tuple[int, ...], inputs: Any) -> Any:
         """An output: on the device where any input is."""
         if any(isinstance(x, (Borrowed, DeviceArray)) for x in inputs):
-            return DeviceArray(self.owner, shape)
+            return DeviceArray(self.owner, shape, self._spare)
         return super().empty(shape, inputs)

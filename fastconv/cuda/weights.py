@@ -87,6 +87,43 @@ class DeviceWeight:
         return memory.address
 
 
+class DeviceState:
+    """Memory on the GPU that training plans change: a weight, a moving statistic, or an optimiser's slots."""
+
+    def __init__(self, owner: Device, array: npt.NDArray[Any]) -> None:
+        self.owner, self.size = owner, array.size
+        self._memory = Memory(owner, 4 * array.size)
+        self.write(array)
+
+    def address(self, precision: str) -> int:
+        return self._memory.address
+
+    def numpy(self) -> F32:
+        """A copy of the values, flat."""
+        out = np.empty(self.size, np.float32)
+        self.owner.use()
+        self.owner.call("download", c_void_p(out.ctypes.data), c_void_p(self._memory.address), out.nbytes)
+        return out
+
+    def write(self, array: npt.NDArray[Any]) -> None:
+        data = np.ascontiguousarray(array, np.float32)
+        self.owner.use()
+        self.owner.call("upload", c_void_p(self._memory.address), c_void_p(data.ctypes.data), data.nbytes)
+
+
+class DeviceMemory:
+    """Makes the states of a training on one GPU; see fastconv.target.HostMemory."""
+
+    def __init__(self, owner: Device) -> None:
+        self.owner = owner
+
+    def holds(self, state: Any) -> bool:
+        return isinstance(state, DeviceState) and state.owner is self.owner
+
+    def put(self, array: npt.NDArray[Any]) -> DeviceState:
+        return DeviceState(self.owner, array)
+
+
 class DevicePacker:
     """What fastconv.packing.Packer is for the CPU; weights are held whole while they are packed."""
 

@@ -45,8 +45,8 @@ class Variable:
     """
 
     __slots__ = (
-        "_array", "_live", "_seed", "graph_shape", "initializer", "layout", "name", "path", "serial", "statistic",
-        "version",
+        "_array", "_live", "_read", "_seed", "graph_shape", "initializer", "layout", "name", "path", "serial",
+        "statistic", "version",
     )  # fmt: skip
 
     def __init__(
@@ -61,7 +61,8 @@ class Variable:
         self.version = 0
         self._seed = next_seed()
         self._array: Array | None = None
-        self._live: _core.PackedWeight | None = None  # the memory that plans write
+        self._live: Any = None  # the memory that plans write (Target.memory)
+        self._read = 0  # the version of which `_array` holds the values
 
     @property
     def size(self) -> int:
@@ -70,9 +71,16 @@ class Variable:
     @property
     def array(self) -> Array:
         """The values in the Graph's layout, read-only; kept from now on."""
-        if self._array is None:
-            self._array = self._initial()
+        if self._array is None or (self._live is not None and self._read != self.version):
+            self._array = self._initial() if self._live is None else self._now()
         return self._array
+
+    def _now(self) -> Array:
+        """What the live memory holds: a view on the CPU, a copy from a GPU."""
+        array: Array = self._live.numpy().reshape(self.graph_shape)
+        array.flags.writeable = False
+        self._read = self.version
+        return array
 
     def _initial(self) -> Array:
         array = self.initializer(self.graph_shape, self._seed, self.layout)
@@ -84,24 +92,29 @@ class Variable:
         a = np.asarray(array, np.float32).view()
         if a.shape != self.graph_shape:
             raise ShapeError(f"weight {self.path!r}: expected shape {self.graph_shape}, got {a.shape}")
-        if self._live is not None:
+        if isinstance(self._live, _core.PackedWeight):
             self._live.numpy()[:] = a.reshape(-1)
+        elif self._live is not None:
+            self._live.write(a)
         else:
             a.flags.writeable = False
             self._array = a
         touch((self,))
 
-    def live(self, store: _core.WeightStore) -> _core.PackedWeight:
+    def live(self, memory: Any) -> Any:
         """Memory that training plans change in place, holding the values; from now on they are kept there.
 
-        Made in `store` at the first call, the same at all later ones. Who changes it calls `touch`.
+        Made by `memory`, a target's, at the first call, the same at all later ones for the same device. Who changes it
+        calls `touch`.
         """
-        if self._live is None:
-            self._live = store.put(np.ascontiguousarray(self.array))
-            array = self._live.numpy().reshape(self.graph_shape)
-            array.flags.writeable = False
-            self._array = array
+        if self._live is None or not memory.holds(self._live):
+            self._live = memory.put(np.ascontiguousarray(self.array))
+            self._array = self._now()
         return self._live
+
+    def lives_in(self, memory: Any) -> bool:
+        """Whether `memory`, which `live` returned once, is where the values are now."""
+        return self._live is memory
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -143,12 +156,14 @@ class Variable:
         """The Graph's view of it: random values that nobody asked for are drawn for packing and forgotten again."""
         key = ("variable", self.serial, self.version)
         if self._array is not None:
-            array = self._array
+            array = self.array
             return Weight(self.graph_shape, np.float32, lambda: array, key)
         part = part_of(self.initializer, self.graph_shape, self._seed, self.layout)
         return Weight(self.graph_shape, np.float32, self._initial, key, read_part=part)
 
     def __getstate__(self) -> dict[str, Any]:
+        if self._live is not None:
+            self._array = self.array  # what a GPU has made of it since
         state = {name: getattr(self, name) for name in self.__slots__}
         state["_live"] = None
         if not getattr(self.initializer, "pickles", True):  # it reads from an open file
@@ -156,7 +171,7 @@ class Variable:
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        for name, value in {**state, "serial": next(_serials), "version": 0}.items():
+        for name, value in {**state, "serial": next(_serials), "version": 0, "_read": 0}.items():
             setattr(self, name, value)
         if self._array is not None:
             self._array.flags.writeable = False

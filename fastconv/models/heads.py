@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from fastconv.cut import Part, probe_shape
-from fastconv.errors import DeviceError, FastconvError
+from fastconv.errors import FastconvError
 from fastconv.layers.base import Tensor
 from fastconv.layers.core import Dense, Dropout, Flatten
 from fastconv.layers.imported import Imported
@@ -54,8 +54,6 @@ def with_head(
 
 
 def _network(runtime: Runtime, trainable: bool = True) -> tuple[list[Tensor], list[Tensor]]:
-    if runtime.device != "cpu":
-        raise DeviceError(f'device={runtime.device!r}: training runs on device="cpu", load the model for that')
     source = _with_free_batch(runtime._onnx)
     infos = source.inputs
     last = all(len(i.shape) == 4 and _channels_last(i) for i in infos)
@@ -95,4 +93,6 @@ def _outer(info: InputInfo, last: bool) -> tuple[int | None, ...]:
 
 def _finish(model: Model, runtime: Runtime) -> Model:
     model.threads = runtime._threads_arg
+    if runtime.device != "cpu":
+        model.place(runtime.device, runtime.precision)
     return model

@@ -55,6 +55,7 @@ class Model(Layer, Training):
 
     def _prepare(self) -> None:
         self.threads: int | None = None
+        self._placed = ("cpu", "fp32")  # device and precision of runs
         self.preprocess_input: Preprocess | None = None
         self.metadata: dict[str, str] = {}  # what `save` writes into an ONNX file beside the network
         self._lock = threading.Lock()
@@ -168,17 +169,31 @@ class Model(Layer, Training):
         return self.predict_on_batch(inputs)
 
     # -- running ----------------------------------------------------------------------------------------------
+    def place(self, device: str, precision: str) -> None:
+        """Run on this device from now on, as for `fastconv.load`; `compile` does it, too."""
+        self._placed = (device, precision)
+
+    @property
+    def device(self) -> str:
+        """Where it runs: "cpu" or "cuda"."""
+        return self._placed[0]
+
     def runtime(self) -> Runtime:
         """The fastconv.Model that runs this network: inspect, profile and compile it there. Inputs are N H W C."""
-        now = (last_change(), self.threads)
+        now = (last_change(), self.threads, self._placed)
         with self._lock:
             if self._runtime is not None and self._checked == now:
                 return self._runtime
-            key = (tuple((v.serial, v.version) for v in self.weights), self.threads)
+            key = (tuple((v.serial, v.version) for v in self.weights), self.threads, self._placed)
             if self._runtime is None or self._runtime_key != key:
-                known = {} if self._runtime is None else self._runtime._cache.packed
-                self._runtime = Runtime(LayerSource(self), threads=self.threads)
-                self._runtime._cache.before = {**(self._trainer.cache.packed if self._trainer else {}), **known}
+                device, precision = self._placed
+                runtime = Runtime(LayerSource(self), threads=self.threads, device=device, precision=precision)
+                caches = [] if self._trainer is None else [self._trainer.cache]
+                caches += [] if self._runtime is None else [self._runtime._cache]
+                for cache in caches:
+                    if cache.target.shares(runtime._target):
+                        runtime._cache.before = {**runtime._cache.before, **cache.packed}
+                self._runtime = runtime
                 self._runtime_key = key
             self._checked = now
             return self._runtime

@@ -8,12 +8,11 @@ from (seed, number of the step, number of the feed) alone.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fastconv import _core
 from fastconv.compiler import Compiled, WeightCache, compile_graph
 from fastconv.errors import ModelError, ShapeError
 from fastconv.grad import Tape, gradients
@@ -28,6 +27,7 @@ from fastconv.optimizers import Optimizer
 from fastconv.passes import remove_dead, restore_activations, restore_norms, simplify
 from fastconv.passes.recompute import recompute
 from fastconv.passes.split import split
+from fastconv.target import CPU, Target
 
 if TYPE_CHECKING:
     from fastconv.models.model import Model
@@ -62,7 +62,7 @@ class Trainer:
     """Steps of one model with one optimiser and loss; made from what `Model.compile` decided.
 
     trained: the weights to learn; moving: the statistics to move. strict: as for `fastconv.load`. recompute: see
-    passes/recompute.py.
+    passes/recompute.py. target: the device; weights that learn lie there from the first step on. Raises DeviceError.
     """
 
     def __init__(
@@ -74,14 +74,17 @@ class Trainer:
         moving: Sequence[Variable],
         strict: bool = False,
         recompute: bool = False,
+        target: Target = CPU,
     ) -> None:
         self.model, self.optimizer, self.loss = model, optimizer, loss
         self.trained, self.moving, self.strict, self.recompute = list(trained), list(moving), strict, recompute
         self.isa = resolve_isa(None)
-        self.cache = WeightCache()
-        self.memory = _core.WeightStore()
+        self.target = target
+        self.cache = WeightCache(target)
+        self.memory = target.memory()
         self.threads = thread_count(model.threads)
-        self.executor = _core.Executor(self.threads)
+        self.executor = target.executor(self.threads)
+        self._bound: dict[Variable, Any] = {}  # the memory that compiled steps change
         self.steps: dict[object, Step] = {}
         self.halves = Halves(self)
         self._frozen: object = None  # what the plans hold as constants
@@ -103,6 +106,7 @@ class Trainer:
             while len(self.steps) >= MAX_STEPS:
                 self.steps.pop(next(iter(self.steps)))
             self.steps[key] = step
+        self._check_memory()
         optimizer = self.optimizer
         share = np.asarray(weight, np.float32) * np.float32(1 / len(target))
         drawn = draw(step.feeds, seed, optimizer.iterations)
@@ -113,8 +117,7 @@ class Trainer:
             size = step.compiled.arena_bytes
             raise ModelError(f"model {self.model.name!r}: no memory for {size:,} bytes of tensors") from None
         finally:  # also where a Ctrl-C comes as the step ends: what it wrote must not stand as unchanged
-            touch(self.trained)
-            touch(self.moving)
+            touch(self._bound)
         self._looked = last_change()
         optimizer.iterations += 1
         return float(step.loss[0]), step.y
@@ -128,7 +131,7 @@ class Trainer:
         if self._frozen not in (None, frozen):
             self.steps.clear()
             self.halves.forget()
-            packed, self.cache = self.cache.packed, WeightCache()
+            packed, self.cache = self.cache.packed, WeightCache(self.target)
             self.cache.before = packed
         self._frozen, self._looked = frozen, last_change()
 
@@ -139,7 +142,16 @@ class Trainer:
 
     def compile(self, graph: Graph, states: dict[str, Variable]) -> Compiled:
         memory = {name: variable.live(self.memory) for name, variable in states.items()}
+        self._bound |= {states[name]: m for name, m in memory.items()}
         return compile_graph(graph, self.isa, self.cache, strict=self.strict, states=memory)
+
+    def _check_memory(self) -> None:
+        """Another model that shares weights may have taken them to its own device since."""
+        for variable, memory in self._bound.items():
+            if not variable.lives_in(memory):
+                raise ModelError(
+                    f"weight {variable.path!r} has moved to another device: call compile() of {self.model.name!r} again"
+                )
 
     def graph(
         self, shapes: Sequence[Shape], target_shape: Shape, kept: bool = False

@@ -22,6 +22,8 @@ from fastconv.model import thread_count
 from fastconv.models.batches import Batches, as_batches, class_weights, is_arrays, split_off
 from fastconv.models.kept import Keeper, Kept, KeptBatches
 from fastconv.models.trainer import Trainer, moving_statistics
+from fastconv.target import CPU, Target
+from fastconv.target import target as target_of
 
 if TYPE_CHECKING:
     from fastconv.models.model import Model
@@ -39,6 +41,7 @@ class Training:
     stop_training = False  # a callback sets it to end `fit` after the current step
     _metrics: Sequence[metrics.Metric] = ()
     _trainer: Trainer | None = None
+    _target: Target = CPU
     _chosen: tuple[list[Variable], list[Variable]] | None = None  # to learn, to move: since compile
 
     def compile(
@@ -49,16 +52,23 @@ class Training:
         *,
         precision: str = "fp32",
         recompute: bool = False,
+        device: str | None = None,
     ) -> None:
         """Decide how to train. Which weights are trainable is settled now: call it again after changing that.
 
         metrics: names ("accuracy" chooses what fits), Metric objects, or functions (y_true, y_pred). precision:
-        "strict" allows no algorithm with a larger rounding error than direct summation. recompute: keep only some
-        activations of the trained part and compute the others again for the gradients, to the same numbers: less memory
-        for about a third more time. Raises ValueError.
+        "strict" allows no algorithm with a larger rounding error than direct summation; on a GPU "fp32" or "tf32".
+        recompute: keep only some activations of the trained part and compute the others again for the gradients, to the
+        same numbers: less memory for about a third more time. device: "cpu", or "cuda" (docs/cuda.md), where `predict`
+        and `evaluate` run from now on, too; None: where the model is, at first the CPU. Raises ValueError, and
+        DeviceError for a device that is not there.
         """
-        if precision not in ("fp32", "strict"):
-            raise ValueError(f'precision={precision!r}: expected "fp32" or "strict"')
+        device = self._model.device if device is None else device
+        known = ("fp32", "strict") if device == "cpu" else ("fp32", "strict", "tf32")
+        if precision not in known:
+            raise ValueError(f"precision={precision!r}: expected one of {known}")
+        self._target = target_of(device, precision)
+        self._model.place(device, "fp32" if device == "cpu" else precision)
         self.optimizer = optimizers.get(optimizer)
         self.loss = None if loss is None else losses.get(loss)
         wanted = [] if metrics is None else [metrics] if isinstance(metrics, str) or callable(metrics) else metrics
@@ -86,10 +96,12 @@ class Training:
             self._chosen = self._choice()
         if self._trainer is None or self._trainer.threads != thread_count(self._model.threads):
             self._trainer = Trainer(
-                self._model, self.optimizer, self.loss, *self._chosen, strict=self._strict, recompute=self._recompute
-            )
+                self._model, self.optimizer, self.loss, *self._chosen, strict=self._strict, recompute=self._recompute,
+                target=self._target,
+            )  # fmt: skip
             runtime = self._model._runtime
-            self._trainer.cache.before = {} if runtime is None else dict(runtime._cache.packed)
+            if runtime is not None and runtime._target.shares(self._target):
+                self._trainer.cache.before = dict(runtime._cache.packed)
         return self._trainer
 
     # -- one batch --------------------------------------------------------------------------------------------

@@ -2,8 +2,8 @@
 
 No kernel of the convolutions keeps anything in local memory; those that claim tensor cores have the instructions of
 their type in their main loop, fed by ldmatrix and by asynchronous copies of 16 bytes; the plain one has FMA fed by
-16-byte reads; the kernels that live from memory speed read and write 16 bytes a lane. Needs cuobjdump and nvdisasm
-(pip install --group cuda), no GPU.
+16-byte reads; sm_90a's has its warpgroup products, fed by the copy engine; the kernels that live from memory speed read
+and write 16 bytes a lane. Needs cuobjdump and nvdisasm (pip install --group cuda), no GPU.
 """
 
 from __future__ import annotations
@@ -112,13 +112,60 @@ def _conv(k: Kernel) -> list[str]:
     return wrong
 
 
+def _wgmma(k: Kernel) -> list[str]:
+    """The body is there for sm_90a alone: elsewhere the kernel is never launched."""
+    match = re.search(r"conv_wgmma<.*?(half|bfloat)_t, (\d+), \d+>", k.name)
+    if match is None:
+        return ["cannot read its parameters"]
+    type_, columns = (r"\.BF16" if match.group(1) == "bfloat" else ""), int(match.group(2))
+    if k.arch != "sm_90a":
+        return ["a body without its instructions"] if len(k.code) > 64 else []
+    wrong = [f"{k.local} bytes of local memory, {k.count(LOCAL)} accesses"] if k.local or k.count(LOCAL) else []
+    work = rf"HGMMA\.64x{min(columns, 128)}x16\.F32{type_} "
+    products = 4 * max(1, columns // 128)
+    loops = [loop for loop in k.loops() if k.count(work, loop)]
+    if not any(k.count(work, loop) >= products for loop in loops):
+        wrong.append(f"no loop with {products} of {work}")
+    for text, what in (
+        (r"UTMALDG\.4D\.IM2COL", "copies of pixels"),
+        (r"UTMALDG\.3D", "copies of filters"),
+        (r"SYNCS\.PHASECHK", "waits at barriers in shared memory"),
+        (r"USETMAXREG", "exchange of registers"),
+        (WIDE_STORE, "16-byte stores"),
+    ):
+        if not k.count(text):
+            wrong.append(f"no {what}: {text}")
+    return wrong
+
+
+def _weight_gradient(k: Kernel) -> list[str]:
+    match = re.search(r"weight_kernel<.*?(Tf32|Fma)Square, (1|4)>", k.name)
+    if match is None:
+        return ["cannot read its parameters"]
+    wrong = [f"{k.local} bytes of local memory, {k.count(LOCAL)} accesses"] if k.local or k.count(LOCAL) else []
+    tensor = match.group(1) == "Tf32"
+    work, products = (MULTIPLY["Tf32"], 16) if tensor else (r"\bFFMA\b", 512)
+    loops = [loop for loop in k.loops() if k.count(work, loop) >= products and k.count("LDGDEPBAR", loop)]
+    if not loops:
+        return [*wrong, f"no loop with {products} of {work}"]
+    if not tensor and not k.count(r"LDS\.128", loops[-1]):
+        wrong.append("no 16-byte reads of shared memory in the main loop")
+    if match.group(2) == "4" and k.count(r"LDGSTS\.E\.BYPASS\.(LTC128B\.)?128", loops[-1]) < 4:
+        wrong.append("fewer than 4 asynchronous copies of 16 bytes in the main loop")
+    return wrong
+
+
 def problems(k: Kernel) -> list[str]:
     if "conv_gemm<" in k.name:
         return _conv(k)
+    if "conv_wgmma<" in k.name:
+        return _wgmma(k)
+    if re.search(r"[^_]weight_kernel<", k.name):
+        return _weight_gradient(k)
     wrong = []
     wide = r"binary_kernel<(float, 4|half_t, 8|bfloat_t, 8)|unary_kernel<(float, 4|half_t, 8|bfloat_t, 8)"
     plain = k.name.replace("fastconv::cuda::", "")
-    wide = rf"{wide}|depthwise_run<|pool_kernel<(float, 4|half_t, 8|bfloat_t, 8)"
+    wide = rf"{wide}|depthwise_run<|pool_kernel<(float, 4|half_t, 8|bfloat_t, 8)|unary_backward_kernel<4>"
     if re.search(wide, plain) and not (k.count(WIDE_LOAD) and k.count(WIDE_STORE)):
         wrong.append("no 16-byte loads or stores of global memory")
     if "dense_rows<" in plain:
@@ -139,9 +186,13 @@ def main() -> int:
             print(f"{k.arch} {k.name.replace('fastconv::cuda::', '')}: {text}")
     archs = sorted({k.arch for k in found})
     convolutions = sum("conv_gemm<" in k.name for k in found)
+    hopper = sum("conv_wgmma<" in k.name and k.arch == "sm_90a" for k in found)
     print(f"{len(found)} kernels, {convolutions} of them products, for {', '.join(archs)}: {failed} problems")
     if convolutions < 32 * len(archs):
         print("expected 32 products for each architecture")
+        failed += 1
+    if "sm_90a" in archs and hopper != 6:
+        print(f"expected 6 products of warpgroups for sm_90a, found {hopper}")
         failed += 1
     return 1 if failed else 0
 

@@ -17,7 +17,8 @@ BUILD = ROOT / "build" / "simt"
 # -fsanitize=thread makes the compiler call a function at every access to memory; simt.cpp has those functions, the
 # sanitizer's own library is not linked.
 INSTRUMENT = ["-fsanitize=thread", "--param", "tsan-instrument-func-entry-exit=0", "-O1"]
-COMMON = ["-std=c++17", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-ffp-contract=off",
+COMMON = ["-std=c++17", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-psabi",
+          "-ffp-contract=off",
           f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'csrc' / 'cuda'}", f"-I{HERE}"]  # fmt: skip
 
 
@@ -50,7 +51,7 @@ def build(name: str, sources: list[Path]) -> Path:
     """The shared library of these sources and the emulator."""
     BUILD.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        objects = list(pool.map(_compile, [*sources, HERE / "simt.cpp", HERE / "simt_runtime.cpp"]))
+        objects = list(pool.map(_compile, [*sources, *sorted(HERE.glob("simt*.cpp"))]))
     key = hashlib.sha256("".join(map(str, objects)).encode()).hexdigest()[:20]
     library = BUILD / f"lib{name}-{key}.so"
     if not library.exists():

@@ -28,7 +28,7 @@ int error_count = 0;
 namespace {
 
 constexpr size_t STACK = 128 << 10, SHARED_LIMIT = 228 << 10;
-enum class State { ready, warp, block, done };
+enum class State { ready, warp, block, event, done };
 
 struct Copy {
   char* to;
@@ -44,6 +44,8 @@ struct Fiber {
   State state = State::done;
   void* mine = nullptr;
   Operation operation = nullptr;
+  bool (*event)(void*) = nullptr;
+  void* event_state = nullptr;
   std::vector<std::vector<Copy>> groups;  // of copies, oldest first
   std::vector<Copy> open;
 };
@@ -67,7 +69,6 @@ const std::function<void()>* body;
 size_t shared_size;
 uint32_t epoch = 0, block_start = 0, launch_number = 0;
 Shadow shadow[SHARED_LIMIT];
-int blocked;
 
 extern "C" void simt_switch(void** save, void* to);
 #if defined(__x86_64__)
@@ -189,12 +190,13 @@ void run_block(int threads) {
   for (Fiber& f : fibers) prepare(f);
   memset(shared_memory, 0xff, shared_size);
   block_start = ++epoch;
-  blocked = 0;
+  async_begin(threads);
   for (;;) {
     bool progress = false, alive = false;
     for (Fiber& f : fibers) {
       if (f.state == State::done) continue;
       alive = true;
+      if (f.state == State::event && f.event(f.event_state)) f.state = State::ready;
       if (f.state != State::ready) continue;
       progress = true;
       self = &f;
@@ -202,16 +204,18 @@ void run_block(int threads) {
       simt_switch(&main_stack_pointer, f.stack_pointer);
       self = nullptr;
     }
-    if (!alive) return;
-    if (progress) continue;
+    if (!alive) return async_end();
+    if (progress || async_land()) continue;
     int waiting = 0, left = 0;
     for (Fiber& f : fibers) {
       waiting += f.state == State::block;
       left += f.state != State::done;
     }
     if (waiting != left) {
-      fail("deadlock: %d threads at the barrier of the block, %d in operations of their warps", waiting,
-           left - waiting);
+      int events = 0;
+      for (Fiber& f : fibers) events += f.state == State::event;
+      fail("deadlock: %d threads at the barrier of the block, %d in operations of their warps, %d at events", waiting,
+           left - waiting - events, events);
       for (Fiber& f : fibers) f.groups.clear(), f.open.clear();
       return;
     }
@@ -237,6 +241,10 @@ void check_shared(size_t at, size_t bytes, bool write) {
     Shadow& s = shadow[i];
     if (s.write_epoch < block_start && !write) {
       fail("read of byte %zu of shared memory, which nobody wrote", i);
+      return;
+    }
+    if (async_busy(i)) {
+      fail("byte %zu of shared memory is %s while it belongs to copies of tensors", i, write ? "written" : "read");
       return;
     }
     const bool raced = s.write_epoch == epoch && !ordered(s.writer, s.write_warp_epoch);
@@ -306,6 +314,18 @@ void touch(const void* address, size_t bytes, bool write) {
 
 void sync_block() {
   self->state = State::block;
+  leave();
+}
+
+int thread_number() { return self ? self->id : -1; }
+uint32_t barrier_epoch() { return epoch; }
+size_t shared_bytes_in_use() { return shared_size; }
+
+void wait_until(bool (*ready)(void*), void* state) {
+  if (ready(state)) return;
+  self->event = ready;
+  self->event_state = state;
+  self->state = State::event;
   leave();
 }
 

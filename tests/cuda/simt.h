@@ -47,6 +47,28 @@ void copy_async(void* shared, const void* global, int bytes, int source_bytes);
 void commit_group();
 void wait_groups(int pending);
 
+// What sm_90a has (simt_async.cpp); see csrc/cuda/ptx_hopper.cuh.
+struct alignas(64) TensorMap {
+  const char* address;
+  int rank;
+  int64_t size[4], stride[4];  // the innermost dimension first; strides in bytes
+  bool image;                  // pixels of a convolution, else a box of `rows` along the last dimension
+  int lower[2], upper[2], step[2], rows;
+};
+struct Product {
+  float* c;  // this lane's sums
+  uint64_t a, b;
+  int columns;
+  float (*value)(uint16_t);
+};
+void barrier_init(void* barrier, int arrivals);
+void barrier_arrive(void* barrier, int bytes);
+void barrier_wait(void* barrier, unsigned parity);
+void copy_tensor(void* to, const TensorMap& map, const int (&at)[4], const int (&moved)[2], void* barrier);
+void product(const Product& p);
+void product_commit();
+void product_wait(int pending);
+
 // An access that no instrumented code makes: by the tensor cores, the copy engine or an atomic.
 void touch(const void* address, size_t bytes, bool write);
 

@@ -25,6 +25,16 @@ struct Heap {
   std::string describe(uintptr_t address) const;
 };
 
+// Between the fibers (simt.cpp) and asynchronous work (simt_async.cpp).
+int thread_number();       // of the running fiber; -1: none runs
+uint32_t barrier_epoch();  // grows with each barrier of the block
+size_t shared_bytes_in_use();
+void wait_until(bool (*ready)(void*), void* state);  // lets others run
+void async_begin(int threads);                       // a block starts
+bool async_land();                                   // carries out the oldest copy under way, if there is one
+void async_end();                                    // a block has ended
+bool async_busy(size_t at);  // whether byte `at` of shared memory is a copy's or a product's until the next barrier
+
 extern Heap heap;
 extern std::string errors;
 extern int error_count;

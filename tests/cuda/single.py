@@ -13,6 +13,7 @@ from fastconv import _core
 from fastconv.cuda import weights
 from fastconv.cuda.library import device
 from fastconv.cuda.target import Target
+from tests.kernels.backward import Out
 from tests.kernels.guard import EPS, F32, dense, extent, view
 
 PRECISIONS = weights.PRECISIONS
@@ -82,6 +83,42 @@ def run(
     view(out, shape, strides)[...] = np.nan
     assert np.isnan(out).all(), "wrote between the rows of the output"
     return result
+
+
+def run_many(
+    precision: str, op: str, desc: Any, inputs: Sequence[tuple[Any, Sequence[int]] | Any | None], *outs: Out
+) -> list[F32]:
+    """All outputs of an operation; what tests.kernels.backward.run is for the CPU. Outputs are states: they may hold
+    something before, and start as NaN otherwise."""
+    t = target(precision)
+    plan = t.plan(SCALAR, t.store())
+    flats, numbers, states, written = [], [], [], []
+    for given in inputs:
+        if given is None:
+            numbers.append(-1)
+            continue
+        array, strides = given if isinstance(given, tuple) else (given, dense(given.shape))
+        flat = np.full(extent(array.shape, strides), np.nan, np.float32)
+        if flat.size:
+            view(flat, array.shape, strides)[...] = array
+        numbers.append(plan.external(len(flats), 0, flat.size))
+        flats.append(flat)
+    for o in outs:
+        flat = np.full(extent(o.shape, o.strides), np.nan, np.float32)
+        if o.before is not None and flat.size:
+            view(flat, o.shape, o.strides)[...] = o.before
+        states.append(t.memory().put(flat))
+        written.append(plan.state(states[-1], 0, flat.size))
+    getattr(plan, op)(desc, numbers, written[0], written[1:])
+    t.executor(1).run(plan, flats)
+    results = []
+    for o, state in zip(outs, states, strict=True):
+        flat = state.numpy()
+        results.append(view(flat, o.shape, o.strides).copy() if flat.size else np.empty(o.shape, np.float32))
+        if flat.size:
+            view(flat, o.shape, o.strides)[...] = np.nan
+            assert np.isnan(flat).all(), "wrote between the rows of an output"
+    return results
 
 
 def constant(precision: str, x: F32) -> Any:

@@ -107,3 +107,40 @@ def test_conversions(probe: Any) -> None:
             else:
                 np.testing.assert_array_equal(back, weights.to_tf32(x))
         assert np.isnan(back[~finite]).all()
+
+
+# What each faulty pipeline of probe_hopper.cu must be told.
+PIPELINES = {
+    "none": None,
+    "no_wait_for_copies": "which no barrier has handed over",
+    "no_wait_for_products": "which products may still read|products that go on may still read",
+    "released_early": "overwrites what products that go on may still read",
+    "uninitialised": "that nobody initialised",
+    "announced_too_much": "deadlock",
+    "ordinary_read": "read while it belongs to copies of tensors|nobody wrote",
+    "tile_off": "an address that 1024 does not divide",
+    "arrives_twice": "more arrivals at a barrier",
+    "never_multiplied": "a thread ends before its products|deadlock",
+}
+
+
+def test_pipelines() -> None:
+    """Copies of tensors, barriers in shared memory and products of a warpgroup: the result, and each mistake."""
+    library = ctypes.CDLL(str(emulator.build("probe_hopper", [Path(__file__).parent / "probe_hopper.cu"])))
+    library.probe_hopper.restype = ctypes.c_char_p
+    rng = np.random.default_rng(3)
+    a, b = (rng.standard_normal((64, 64)).astype(np.float16) for _ in range(2))
+    seen = set()
+    for i in range(100):
+        found, c = ctypes.create_string_buffer(2000), np.zeros((64, 64), np.float32)
+        name = library.probe_hopper(i, _address(a), _address(b), _address(c), found, 2000)
+        if name is None:
+            break
+        text, want = found.value.decode(), PIPELINES[name.decode()]
+        seen.add(name.decode())
+        if want is None:
+            assert text == "", text
+            np.testing.assert_allclose(c, 3 * a.astype(np.float64) @ b.astype(np.float64).T, rtol=0, atol=1e-4)
+        else:
+            assert re.search(want, text) and text, (name, text)
+    assert seen == set(PIPELINES)

@@ -1,0 +1,105 @@
+"""sm_90a's own convolution: the copy engine's geometry, the pipeline and the products, under the emulator's clocks."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+import fastconv
+from fastconv.cuda.library import device
+from tests import cases
+from tests.models import nets
+
+from .single import force
+from .test_conv2d import conv2d
+
+HALVES = ("fp16", "bf16")
+TILES = (4, 5, 6)  # 128 x 256, 128, 64
+
+
+@pytest.fixture(autouse=True)
+def launched() -> Iterator[None]:
+    """Every test here must have run the kernel that it is about."""
+    before = device(0).library.hopper_launches()
+    if os.environ.get("FASTCONV_TEST_CUDA") and before < 0:
+        pytest.skip("this card is no Hopper")  # the emulator stands in for one, and never skips
+    yield
+    force(-1)
+    assert device(0).library.hopper_launches() > before
+
+
+SHAPES = (
+    cases.ConvCase("1x1", 2, 9, 8, 72, 136, 1, 1),
+    cases.ConvCase("3x3", 3, 7, 6, 64, 40, 3, 3, pads=(1, 1, 1, 1)),  # several images in a block, a tail of rows
+    cases.ConvCase("few-channels", 1, 5, 7, 8, 9, 3, 3, pads=(1, 1, 1, 1)),
+    cases.ConvCase("chunks", 1, 6, 5, 136, 33, 3, 2, pads=(1, 0, 1, 1)),
+    cases.ConvCase("stride2", 2, 15, 14, 24, 70, 3, 3, strides=(2, 2), pads=(1, 1, 1, 1)),
+    cases.ConvCase("stride32", 1, 20, 21, 16, 16, 5, 4, strides=(3, 2), pads=(0, 2, 3, 1)),
+    cases.ConvCase("dilated", 1, 17, 15, 16, 24, 3, 3, dilations=(3, 2), pads=(3, 2, 3, 2)),
+    cases.ConvCase("left-over", 1, 8, 9, 16, 8, 2, 2, strides=(3, 3)),  # pixels that no window reaches
+    cases.ConvCase("all-padding", 1, 2, 2, 8, 8, 3, 3, pads=(3, 3, 3, 3)),
+    cases.ConvCase("one-pixel", 5, 1, 1, 200, 72, 1, 1),
+    cases.ConvCase("many-rows", 1, 23, 17, 64, 16, 1, 1),
+)
+
+
+@pytest.mark.parametrize("precision", HALVES)
+@pytest.mark.parametrize("case", SHAPES, ids=lambda c: c.name)
+def test_shapes(case: cases.ConvCase, precision: str) -> None:
+    for tile in TILES:
+        force(tile)
+        conv2d(precision, case)
+
+
+@pytest.mark.parametrize("tile", TILES)
+def test_more_tiles_than_one(tile: int) -> None:
+    """Blocks in both directions, more steps than stages, slices of the depth, residual and activation."""
+    case = cases.ConvCase("deep", 2, 11, 9, 128, 264, 3, 3, pads=(1, 1, 1, 1))
+    force(tile)
+    conv2d("fp16", case, act="relu")
+    force(tile, 3)
+    conv2d("fp16", case, residual=True, act="hard_swish")
+
+
+@pytest.mark.parametrize("gaps", [(8, 8, 8), (16, 3, 5), (0, 4, 1)])
+def test_strides(gaps: tuple[int, int, int]) -> None:
+    """x between other channels; y and residual aligned to 16 bytes or not."""
+    force(5)
+    case = cases.ConvCase("3x3", 1, 5, 6, 16, 24, 3, 3, pads=(1, 0, 1, 1))
+    conv2d("bf16", case, gaps=gaps, residual=True)
+    conv2d("fp16", case, gaps=gaps, bias=False)
+
+
+def test_whole_network() -> None:
+    """Where the kernel cannot (stems, groups), the other one runs."""
+    data, feed = nets.serialized("resnet"), nets.inputs(nets.NETS["resnet"](), 2)
+    want = fastconv.load(data, precision="strict").run(None, feed)
+    force(5)
+    got = fastconv.load(data, device="cuda", precision="fp16").run(None, feed)
+    for a, b in zip(got, want, strict=True):
+        assert np.abs(a - b).max() < 4e-3 * np.abs(b).max()
+
+
+def test_choice() -> None:
+    """Wide tiles for large products, slices for small deep ones; every choice covers the depth."""
+    launches = device(0).library.hopper_launches()
+
+    def choose(M: int, K: int, steps: int) -> tuple[int, int, int]:
+        out = (ctypes.c_int32 * 3)()
+        device(0).call("choose_hopper", M, K, steps, 132, out)
+        return out[0], out[1], out[2]
+
+    assert choose(32 * 56 * 56, 256, 9)[:2] == (4, 1)
+    assert choose(49, 512, 72)[1] > 1
+    for M in (49, 196, 3136, 100352):
+        for K in (16, 64, 512, 2048):
+            for steps in (1, 4, 9, 72):
+                tile, slices, per = choose(M, K, steps)
+                assert 4 <= tile < 7 and (slices - 1) * per < steps <= slices * per
+    assert device(0).library.hopper_launches() == launches
+    force(5)
+    conv2d("fp16", SHAPES[0])
