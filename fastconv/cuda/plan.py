@@ -27,16 +27,22 @@ SIZES = _core.Isa.scalar  # the level whose checks are asked; packed sizes are o
 
 def extent(owner: Device, precision: str, desc: Any, op: _core.Op) -> tuple[list[int], int]:
     """As _core.extent, for the GPU's layouts of packed weights and of the sums of weight gradients."""
-    reads, writes = _core.extent(desc, SIZES, op)
+    joins = op == _core.Op.conv2d_backward_weight_sum  # there may be nothing to join on the CPU: ask about the sums
+    reads, writes = _core.extent(desc, SIZES, _sums_of(desc) if joins else op)
     own = c_int64()
     data = bytes(desc)
     number = PRECISIONS.index(precision)
     owner.call("own_size", int(op), data, len(data), number, owner.info.multiprocessors, byref(own))
-    if own.value < 0:
-        return list(reads), writes
-    if op == _core.Op.conv2d_backward_weight_sum:
-        return [own.value, *reads[1:]], writes
-    return list(reads), own.value
+    if joins:
+        lengths = ((desc.K, desc.dw_k), (desc.C // desc.groups, desc.dw_c), (desc.R * desc.S, desc.dw_tap))
+        return [own.value, 0, 0, 0], 1 + sum((n - 1) * stride for n, stride in lengths)
+    return list(reads), writes if own.value < 0 else own.value
+
+
+def _sums_of(desc: Any) -> _core.Op:
+    """The operation whose sums conv2d_backward_weight_sum joins."""
+    depthwise = desc.groups > 1 and desc.groups == desc.C
+    return _core.Op.depthwise_backward_weight if depthwise else _core.Op.conv2d_backward_weight
 
 
 @dataclass(frozen=True)
@@ -139,7 +145,8 @@ class DevicePlan:
                 operands[i] = self._reference(name, i, t)
             else:
                 operands[i] = Reference(NONE, 0, 0)
-        written = [writes, *_core.extent_more(desc, SIZES, op)]
+        more_needs = (0, 0) if isinstance(desc, _core.Conv2dBackwardWeight) else _core.extent_more(desc, SIZES, op)
+        written = [writes, *more_needs]
         for i, need in enumerate(written):
             number = out if i == 0 else more[i - 1] if i <= len(more) else -1
             operands[4 + i] = self._output(name, i, number, need)

@@ -12,6 +12,7 @@ from fastconv.cuda.target import Target
 from tests import cases
 from tests.kernels import (
     backward,
+    guard,
     test_affine_sample,
     test_batch_norm,
     test_conv2d_backward,
@@ -20,7 +21,7 @@ from tests.kernels import (
     test_unary_backward,
 )
 
-from .single import SCALAR, rounded, run, run_many, target
+from .single import SCALAR, random, rounded, run, run_many, target
 
 
 class Core:
@@ -50,10 +51,10 @@ def convolutions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(backward, "run", lambda isa, *arguments: run_many(precision, *arguments))
     monkeypatch.setattr(test_conv2d_backward, "_core", Core(target(precision)))
 
-    def random(rng: np.random.Generator, *shape: int) -> Any:
+    def operands(rng: np.random.Generator, *shape: int) -> Any:
         return rounded(rng.standard_normal(shape, np.float32), precision, multiplied=True)
 
-    monkeypatch.setattr(test_conv2d_backward, "random", random)
+    monkeypatch.setattr(test_conv2d_backward, "random", operands)
     return precision
 
 
@@ -171,9 +172,23 @@ def test_no_pixels(convolutions: str) -> None:
     test_conv2d_backward.test_no_pixels(SCALAR)
 
 
+@pytest.mark.parametrize("precision", ("fp32", "tf32"))
 @pytest.mark.parametrize("trans_b", (True, False))
-def test_dense_weight(convolutions: str, trans_b: bool) -> None:
-    test_conv2d_backward.test_dense_weight(SCALAR, trans_b)
+def test_dense_weight(trans_b: bool, precision: str) -> None:
+    """A dense layer is a convolution of one pixel; there are always parts to join, also where the CPU has none."""
+    rng = np.random.default_rng(32)
+    for M, C, K in ((1, 3, 5), (16, 50, 64), (33, 130, 70), (600, 17, 129)):
+        x, g = random(rng, precision, M, C), random(rng, precision, M, K)
+        desc = _core.Conv2dBackwardWeight(
+            N=1, H=1, W=M, C=C, K=K, P=1, Q=M, R=1, S=1, groups=1, stride_h=1, stride_w=1, dilation_h=1, dilation_w=1,
+            x_image=M * C, x_row=M * C, x_ld=C, g_ld=K, dw_k=C if trans_b else 1, dw_c=1 if trans_b else K, dw_tap=1,
+        )  # fmt: skip
+        size = target(precision).extent(desc, SCALAR, _core.Op.conv2d_backward_weight)[1]
+        (sums,) = run_many(precision, "conv2d_backward_weight", desc, [x, g], backward.packed(size))
+        out = backward.Out((K, C), (desc.dw_k, desc.dw_c))
+        (dw,) = run_many(precision, "conv2d_backward_weight_sum", desc, [sums], out)
+        want = g.astype(np.float64).T @ x.astype(np.float64)
+        guard.close(dw, want, terms=M, scale=np.sqrt(M), note=(M, C, K))
 
 
 @pytest.mark.parametrize("precision", ("fp32", "tf32"))
