@@ -56,7 +56,11 @@ int64_t part_size(const Conv2dBackwardWeight& d, Isa isa) {
   return groups * d.R * d.S * Cg * ceil_div(Kg, V) * V;
 }
 
-bool takes_images(const Conv2dBackwardWeight& d, Isa isa) { return !depthwise(d) && images_pay(d, isa); }
+bool takes_images(const Conv2dBackwardWeight& d, Isa isa) {
+  if (depthwise(d) || !images_pay(d, isa)) return false;
+  const ImageBands cut = image_bands(d, isa, true);
+  return cut.groups * cut.bands <= SUM_BYTES / 4 / part_size(d, isa);
+}
 
 int64_t parts_of(const Conv2dBackwardWeight& d, Isa isa) {
   if (takes_images(d, isa)) {

@@ -43,7 +43,8 @@ ImageBands image_bands(const D& d, Isa isa, bool keeps_rows) {
   const double row_flops = 2.0 * (double)(d.C * d.R * d.S) * (double)(d.K * d.Q * V);
   int64_t rows = std::max<int64_t>((d.P * groups + 15) / 16, (int64_t)std::min(1e6, std::ceil((1 << 20) / row_flops)));
   rows = std::min(rows, d.P);
-  while (rows > 1 && image_bytes(d, rows, keeps_rows ? rows : 1, isa) > IMAGE_BYTES) rows--;
+  const double one = image_bytes(d, 1, 1, isa), more = image_bytes(d, 2, keeps_rows ? 2 : 1, isa) - one;
+  rows = std::min(rows, 1 + (int64_t)std::min(1e9, std::max(0.0, IMAGE_BYTES - one) / more));
   const int64_t bands = (d.P + rows - 1) / rows;
   return {groups, bands, (d.P + bands - 1) / bands};
 }

@@ -76,7 +76,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, Any]
         if not isinstance(state, dict):
             raise ModelError(f"{name}: its state is no JSON object")
         arrays = {key: _array(data, 8 + length, info) for key, info in header.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as e:
         if isinstance(e, FastconvError):
             raise
         raise ModelError(f"{name}: not a checkpoint: {e}") from None

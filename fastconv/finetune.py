@@ -315,13 +315,18 @@ class Run:
         learnt, optimizer = unpacked(where, self.network.learning, arrays, state)
         if optimizer is None:
             raise ModelError(f"{where}: not a checkpoint of fine_tune")
+        try:
+            place = state["phase"], state["epoch"], state["batch"]
+            history, head_epochs, skipped = state["history"], state["head_epochs"], [p for p, _ in state["skipped"]]
+        except (KeyError, TypeError, ValueError) as e:
+            raise ModelError(f"{where}: not a checkpoint of fine_tune: {e!r}") from None
         for v, array in zip(self.network.learning, learnt, strict=True):
             v.set(array)
-        self.phase, self.epoch, self.batch = state["phase"], state["epoch"], state["batch"]
-        self.history, self.head_epochs = state["history"], state["head_epochs"]
+        self.phase, self.epoch, self.batch = place
+        self.history, self.head_epochs = history, head_epochs
         self.resumed = {"optimizer": optimizer, "callbacks": state["callbacks"]}
         for data in (self.train, self.valid):
-            data.skip([path for path, _ in state["skipped"]])
+            data.skip(skipped)
 
     # -- after --------------------------------------------------------------------------------------------------
     def result(self) -> FineTuned:

@@ -150,8 +150,7 @@ def own_preset(model: Any) -> Preset | None:
     """What the network says of the images that it expects: a file's metadata, an application's preprocess_input."""
     if isinstance(model, Runtime):
         return from_metadata(model.metadata)
-    mode = getattr(getattr(model, "preprocess_input", None), "mode", None)
-    return for_mode(mode) if mode else None
+    return for_mode(getattr(getattr(model, "preprocess_input", None), "mode", None))
 
 
 # -- blocks ---------------------------------------------------------------------------------------------------------

@@ -13,6 +13,8 @@ from typing import BinaryIO
 
 from .errors import FastconvError
 
+UNLOCKABLE = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # some network file systems know no locks
+
 
 def open_file(path: str | os.PathLike[str]) -> BinaryIO:
     """A file, open for reading bytes. Raises OSError, also for a folder, and for devices and pipes, which may wait."""
@@ -83,6 +85,11 @@ def _locked(partial: Path) -> int:
         except BlockingIOError:
             os.close(file)
             raise FastconvError(f"{partial}: another process is writing it") from None
-        except OSError:
+        except FileNotFoundError:
             pass  # renamed away between the two looks
+        except OSError as error:
+            if error.errno in UNLOCKABLE:
+                return file
+            os.close(file)
+            raise
         os.close(file)

@@ -164,7 +164,6 @@ class SavedModel(Model):
         if precision not in ("fp32", "strict"):
             raise DeviceError(f"precision={precision!r}: what a saved plan computes in was chosen when it was made")
         self.device, self.precision, self._target = device, precision, CPU
-        self.winograd, self.tuning, self.metadata = DEFAULT_WINOGRAD, None, {}
         self.threads, self._threads_arg = thread_count(threads), threads
         raw = isinstance(source, (bytes, bytearray, memoryview))
         self._given: str | bytes = bytes(source) if raw else os.fspath(source)  # type: ignore[arg-type]

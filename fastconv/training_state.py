@@ -96,11 +96,11 @@ def are_of(states: Any, callbacks: Sequence[Callback]) -> bool:
     """Whether `states_of` was given as many callbacks, of the same classes where they remember anything."""
     if not isinstance(states, list) or len(states) != len(callbacks):
         return False
-    pairs = [s if isinstance(s, list) and len(s) == 2 else [None, s] for s in states]
     return all(
-        name == type(c).__name__ or (state == {} and not c.state())
-        for (name, state), c in zip(pairs, callbacks, strict=True)
-    )
+        isinstance(s, list) and len(s) == 2 and isinstance(s[1], dict)
+        and (s[0] == type(c).__name__ or (not s[1] and not c.state()))
+        for s, c in zip(states, callbacks, strict=True)
+    )  # fmt: skip
 
 
 def restore(callbacks: Sequence[Callback], states: Sequence[Sequence[Any]]) -> None:

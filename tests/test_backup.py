@@ -88,6 +88,19 @@ def test_a_backup_of_another_fit_is_refused(tmp_path: Path) -> None:
         assert model.optimizer is not None and model.optimizer.iterations == 0
         for a, b in zip(before, model.get_weights(), strict=True):
             np.testing.assert_array_equal(a, b)
+    arrays, state = checkpoint.read(tmp_path / "training.ckpt")
+    for wrong in (
+        {"epoch": None},
+        {"batch": -1},
+        {"callbacks": [{}, {}]},
+        {"callbacks": [["StopAt", 3], ["History", 4]]},
+    ):
+        (tmp_path / "wrong").mkdir(exist_ok=True)
+        checkpoint.write(tmp_path / "wrong" / "training.ckpt", arrays, {**state, "state": {**state["state"], **wrong}})
+        model = network()
+        with pytest.raises(ModelError):
+            fit(model, [StopAt(99), BackupAndRestore(tmp_path / "wrong")])
+        assert model.optimizer is not None and model.optimizer.iterations == 0
     kept = BackupAndRestore(tmp_path, delete_checkpoint=False)
     fit(network(), [StopAt(99), kept])
     assert (tmp_path / "training.ckpt").exists()

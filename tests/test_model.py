@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import fastconv
-from fastconv import DeviceError, ModelError, ShapeError
+from fastconv import DeviceError, ModelError, ShapeError, _core
 from fastconv.model import MAX_PLANS
 
 from .small import CLASSES, F32, SHAPE, images, network, same_bits
@@ -36,6 +36,25 @@ def two_inputs() -> bytes:
         graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8
     ).SerializeToString()
     return data
+
+
+@pytest.mark.parametrize("level", _core.isa_levels())
+def test_a_residual_that_dies_in_a_deep_product(level: str) -> None:
+    """r = exp(x), z = (a @ w + r) @ v: the sum takes the place of r, and the depth is more than one part."""
+    rng = np.random.default_rng(7)
+    w, v = (rng.standard_normal(s, np.float32) / 32 for s in ((2500, 64), (64, 8)))
+    nodes = [helper.make_node("Exp", ["x"], ["r"]), helper.make_node("MatMul", ["a", "w"], ["p"]),
+             helper.make_node("Add", ["p", "r"], ["s"]), helper.make_node("MatMul", ["s", "v"], ["z"])]  # fmt: skip
+    inputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", [30, 64]), ("a", [30, 2500]))]
+    graph = helper.make_graph(
+        nodes, "deep", inputs, [helper.make_tensor_value_info("z", TensorProto.FLOAT, [30, 8])],
+        [numpy_helper.from_array(w, "w"), numpy_helper.from_array(v, "v")],
+    )  # fmt: skip
+    data = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    x, a = rng.standard_normal((30, 64), np.float32), rng.standard_normal((30, 2500), np.float32)
+    want = (a.astype(np.float64) @ w + np.exp(x)) @ v
+    got = fastconv.load(data, _isa=level)(x, a)
+    assert np.abs(got - want).max() <= 1e-5 * np.abs(want).max()
 
 
 # -- sources ------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,25 @@ def test_what_ends_badly_changes_nothing(tmp_path: Path) -> None:
         assert partial.read_text() == ""
         partial.write_text("after")
     assert path.read_text() == "after" and os.listdir(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("number", (errno.ENOLCK, errno.ENOTSUP, errno.EIO))
+def test_file_systems_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Where there are no locks a file is written without one; another error is no reason to try for ever."""
+
+    def flock(file: int, how: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    path = tmp_path / "a.txt"
+    if number == errno.EIO:
+        with pytest.raises(OSError, match=os.strerror(number)), replacing(path):
+            pass
+        assert not path.exists()
+    else:
+        with replacing(path) as partial:
+            partial.write_text("whole")
+        assert path.read_text() == "whole"
 
 
 def test_places(tmp_path: Path) -> None:

@@ -77,7 +77,9 @@ void add_conv2d(Cost& cost, ConvShape s, ConvChoice choice, Isa isa) {
   const int64_t M = s.N * s.P * s.Q, Kg = s.K / s.groups, Cg = s.C / s.groups;
   const int64_t panels = ceil_div(ceil_div(Kg, table.vector_length), table.max_panel);
   Conv2d d{};
-  d.N = s.N, d.C = s.C, d.K = s.K, d.P = s.P, d.Q = s.Q, d.R = s.R, d.S = s.S, d.groups = s.groups;
+  d.N = s.N, d.H = s.H, d.W = s.W, d.C = s.C, d.K = s.K, d.P = s.P, d.Q = s.Q, d.R = s.R, d.S = s.S;
+  d.groups = s.groups, d.stride_h = s.stride_h, d.stride_w = s.stride_w, d.pad_t = s.pad_t, d.pad_l = s.pad_l;
+  d.dilation_h = s.dilation_h, d.dilation_w = s.dilation_w;
   d.algorithm = runs ? ConvAlgorithm::row_run : ConvAlgorithm::implicit;
   prepare(d, isa);
   // A tap of which all pixels of a tile meet padding is skipped; where a line is about a tile that happens line by

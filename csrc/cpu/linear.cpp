@@ -3,7 +3,8 @@
 // Weights are panels of DENSE_NV vectors of columns, [panel][c][columns] (cpu/pack.cpp). Up to three rows read each
 // weight once and are bound by memory: one tile is as wide as the panel, and a panel is one long stream for the
 // prefetcher. More rows take the panel in parts of MAX_NV vectors, with the tiles of the convolution, and DEPTH inputs
-// at a time: several tiles of rows then read the weights from L2. Sums wait in y; their order stays.
+// at a time: several tiles of rows then read the weights from L2. Sums wait in y; their order stays. Only up to three
+// rows with weights beyond FAR add in another order, that of the streams.
 #include "cpu/gemm.h"
 
 namespace fastconv {
@@ -112,7 +113,9 @@ void linear(const Linear& d, const Buffers& b, int64_t begin, int64_t end) {
       t.bias = b.in[2] ? b.in[2] + k : nullptr;
       t.tail = (int)min_i(V, d.K - k - (nv - 1) * V);
       const RowBlocks blocks(row_end - row_begin, stream ? 1 : nv);
-      const int64_t parts = stream || blocks.count == 1 ? 1 : max_i(1, (d.C + DEPTH - 1) / DEPTH);
+      // A residual in y itself is read last, so sums cannot wait there.
+      const bool whole = stream || blocks.count == 1 || b.in[3] == b.out;
+      const int64_t parts = whole ? 1 : (d.C + DEPTH - 1) / DEPTH;
       for (int64_t part = 0; part < parts; part++) {
         const int64_t c = d.C * part / parts;
         const bool last = part == parts - 1;

@@ -47,6 +47,10 @@ class BackupAndRestore(Callback):
             if state.get("seed") != seed or not are_of(state.get("callbacks"), self._callbacks):
                 problem = "made by a fit with another seed or other callbacks: remove it, or use them"
                 raise ModelError(f"{self.path}: {problem}")
+            for name in ("epoch", "batch"):
+                number = state.get(name)
+                if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+                    raise ModelError(f"{self.path}: not a backup of a fit: {name} is {number!r}")
 
         state = load_training(self.model, self.path, check=check)
         restore(self._callbacks, state["callbacks"])

@@ -93,6 +93,5 @@ def _outer(info: InputInfo, last: bool) -> tuple[int | None, ...]:
 
 def _finish(model: Model, runtime: Runtime) -> Model:
     model.threads = runtime._threads_arg
-    if runtime.device != "cpu":
-        model.place(runtime.device, runtime.precision)
+    model.place(runtime.device, runtime.precision)
     return model

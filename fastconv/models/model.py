@@ -31,6 +31,7 @@ from fastconv.models.source import LayerSource
 from fastconv.models.training import Training
 from fastconv.source import distinct
 from fastconv.summary import model_summary
+from fastconv.target import target
 
 FloatArray = npt.NDArray[np.float32]
 Preprocess = Callable[..., FloatArray]
@@ -170,7 +171,8 @@ class Model(Layer, Training):
 
     # -- running ----------------------------------------------------------------------------------------------
     def place(self, device: str, precision: str) -> None:
-        """Run on this device from now on, as for `fastconv.load`; `compile` does it, too."""
+        """Run on this device from now on, as for `fastconv.load`; `compile` does it, too. Raises DeviceError."""
+        target(device, precision)
         self._placed = (device, precision)
 
     @property

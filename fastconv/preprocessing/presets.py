@@ -196,9 +196,11 @@ def preset(name: str) -> Preset:
     return PRESETS[name]
 
 
-def for_mode(mode: str) -> Preset:
-    """What `load_img` and a `preprocess_input` of that mode (caffe, tf, torch or none) do to an image."""
-    return PRESETS[{"caffe": "keras-caffe", "tf": "keras", "torch": "torchvision", "none": "raw"}[mode]]
+def for_mode(mode: object) -> Preset | None:
+    """What `load_img` and a `preprocess_input` of that mode (caffe, tf, torch or none) do to an image; None for another
+    mode."""
+    names = {"caffe": "keras-caffe", "tf": "keras", "torch": "torchvision", "none": "raw"}
+    return PRESETS[names[mode]] if isinstance(mode, str) and mode in names else None
 
 
 def from_metadata(metadata: Mapping[str, str]) -> Preset | None:

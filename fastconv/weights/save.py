@@ -61,8 +61,8 @@ def _metadata(model: Model) -> dict[str, str]:
     """The model's own metadata and, where they do not name it, the preset of its preprocess_input."""
     from fastconv.preprocessing.presets import for_mode
 
-    mode = getattr(model.preprocess_input, "mode", None)  # users may put a function of their own there
-    return model.metadata if mode is None else {**for_mode(mode).to_metadata(), **model.metadata}
+    own = for_mode(getattr(model.preprocess_input, "mode", None))  # users may put a function of their own there
+    return model.metadata if own is None else {**own.to_metadata(), **model.metadata}
 
 
 def save_source(source: Source, path: str | os.PathLike[str], shape: Sequence[int | None] | None = None) -> None:

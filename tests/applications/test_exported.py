@@ -212,3 +212,15 @@ def test_real_exports(name: str, exporter: str) -> None:
     cut = make(weights=path, include_top=False, pooling="avg")
     close(cut.predict(x), file.without_top(pooling="avg")(np.ascontiguousarray(x.transpose(0, 3, 1, 2))))
     assert make(weights=path, classes=5).predict(x).shape == (1, 5)
+
+
+def test_a_function_of_the_users_says_nothing_of_images(tmp_path: Path) -> None:
+    def prepare(x: Any) -> Any:
+        return x
+
+    prepare.mode = "RGB"  # type: ignore[attr-defined]
+    model = LeNet5(weights=None)
+    model.preprocess_input = prepare  # type: ignore[assignment]
+    for ending in (".onnx", ".ckpt", ".safetensors"):
+        model.save(tmp_path / f"net{ending}")
+    assert "fastconv.preset" not in fastconv.load(tmp_path / "net.onnx").metadata

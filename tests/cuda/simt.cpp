@@ -168,7 +168,7 @@ void entry() {
 
 void prepare(Fiber& f) {
   if (!f.stack) {
-    f.stack = (char*)mmap(nullptr, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    f.stack = (char*)mmap(nullptr, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (f.stack == MAP_FAILED) throw std::bad_alloc();
   }
   void** top = (void**)(f.stack + STACK - 64);
@@ -368,7 +368,8 @@ void launch(dim3 grid, dim3 block, size_t shared, const std::function<void()>& k
       grid.x > 0x7fffffff || grid.y > 65535 || grid.z > 65535) {
     return fail("launch of %ux%ux%u blocks of %d threads with %zu bytes", grid.x, grid.y, grid.z, threads, shared);
   }
-  static char* memory = (char*)mmap(nullptr, SHARED_LIMIT, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  static char* memory =
+      (char*)mmap(nullptr, SHARED_LIMIT, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   shared_memory = memory;
   shared_size = shared;
   body = &kernel;

@@ -61,7 +61,7 @@ def test_large(isa: Any, M: int, C: int, K: int) -> None:
 
 @isas
 def test_rows_do_not_depend_on_their_number(isa: Any) -> None:
-    """A row gives the same bits alone, among three that stream, and in a tile."""
+    """A row gives the same bits alone, among three that stream, and in a tile, where the weights stay in a cache."""
     rng = np.random.default_rng(22)
     x, w, bias = random(rng, 49, 131), random(rng, 140, 131), random(rng, 140)
     whole = linear(isa, x, w, bias)

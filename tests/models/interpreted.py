@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.layers.base import draw
 from fastconv.layers.variable import Variable
 from fastconv.models import Model
 from fastconv.models.trainer import Trainer
@@ -32,9 +31,16 @@ class Interpreted:
         target = t.loss.targets(y, t.model._output_shape([x.shape]))
         graph, feeds, states = t.graph([x.shape], target.shape)
         w = np.ones(len(x)) if weight is None else np.asarray(weight, np.float64)
-        given: Sequence[np.ndarray] = [x, *draw(feeds, seed, t.optimizer.iterations), target, w / len(x)]
+        given: Sequence[np.ndarray] = [x, *_drawn(feeds, seed, t.optimizer.iterations), target, w / len(x)]
         hyper = np.array([*t.optimizer.hyper()], np.float64)
         feed = {v.name: a for v, a in zip(graph.inputs, [*given, hyper], strict=True)}
         loss, out = interpret(graph, feed, states={name: self.state(v) for name, v in states.items()})
         t.optimizer.iterations += 1
         return float(loss[0]), out
+
+
+def _drawn(feeds: Sequence[Any], seed: int, step: int) -> list[np.ndarray]:
+    return [
+        np.asarray(f.draw(np.random.default_rng((seed if f.seed is None else f.seed, step, i))))
+        for i, f in enumerate(feeds)
+    ]
