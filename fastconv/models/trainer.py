@@ -57,6 +57,12 @@ class Step:
         self.loss = np.empty(1, np.float32)
         self.y = np.empty(outputs, np.float32)
 
+    def check(self, x: Sequence[FloatArray]) -> None:
+        """Whether x are the arrays it was compiled for: kept ones may come from another cut. Raises ShapeError."""
+        inputs = [shape for _, shape in self.compiled.inputs[: len(x)]]
+        if [a.shape for a in x] != inputs:
+            raise ShapeError(f"features of the frozen part: expected {inputs}, got {[a.shape for a in x]}")
+
 
 class Trainer:
     """Steps of one model with one optimiser and loss; made from what `Model.compile` decided.
@@ -87,7 +93,7 @@ class Trainer:
         self._bound: dict[Variable, Any] = {}  # the memory that compiled steps change
         self.steps: dict[object, Step] = {}
         self.halves = Halves(self)
-        self._frozen: object = None  # what the plans hold as constants
+        self.frozen: object = None  # what the plans hold as constants, as of the last `follow`
         self._looked = -1  # the last change of any Variable when that was compared
 
     def step(self, x: Sequence[FloatArray] | Kept, target: Array, weight: Array, seed: int) -> tuple[float, FloatArray]:
@@ -106,6 +112,7 @@ class Trainer:
             while len(self.steps) >= MAX_STEPS:
                 self.steps.pop(next(iter(self.steps)))
             self.steps[key] = step
+        step.check(x)
         self._check_memory()
         optimizer = self.optimizer
         share = np.asarray(weight, np.float32) * np.float32(1 / len(target))
@@ -128,12 +135,12 @@ class Trainer:
             return
         moved = {*self.trained, *self.moving}
         frozen = [(v.serial, v.version) for v in self.model.weights if v not in moved]
-        if self._frozen not in (None, frozen):
+        if self.frozen not in (None, frozen):
             self.steps.clear()
             self.halves.forget()
             packed, self.cache = self.cache.packed, WeightCache(self.target)
             self.cache.before = packed
-        self._frozen, self._looked = frozen, last_change()
+        self.frozen, self._looked = frozen, last_change()
 
     # -- compiling ----------------------------------------------------------------------------------------------
     def compiled(self, shapes: Sequence[Shape], target_shape: Shape, kept: bool = False) -> Step:
@@ -273,6 +280,7 @@ class Halves:
                 self._plans.pop(next(iter(self._plans)))
             self._plans[key] = Step(self.trainer.compile(graph, states), feeds, (1,)), [v.shape for v in graph.outputs]
         step, outer = self._plans[key]
+        step.check(x)
         outputs = [np.empty(shape, np.float32) for shape in outer]
         self.trainer.executor.run(step.compiled.plan, [*x, *draw(step.feeds, seed, number), *outputs])
         return outputs

@@ -241,6 +241,7 @@ class Training:
         data = as_batches(x, y, sample_weight, inputs, batch_size, shuffle, seed, steps_per_epoch)
         samples = getattr(data, "samples", None) or getattr(x, "samples", None)
         params = {"verbose": verbose, "epochs": epochs, "steps": data.steps, "samples": samples}
+        size = validation_batch_size or batch_size
         reports = CallbackList(callbacks, _display(verbose))
         reports.set_params(params)
         reports.set_model(model)
@@ -248,21 +249,24 @@ class Training:
         with closing(reports):
             place = reports.begin_at(reports.callbacks, seed)
             initial_epoch, initial_batch = place or (initial_epoch, initial_batch)
+            keeper = None
             if model.inputs and (cache_features or views > 1 or (cache_features is None and epochs > 1)):
-                keeper = Keeper(self.trainer(), cache_features, views, seed, verbose)
-                data, held_size = keeper.training(data), validation_batch_size or batch_size
-                validation_data = keeper.validation(validation_data, held_size, validation_steps)
-                params["steps"] = data.steps
+                keeper = Keeper(model, cache_features, views, seed, verbose)
+                params["steps"] = keeper.training(data).steps
+                keeper.validation(validation_data, size, validation_steps)
             reports.on_train_begin({})
             logs: Logs = {}
             for epoch in range(initial_epoch, epochs):
                 reports.on_epoch_begin(epoch, {})
                 first = initial_batch if epoch == initial_epoch else 0
-                logs, complete = self._epoch(data, epoch, first, class_weight, seed, reports)
+                batches = data if keeper is None else keeper.training(data)
+                logs, complete = self._epoch(batches, epoch, first, class_weight, seed, reports)
+                del batches  # for the memory, where they are made anew
                 validates = validation_data is not None and not (epoch + 1) % validation_freq
                 if validates and (complete or not self.stop_training):
-                    size = validation_batch_size or batch_size
-                    found = self._validate(validation_data, size, validation_steps, reports)
+                    held = keeper.validation(validation_data, size, validation_steps) if keeper else validation_data
+                    found = self._validate(held, size, validation_steps, reports)
+                    del held
                     logs |= {f"val_{name}": value for name, value in found.items()}
                 reports.on_epoch_end(epoch, logs)
                 if self.stop_training:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 from fastconv import layers as L
 from fastconv import optimizers
 from fastconv.callbacks import BackupAndRestore, Callback
+from fastconv.errors import ShapeError
 from fastconv.layers.initializers import seeded
 from fastconv.models import Model, Sequential, kept
 from fastconv.models.trainer import Halves
@@ -109,6 +111,64 @@ def test_frozen_weights_that_are_set_between_two_fits() -> None:
     np.testing.assert_allclose(twice(True), twice(False), rtol=1e-4, atol=1e-5)
 
 
+class At(Callback):
+    """Calls `change(model)` at the beginning of an epoch."""
+
+    def __init__(self, epoch: int, change: Callable[[Model], Any]) -> None:
+        super().__init__()
+        self.epoch, self.change = epoch, change
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        if epoch == self.epoch:
+            self.change(self.model)
+
+
+def convolution(model: Model) -> L.Layer:
+    return next(la for la in model.layers if isinstance(la, L.Conv2D))
+
+
+def other_weights(model: Model) -> None:
+    convolution(model).set_weights([1 - a for a in convolution(model).get_weights()])
+
+
+def unfrozen(model: Model) -> None:
+    convolution(model).trainable = True
+    model.compile(optimizers.Adam(0.001), "sparse_categorical_crossentropy", ["accuracy"])
+
+
+@pytest.mark.parametrize("change", (other_weights, unfrozen))
+def test_a_callback_that_changes_the_frozen_part(change: Callable[[Model], Any]) -> None:
+    """What is kept is made anew, for the validation too."""
+    both(network, X, Y, batch_size=8, validation_data=(X[:9], Y[:9]), callbacks=[At(1, change)])
+
+
+def test_a_callback_that_chooses_other_threads() -> None:
+    def threads(model: Model) -> None:
+        model.threads = 2
+
+    def taught_with(*callbacks: Callback) -> bytes:
+        model = network(L.RandomFlip())
+        model.threads = 1
+        return taught(model, batch_size=8, views=2, callbacks=callbacks).tobytes()
+
+    assert taught_with(At(1, threads)) == taught_with()
+
+
+def test_features_of_another_cut_are_no_images() -> None:
+    """Also where a callback calls compile in the middle of an epoch."""
+
+    class Unfreeze(Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            unfrozen(self.model)
+
+    with pytest.raises(ShapeError, match="features of the frozen part"):
+        taught(network(), batch_size=8, callbacks=[Unfreeze()])
+    model = network()
+    features = kept.Kept([np.zeros((8, 3, 3, 3), np.float32)], [(8, 16, 16, 3)])
+    with pytest.raises(ShapeError, match="features of the frozen part"):
+        model.trainer().halves.above(features)
+
+
 def test_another_number_of_views_cuts_elsewhere() -> None:
     frozen = [L.Conv2D(8, 3, trainable=False), L.Conv2D(8, 3, trainable=False)]
     layers = [L.Input((16, 16, 3)), frozen[0], L.RandomFlip(), frozen[1], L.Flatten(), L.Dense(3, activation="softmax")]
@@ -189,7 +249,7 @@ def test_views(runs: list[Any]) -> None:
     assert taught(model(), batch_size=8, epochs=4, views=3).tobytes() == whole.tobytes()
     assert taught(model(), batch_size=8, epochs=4, views=2).tobytes() != whole.tobytes()
     one = model()
-    keeper = kept.Keeper(one.trainer(), None, 3, 4, 0)
+    keeper = kept.Keeper(one, None, 3, 4, 0)
     data = keeper.training(kept.ArrayBatches([X], Y, None, 8, True, 4))
     assert isinstance(data, kept.KeptBatches) and data.views == 3
     (rows,) = data.arrays
