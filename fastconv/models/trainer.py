@@ -103,6 +103,7 @@ class Trainer:
         memory is short.
         """
         self.follow()
+        seen = self._looked
         kept = isinstance(x, Kept)
         shapes, x = (x.shapes, x.arrays) if isinstance(x, Kept) else ([a.shape for a in x], x)
         key = (kept and self.halves.views, tuple(shapes), target.shape)
@@ -125,7 +126,8 @@ class Trainer:
             raise ModelError(f"model {self.model.name!r}: no memory for {size:,} bytes of tensors") from None
         finally:  # also where a Ctrl-C comes as the step ends: what it wrote must not stand as unchanged
             touch(self._bound)
-        self._looked = last_change()
+        now = last_change()
+        self._looked = now if now == seen + 1 else -1  # another change came during the step: look again
         optimizer.iterations += 1
         return float(step.loss[0]), step.y
 
@@ -133,14 +135,14 @@ class Trainer:
         """Plans have frozen weights packed in them: where those were set anew since, they are to be compiled anew."""
         if self._looked == last_change():
             return
-        moved = {*self.trained, *self.moving}
+        now, moved = last_change(), {*self.trained, *self.moving}
         frozen = [(v.serial, v.version) for v in self.model.weights if v not in moved]
         if self.frozen not in (None, frozen):
             self.steps.clear()
             self.halves.forget()
             packed, self.cache = self.cache.packed, WeightCache(self.target)
             self.cache.before = packed
-        self.frozen, self._looked = frozen, last_change()
+        self.frozen, self._looked = frozen, now
 
     # -- compiling ----------------------------------------------------------------------------------------------
     def compiled(self, shapes: Sequence[Shape], target_shape: Shape, kept: bool = False) -> Step:

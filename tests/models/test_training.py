@@ -190,6 +190,27 @@ def test_frozen_weights_that_are_set_count_from_then_on() -> None:
     assert len(set(losses)) == 3
 
 
+def test_frozen_weights_that_are_set_during_a_step() -> None:
+    """By another thread, say: the next step follows."""
+    model = network(dropout=0.0)
+    model.get_layer("c1").trainable = False
+    compiled(model, optimizers.SGD(0.0))
+    trainer = model.trainer()
+
+    class Meanwhile:
+        def run(self, *args: Any) -> None:
+            trainer.executor = real
+            real.run(*args)
+            model.get_layer("c1").set_weights([2 * a + 1 for a in model.get_layer("c1").get_weights()])
+
+    model.train_on_batch(X[:8], Y[:8])
+    (step,) = trainer.steps.values()
+    real, trainer.executor = trainer.executor, Meanwhile()
+    model.train_on_batch(X[:8], Y[:8])
+    model.train_on_batch(X[:8], Y[:8])
+    assert list(trainer.steps.values()) != [step]
+
+
 def test_packed_weights_of_the_frozen_part_are_kept() -> None:
     model = network(dropout=0.0)
     for name in ("c1", "bn"):
