@@ -67,15 +67,18 @@ class Training:
         known = ("fp32", "strict") if device == "cpu" else ("fp32", "strict", "tf32")
         if precision not in known:
             raise ValueError(f"precision={precision!r}: expected one of {known}")
-        self._target = target_of(device, precision)
-        self._model.place(device, "fp32" if device == "cpu" else precision)
-        self.optimizer = optimizers.get(optimizer)
-        self.loss = None if loss is None else losses.get(loss)
         wanted = [] if metrics is None else [metrics] if isinstance(metrics, str) or callable(metrics) else metrics
-        self._metrics = [_metric(m) for m in wanted]
+        made = (  # all that can fail, before anything is changed
+            target_of(device, precision),
+            optimizers.get(optimizer),
+            None if loss is None else losses.get(loss),
+            [_metric(m) for m in wanted],
+            self._choice() if self._model.inputs else None,
+        )
+        self._target, self.optimizer, self.loss, self._metrics, self._chosen = made
         self._strict, self._recompute = precision == "strict", bool(recompute)
         self._trainer = None
-        self._chosen = self._choice() if self._model.inputs else None
+        self._model.place(device, "fp32" if device == "cpu" else precision)
 
     @property
     def _model(self) -> Model:

@@ -359,6 +359,16 @@ def test_errors() -> None:
         model.compile("sgd", "mse", [["accuracy"]])
 
 
+@pytest.mark.parametrize("wrong", ({"optimizer": "sdg"}, {"loss": "mes"}, {"metrics": ["acuracy"]}))
+def test_a_compile_that_fails_changes_nothing(wrong: dict[str, Any]) -> None:
+    model = compiled(network())
+    model.train_on_batch(X[:8], Y[:8])
+    before = dict(vars(model))
+    with pytest.raises(ValueError, match="expected"):
+        model.compile(**{"optimizer": "sgd", "loss": "mse", "precision": "strict", **wrong})
+    assert vars(model) == before
+
+
 def test_several_outputs_are_refused() -> None:
     inputs = Input((3,))
     model = Model(inputs, [Dense(2, name="a")(inputs), Dense(2, name="b")(inputs)])
