@@ -116,8 +116,6 @@ class Keeper:
     """Makes KeptBatches of what `fit` was given, anew where the frozen part is another; see there for the arguments."""
 
     def __init__(self, model: Model, wanted: bool | None, views: int, seed: int, verbose: str | int) -> None:
-        if views < 1 or (views > 1 and wanted is False):
-            raise ValueError(f"views={views!r}, cache_features={wanted!r}: expected 1 view or more, of what is cached")
         self.model, self.wanted, self.views, self.seed = model, wanted, views, seed
         self.shown = verbose not in (0, "0")
         self.used: dict[bool, int] = {}  # bytes of memory

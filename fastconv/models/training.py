@@ -19,7 +19,7 @@ from fastconv.layers.initializers import next_seed
 from fastconv.layers.variable import Variable
 from fastconv.layers.windows import whole
 from fastconv.model import thread_count
-from fastconv.models.batches import Batches, as_batches, class_weights, is_arrays, split_off
+from fastconv.models.batches import ArrayBatches, Batches, as_batches, class_weights, is_arrays, split_off
 from fastconv.models.kept import Keeper, Kept, KeptBatches
 from fastconv.models.trainer import Trainer, moving_statistics
 from fastconv.target import CPU, Target
@@ -231,6 +231,8 @@ class Training:
         self._check("fit")
         self._warn_of_changes()
         whole(validation_freq, "validation_freq")
+        if whole(views, "views") > 1 and cache_features is False:
+            raise ValueError(f"views={views}, cache_features=False: expected cache_features=None or True")
         seed, x = next_seed() if seed is None else int(seed), self._in_order(x)
         if validation_split:
             if not is_arrays(x) or validation_data is not None:
@@ -242,6 +244,10 @@ class Training:
             (y, sample_weight), validation_data = kept[-2:], (held_x, *held[-2:])
         inputs = max(len(model.inputs), 1)
         data = as_batches(x, y, sample_weight, inputs, batch_size, shuffle, seed, steps_per_epoch)
+        if not model.inputs and isinstance(data, ArrayBatches):
+            model._arrays(data.x[0][:1])  # builds a Sequential
+        if not model.inputs and (cache_features or views > 1):
+            raise ValueError(f"model {model.name!r}: build it before its features can be kept")
         samples = getattr(data, "samples", None) or getattr(x, "samples", None)
         params = {"verbose": verbose, "epochs": epochs, "steps": data.steps, "samples": samples}
         size = validation_batch_size or batch_size

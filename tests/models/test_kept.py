@@ -263,11 +263,27 @@ def test_views(runs: list[Any]) -> None:
                 assert label == Y[i]
                 taken.add((int(i), int(np.flatnonzero((rows[:, i] == row).reshape(3, -1).all(1))[0])))
     assert taken == {(i, v) for i in range(37) for v in range(3)}
-    for bad, words in ((0, "1 view"), (3, "1 view")):
-        with pytest.raises(ValueError, match=words):
-            taught(model(), views=bad, cache_features=bad == 0)
+    for bad in (0, -3, "2", 1.5):
+        with pytest.raises(ValueError, match=r"views=.*: expected a positive int"):
+            taught(model(), views=bad, epochs=1)
+    with pytest.raises(ValueError, match="expected cache_features"):
+        taught(model(), views=3, cache_features=False, epochs=1)
     with pytest.raises(ValueError, match="no convolution"):
         taught(network(frozen=False), views=2)
+
+
+def test_a_sequential_that_is_not_built(runs: list[Any]) -> None:
+    def model() -> Sequential:
+        base = L.Conv2D(16, 3, trainable=False)
+        model = Sequential([L.RandomFlip(), base, L.Flatten(), L.Dense(3, activation="softmax")])
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        return model
+
+    taught(model(), batch_size=32, views=2)
+    assert [r for r in runs if r[0] == "below"] == [("below", 32)] * 2 + [("below", 5)] * 2
+    for kwargs in ({"views": 2}, {"cache_features": True}):
+        with pytest.raises(ValueError, match="build it"):
+            taught(model(), Two(), **kwargs)
 
 
 def test_a_fit_that_is_gone_on_with(tmp_path: Path) -> None:
