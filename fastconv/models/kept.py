@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from fastconv.callbacks.progress import task
 from fastconv.graph import Array, Graph, Shape, Value
-from fastconv.models.batches import ArrayBatches, Batch, Batches, IterableBatches, is_arrays
+from fastconv.models.batches import ArrayBatches, Batch, Batches, IterableBatches
 from fastconv.preprocessing.dataset import Dataset
 from fastconv.preprocessing.features import MEMORY, space
 
@@ -131,8 +131,7 @@ class Keeper:
         if data is None or steps is not None:
             return data
         if not self._current(False):
-            x, y, weights = (*data, None, None)[:3] if isinstance(data, (tuple, list)) else (data, None, None)
-            self._keep(self.model._held(x, y, size if is_arrays(x) else None, weights, None), False)
+            self._keep(self.model._validation(data, size, None), False)
         return self._made[False][2] or data
 
     def _current(self, training: bool) -> bool:

@@ -274,7 +274,7 @@ class Training:
                 validates = validation_data is not None and not (epoch + 1) % validation_freq
                 if validates and (complete or not self.stop_training):
                     held = keeper.validation(validation_data, size, validation_steps) if keeper else validation_data
-                    found = self._validate(held, size, validation_steps, reports)
+                    found = self._evaluated(self._validation(held, size, validation_steps), reports)
                     del held
                     logs |= {f"val_{name}": value for name, value in found.items()}
                 reports.on_epoch_end(epoch, logs)
@@ -304,13 +304,14 @@ class Training:
             raise ShapeError("fit: there is no batch")
         return dict(logs), data.steps is None or batch + 1 >= data.steps
 
-    def _validate(self, data: Any, size: int | None, steps: int | None, reports: CallbackList) -> Logs:
+    def _validation(self, data: Any, size: int | None, steps: int | None) -> Batches:
+        """Batches of what `fit` got as validation_data. Raises ValueError."""
         x, y, weights = data, None, None
         if isinstance(data, (tuple, list)):
             if not 2 <= len(data) <= 3:
                 raise ValueError("validation_data: expected (x, y), (x, y, sample_weight) or something with batches")
             x, y, weights = (*data, None)[:3]
-        return self._evaluated(self._held(x, y, size if is_arrays(x) else None, weights, steps), reports)
+        return self._held(x, y, size if is_arrays(x) else None, weights, steps)
 
     def evaluate(
         self,

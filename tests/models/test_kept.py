@@ -286,6 +286,13 @@ def test_a_sequential_that_is_not_built(runs: list[Any]) -> None:
             taught(model(), Two(), **kwargs)
 
 
+@pytest.mark.parametrize("cached", (None, True, False))
+def test_validation_data_of_a_wrong_length(cached: bool | None) -> None:
+    for data in ((X,), (X, Y, None, 3)):
+        with pytest.raises(ValueError, match="validation_data: expected"):
+            taught(network(), validation_data=data, cache_features=cached)
+
+
 def test_a_fit_that_is_gone_on_with(tmp_path: Path) -> None:
     """In the middle of the last epoch, too: the same bits."""
     more = dict(batch_size=8, views=2, epochs=3)
