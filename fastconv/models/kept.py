@@ -162,7 +162,8 @@ class Keeper:
         targets: list[Array] = []
         weights: list[Array] = []
         done, views = 0, self.views if training else 1
-        total: int = data.samples if isinstance(data, ArrayBatches) else data.source.samples  # type: ignore[attr-defined]
+        source: Any = data if isinstance(data, ArrayBatches) else data.source  # type: ignore[attr-defined]
+        total, most = source.samples, data.size if isinstance(data, ArrayBatches) else source.batch_size
         with task("features of the frozen part", total, self.shown, sys.stdout) as tick:
             for number, (x, y, weight) in enumerate(batches):
                 arrays = self.model._inputs(x)
@@ -172,6 +173,10 @@ class Keeper:
                 if [a.shape[1:] for a in arrays] != shapes:
                     raise _Refused("the images have different sizes")
                 n = len(arrays[0])
+                size = min(most, source.samples - done)  # broken files are known once the last batch is there
+                counts = [np.shape(part)[:1] for part in (arrays[0], y, weight) if part is not None]
+                if any(count != (size,) for count in counts):
+                    raise _Refused(f"expected {size} images and labels of as many files, got {counts}")
                 for view in range(views):
                     outputs = self.trainer.halves.below(arrays, training, self.seed, number * views + view)
                     for kept, out in zip(found, outputs, strict=True):

@@ -349,6 +349,24 @@ def test_folders_of_images(photos: Path, runs: list[Any]) -> None:
     assert runs
 
 
+@pytest.mark.parametrize("times", (0.5, 2, (1, 2)))
+def test_maps_that_change_the_number_of_images(photos: Path, times: Any) -> None:
+    """No feature would belong to a file. times: more images, or more images than labels."""
+    rows = times if isinstance(times, tuple) else (times, times)
+
+    def change(*parts: np.ndarray) -> Any:
+        return tuple(np.resize(a, (int(n * len(a)), *a.shape[1:])) for a, n in zip(parts, rows, strict=True))
+
+    folder = image_dataset_from_directory(photos, image_size=(16, 16), batch_size=8, seed=2, verbose=False)
+    with pytest.raises(ValueError, match="cache_features: expected 8 images"):
+        taught(network(L.Rescaling(1 / 255)), folder.map(change), cache_features=True)
+    both(network, X, Y, validation_data=folder.map(change) if rows[0] == rows[1] else folder)
+    (photos / "c1" / "99.png").write_bytes(b"no image")  # not a map's doing
+    found = image_dataset_from_directory(photos, image_size=(16, 16), batch_size=8, seed=2, verbose=False,
+                                         on_skip=lambda *_: None)  # fmt: skip
+    taught(network(L.Rescaling(1 / 255)), found, cache_features=True)
+
+
 def test_where_memory_ends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     whole = taught(network())
     monkeypatch.setattr(kept, "MEMORY", 1000)
