@@ -57,12 +57,6 @@ class Step:
         self.loss = np.empty(1, np.float32)
         self.y = np.empty(outputs, np.float32)
 
-    def check(self, x: Sequence[FloatArray]) -> None:
-        """Whether x are the arrays it was compiled for: kept ones may come from another cut. Raises ShapeError."""
-        inputs = [shape for _, shape in self.compiled.inputs[: len(x)]]
-        if [a.shape for a in x] != inputs:
-            raise ShapeError(f"features of the frozen part: expected {inputs}, got {[a.shape for a in x]}")
-
 
 class Trainer:
     """Steps of one model with one optimiser and loss; made from what `Model.compile` decided.
@@ -113,17 +107,12 @@ class Trainer:
             while len(self.steps) >= MAX_STEPS:
                 self.steps.pop(next(iter(self.steps)))
             self.steps[key] = step
-        step.check(x)
-        self._check_memory()
         optimizer = self.optimizer
         share = np.asarray(weight, np.float32) * np.float32(1 / len(target))
         drawn = draw(step.feeds, seed, optimizer.iterations)
-        arrays = [*x, *drawn, np.ascontiguousarray(target, np.float32), share, optimizer.hyper(), step.loss, step.y]
+        rest = [*drawn, np.ascontiguousarray(target, np.float32), share, optimizer.hyper(), step.loss, step.y]
         try:
-            self.executor.run(step.compiled.plan, arrays)
-        except MemoryError:
-            size = step.compiled.arena_bytes
-            raise ModelError(f"model {self.model.name!r}: no memory for {size:,} bytes of tensors") from None
+            self.run(step.compiled, x, rest)
         finally:  # also where a Ctrl-C comes as the step ends: what it wrote must not stand as unchanged
             touch(self._bound)
         now = last_change()
@@ -153,6 +142,21 @@ class Trainer:
         memory = {name: variable.live(self.memory) for name, variable in states.items()}
         self._bound |= {states[name]: m for name, m in memory.items()}
         return compile_graph(graph, self.isa, self.cache, strict=self.strict, states=memory)
+
+    def run(self, compiled: Compiled, x: Sequence[FloatArray], rest: Sequence[FloatArray]) -> None:
+        """Run a plan for x, its first inputs, and the rest of its externals.
+
+        Raises ShapeError for x of another cut, and ModelError where memory is short or weights are elsewhere.
+        """
+        inputs = [shape for _, shape in compiled.inputs[: len(x)]]
+        if [a.shape for a in x] != inputs:
+            raise ShapeError(f"features of the frozen part: expected {inputs}, got {[a.shape for a in x]}")
+        self._check_memory()
+        try:
+            self.executor.run(compiled.plan, [*x, *rest])
+        except MemoryError:
+            size = compiled.arena_bytes
+            raise ModelError(f"model {self.model.name!r}: no memory for {size:,} bytes of tensors") from None
 
     def _check_memory(self) -> None:
         """Another model that shares weights may have taken them to its own device since."""
@@ -191,8 +195,8 @@ class Trainer:
         outputs = [np.empty(shape, np.float32) for _, shape in compiled.outputs]
         share = (np.ones(len(target)) if weight is None else np.asarray(weight)) / len(target)
         drawn = draw(scope.feeds, seed, self.optimizer.iterations)
-        arrays = [*x, *drawn, np.ascontiguousarray(target, np.float32), share.astype(np.float32), *outputs]
-        self.executor.run(compiled.plan, arrays)
+        rest = [*drawn, np.ascontiguousarray(target, np.float32), share.astype(np.float32), *outputs]
+        self.run(compiled, x, rest)
         return float(outputs[0][0]), {v: a for (v, *_), a in zip(found, outputs[1:], strict=True)}
 
     def _differentiated(
@@ -282,7 +286,6 @@ class Halves:
                 self._plans.pop(next(iter(self._plans)))
             self._plans[key] = Step(self.trainer.compile(graph, states), feeds, (1,)), [v.shape for v in graph.outputs]
         step, outer = self._plans[key]
-        step.check(x)
         outputs = [np.empty(shape, np.float32) for shape in outer]
-        self.trainer.executor.run(step.compiled.plan, [*x, *draw(step.feeds, seed, number), *outputs])
+        self.trainer.run(step.compiled, x, [*draw(step.feeds, seed, number), *outputs])
         return outputs

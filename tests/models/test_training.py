@@ -25,7 +25,9 @@ from fastconv.layers import (
     set_random_seed,
 )
 from fastconv.layers.initializers import seeded
+from fastconv.layers.variable import Variable
 from fastconv.models import Model, Sequential
+from fastconv.models.kept import Kept
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((50, 8, 8, 3)).astype(np.float32)
@@ -209,6 +211,37 @@ def test_frozen_weights_that_are_set_during_a_step() -> None:
     model.train_on_batch(X[:8], Y[:8])
     model.train_on_batch(X[:8], Y[:8])
     assert list(trainer.steps.values()) != [step]
+
+
+def test_where_memory_ends_or_weights_are_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same errors of a step, of its gradients and of the halves of a network."""
+    model = network()
+    for name in ("c1", "bn"):
+        model.get_layer(name).trainable = False
+    compiled(model)
+    trainer, weight = model.trainer(), np.ones(8, np.float32)
+    features = Kept(trainer.halves.below([X[:8]], True, 0, 0), [(8, 8, 8, 3)])
+
+    def all_fail(message: str) -> None:
+        for run in (
+            lambda: trainer.step([X[:8]], Y[:8], weight, 0),
+            lambda: trainer.gradients([X[:8]], Y[:8], weight),
+            lambda: trainer.halves.above(features),
+        ):
+            with pytest.raises(ModelError, match=message):
+                run()
+
+    trainer.halves.above(features)
+
+    class Full:
+        def run(self, *args: Any) -> None:
+            raise MemoryError
+
+    executor, trainer.executor = trainer.executor, Full()
+    all_fail("no memory for")
+    trainer.executor = executor
+    monkeypatch.setattr(Variable, "lives_in", lambda *args: False)
+    all_fail("has moved to another device")
 
 
 def test_packed_weights_of_the_frozen_part_are_kept() -> None:
