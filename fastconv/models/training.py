@@ -259,7 +259,9 @@ class Training:
             place = reports.begin_at(reports.callbacks, seed)
             initial_epoch, initial_batch = place or (initial_epoch, initial_batch)
             keeper = None
-            if model.inputs and (cache_features or views > 1 or (cache_features is None and epochs > 1)):
+            remaining = epochs - initial_epoch
+            asked = cache_features or views > 1 or (cache_features is None and remaining > 1)
+            if model.inputs and remaining > 0 and asked:
                 keeper = Keeper(model, cache_features, views, seed, verbose)
                 params["steps"] = keeper.training(data).steps
                 keeper.validation(validation_data, size, validation_steps)

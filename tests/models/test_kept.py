@@ -214,6 +214,33 @@ def test_nothing_is_kept_above_what_is_random_or_learns(runs: list[Any]) -> None
             taught(model, *data, cache_features=True)
 
 
+def test_what_is_left_of_a_fit_decides(runs: list[Any], tmp_path: Path) -> None:
+    """One more epoch does not pay, none needs nothing; also where a callback says where to go on."""
+    taught(network(), initial_epoch=2)
+    taught(network(), initial_epoch=3, cache_features=True)
+    taught(network(), initial_epoch=3, views=2)
+    assert not runs
+
+    class Stop(Callback):
+        def __init__(self, at: int) -> None:
+            super().__init__()
+            self.at = at
+
+        def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+            if self.model.optimizer.iterations == self.at:
+                raise KeyboardInterrupt
+
+    whole = taught(network(), batch_size=8, epochs=2)
+    with pytest.raises(KeyboardInterrupt):
+        taught(network(), batch_size=8, epochs=2, callbacks=[BackupAndRestore(tmp_path), Stop(7)])
+    assert runs
+    runs.clear()
+    again = taught(network(), batch_size=8, epochs=2, callbacks=[BackupAndRestore(tmp_path), Stop(-1)])
+    assert not runs and again.tobytes() == whole.tobytes()
+    taught(network(), initial_epoch=1)
+    assert runs
+
+
 def test_a_cheap_part_is_not_kept(runs: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """A layer whose outputs cost more to read than to compute."""
     monkeypatch.setattr(kept, "WORTH", 1e6)
