@@ -152,7 +152,7 @@ class Keeper:
             if training and (self.wanted or self.views > 1):
                 raise ValueError(f"cache_features: {e}") from None
             if e.warns:
-                warnings.warn(f"features are not kept: {e}", UserWarning, stacklevel=5)
+                warnings.warn(f"features are not kept: {e}", UserWarning, stacklevel=4)  # the caller of fit
             self._made[training] = (*now, None)
 
     def _kept(self, data: Batches, training: bool) -> KeptBatches:

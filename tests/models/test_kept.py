@@ -404,6 +404,9 @@ def test_where_memory_ends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     assert taught(network()).tobytes() == whole.tobytes()
     assert isinstance(made[0], np.memmap) and not list(tmp_path.iterdir())
     monkeypatch.setattr(kept, "SHARE", 0.0)
+    with pytest.warns(UserWarning, match="not kept") as seen:
+        network().fit(X, Y, epochs=2, verbose=0)
+    assert [w.filename for w in seen] == [__file__]
     with pytest.warns(UserWarning, match="not kept"):
         np.testing.assert_allclose(taught(network()), whole, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="free disk"):
