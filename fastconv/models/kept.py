@@ -229,6 +229,8 @@ class Keeper:
             raise _Refused("it does not pay")
         shape = [(views, total, *v.shape[1:]) for v in below.outputs]
         size, memory = 4 * sum(math.prod(s) for s in shape), MEMORY - sum(self.used.values())
+        if size > memory and not self.wanted:  # the folder of temporary files may be memory, too
+            raise _Refused(f"{size:,} bytes are more than {memory:,}: cache_features=True puts them into a file", True)
         if size > memory and size > SHARE * shutil.disk_usage(tempfile.gettempdir()).free:
             raise _Refused(f"{size:,} bytes are more than {memory:,} in memory, and than half of the free disk", True)
         self.used[training] = size if size <= memory else 0

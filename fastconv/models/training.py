@@ -220,12 +220,13 @@ class Training:
         whatever the number of threads. initial_batch: where to go on in the first epoch. verbose: 0 prints nothing, 1
         and "auto" show a live display, 2 prints a line for each epoch.
         cache_features: keep what the frozen part below all that learns or is random gives for arrays and folders of
-        images, so that each image goes through it once; up to 1 GiB in memory, more in a file that vanishes. None:
-        where it saves time. True: or raise ValueError where that cannot be. views: keep so many copies of each image,
-        which the random layers below the frozen part draw; the epochs take them in turns.
+        images, so that each image goes through it once. None: where it saves time and up to 1 GiB; True: more than that
+        in a file for temporary files that vanishes, and ValueError where features cannot be kept. They are made anew
+        where a callback changes the frozen part. views: keep so many copies of each image, which the random layers
+        below the frozen part draw; the epochs take them in turns.
 
-        Warns where `trainable` flags have changed since `compile`. Raises ValueError and ShapeError, and ModelError
-        for a model with several outputs.
+        Warns where `trainable` flags have changed since `compile`, and where features would need more than 1 GiB.
+        Raises ValueError and ShapeError, and ModelError for a model with several outputs and where memory is short.
         """
         model = self._model
         self._check("fit")

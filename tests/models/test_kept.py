@@ -401,14 +401,17 @@ def test_where_memory_ends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     made: list[Any] = []
     real = kept.space
     monkeypatch.setattr(kept, "space", lambda *a: made.append(real(*a)) or made[-1])
-    assert taught(network()).tobytes() == whole.tobytes()
-    assert isinstance(made[0], np.memmap) and not list(tmp_path.iterdir())
-    monkeypatch.setattr(kept, "SHARE", 0.0)
-    with pytest.warns(UserWarning, match="not kept") as seen:
+    with pytest.warns(UserWarning, match="cache_features=True puts them into a file") as seen:
         network().fit(X, Y, epochs=2, verbose=0)
     assert [w.filename for w in seen] == [__file__]
     with pytest.warns(UserWarning, match="not kept"):
         np.testing.assert_allclose(taught(network()), whole, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="puts them into a file"):
+        taught(network(L.RandomFlip()), views=2)
+    assert not made
+    assert taught(network(), cache_features=True).tobytes() == whole.tobytes()
+    assert isinstance(made[0], np.memmap) and not list(tmp_path.iterdir())
+    monkeypatch.setattr(kept, "SHARE", 0.0)
     with pytest.raises(ValueError, match="free disk"):
         taught(network(), cache_features=True)
 
