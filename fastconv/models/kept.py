@@ -22,12 +22,13 @@ import numpy.typing as npt
 
 from fastconv.callbacks.progress import task
 from fastconv.graph import Array, Graph, Shape, Value
-from fastconv.models.batches import ArrayBatches, Batch, Batches, IterableBatches, is_arrays
+from fastconv.models.batches import ArrayBatches, Batch, Batches, IterableBatches
 from fastconv.preprocessing.dataset import Dataset
 from fastconv.preprocessing.features import MEMORY, space
 
 if TYPE_CHECKING:
     from fastconv.layers.base import Scope
+    from fastconv.models.model import Model
     from fastconv.models.trainer import Trainer
 
 FloatArray = npt.NDArray[np.float32]
@@ -112,35 +113,47 @@ class KeptBatches:
 
 
 class Keeper:
-    """Makes KeptBatches of what `fit` was given; see there for the arguments."""
+    """Makes KeptBatches of what `fit` was given, anew where the frozen part is another; see there for the arguments."""
 
-    def __init__(self, trainer: Trainer, wanted: bool | None, views: int, seed: int, verbose: str | int) -> None:
-        if views < 1 or (views > 1 and wanted is False):
-            raise ValueError(f"views={views!r}, cache_features={wanted!r}: expected 1 view or more, of what is cached")
-        self.trainer, self.wanted, self.views, self.seed = trainer, wanted, views, seed
+    def __init__(self, model: Model, wanted: bool | None, views: int, seed: int, verbose: str | int) -> None:
+        self.model, self.wanted, self.views, self.seed = model, wanted, views, seed
         self.shown = verbose not in (0, "0")
-        trainer.halves.views = views
-        self.used = 0  # bytes of memory
+        self.used: dict[bool, int] = {}  # bytes of memory
+        self._made: dict[bool, tuple[Trainer, object, KeptBatches | None]] = {}  # and of what they were made
 
     def training(self, data: Batches) -> Batches:
-        return self._keep(data, True) or data
+        if not self._current(True):
+            self._keep(data, True)
+        return self._made[True][2] or data
 
     def validation(self, data: Any, size: int | None, steps: int | None) -> Any:
         """What `fit` got as validation_data; as batches of what was kept where that goes."""
         if data is None or steps is not None:
             return data
-        x, y, weights = (*data, None, None)[:3] if isinstance(data, (tuple, list)) else (data, None, None)
-        return self._keep(self.trainer.model._held(x, y, size if is_arrays(x) else None, weights, None), False) or data
+        if not self._current(False):
+            self._keep(self.model._validation(data, size, None), False)
+        return self._made[False][2] or data
 
-    def _keep(self, data: Batches, training: bool) -> KeptBatches | None:
+    def _current(self, training: bool) -> bool:
+        """Whether what was kept still holds: callbacks may set weights, call compile, or choose other threads."""
+        self.trainer = self.model.trainer()
+        self.trainer.halves.views = self.views
+        self.trainer.follow()
+        trainer, frozen, _ = self._made.get(training, (None, None, None))
+        return trainer is self.trainer and frozen == self.trainer.frozen
+
+    def _keep(self, data: Batches, training: bool) -> None:
+        now = (self.trainer, self.trainer.frozen)
+        self._made.pop(training, None)  # its memory is free again
+        self.used.pop(training, None)
         try:
-            return self._kept(data, training)
+            self._made[training] = (*now, self._kept(data, training))
         except _Refused as e:
             if training and (self.wanted or self.views > 1):
                 raise ValueError(f"cache_features: {e}") from None
             if e.warns:
-                warnings.warn(f"features are not kept: {e}", UserWarning, stacklevel=5)
-            return None
+                warnings.warn(f"features are not kept: {e}", UserWarning, stacklevel=4)  # the caller of fit
+            self._made[training] = (*now, None)
 
     def _kept(self, data: Batches, training: bool) -> KeptBatches:
         batches = self._in_order(data)
@@ -149,16 +162,21 @@ class Keeper:
         targets: list[Array] = []
         weights: list[Array] = []
         done, views = 0, self.views if training else 1
-        total: int = data.samples if isinstance(data, ArrayBatches) else data.source.samples  # type: ignore[attr-defined]
+        source: Any = data if isinstance(data, ArrayBatches) else data.source  # type: ignore[attr-defined]
+        total, most = source.samples, data.size if isinstance(data, ArrayBatches) else source.batch_size
         with task("features of the frozen part", total, self.shown, sys.stdout) as tick:
             for number, (x, y, weight) in enumerate(batches):
-                arrays = self.trainer.model._inputs(x)
+                arrays = self.model._inputs(x)
                 if not number:
                     shapes = [a.shape[1:] for a in arrays]
                     found = self._space([a.shape for a in arrays], training, total)
                 if [a.shape[1:] for a in arrays] != shapes:
                     raise _Refused("the images have different sizes")
                 n = len(arrays[0])
+                size = min(most, source.samples - done)  # broken files are known once the last batch is there
+                counts = [np.shape(part)[:1] for part in (arrays[0], y, weight) if part is not None]
+                if any(count != (size,) for count in counts):
+                    raise _Refused(f"expected {size} images and labels of as many files, got {counts}")
                 for view in range(views):
                     outputs = self.trainer.halves.below(arrays, training, self.seed, number * views + view)
                     for kept, out in zip(found, outputs, strict=True):
@@ -210,10 +228,12 @@ class Keeper:
         if work < WORTH * each and not self.wanted and views == 1:
             raise _Refused("it does not pay")
         shape = [(views, total, *v.shape[1:]) for v in below.outputs]
-        size, memory = 4 * sum(math.prod(s) for s in shape), MEMORY - self.used
+        size, memory = 4 * sum(math.prod(s) for s in shape), MEMORY - sum(self.used.values())
+        if size > memory and not self.wanted:  # the folder of temporary files may be memory, too
+            raise _Refused(f"{size:,} bytes are more than {memory:,}: cache_features=True puts them into a file", True)
         if size > memory and size > SHARE * shutil.disk_usage(tempfile.gettempdir()).free:
             raise _Refused(f"{size:,} bytes are more than {memory:,} in memory, and than half of the free disk", True)
-        self.used += size if size <= memory else 0
+        self.used[training] = size if size <= memory else 0
         return [space(s, memory if size <= memory else 0, None) for s in shape]
 
 

@@ -87,7 +87,7 @@ class Trainer:
         self._bound: dict[Variable, Any] = {}  # the memory that compiled steps change
         self.steps: dict[object, Step] = {}
         self.halves = Halves(self)
-        self._frozen: object = None  # what the plans hold as constants
+        self.frozen: object = None  # what the plans hold as constants, as of the last `follow`
         self._looked = -1  # the last change of any Variable when that was compared
 
     def step(self, x: Sequence[FloatArray] | Kept, target: Array, weight: Array, seed: int) -> tuple[float, FloatArray]:
@@ -97,6 +97,7 @@ class Trainer:
         memory is short.
         """
         self.follow()
+        seen = self._looked
         kept = isinstance(x, Kept)
         shapes, x = (x.shapes, x.arrays) if isinstance(x, Kept) else ([a.shape for a in x], x)
         key = (kept and self.halves.views, tuple(shapes), target.shape)
@@ -106,19 +107,16 @@ class Trainer:
             while len(self.steps) >= MAX_STEPS:
                 self.steps.pop(next(iter(self.steps)))
             self.steps[key] = step
-        self._check_memory()
         optimizer = self.optimizer
         share = np.asarray(weight, np.float32) * np.float32(1 / len(target))
         drawn = draw(step.feeds, seed, optimizer.iterations)
-        arrays = [*x, *drawn, np.ascontiguousarray(target, np.float32), share, optimizer.hyper(), step.loss, step.y]
+        rest = [*drawn, np.ascontiguousarray(target, np.float32), share, optimizer.hyper(), step.loss, step.y]
         try:
-            self.executor.run(step.compiled.plan, arrays)
-        except MemoryError:
-            size = step.compiled.arena_bytes
-            raise ModelError(f"model {self.model.name!r}: no memory for {size:,} bytes of tensors") from None
+            self.run(step.compiled, x, rest)
         finally:  # also where a Ctrl-C comes as the step ends: what it wrote must not stand as unchanged
             touch(self._bound)
-        self._looked = last_change()
+        now = last_change()
+        self._looked = now if now == seen + 1 else -1  # another change came during the step: look again
         optimizer.iterations += 1
         return float(step.loss[0]), step.y
 
@@ -126,14 +124,14 @@ class Trainer:
         """Plans have frozen weights packed in them: where those were set anew since, they are to be compiled anew."""
         if self._looked == last_change():
             return
-        moved = {*self.trained, *self.moving}
+        now, moved = last_change(), {*self.trained, *self.moving}
         frozen = [(v.serial, v.version) for v in self.model.weights if v not in moved]
-        if self._frozen not in (None, frozen):
+        if self.frozen not in (None, frozen):
             self.steps.clear()
             self.halves.forget()
             packed, self.cache = self.cache.packed, WeightCache(self.target)
             self.cache.before = packed
-        self._frozen, self._looked = frozen, last_change()
+        self.frozen, self._looked = frozen, now
 
     # -- compiling ----------------------------------------------------------------------------------------------
     def compiled(self, shapes: Sequence[Shape], target_shape: Shape, kept: bool = False) -> Step:
@@ -144,6 +142,21 @@ class Trainer:
         memory = {name: variable.live(self.memory) for name, variable in states.items()}
         self._bound |= {states[name]: m for name, m in memory.items()}
         return compile_graph(graph, self.isa, self.cache, strict=self.strict, states=memory)
+
+    def run(self, compiled: Compiled, x: Sequence[FloatArray], rest: Sequence[FloatArray]) -> None:
+        """Run a plan for x, its first inputs, and the rest of its externals.
+
+        Raises ShapeError for x of another cut, and ModelError where memory is short or weights are elsewhere.
+        """
+        inputs = [shape for _, shape in compiled.inputs[: len(x)]]
+        if [a.shape for a in x] != inputs:
+            raise ShapeError(f"features of the frozen part: expected {inputs}, got {[a.shape for a in x]}")
+        self._check_memory()
+        try:
+            self.executor.run(compiled.plan, [*x, *rest])
+        except MemoryError:
+            size = compiled.arena_bytes
+            raise ModelError(f"model {self.model.name!r}: no memory for {size:,} bytes of tensors") from None
 
     def _check_memory(self) -> None:
         """Another model that shares weights may have taken them to its own device since."""
@@ -182,8 +195,8 @@ class Trainer:
         outputs = [np.empty(shape, np.float32) for _, shape in compiled.outputs]
         share = (np.ones(len(target)) if weight is None else np.asarray(weight)) / len(target)
         drawn = draw(scope.feeds, seed, self.optimizer.iterations)
-        arrays = [*x, *drawn, np.ascontiguousarray(target, np.float32), share.astype(np.float32), *outputs]
-        self.executor.run(compiled.plan, arrays)
+        rest = [*drawn, np.ascontiguousarray(target, np.float32), share.astype(np.float32), *outputs]
+        self.run(compiled, x, rest)
         return float(outputs[0][0]), {v: a for (v, *_), a in zip(found, outputs[1:], strict=True)}
 
     def _differentiated(
@@ -274,5 +287,5 @@ class Halves:
             self._plans[key] = Step(self.trainer.compile(graph, states), feeds, (1,)), [v.shape for v in graph.outputs]
         step, outer = self._plans[key]
         outputs = [np.empty(shape, np.float32) for shape in outer]
-        self.trainer.executor.run(step.compiled.plan, [*x, *draw(step.feeds, seed, number), *outputs])
+        self.trainer.run(step.compiled, x, [*draw(step.feeds, seed, number), *outputs])
         return outputs

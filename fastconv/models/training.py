@@ -19,7 +19,7 @@ from fastconv.layers.initializers import next_seed
 from fastconv.layers.variable import Variable
 from fastconv.layers.windows import whole
 from fastconv.model import thread_count
-from fastconv.models.batches import Batches, as_batches, class_weights, is_arrays, split_off
+from fastconv.models.batches import ArrayBatches, Batches, as_batches, class_weights, is_arrays, split_off
 from fastconv.models.kept import Keeper, Kept, KeptBatches
 from fastconv.models.trainer import Trainer, moving_statistics
 from fastconv.target import CPU, Target
@@ -67,15 +67,18 @@ class Training:
         known = ("fp32", "strict") if device == "cpu" else ("fp32", "strict", "tf32")
         if precision not in known:
             raise ValueError(f"precision={precision!r}: expected one of {known}")
-        self._target = target_of(device, precision)
-        self._model.place(device, "fp32" if device == "cpu" else precision)
-        self.optimizer = optimizers.get(optimizer)
-        self.loss = None if loss is None else losses.get(loss)
         wanted = [] if metrics is None else [metrics] if isinstance(metrics, str) or callable(metrics) else metrics
-        self._metrics = [_metric(m) for m in wanted]
+        made = (  # all that can fail, before anything is changed
+            target_of(device, precision),
+            optimizers.get(optimizer),
+            None if loss is None else losses.get(loss),
+            [_metric(m) for m in wanted],
+            self._choice() if self._model.inputs else None,
+        )
+        self._target, self.optimizer, self.loss, self._metrics, self._chosen = made
         self._strict, self._recompute = precision == "strict", bool(recompute)
         self._trainer = None
-        self._chosen = self._choice() if self._model.inputs else None
+        self._model.place(device, "fp32" if device == "cpu" else precision)
 
     @property
     def _model(self) -> Model:
@@ -217,17 +220,20 @@ class Training:
         whatever the number of threads. initial_batch: where to go on in the first epoch. verbose: 0 prints nothing, 1
         and "auto" show a live display, 2 prints a line for each epoch.
         cache_features: keep what the frozen part below all that learns or is random gives for arrays and folders of
-        images, so that each image goes through it once; up to 1 GiB in memory, more in a file that vanishes. None:
-        where it saves time. True: or raise ValueError where that cannot be. views: keep so many copies of each image,
-        which the random layers below the frozen part draw; the epochs take them in turns.
+        images, so that each image goes through it once. None: where it saves time and up to 1 GiB; True: more than that
+        in a file for temporary files that vanishes, and ValueError where features cannot be kept. They are made anew
+        where a callback changes the frozen part. views: keep so many copies of each image, which the random layers
+        below the frozen part draw; the epochs take them in turns.
 
-        Warns where `trainable` flags have changed since `compile`. Raises ValueError and ShapeError, and ModelError
-        for a model with several outputs.
+        Warns where `trainable` flags have changed since `compile`, and where features would need more than 1 GiB.
+        Raises ValueError and ShapeError, and ModelError for a model with several outputs and where memory is short.
         """
         model = self._model
         self._check("fit")
         self._warn_of_changes()
         whole(validation_freq, "validation_freq")
+        if whole(views, "views") > 1 and cache_features is False:
+            raise ValueError(f"views={views}, cache_features=False: expected cache_features=None or True")
         seed, x = next_seed() if seed is None else int(seed), self._in_order(x)
         if validation_split:
             if not is_arrays(x) or validation_data is not None:
@@ -239,8 +245,13 @@ class Training:
             (y, sample_weight), validation_data = kept[-2:], (held_x, *held[-2:])
         inputs = max(len(model.inputs), 1)
         data = as_batches(x, y, sample_weight, inputs, batch_size, shuffle, seed, steps_per_epoch)
+        if not model.inputs and isinstance(data, ArrayBatches):
+            model._arrays(data.x[0][:1])  # builds a Sequential
+        if not model.inputs and (cache_features or views > 1):
+            raise ValueError(f"model {model.name!r}: build it before its features can be kept")
         samples = getattr(data, "samples", None) or getattr(x, "samples", None)
         params = {"verbose": verbose, "epochs": epochs, "steps": data.steps, "samples": samples}
+        size = validation_batch_size or batch_size
         reports = CallbackList(callbacks, _display(verbose))
         reports.set_params(params)
         reports.set_model(model)
@@ -248,21 +259,26 @@ class Training:
         with closing(reports):
             place = reports.begin_at(reports.callbacks, seed)
             initial_epoch, initial_batch = place or (initial_epoch, initial_batch)
-            if model.inputs and (cache_features or views > 1 or (cache_features is None and epochs > 1)):
-                keeper = Keeper(self.trainer(), cache_features, views, seed, verbose)
-                data, held_size = keeper.training(data), validation_batch_size or batch_size
-                validation_data = keeper.validation(validation_data, held_size, validation_steps)
-                params["steps"] = data.steps
+            keeper = None
+            remaining = epochs - initial_epoch
+            asked = cache_features or views > 1 or (cache_features is None and remaining > 1)
+            if model.inputs and remaining > 0 and asked:
+                keeper = Keeper(model, cache_features, views, seed, verbose)
+                params["steps"] = keeper.training(data).steps
+                keeper.validation(validation_data, size, validation_steps)
             reports.on_train_begin({})
             logs: Logs = {}
             for epoch in range(initial_epoch, epochs):
                 reports.on_epoch_begin(epoch, {})
                 first = initial_batch if epoch == initial_epoch else 0
-                logs, complete = self._epoch(data, epoch, first, class_weight, seed, reports)
+                batches = data if keeper is None else keeper.training(data)
+                logs, complete = self._epoch(batches, epoch, first, class_weight, seed, reports)
+                del batches  # for the memory, where they are made anew
                 validates = validation_data is not None and not (epoch + 1) % validation_freq
                 if validates and (complete or not self.stop_training):
-                    size = validation_batch_size or batch_size
-                    found = self._validate(validation_data, size, validation_steps, reports)
+                    held = keeper.validation(validation_data, size, validation_steps) if keeper else validation_data
+                    found = self._evaluated(self._validation(held, size, validation_steps), reports)
+                    del held
                     logs |= {f"val_{name}": value for name, value in found.items()}
                 reports.on_epoch_end(epoch, logs)
                 if self.stop_training:
@@ -291,13 +307,14 @@ class Training:
             raise ShapeError("fit: there is no batch")
         return dict(logs), data.steps is None or batch + 1 >= data.steps
 
-    def _validate(self, data: Any, size: int | None, steps: int | None, reports: CallbackList) -> Logs:
+    def _validation(self, data: Any, size: int | None, steps: int | None) -> Batches:
+        """Batches of what `fit` got as validation_data. Raises ValueError."""
         x, y, weights = data, None, None
         if isinstance(data, (tuple, list)):
             if not 2 <= len(data) <= 3:
                 raise ValueError("validation_data: expected (x, y), (x, y, sample_weight) or something with batches")
             x, y, weights = (*data, None)[:3]
-        return self._evaluated(self._held(x, y, size if is_arrays(x) else None, weights, steps), reports)
+        return self._held(x, y, size if is_arrays(x) else None, weights, steps)
 
     def evaluate(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 from fastconv import layers as L
 from fastconv import optimizers
 from fastconv.callbacks import BackupAndRestore, Callback
+from fastconv.errors import ShapeError
 from fastconv.layers.initializers import seeded
 from fastconv.models import Model, Sequential, kept
 from fastconv.models.trainer import Halves
@@ -109,6 +111,64 @@ def test_frozen_weights_that_are_set_between_two_fits() -> None:
     np.testing.assert_allclose(twice(True), twice(False), rtol=1e-4, atol=1e-5)
 
 
+class At(Callback):
+    """Calls `change(model)` at the beginning of an epoch."""
+
+    def __init__(self, epoch: int, change: Callable[[Model], Any]) -> None:
+        super().__init__()
+        self.epoch, self.change = epoch, change
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        if epoch == self.epoch:
+            self.change(self.model)
+
+
+def convolution(model: Model) -> L.Layer:
+    return next(la for la in model.layers if isinstance(la, L.Conv2D))
+
+
+def other_weights(model: Model) -> None:
+    convolution(model).set_weights([1 - a for a in convolution(model).get_weights()])
+
+
+def unfrozen(model: Model) -> None:
+    convolution(model).trainable = True
+    model.compile(optimizers.Adam(0.001), "sparse_categorical_crossentropy", ["accuracy"])
+
+
+@pytest.mark.parametrize("change", (other_weights, unfrozen))
+def test_a_callback_that_changes_the_frozen_part(change: Callable[[Model], Any]) -> None:
+    """What is kept is made anew, for the validation too."""
+    both(network, X, Y, batch_size=8, validation_data=(X[:9], Y[:9]), callbacks=[At(1, change)])
+
+
+def test_a_callback_that_chooses_other_threads() -> None:
+    def threads(model: Model) -> None:
+        model.threads = 2
+
+    def taught_with(*callbacks: Callback) -> bytes:
+        model = network(L.RandomFlip())
+        model.threads = 1
+        return taught(model, batch_size=8, views=2, callbacks=callbacks).tobytes()
+
+    assert taught_with(At(1, threads)) == taught_with()
+
+
+def test_features_of_another_cut_are_no_images() -> None:
+    """Also where a callback calls compile in the middle of an epoch."""
+
+    class Unfreeze(Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            unfrozen(self.model)
+
+    with pytest.raises(ShapeError, match="features of the frozen part"):
+        taught(network(), batch_size=8, callbacks=[Unfreeze()])
+    model = network()
+    features = kept.Kept([np.zeros((8, 3, 3, 3), np.float32)], [(8, 16, 16, 3)])
+    with pytest.raises(ShapeError, match="features of the frozen part"):
+        model.trainer().halves.above(features)
+
+
 def test_another_number_of_views_cuts_elsewhere() -> None:
     frozen = [L.Conv2D(8, 3, trainable=False), L.Conv2D(8, 3, trainable=False)]
     layers = [L.Input((16, 16, 3)), frozen[0], L.RandomFlip(), frozen[1], L.Flatten(), L.Dense(3, activation="softmax")]
@@ -154,6 +214,33 @@ def test_nothing_is_kept_above_what_is_random_or_learns(runs: list[Any]) -> None
             taught(model, *data, cache_features=True)
 
 
+def test_what_is_left_of_a_fit_decides(runs: list[Any], tmp_path: Path) -> None:
+    """One more epoch does not pay, none needs nothing; also where a callback says where to go on."""
+    taught(network(), initial_epoch=2)
+    taught(network(), initial_epoch=3, cache_features=True)
+    taught(network(), initial_epoch=3, views=2)
+    assert not runs
+
+    class Stop(Callback):
+        def __init__(self, at: int) -> None:
+            super().__init__()
+            self.at = at
+
+        def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+            if self.model.optimizer.iterations == self.at:
+                raise KeyboardInterrupt
+
+    whole = taught(network(), batch_size=8, epochs=2)
+    with pytest.raises(KeyboardInterrupt):
+        taught(network(), batch_size=8, epochs=2, callbacks=[BackupAndRestore(tmp_path), Stop(7)])
+    assert runs
+    runs.clear()
+    again = taught(network(), batch_size=8, epochs=2, callbacks=[BackupAndRestore(tmp_path), Stop(-1)])
+    assert not runs and again.tobytes() == whole.tobytes()
+    taught(network(), initial_epoch=1)
+    assert runs
+
+
 def test_a_cheap_part_is_not_kept(runs: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """A layer whose outputs cost more to read than to compute."""
     monkeypatch.setattr(kept, "WORTH", 1e6)
@@ -189,7 +276,7 @@ def test_views(runs: list[Any]) -> None:
     assert taught(model(), batch_size=8, epochs=4, views=3).tobytes() == whole.tobytes()
     assert taught(model(), batch_size=8, epochs=4, views=2).tobytes() != whole.tobytes()
     one = model()
-    keeper = kept.Keeper(one.trainer(), None, 3, 4, 0)
+    keeper = kept.Keeper(one, None, 3, 4, 0)
     data = keeper.training(kept.ArrayBatches([X], Y, None, 8, True, 4))
     assert isinstance(data, kept.KeptBatches) and data.views == 3
     (rows,) = data.arrays
@@ -203,11 +290,34 @@ def test_views(runs: list[Any]) -> None:
                 assert label == Y[i]
                 taken.add((int(i), int(np.flatnonzero((rows[:, i] == row).reshape(3, -1).all(1))[0])))
     assert taken == {(i, v) for i in range(37) for v in range(3)}
-    for bad, words in ((0, "1 view"), (3, "1 view")):
-        with pytest.raises(ValueError, match=words):
-            taught(model(), views=bad, cache_features=bad == 0)
+    for bad in (0, -3, "2", 1.5):
+        with pytest.raises(ValueError, match=r"views=.*: expected a positive int"):
+            taught(model(), views=bad, epochs=1)
+    with pytest.raises(ValueError, match="expected cache_features"):
+        taught(model(), views=3, cache_features=False, epochs=1)
     with pytest.raises(ValueError, match="no convolution"):
         taught(network(frozen=False), views=2)
+
+
+def test_a_sequential_that_is_not_built(runs: list[Any]) -> None:
+    def model() -> Sequential:
+        base = L.Conv2D(16, 3, trainable=False)
+        model = Sequential([L.RandomFlip(), base, L.Flatten(), L.Dense(3, activation="softmax")])
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        return model
+
+    taught(model(), batch_size=32, views=2)
+    assert [r for r in runs if r[0] == "below"] == [("below", 32)] * 2 + [("below", 5)] * 2
+    for kwargs in ({"views": 2}, {"cache_features": True}):
+        with pytest.raises(ValueError, match="build it"):
+            taught(model(), Two(), **kwargs)
+
+
+@pytest.mark.parametrize("cached", (None, True, False))
+def test_validation_data_of_a_wrong_length(cached: bool | None) -> None:
+    for data in ((X,), (X, Y, None, 3)):
+        with pytest.raises(ValueError, match="validation_data: expected"):
+            taught(network(), validation_data=data, cache_features=cached)
 
 
 def test_a_fit_that_is_gone_on_with(tmp_path: Path) -> None:
@@ -266,6 +376,24 @@ def test_folders_of_images(photos: Path, runs: list[Any]) -> None:
     assert runs
 
 
+@pytest.mark.parametrize("times", (0.5, 2, (1, 2)))
+def test_maps_that_change_the_number_of_images(photos: Path, times: Any) -> None:
+    """No feature would belong to a file. times: more images, or more images than labels."""
+    rows = times if isinstance(times, tuple) else (times, times)
+
+    def change(*parts: np.ndarray) -> Any:
+        return tuple(np.resize(a, (int(n * len(a)), *a.shape[1:])) for a, n in zip(parts, rows, strict=True))
+
+    folder = image_dataset_from_directory(photos, image_size=(16, 16), batch_size=8, seed=2, verbose=False)
+    with pytest.raises(ValueError, match="cache_features: expected 8 images"):
+        taught(network(L.Rescaling(1 / 255)), folder.map(change), cache_features=True)
+    both(network, X, Y, validation_data=folder.map(change) if rows[0] == rows[1] else folder)
+    (photos / "c1" / "99.png").write_bytes(b"no image")  # not a map's doing
+    found = image_dataset_from_directory(photos, image_size=(16, 16), batch_size=8, seed=2, verbose=False,
+                                         on_skip=lambda *_: None)  # fmt: skip
+    taught(network(L.Rescaling(1 / 255)), found, cache_features=True)
+
+
 def test_where_memory_ends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     whole = taught(network())
     monkeypatch.setattr(kept, "MEMORY", 1000)
@@ -273,11 +401,17 @@ def test_where_memory_ends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     made: list[Any] = []
     real = kept.space
     monkeypatch.setattr(kept, "space", lambda *a: made.append(real(*a)) or made[-1])
-    assert taught(network()).tobytes() == whole.tobytes()
-    assert isinstance(made[0], np.memmap) and not list(tmp_path.iterdir())
-    monkeypatch.setattr(kept, "SHARE", 0.0)
+    with pytest.warns(UserWarning, match="cache_features=True puts them into a file") as seen:
+        network().fit(X, Y, epochs=2, verbose=0)
+    assert [w.filename for w in seen] == [__file__]
     with pytest.warns(UserWarning, match="not kept"):
         np.testing.assert_allclose(taught(network()), whole, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="puts them into a file"):
+        taught(network(L.RandomFlip()), views=2)
+    assert not made
+    assert taught(network(), cache_features=True).tobytes() == whole.tobytes()
+    assert isinstance(made[0], np.memmap) and not list(tmp_path.iterdir())
+    monkeypatch.setattr(kept, "SHARE", 0.0)
     with pytest.raises(ValueError, match="free disk"):
         taught(network(), cache_features=True)
 

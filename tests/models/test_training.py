@@ -25,7 +25,9 @@ from fastconv.layers import (
     set_random_seed,
 )
 from fastconv.layers.initializers import seeded
+from fastconv.layers.variable import Variable
 from fastconv.models import Model, Sequential
+from fastconv.models.kept import Kept
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((50, 8, 8, 3)).astype(np.float32)
@@ -190,6 +192,58 @@ def test_frozen_weights_that_are_set_count_from_then_on() -> None:
     assert len(set(losses)) == 3
 
 
+def test_frozen_weights_that_are_set_during_a_step() -> None:
+    """By another thread, say: the next step follows."""
+    model = network(dropout=0.0)
+    model.get_layer("c1").trainable = False
+    compiled(model, optimizers.SGD(0.0))
+    trainer = model.trainer()
+
+    class Meanwhile:
+        def run(self, *args: Any) -> None:
+            trainer.executor = real
+            real.run(*args)
+            model.get_layer("c1").set_weights([2 * a + 1 for a in model.get_layer("c1").get_weights()])
+
+    model.train_on_batch(X[:8], Y[:8])
+    (step,) = trainer.steps.values()
+    real, trainer.executor = trainer.executor, Meanwhile()
+    model.train_on_batch(X[:8], Y[:8])
+    model.train_on_batch(X[:8], Y[:8])
+    assert list(trainer.steps.values()) != [step]
+
+
+def test_where_memory_ends_or_weights_are_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same errors of a step, of its gradients and of the halves of a network."""
+    model = network()
+    for name in ("c1", "bn"):
+        model.get_layer(name).trainable = False
+    compiled(model)
+    trainer, weight = model.trainer(), np.ones(8, np.float32)
+    features = Kept(trainer.halves.below([X[:8]], True, 0, 0), [(8, 8, 8, 3)])
+
+    def all_fail(message: str) -> None:
+        for run in (
+            lambda: trainer.step([X[:8]], Y[:8], weight, 0),
+            lambda: trainer.gradients([X[:8]], Y[:8], weight),
+            lambda: trainer.halves.above(features),
+        ):
+            with pytest.raises(ModelError, match=message):
+                run()
+
+    trainer.halves.above(features)
+
+    class Full:
+        def run(self, *args: Any) -> None:
+            raise MemoryError
+
+    executor, trainer.executor = trainer.executor, Full()
+    all_fail("no memory for")
+    trainer.executor = executor
+    monkeypatch.setattr(Variable, "lives_in", lambda *args: False)
+    all_fail("has moved to another device")
+
+
 def test_packed_weights_of_the_frozen_part_are_kept() -> None:
     model = network(dropout=0.0)
     for name in ("c1", "bn"):
@@ -336,6 +390,16 @@ def test_errors() -> None:
         model.evaluate(X, Y, batchsize=3)
     with pytest.raises(ValueError, match="metric \\['accuracy'\\]"):
         model.compile("sgd", "mse", [["accuracy"]])
+
+
+@pytest.mark.parametrize("wrong", ({"optimizer": "sdg"}, {"loss": "mes"}, {"metrics": ["acuracy"]}))
+def test_a_compile_that_fails_changes_nothing(wrong: dict[str, Any]) -> None:
+    model = compiled(network())
+    model.train_on_batch(X[:8], Y[:8])
+    before = dict(vars(model))
+    with pytest.raises(ValueError, match="expected"):
+        model.compile(**{"optimizer": "sgd", "loss": "mse", "precision": "strict", **wrong})
+    assert vars(model) == before
 
 
 def test_several_outputs_are_refused() -> None:
