@@ -162,7 +162,7 @@ def reshape(net: Net, x: Tensor) -> None:
     elif kind == "move":
         shape[at : at + 2] = [a // factor, b * factor]
     elif kind == "image":
-        shape = [*shape[: len(shape) - 3], *[1] * (4 - len(shape)), *shape[-3:]] if len(shape) < 5 else shape
+        shape = [*shape[: max(0, len(shape) - 3)], *[1] * (4 - len(shape)), *shape[-3:]] if len(shape) < 5 else shape
     elif len(shape) < 5:
         shape.insert(at, 1)
     net.add("Reshape", [x.name, net.ints(*shape)], tuple(shape))
