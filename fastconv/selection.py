@@ -110,7 +110,7 @@ def shape_of(node: Node) -> Shape:
     a = node.attrs
     N, H, W, C = node.input(0).shape
     if "x_perm" in a:
-        H, W, C = (node.input(0).shape[i] for i in a["x_perm"][1:])
+        N, H, W, C = (node.input(0).shape[i] for i in a["x_perm"])
     _, P, Q, K = node.output.shape
     P, Q = a.get("pooled", (P, Q))
     R, S = node.input(1).shape[2:]

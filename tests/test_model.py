@@ -57,6 +57,25 @@ def test_a_residual_that_dies_in_a_deep_product(level: str) -> None:
     assert np.abs(got - want).max() <= 1e-5 * np.abs(want).max()
 
 
+@pytest.mark.parametrize("level", _core.isa_levels())
+@pytest.mark.parametrize("perm", ([1, 0, 2, 3], [1, 0, 3, 2], [2, 1, 0, 3], [0, 1, 3, 2]))
+def test_a_stem_behind_a_transpose(level: str, perm: list[int]) -> None:
+    """Whatever axis becomes the batch: the convolution reads in front of the transpose."""
+    rng = np.random.default_rng(8)
+    x = rng.standard_normal((2, 3, 1, 4), np.float32)
+    turned = x.transpose(perm)
+    k = rng.standard_normal((1, turned.shape[1], 3, 3), np.float32)
+    nodes = [helper.make_node("Transpose", ["x"], ["t"], perm=perm),
+             helper.make_node("Conv", ["t", "k"], ["y"], pads=[1, 1, 1, 1])]  # fmt: skip
+    graph = helper.make_graph(
+        nodes, "stem", [helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)], [numpy_helper.from_array(k, "k")],
+    )  # fmt: skip
+    data = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    (want,) = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"]).run(None, {"x": x})
+    np.testing.assert_allclose(fastconv.load(data, _isa=level)(x), want, atol=1e-5)
+
+
 # -- sources ------------------------------------------------------------------------------------------------------
 def test_sources(tmp_path: Path, model: fastconv.Model) -> None:
     path = tmp_path / "net.onnx"
