@@ -49,29 +49,11 @@ void product(const Product& t) {
     for (int k = 0; k < KB; k++) store(t.sums + e * t.sums_ld + k * V, acc[e][k]);
 }
 
-using ProductFunction = void (*)(const Product&);
-
-template <int E, int KB = IMAGE_CHANNELS>
-ProductFunction product_of_channels(int64_t channels) {
-  if constexpr (KB == 0) {
-    return nullptr;
-  } else {
-    return channels == KB ? product<E, KB> : product_of_channels<E, KB - 1>(channels);
-  }
-}
-
-ProductFunction find_product(int64_t elements, int64_t channels) {
-  switch (elements) {
-    case 1:
-      return product_of_channels<1>(channels);
-    case 2:
-      return product_of_channels<2>(channels);
-    case 3:
-      return product_of_channels<3>(channels);
-    default:
-      return product_of_channels<4>(channels);
-  }
-}
+struct Products {
+  using Function = void (*)(const Product&);
+  template <int E, int KB>
+  static constexpr Function tile = product<E, KB>;
+};
 
 // The lanes of `count` vectors added up, into `count` floats rounded up to whole vectors.
 void add_lanes(const float* sums, int64_t count, float* out) {
@@ -124,7 +106,7 @@ void conv2d_backward_weight_images(const Conv2dBackwardWeight& d, const Buffers&
         const int64_t k = d.K * block / k_blocks, channels = d.K * (block + 1) / k_blocks - k;
         t.g = g + k * V;
         t.sums = sums + k * V;
-        find_product(n, channels)(t);
+        find_tile_of<Products>(n, channels)(t);
       }
       for (int64_t j = 0; j < n; j++)
         add_lanes(sums + j * t.sums_ld, d.K, b.out + part * elements * width + (e + j) * width);

@@ -53,29 +53,11 @@ void product(const Product& t) {
     for (int k = 0; k < KB; k++) store(t.y + i * t.y_pixel + k * V, acc[i][k]);
 }
 
-using ProductFunction = void (*)(const Product&);
-
-template <int T, int KB = IMAGE_CHANNELS>
-ProductFunction product_of_channels(int64_t channels) {
-  if constexpr (KB == 0) {
-    return nullptr;
-  } else {
-    return channels == KB ? product<T, KB> : product_of_channels<T, KB - 1>(channels);
-  }
-}
-
-ProductFunction find_product(int64_t pixels, int64_t channels) {
-  switch (pixels) {
-    case 1:
-      return product_of_channels<1>(channels);
-    case 2:
-      return product_of_channels<2>(channels);
-    case 3:
-      return product_of_channels<3>(channels);
-    default:
-      return product_of_channels<4>(channels);
-  }
-}
+struct Products {
+  using Function = void (*)(const Product&);
+  template <int T, int KB>
+  static constexpr Function tile = product<T, KB>;
+};
 
 // The taps of an axis that at least one of `count` outputs from `at` on meets inside the image.
 struct Taps {
@@ -117,7 +99,7 @@ void run_row(const Conv2d& d, const Buffers& b, const Band& band, const float* x
         t.x = row + (q * d.stride_w + ts.first * d.dilation_w) * pixel;
         t.w = b.in[1] + begin * d.R * d.S * d.C + k + tr.first * t.w_row + ts.first * t.w_tap;
         t.y = y + (q * d.K + begin + k) * V;
-        find_product(count, channels)(t);
+        find_tile_of<Products>(count, channels)(t);
       }
     }
   }

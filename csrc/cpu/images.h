@@ -11,6 +11,30 @@ namespace {
 constexpr int IMAGE_PIXELS = 4;                          // of a tile
 constexpr int IMAGE_CHANNELS = REGISTERS >= 32 ? 6 : 3;  // 24 or 12 accumulators
 
+// The tile of `rows` by `channels` among Products::tile<1 to 4, 1 to IMAGE_CHANNELS>.
+template <class Products, int ROWS, int KB = IMAGE_CHANNELS>
+typename Products::Function tile_of_channels(int64_t channels) {
+  if constexpr (KB == 0) {
+    return nullptr;
+  } else {
+    return channels == KB ? Products::template tile<ROWS, KB> : tile_of_channels<Products, ROWS, KB - 1>(channels);
+  }
+}
+
+template <class Products>
+typename Products::Function find_tile_of(int64_t rows, int64_t channels) {
+  switch (rows) {
+    case 1:
+      return tile_of_channels<Products, 1>(channels);
+    case 2:
+      return tile_of_channels<Products, 2>(channels);
+    case 3:
+      return tile_of_channels<Products, 3>(channels);
+    default:
+      return tile_of_channels<Products, 4>(channels);
+  }
+}
+
 // Images [first, first + count) of a batch, at most Vec::N.
 struct Images {
   int64_t first, count;
