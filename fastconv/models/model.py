@@ -180,6 +180,11 @@ class Model(Layer, Training):
         """Where it runs: "cpu" or "cuda"."""
         return self._placed[0]
 
+    @property
+    def precision(self) -> str:
+        """In which it runs, as for `fastconv.load`."""
+        return self._placed[1]
+
     def runtime(self) -> Runtime:
         """The fastconv.Model that runs this network: inspect, profile and compile it there. Inputs are N H W C."""
         now = (last_change(), self.threads, self._placed)

@@ -50,20 +50,22 @@ class Training:
         loss: str | losses.Loss | None = None,
         metrics: Sequence[MetricLike] | MetricLike | None = None,
         *,
-        precision: str = "fp32",
+        precision: str | None = None,
         recompute: bool = False,
         device: str | None = None,
     ) -> None:
         """Decide how to train. Which weights are trainable is settled now: call it again after changing that.
 
-        metrics: names ("accuracy" chooses what fits), Metric objects, or functions (y_true, y_pred). precision:
-        "strict" allows no algorithm with a larger rounding error than direct summation; on a GPU "fp32" or "tf32".
-        recompute: keep only some activations of the trained part and compute the others again for the gradients, to the
-        same numbers: less memory for about a third more time. device: "cpu", or "cuda" (docs/cuda.md), where `predict`
-        and `evaluate` run from now on, too; None: where the model is, at first the CPU. Raises ValueError, and
-        DeviceError for a device that is not there.
+        metrics: names ("accuracy" chooses what fits), Metric objects, or functions (y_true, y_pred). precision: "fp32",
+        or "strict", which allows no algorithm with a larger rounding error than direct summation; on a GPU also "tf32".
+        device: "cpu", or "cuda" (docs/cuda.md). `predict` and `evaluate` follow both from now on; None: as the model
+        is, at first in fp32 on the CPU. recompute: keep only some activations of the trained part and compute the
+        others again for the gradients, to the same numbers: less memory for about a third more time. Raises ValueError,
+        and DeviceError for a device that is not there.
         """
         device = self._model.device if device is None else device
+        if precision is None:
+            precision = self._model.precision if device == self._model.device else "fp32"
         known = ("fp32", "strict") if device == "cpu" else ("fp32", "strict", "tf32")
         if precision not in known:
             raise ValueError(f"precision={precision!r}: expected one of {known}")
@@ -78,7 +80,7 @@ class Training:
         self._target, self.optimizer, self.loss, self._metrics, self._chosen = made
         self._strict, self._recompute = precision == "strict", bool(recompute)
         self._trainer = None
-        self._model.place(device, "fp32" if device == "cpu" else precision)
+        self._model.place(device, precision)
 
     @property
     def _model(self) -> Model:

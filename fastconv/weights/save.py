@@ -46,7 +46,8 @@ def save_model(model: Model, path: str | os.PathLike[str], *, shape: Sequence[in
     if ending == ".fcplan":
         from fastconv.model import Model as Loaded
 
-        Loaded(source).save(path, shape=None if shape is None else [1 if d is None else d for d in shape])
+        strict = "strict" if model.precision == "strict" else "fp32"
+        Loaded(source, precision=strict).save(path, shape=None if shape is None else [1 if d is None else d for d in shape])
     elif ending == ".ckpt":
         save_training(model, path)
     elif ending == ".safetensors":
