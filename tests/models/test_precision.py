@@ -43,7 +43,9 @@ def test_strict_reaches_predict_evaluate_and_saved_plans(tmp_path: Path) -> None
     exact = fastconv.load(_file(model, tmp_path), precision="strict")(X)
     np.testing.assert_array_equal(strict, exact)
     target = np.zeros((4, 4), np.float32)
-    assert model.evaluate(X, target, verbose=0) == pytest.approx(float(np.mean(exact.astype(np.float64) ** 2)), rel=1e-6)
+    assert model.evaluate(X, target, verbose=0) == pytest.approx(
+        float(np.mean(exact.astype(np.float64) ** 2)), rel=1e-6
+    )
     model.save(tmp_path / "net.fcplan", shape=X.shape)
     assert "F(" not in taken(fastconv.load(tmp_path / "net.fcplan"))
     model.compile("sgd", "mse", precision="fp32")
