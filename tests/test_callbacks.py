@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import math
+import os
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -170,6 +172,33 @@ def test_csv_logger(tmp_path: Path) -> None:
     assert path.read_text().endswith("1,2.0,4.0\n2,1.5,3.0\n") and path.read_text().count("epoch") == 1
     drive([C.CSVLogger(path, separator=";")], [1.0])
     assert path.read_text() == "epoch;loss;val_loss\n0;0.5;1.0\n"
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("append", (False, True))
+def test_csv_logger_into_a_pipe(tmp_path: Path, append: bool) -> None:
+    """Rows arrive as they are written; a pipe that nobody reads is an error at once, not a wait."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises(OSError, match=r"is a pipe that nobody reads: '.*pipe'"):
+        drive([C.CSVLogger(path, append=append)], [5.0])
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        drive([C.CSVLogger(path, append=append)], [5.0, 4.0])
+        assert os.read(reader, 1000) == b"epoch,loss,val_loss\n0,2.5,5.0\n1,2.0,4.0\n"
+    finally:
+        os.close(reader)
+
+
+def test_csv_logger_waits_where_a_pipe_is_full(tmp_path: Path) -> None:
+    """Its rows are neither lost nor an error: the reader gets all of them, however slow it is."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reader = subprocess.Popen(["sh", "-c", f"sleep 0.5; wc -l < '{path}'"], stdout=subprocess.PIPE, text=True)
+    hold = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # until wc is there
+    drive([C.CSVLogger(path)], [1.0 / 3.0] * 4000, steps=1)
+    os.close(hold)
+    assert reader.communicate(timeout=20)[0].split() == ["4001"]
 
 
 def test_terminate_on_nan(capsys: pytest.CaptureFixture[str]) -> None:
