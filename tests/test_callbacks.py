@@ -37,7 +37,7 @@ class Fake:
 
 
 def drive(
-    callbacks: Any, values: Any, steps: int = 2, name: str = "val_loss", first: int = 0
+    callbacks: Any, values: Any, steps: int | None = 2, name: str = "val_loss", first: int = 0
 ) -> tuple[Fake, C.CallbackList]:
     """Epochs with these values of a metric, until one asks to stop."""
     model, calls = Fake(), C.CallbackList(callbacks)
@@ -46,7 +46,7 @@ def drive(
     calls.on_train_begin()
     for epoch, value in enumerate(values, first):
         calls.on_epoch_begin(epoch)
-        for step in range(steps):
+        for step in range(steps or 2):
             calls.on_train_batch_begin(step)
             calls.on_train_batch_end(step, {"loss": value})
         model.weights = [np.full(1, epoch)]
@@ -248,6 +248,9 @@ def test_progress(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ("\x1b[" in text) == terminal
     if terminal:
         assert "3/3" in text and "ETA" in text
+    endless = Terminal() if terminal else io.StringIO()
+    drive([C.Progress(stream=endless)], [4.0], steps=None)
+    assert not terminal or ("loss 4.0000" in endless.getvalue() and "1/?" in endless.getvalue())
     quiet = io.StringIO()
     drive([C.Progress(verbose=0, stream=quiet)], [1.0])
     assert quiet.getvalue() == ""
