@@ -135,15 +135,19 @@ class Optimizer(ABC):
 
     # -- checkpoints --------------------------------------------------------------------------------------------
     def state_for(self, variables: Sequence[Variable]) -> dict[str, Any]:
-        """What a checkpoint keeps: the number of steps, the rate, and the slots in the order of `variables`."""
+        """What a checkpoint keeps: class, number of steps, rate, and the slots in the order of `variables`."""
         slots = [slot.array.copy() for slot in map(self.slot, variables) if slot is not None]
         rate = None if self.schedule is not None else self.learning_rate
-        return {"iterations": self.iterations, "learning_rate": rate, "slots": slots}
+        kind = type(self).__name__
+        return {"class": kind, "iterations": self.iterations, "learning_rate": rate, "slots": slots}
 
     def restore(self, variables: Sequence[Variable], state: Mapping[str, Any]) -> None:
         """Go on from an equal optimiser's `state_for`. Raises ValueError where it does not fit; nothing is changed."""
         slots = [slot for slot in map(self.slot, variables) if slot is not None]
         arrays, iterations, rate = (state.get(name) for name in ("slots", "iterations", "learning_rate"))
+        kind = state.get("class", type(self).__name__)  # files of before do not say it
+        if kind != type(self).__name__:
+            raise ValueError(f"optimizer {self.name!r} is {type(self).__name__}, the checkpoint's {kind}")
         if not isinstance(arrays, list) or type(iterations) is not int or iterations < 0:
             raise ValueError(f"optimizer {self.name!r}: expected its slots and a number of steps, got {iterations!r}")
         if len(slots) != len(arrays):
