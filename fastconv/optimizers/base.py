@@ -21,7 +21,7 @@ class Optimizer(ABC):
     learning_rate: a number or a schedule. weight_decay: each step first takes rate * weight_decay * w off w (decoupled
     from the gradient, as Keras does it for every optimiser). clipnorm: the largest norm of one weight's gradient;
     clipvalue: the largest magnitude of its elements; global_clipnorm: the largest norm of all gradients together. At
-    most one of the three. `iterations` counts steps. Raises ValueError.
+    most one of the three. `iterations` counts steps. Raises ValueError, and TypeError for other keywords.
     """
 
     def __init__(
@@ -32,7 +32,11 @@ class Optimizer(ABC):
         clipvalue: float | None = None,
         global_clipnorm: float | None = None,
         name: str | None = None,
+        **unknown: Any,
     ) -> None:
+        if unknown:
+            hint = ": the rate is learning_rate" if "lr" in unknown else ""
+            raise TypeError(f"{type(self).__name__}: unknown argument {', '.join(map(repr, unknown))}{hint}")
         limits = {"clipnorm": clipnorm, "clipvalue": clipvalue, "global_clipnorm": global_clipnorm}
         for what, limit in {**limits, "weight_decay": weight_decay}.items():
             if limit is not None and not 0 <= limit < math.inf:
