@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from fastconv import checkpoint
 from fastconv.errors import ModelError
 from fastconv.graph import Array
+from fastconv.told import warn
 
 if TYPE_CHECKING:
     from fastconv.callbacks import Callback
@@ -50,7 +50,7 @@ def load_training(
         except ValueError as e:
             if other_optimizer == "raise":
                 raise ModelError(f"{where}: {e}") from None
-            warnings.warn(f"{where}: only the weights were read: {e}", UserWarning, stacklevel=3)
+            warn(f"{where}: only the weights were read: {e}")
     for v, array in zip(weights, found, strict=True):
         v.set(array)
     return state

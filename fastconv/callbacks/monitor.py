@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from fastconv.callbacks.base import Callback, Logs
 from fastconv.graph import Array
+from fastconv.told import warn
 
 _LARGER_IS_BETTER = ("acc", "accuracy", "auc")
 
@@ -30,7 +30,7 @@ class Monitor(Callback):
         found = (logs or {}).get(self.monitor)
         if found is None:
             there = ", ".join(sorted(logs or {})) or "nothing"
-            warnings.warn(f"{type(self).__name__}: no metric {self.monitor!r}: there is {there}", stacklevel=3)
+            warn(f"{type(self).__name__}: no metric {self.monitor!r}: there is {there}")
         return found
 
     def better(self, value: float, than: float | None) -> bool:

@@ -12,7 +12,6 @@ import math
 import shutil
 import sys
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from fastconv.graph import Array, Graph, Shape, Value
 from fastconv.models.batches import ArrayBatches, Batch, Batches, IterableBatches
 from fastconv.preprocessing.dataset import Dataset
 from fastconv.preprocessing.features import MEMORY, space
+from fastconv.told import warn
 
 if TYPE_CHECKING:
     from fastconv.layers.base import Scope
@@ -152,7 +152,7 @@ class Keeper:
             if training and (self.wanted or self.views > 1):
                 raise ValueError(f"cache_features: {e}") from None
             if e.warns:
-                warnings.warn(f"features are not kept: {e}", UserWarning, stacklevel=4)  # the caller of fit
+                warn(f"features are not kept: {e}")
             self._made[training] = (*now, None)
 
     def _kept(self, data: Batches, training: bool) -> KeptBatches:
