@@ -193,7 +193,7 @@ def test_a_class_that_cannot_be_read(network: Path, tmp_path: Path) -> None:
     assert [w.filename for w in caught] == [__file__]
     for path in (photos / "grey").iterdir():
         path.write_bytes(b"no image")
-    with pytest.raises(fastconv.FastconvError, match="class 'grey': no image can be read in .*grey: not an image"):
+    with pytest.raises(fastconv.FastconvError, match=r"class 'grey': no image can be read in .*grey: not an image"):
         tune(network, photos, (1, 0), **skips)
     for path in list((photos / "grey").iterdir())[1:]:
         path.unlink()
