@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _LAZY = (
     "applications", "backend", "callbacks", "layers", "losses", "metrics", "models", "onnx", "optimizers",
-    "preprocessing", "weights",
+    "preprocessing", "utils", "weights",
 )  # fmt: skip
 
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -24,9 +23,9 @@ from fastconv.callbacks import Callback, Progress
 from fastconv.data import names_to_metadata
 from fastconv.errors import FastconvError, ModelError
 from fastconv.finetune_network import Network, build_network, own_preset
+from fastconv.finetune_recipe import Recipe, counts_of, names_of, several
 from fastconv.layers.base import Layer
 from fastconv.layers.initializers import seeded
-from fastconv.layers.windows import whole
 from fastconv.loading import load
 from fastconv.metrics import confusion_matrix
 from fastconv.model import Model as Runtime
@@ -38,40 +37,11 @@ from fastconv.preprocessing.features import Features, cache_features
 from fastconv.preprocessing.image import load_img
 from fastconv.preprocessing.presets import Preset
 from fastconv.preprocessing.presets import preset as named_preset
+from fastconv.told import warn
 from fastconv.training_state import are_of, packed, restore, states_of, unpacked
 
 LOSS = "sparse_categorical_crossentropy"
 SLOWER = 0.01  # the rate of fine-tuning, as a share of the head's
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to teach; see `fine_tune`."""
-
-    epochs: tuple[int, int] = (5, 5)
-    unfreeze: int = 1
-    hidden: tuple[int, ...] = ()
-    dropout: float = 0.2
-    learning_rate: float = 1e-3
-    batch_size: int = 32
-    validation_split: float = 0.2
-    augment: tuple[str, ...] = ("flip", "rotate", "zoom")
-    views: int = 1
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        counts = (*self.epochs, self.unfreeze, self.seed)
-        if len(self.epochs) != 2 or any(not isinstance(n, int) or n < 0 for n in counts) or not any(self.epochs):
-            given = f"epochs={self.epochs!r}, unfreeze={self.unfreeze!r}, seed={self.seed!r}"
-            raise ValueError(f"{given}: expected two counts of epochs, and counts")
-        for name in ("batch_size", "views"):
-            whole(getattr(self, name), name)
-        for units in self.hidden:
-            whole(units, "hidden")
-        rate, dropout = self.learning_rate, self.dropout
-        numbers = all(isinstance(v, (int, float)) for v in (rate, dropout))
-        if not numbers or not 0 < rate < math.inf or not 0 <= dropout < 1:
-            raise ValueError(f"learning_rate={rate!r}, dropout={dropout!r}: expected a rate above 0, and 0 to below 1")
 
 
 @dataclass
@@ -104,7 +74,7 @@ class FineTuned:
 def fine_tune(
     model: Model | Runtime | str | os.PathLike[str],
     data: str | os.PathLike[str] | tuple[Dataset, Dataset],
-    epochs: tuple[int, int] = (5, 5),
+    epochs: tuple[int, int] | int = (5, 5),
     *,
     unfreeze: int = 1,
     hidden: Sequence[int] = (),
@@ -112,7 +82,7 @@ def fine_tune(
     learning_rate: float = 1e-3,
     batch_size: int = 32,
     validation_split: float = 0.2,
-    augment: Sequence[str] | Layer = ("flip", "rotate", "zoom"),
+    augment: Sequence[str] | str | Layer | None = ("flip", "rotate", "zoom"),
     views: int = 1,
     preset: str | Preset | None = None,
     seed: int = 0,
@@ -139,25 +109,29 @@ def fine_tune(
     verbose: 0 prints nothing. Equal seeds give equal weights. Raises FastconvError, OSError, and ValueError for
     arguments.
     """
-    names = ("custom",) if isinstance(augment, Layer) else tuple(augment)
+    names = names_of(augment)
     recipe = Recipe(
-        _several(epochs), unfreeze, _several(hidden), dropout, learning_rate, batch_size, validation_split, names,
+        counts_of(epochs), unfreeze, several(hidden), dropout, learning_rate, batch_size, validation_split, names,
         views, seed,
     )  # fmt: skip
-    run = Run(recipe, checkpoint, _several(callbacks), verbose, stop)
+    run = Run(recipe, checkpoint, several(callbacks), verbose, stop)
     if isinstance(model, (str, os.PathLike)):
         model = load(model, threads=threads)
     wanted = named_preset(preset) if isinstance(preset, str) else preset or own_preset(model)
     if not isinstance(wanted, Preset | None):
         raise ValueError(f"preset={preset!r}: expected a name or a Preset")
-    run.prepare(model, data, wanted or named_preset("torchvision"), augment, threads, on_skip)
+    layers = augment if isinstance(augment, Layer) else names
+    run.prepare(model, data, wanted or named_preset("torchvision"), layers, threads, on_skip)
+    unseen = set(run.unseen(run.valid.labels))
     if verbose:
         print(run.describe(), file=sys.stderr)
     if resume:
         run.resume()
     run.teach_head()
     run.teach_blocks()
-    return run.result()
+    result = run.result()
+    run.unseen(np.repeat(np.arange(len(result.class_names)), result.confusion.sum(axis=1)), unseen)
+    return result
 
 
 @dataclass
@@ -216,6 +190,15 @@ class Run:
         """Pixels as `fastconv predict` would show them to the network."""
         pixels = np.asarray(self.preset.geometry(load_img(path)))
         return pixels[:, :, ::-1] if self.preset.channels == "bgr" else pixels
+
+    def unseen(self, labels: npt.NDArray[Any], known: Collection[str] = ()) -> list[str]:
+        """The classes that are not among the labels of validation images; a warning for each that is not known yet."""
+        counts = np.bincount(labels, minlength=len(self.train.class_names))
+        found = [name for name, n in zip(self.train.class_names, counts, strict=True) if not n]
+        for name in found:
+            if name not in known:
+                warn(f"class {name!r}: no validation image: how well it is told apart is not measured")
+        return found
 
     def describe(self) -> str:
         """One line about what will be done."""
@@ -318,7 +301,7 @@ class Run:
             raise ModelError(f"{where}: not a checkpoint of fine_tune")
         try:
             place = state["phase"], state["epoch"], state["batch"]
-            history, head_epochs, skipped = state["history"], state["head_epochs"], [p for p, _ in state["skipped"]]
+            history, head_epochs, skipped = state["history"], state["head_epochs"], dict(state["skipped"])
         except (KeyError, TypeError, ValueError) as e:
             raise ModelError(f"{where}: not a checkpoint of fine_tune: {e!r}") from None
         for v, array in zip(self.network.learning, learnt, strict=True):
@@ -347,15 +330,15 @@ class Run:
         )
 
 
-def _several(value: Any) -> tuple[Any, ...]:
-    return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
-
-
 def _datasets(data: Any) -> tuple[Dataset, Dataset]:
-    given = _several(data)
+    given = several(data)
     if len(given) != 2 or not all(isinstance(d, Dataset) and d.label_mode == "int" for d in given):
-        raise ValueError(f'data: expected a folder, or two datasets with label_mode="int", got {data!r}')
+        raise ValueError(f'data: expected a folder, or two datasets with label_mode="int", got {_kinds(given)}')
     return given[0], given[1]
+
+
+def _kinds(given: Sequence[Any]) -> str:
+    return ", ".join(f"an array {list(g.shape)}" if isinstance(g, np.ndarray) else repr(g)[:80] for g in given)
 
 
 class _Keeper(Callback):

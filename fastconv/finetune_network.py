@@ -36,7 +36,7 @@ from fastconv.models import Model, Sequential
 from fastconv.preprocessing.presets import Preset, from_metadata, of_function
 
 if TYPE_CHECKING:
-    from fastconv.finetune import Recipe
+    from fastconv.finetune_recipe import Recipe
 
 AUGMENTATIONS: dict[str, Callable[[], Layer]] = {
     "flip": lambda: RandomFlip("horizontal"),

@@ -27,6 +27,7 @@ from .selection import DEFAULT_WINOGRAD, Selection, check_winograd
 from .source import Source
 from .summary import network_summary
 from .target import target
+from .taught import missing, only_runs
 from .tuning import Tuning
 
 if TYPE_CHECKING:
@@ -189,8 +190,10 @@ class Model:
                     self._plans[key] = compiled
         return compiled
 
-    def compile(self, *shapes: Sequence[int]) -> Compiled:
+    def compile(self, *shapes: Sequence[int], **training: Any) -> Compiled:
         """The plan for these input shapes (none: the model's own, a free batch taken as 1), compiled if need be."""
+        if training or any(isinstance(s, str) or not hasattr(s, "__iter__") for s in shapes):
+            raise TypeError(f"compile: expected input shapes; {only_runs(self.name)}")
         return self._compiled(self._key(shapes))
 
     def _key(self, shapes: Sequence[Sequence[int]]) -> tuple[Shape, ...]:
@@ -370,6 +373,9 @@ class Model:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (self._onnx, self._options(), self._isa.name)
+
+    def __getattr__(self, name: str) -> Any:
+        raise missing(self, name)
 
     def __repr__(self) -> str:
         ins = ", ".join(f"{i.name}{show(i.shape)}" for i in self.inputs)

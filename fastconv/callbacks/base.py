@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -252,14 +253,28 @@ class CSVLogger(Callback):
 
 
 class LearningRateScheduler(Callback):
-    """The rate of each epoch is `schedule(epoch, rate)`; it stands in the logs as "learning_rate"."""
+    """The rate of each epoch is `schedule(epoch, rate)`, or `schedule(epoch)` of a function of one argument.
 
-    def __init__(self, schedule: Callable[[int, float], float], verbose: int = 0) -> None:
+    It stands in the logs as "learning_rate". `fit` raises ValueError for an optimiser with a schedule of its own.
+    """
+
+    def __init__(self, schedule: Callable[..., float], verbose: int = 0) -> None:
         super().__init__()
         self.schedule, self.verbose = schedule, verbose
+        try:
+            inspect.signature(schedule).bind(0, 0.0)
+            self._arguments = 2
+        except ValueError:  # a function in C that does not say
+            self._arguments = 2
+        except TypeError:
+            self._arguments = 1
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        refuse_schedule(self)
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        rate = float(self.schedule(epoch, float(self.model.optimizer.learning_rate)))
+        now = (epoch, float(self.model.optimizer.learning_rate))
+        rate = float(self.schedule(*now[: self._arguments]))
         self.model.optimizer.learning_rate = rate
         if self.verbose:
             print(f"\nEpoch {epoch + 1}: LearningRateScheduler setting learning rate to {rate}.")
@@ -267,3 +282,11 @@ class LearningRateScheduler(Callback):
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         if logs is not None:
             logs["learning_rate"] = float(self.model.optimizer.learning_rate)
+
+
+def refuse_schedule(callback: Callback) -> None:
+    """Raises ValueError where the optimiser has a schedule, which a callback's rate would replace."""
+    schedule = getattr(callback.model.optimizer, "schedule", None)
+    if schedule is not None:
+        what = f"{type(callback).__name__}: the optimizer's learning_rate is a {type(schedule).__name__}"
+        raise ValueError(f"{what}: expected a number where a callback sets the rate")

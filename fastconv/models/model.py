@@ -311,6 +311,9 @@ class Model(Layer, Training):
     def load_weights(self, path: str | os.PathLike[str], *, by_name: bool = False) -> None:
         """Read weights of this architecture: .safetensors, .ckpt or a torch file. by_name: only layers that are there.
 
+        A .ckpt of a model that was compiled brings the optimiser's slots, steps and rate back, too, where this one is
+        compiled in the same way: `fit(initial_epoch=...)` then goes on bit for bit. With another optimiser or other
+        trainable weights a UserWarning says that only the weights were read.
         Raises ModelError naming the first layer that differs; nothing is changed then.
         """
         from fastconv.training_state import load_training
@@ -321,7 +324,7 @@ class Model(Layer, Training):
                 raise ValueError(
                     f"{os.fspath(path)}: by_name=True is for weights with names; a .ckpt has the whole model"
                 )
-            load_training(self, path, optimizer=False)
+            load_training(self, path, other_optimizer="warn")
         else:
             load_into(self, path, by_name=by_name)
 

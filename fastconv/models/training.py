@@ -213,6 +213,9 @@ class Training(Evaluation):
         model = self._model
         self._check("fit")
         self._warn_of_changes()
+        for name, count in (("epochs", epochs), ("initial_epoch", initial_epoch)):
+            if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 0:
+                raise ValueError(f"{name}={count!r}: expected a whole number of at least 0")
         whole(validation_freq, "validation_freq")
         if whole(views, "views") > 1 and cache_features is False:
             raise ValueError(f"views={views}, cache_features=False: expected cache_features=None or True")
@@ -317,4 +320,6 @@ def _metric(m: MetricLike) -> metrics.Metric:
 
 
 def _display(verbose: str | int) -> Callback | None:
+    if verbose not in ("auto", 0, 1, 2, "0", "1", "2"):
+        raise ValueError(f"verbose={verbose!r}: expected 0, 1, 2 or 'auto'")
     return None if verbose in (0, "0") else Progress(2 if verbose in (2, "2") else 1, stream=sys.stdout)
