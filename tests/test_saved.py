@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pickle
 import struct
@@ -88,8 +89,8 @@ def test_a_plan_has_all_that_a_model_has(plan: Path) -> None:
         except fastconv.ModelError:
             refused.add(name)
     assert refused == {"graph", "layers"}
-    copy = pickle.loads(pickle.dumps(fastconv.load(plan, _isa="scalar", precision="strict", threads=1)))
-    assert (copy.isa, copy.precision, copy.threads) == ("scalar", "strict", 1)
+    copy = pickle.loads(pickle.dumps(fastconv.load(plan, _isa="scalar", threads=1)))
+    assert (copy.isa, copy.precision, copy.threads) == ("scalar", "fp32", 1)
     for wrong in ({"tuning": "t.json"}, {"winograd": 6}):
         with pytest.raises(fastconv.ModelError, match="a saved plan keeps the algorithms"):
             fastconv.load(plan, **wrong)  # type: ignore[arg-type]
@@ -108,8 +109,53 @@ def test_metadata(tmp_path: Path) -> None:
     fastconv.load(given).save(tmp_path / "x.fcplan", shape=(1, 3, 20, 18))
     saved = fastconv.load(tmp_path / "x.fcplan")
     assert saved.metadata == kept and saved.class_names == tuple(names)
-    fastconv.load(given).save(tmp_path / "y.fcplan", shape=(1, 3, 20, 18), labels=["a", "b"])
-    assert fastconv.load(tmp_path / "y.fcplan").class_names == ("a", "b")
+    others = tuple(f"other {i}" for i in range(CLASSES))
+    fastconv.load(given).save(tmp_path / "y.fcplan", shape=(1, 3, 20, 18), labels=others)
+    assert fastconv.load(tmp_path / "y.fcplan").class_names == others
+
+
+def test_strict_plans(tmp_path: Path, call: Any) -> None:  # noqa: F811
+    """One that was not made so is refused where "strict" is asked for."""
+    (tmp_path / "net.onnx").write_bytes(network())
+    for precision in ("fp32", "strict"):
+        model = fastconv.load(network(), precision=precision)
+        model.save(tmp_path / f"{precision}.fcplan", shape=(1, 3, 20, 18))
+        saved = fastconv.load(tmp_path / f"{precision}.fcplan")
+        assert saved.precision == pickle.loads(pickle.dumps(saved)).precision == precision and saved.metadata == {}
+        assert all(same_bits(a, b) for a, b in zip(model(images(1)), saved(images(1)), strict=True))
+    with pytest.raises(fastconv.ModelError, match="the plan was made without"):
+        fastconv.load(tmp_path / "fp32.fcplan", precision="strict")
+    assert fastconv.load(tmp_path / "strict.fcplan", precision="strict").precision == "strict"
+    done = call("compile", tmp_path / "net.onnx", "-o", tmp_path / "cli.fcplan", "--strict", "--shape", "1,3,20,18")
+    assert done.code == 0 and fastconv.load(tmp_path / "cli.fcplan").precision == "strict"
+
+
+def test_options_of_save(tmp_path: Path) -> None:
+    model = fastconv.load(network())
+    model.save(tmp_path / "x.fcplan", shape=(1, 3, 20, 18), isa="neon")
+    assert _core.PlanFile(str(tmp_path / "x.fcplan")).levels == ["neon"]
+    with pytest.raises(fastconv.ShapeError, match="labels: 2 names, but the outputs have"):
+        model.save(tmp_path / "y.fcplan", shape=(1, 3, 20, 18), labels=["a", "b"])
+    for wrong in ({"isa": ["neon"]}, {"labels": ["a"]}):
+        with pytest.raises(fastconv.ModelError, match=r"y\.onnx: isa and labels are for saved plans"):
+            model.save(tmp_path / "y.onnx", shape=(1, 3, 20, 18), **wrong)  # type: ignore[arg-type]
+    assert not list(tmp_path.glob("y.*"))
+
+
+def test_the_preset_has_the_layout_of_the_input(tmp_path: Path) -> None:
+    """Networks of layers take their images channels-last, and their plans say so."""
+    from fastconv.layers import Dense, GlobalAveragePooling2D
+    from fastconv.models import Sequential
+    from fastconv.preprocessing import preset
+
+    net = Sequential([GlobalAveragePooling2D(input_shape=(8, 8, 3)), Dense(2)])
+    net.metadata = preset("caffe").to_metadata()
+    assert json.loads(net.metadata["fastconv.preset"])["layout"] == "NCHW"
+    net.save(tmp_path / "x.fcplan")
+    assert json.loads(fastconv.load(tmp_path / "x.fcplan").metadata["fastconv.preset"])["layout"] == "NHWC"
+    net.metadata = {"fastconv.preset": "[1"}  # kept as it is
+    net.save(tmp_path / "x.fcplan")
+    assert fastconv.load(tmp_path / "x.fcplan").metadata == net.metadata
 
 
 def test_wrong_level(tmp_path: Path) -> None:
@@ -278,7 +324,7 @@ def test_missing_files(tmp_path: Path) -> None:
     with pytest.raises(fastconv.ModelError, match="no regular file"):
         SavedModel(tmp_path)
     (tmp_path / "text.fcplan").write_text("no plan at all" * 100)
-    with pytest.raises(fastconv.ModelError, match="no plan file"):
+    with pytest.raises(fastconv.ModelError, match="not a saved plan"):
         fastconv.load(tmp_path / "text.fcplan")
     with pytest.raises(OSError):
         fastconv.load(network()).save(tmp_path / "no" / "x.fcplan", shape=(1, 3, 20, 18))
@@ -352,9 +398,10 @@ def test_compile_and_info(tmp_path: Path, call: Any) -> None:  # noqa: F811
     one_line(call("compile", tmp_path / "net.onnx", "-o", tmp_path / "x.fcplan", "--isa", "sse"), "sse", "neon")
     one_line(call("compile", tmp_path / "net.onnx", "-o", tmp_path / "x.fcplan", "--labels", __file__), "names")
     target.write_bytes(target.read_bytes()[:-1])
-    one_line(call("info", target), "broken plan")
+    one_line(call("info", target), "broken plan", "truncated or lengthened")
     target.write_bytes(network())
-    one_line(call("info", target, "--kernels"), "no plan file")
+    one_line(call("info", target, "--kernels"), "not a saved plan")
+    one_line(call("info", tmp_path / "net.onnx", "--kernels"), "is not a saved plan, which --kernels needs")
 
 
 def test_commands_take_plans(tmp_path: Path, call: Any) -> None:  # noqa: F811
