@@ -316,25 +316,30 @@ class Model:
         path: str | os.PathLike[str],
         *,
         shape: Sequence[int] | None = None,
-        isa: Sequence[str] | None = None,
+        isa: str | Sequence[str] | None = None,
         labels: Sequence[str] | None = None,
     ) -> None:
         """Write x.onnx (the network; sizes that are free need `shape`), x.safetensors (its weights) or x.fcplan.
 
         A saved plan is for one input shape and runs without Python: docs/embedded.md. isa: the instruction sets to pack
         weights for, None for this model's own; labels: names of the classes to store in it, None for the model's own.
-        Files are written beside their place and moved there when they are whole.
+        Other files take neither: ModelError. Labels that fit no output are a ShapeError. Files are written beside their
+        place and moved there when they are whole.
         """
-        from .saved import names_plan, save_plan
+        from .saved import check_labels, names_plan, save_plan
 
         if names_plan(path):
             shapes = self._key(() if shape is None else (shape,))
             levels = [self.isa] if isa is None else isa
+            if labels:
+                check_labels(labels, self.outputs, "labels")
             save_plan(
                 self._onnx, path, shapes, levels, strict=self.precision == "strict", winograd=self.winograd,
                 tuning=self.tuning, labels=(self.class_names or ()) if labels is None else labels,
             )  # fmt: skip
             return
+        if isa is not None or labels is not None:
+            raise ModelError(f"{os.fspath(path)}: isa and labels are for saved plans, whose names end with .fcplan")
         from .weights.save import save_source
 
         save_source(self._onnx, path, shape)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import pytest
+
+import fastconv
 
 from .cli_tools import call, one_line, small_model  # noqa: F401  a fixture
-from .small import CLASSES, network
+from .small import CLASSES, images, network, same_bits
 
 
 def test_compile_and_info(tmp_path: Path, call: Any) -> None:  # noqa: F811
@@ -30,9 +34,10 @@ def test_compile_and_info(tmp_path: Path, call: Any) -> None:  # noqa: F811
     one_line(call("compile", tmp_path / "net.onnx", "-o", tmp_path / "x.fcplan", "--isa", "sse"), "sse", "neon")
     one_line(call("compile", tmp_path / "net.onnx", "-o", tmp_path / "x.fcplan", "--labels", __file__), "names")
     target.write_bytes(target.read_bytes()[:-1])
-    one_line(call("info", target), "broken plan")
+    one_line(call("info", target), "broken plan", "truncated or lengthened")
     target.write_bytes(network())
-    one_line(call("info", target, "--kernels"), "no plan file")
+    one_line(call("info", target, "--kernels"), "not a saved plan")
+    one_line(call("info", tmp_path / "net.onnx", "--kernels"), "is not a saved plan, which --kernels needs")
 
 
 def test_commands_take_plans(tmp_path: Path, call: Any) -> None:  # noqa: F811
@@ -63,3 +68,19 @@ def test_commands_take_plans(tmp_path: Path, call: Any) -> None:  # noqa: F811
         assert call(command, target, *(() if command == "inspect" else ("--runs", "1"))).code == 0
     one_line(call("tune", target, "-o", tmp_path / "tuning.json"), "saved plan")
     one_line(call("finetune", tmp_path, "--model", target, "--out", tmp_path / "x.onnx"), "saved plan")
+
+
+def test_strict_plans(tmp_path: Path, call: Any) -> None:  # noqa: F811
+    """One that was not made so is refused where "strict" is asked for."""
+    (tmp_path / "net.onnx").write_bytes(network())
+    for precision in ("fp32", "strict"):
+        model = fastconv.load(network(), precision=precision)
+        model.save(tmp_path / f"{precision}.fcplan", shape=(1, 3, 20, 18))
+        saved = fastconv.load(tmp_path / f"{precision}.fcplan")
+        assert saved.precision == pickle.loads(pickle.dumps(saved)).precision == precision and saved.metadata == {}
+        assert all(same_bits(a, b) for a, b in zip(model(images(1)), saved(images(1)), strict=True))
+    with pytest.raises(fastconv.ModelError, match="the plan was made without"):
+        fastconv.load(tmp_path / "fp32.fcplan", precision="strict")
+    assert fastconv.load(tmp_path / "strict.fcplan", precision="strict").precision == "strict"
+    done = call("compile", tmp_path / "net.onnx", "-o", tmp_path / "cli.fcplan", "--strict", "--shape", "1,3,20,18")
+    assert done.code == 0 and fastconv.load(tmp_path / "cli.fcplan").precision == "strict"

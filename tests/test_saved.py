@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pickle
 import struct
@@ -88,8 +89,8 @@ def test_a_plan_has_all_that_a_model_has(plan: Path) -> None:
         except fastconv.ModelError:
             refused.add(name)
     assert refused == {"graph", "layers"}
-    copy = pickle.loads(pickle.dumps(fastconv.load(plan, _isa="scalar", precision="strict", threads=1)))
-    assert (copy.isa, copy.precision, copy.threads) == ("scalar", "strict", 1)
+    copy = pickle.loads(pickle.dumps(fastconv.load(plan, _isa="scalar", threads=1)))
+    assert (copy.isa, copy.precision, copy.threads) == ("scalar", "fp32", 1)
     for wrong in ({"tuning": "t.json"}, {"winograd": 6}):
         with pytest.raises(fastconv.ModelError, match="a saved plan keeps the algorithms"):
             fastconv.load(plan, **wrong)  # type: ignore[arg-type]
@@ -108,8 +109,37 @@ def test_metadata(tmp_path: Path) -> None:
     fastconv.load(given).save(tmp_path / "x.fcplan", shape=(1, 3, 20, 18))
     saved = fastconv.load(tmp_path / "x.fcplan")
     assert saved.metadata == kept and saved.class_names == tuple(names)
-    fastconv.load(given).save(tmp_path / "y.fcplan", shape=(1, 3, 20, 18), labels=["a", "b"])
-    assert fastconv.load(tmp_path / "y.fcplan").class_names == ("a", "b")
+    others = tuple(f"other {i}" for i in range(CLASSES))
+    fastconv.load(given).save(tmp_path / "y.fcplan", shape=(1, 3, 20, 18), labels=others)
+    assert fastconv.load(tmp_path / "y.fcplan").class_names == others
+
+
+def test_options_of_save(tmp_path: Path) -> None:
+    model = fastconv.load(network())
+    model.save(tmp_path / "x.fcplan", shape=(1, 3, 20, 18), isa="neon")
+    assert _core.PlanFile(str(tmp_path / "x.fcplan")).levels == ["neon"]
+    with pytest.raises(fastconv.ShapeError, match="labels: 2 names, but the outputs have"):
+        model.save(tmp_path / "y.fcplan", shape=(1, 3, 20, 18), labels=["a", "b"])
+    for wrong in ({"isa": ["neon"]}, {"labels": ["a"]}):
+        with pytest.raises(fastconv.ModelError, match=r"y\.onnx: isa and labels are for saved plans"):
+            model.save(tmp_path / "y.onnx", shape=(1, 3, 20, 18), **wrong)  # type: ignore[arg-type]
+    assert not list(tmp_path.glob("y.*"))
+
+
+def test_the_preset_has_the_layout_of_the_input(tmp_path: Path) -> None:
+    """Networks of layers take their images channels-last, and their plans say so."""
+    from fastconv.layers import Dense, GlobalAveragePooling2D
+    from fastconv.models import Sequential
+    from fastconv.preprocessing import preset
+
+    net = Sequential([GlobalAveragePooling2D(input_shape=(8, 8, 3)), Dense(2)])
+    net.metadata = preset("caffe").to_metadata()
+    assert json.loads(net.metadata["fastconv.preset"])["layout"] == "NCHW"
+    net.save(tmp_path / "x.fcplan")
+    assert json.loads(fastconv.load(tmp_path / "x.fcplan").metadata["fastconv.preset"])["layout"] == "NHWC"
+    net.metadata = {"fastconv.preset": "[1"}  # kept as it is
+    net.save(tmp_path / "x.fcplan")
+    assert fastconv.load(tmp_path / "x.fcplan").metadata == net.metadata
 
 
 def test_wrong_level(tmp_path: Path) -> None:
@@ -278,7 +308,7 @@ def test_missing_files(tmp_path: Path) -> None:
     with pytest.raises(fastconv.ModelError, match="no regular file"):
         SavedModel(tmp_path)
     (tmp_path / "text.fcplan").write_text("no plan at all" * 100)
-    with pytest.raises(fastconv.ModelError, match="no plan file"):
+    with pytest.raises(fastconv.ModelError, match="not a saved plan"):
         fastconv.load(tmp_path / "text.fcplan")
     with pytest.raises(OSError):
         fastconv.load(network()).save(tmp_path / "no" / "x.fcplan", shape=(1, 3, 20, 18))

@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="ONNX file or saved plan.", show_default=False)]
+Onnx = Annotated[str, typer.Argument(metavar="MODEL", help="ONNX file.", show_default=False)]
 Shapes = Annotated[
     list[str] | None,
     typer.Option("--shape", metavar="1,3,224,224", help="Input shape; NAME=1,3,224,224 for each of several inputs."),
@@ -60,7 +61,9 @@ def _how(threads: int | None, tuning: str | None, winograd: int) -> Any:
 @app.command()
 def predict(
     images: Annotated[list[str], typer.Argument(metavar="IMAGES", help="Image files, and folders of them.")],
-    model: Annotated[str, typer.Option("--model", "-m", metavar="MODEL", help="ONNX file.", show_default=False)],
+    model: Annotated[
+        str, typer.Option("--model", "-m", metavar="MODEL", help="ONNX file or saved plan.", show_default=False)
+    ],
     top: Annotated[int, typer.Option(min=1, help="Classes to print for each image.")] = 5,
     json: Json = False,
     preset: Annotated[
@@ -151,7 +154,7 @@ def info(
 
 @app.command("compile")
 def compile_(
-    model: Model,
+    model: Onnx,
     target: Annotated[str, typer.Option("--output", "-o", metavar="X.fcplan", help="The plan.", show_default=False)],
     shape: Shapes = None,
     isa: Annotated[
@@ -218,7 +221,7 @@ def bench(
 
 @app.command()
 def compare(
-    model: Model,
+    model: Onnx,
     shape: Shapes = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the random input.")] = 0,
     tolerance: Annotated[float, typer.Option(min=0.0, help="Allowed error, of the largest magnitude.")] = 1e-4,
@@ -235,7 +238,7 @@ def compare(
 
 @app.command()
 def tune(
-    model: Model,
+    model: Onnx,
     out: Annotated[str, typer.Option("--out", "-o", metavar="FILE", help="Written, or added to.", show_default=False)],
     shape: Shapes = None,
     seconds: Annotated[float, typer.Option(min=0.0, help="Time of the slowest candidate of a layer, at least.")] = 0.05,
