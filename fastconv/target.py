@@ -91,6 +91,19 @@ class Target:
 CPU = Target()
 
 
+def training_target(device: str, precision: str) -> Target:
+    """The device of a training. Raises DeviceError for one that is not there or does not train in this precision,
+    ValueError for what is no precision."""
+    from .errors import DeviceError
+
+    trains = ("fp32", "strict") if device == "cpu" else ("fp32", "strict", "tf32")
+    if precision not in trains:
+        known = precision in ("tf32", "fp16", "bf16")
+        message = f"precision={precision!r}: on {device!r} training computes in one of {trains}"
+        raise DeviceError(message) if known else ValueError(message)
+    return target(device, precision)
+
+
 def target(device: str, precision: str) -> Target:
     """Raises DeviceError for a device or a precision that is not there."""
     from .errors import DeviceError

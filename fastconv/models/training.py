@@ -22,8 +22,7 @@ from fastconv.model import thread_count
 from fastconv.models.batches import ArrayBatches, Batches, as_batches, class_weights, is_arrays, split_off
 from fastconv.models.kept import Keeper, Kept, KeptBatches
 from fastconv.models.trainer import Trainer, moving_statistics
-from fastconv.target import CPU, Target
-from fastconv.target import target as target_of
+from fastconv.target import CPU, Target, training_target
 
 if TYPE_CHECKING:
     from fastconv.models.model import Model
@@ -61,15 +60,12 @@ class Training:
         recompute: keep only some activations of the trained part and compute the others again for the gradients, to the
         same numbers: less memory for about a third more time. device: "cpu", or "cuda" (docs/cuda.md), where `predict`
         and `evaluate` run from now on, too; None: where the model is, at first the CPU. Raises ValueError, and
-        DeviceError for a device that is not there.
+        DeviceError for a device that is not there or does not train in this precision (fp16 and bf16: none does).
         """
         device = self._model.device if device is None else device
-        known = ("fp32", "strict") if device == "cpu" else ("fp32", "strict", "tf32")
-        if precision not in known:
-            raise ValueError(f"precision={precision!r}: expected one of {known}")
         wanted = [] if metrics is None else [metrics] if isinstance(metrics, str) or callable(metrics) else metrics
         made = (  # all that can fail, before anything is changed
-            target_of(device, precision),
+            training_target(device, precision),
             optimizers.get(optimizer),
             None if loss is None else losses.get(loss),
             [_metric(m) for m in wanted],
