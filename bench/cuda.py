@@ -30,7 +30,6 @@ from bench.cuda_table import table
 from bench.cuda_torch import Torch, repeat, torch_or_none
 from fastconv import _core
 from fastconv.cuda.target import Target
-from fastconv.cuda.weights import HALVES
 from tests import cases
 
 PRECISIONS = ("fp16", "tf32", "bf16", "fp32")
@@ -224,10 +223,10 @@ TILES, HOPPER_TILES = 4, 3  # csrc/cuda/conv_choice.h
 
 def tiles(report: dict[str, Any], left: Callable[[], float], smoke: bool) -> None:
     """Every tile and number of slices, for the choice in csrc/cuda/conv2d.cu to be corrected by."""
-    for batch, precision in ((32, "fp16"), (1, "fp16"), (1, "fp32")):
+    for batch, precision in ((32, "fp16"), (1, "fp16"), (1, "fp32"), (32, "tf32")):
         target = Target("cuda", precision)
         for network, case in SMOKE if smoke else LAYERS[: len(cases.RESNET50)]:
-            known = TILES + (HOPPER_TILES if precision in HALVES and target.owner.library.hopper_launches() >= 0 else 0)
+            known = TILES + (HOPPER_TILES if precision != "fp32" and target.owner.library.hopper_launches() >= 0 else 0)
             for tile in range(known):
                 for slices in (1, 2, 4, 8):
                     if left() < 0:
