@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -254,6 +255,7 @@ def main(argv: list[str] | None = None) -> int:
         return table(args.folder)
     report: dict[str, Any] = {"rows": [], "layers": [], "models": [], "tiles": [], "left_out": []}
     started, share, smoke = time.monotonic(), args.seconds, args.smoke
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(124))  # of timeout: what was measured is written
     try:
         torch = None if smoke else torch_or_none(report)
         report.setdefault("torch", "left out")

@@ -122,7 +122,7 @@ else
   fi
   export FASTCONV_CUDA_LIBRARY=$BUILD/libfastconv_cuda.so FASTCONV_TEST_CUDA=1
   if command -v cuobjdump >/dev/null; then
-    step code 60 "$PYTHON" -m tests.cuda.check_code "$FASTCONV_CUDA_LIBRARY"
+    step code 120 "$PYTHON" -m tests.cuda.check_code "$FASTCONV_CUDA_LIBRARY"
   else
     echo "== code"
     note code "NOT RUN: no cuobjdump"
@@ -137,7 +137,7 @@ limits=(-W "ignore:Unknown config option:pytest.PytestConfigWarning")
 run_tests=("$PYTHON" -m pytest -q "${limits[@]}" -p no:cacheprovider --continue-on-collection-errors --maxfail 20)
 export FASTCONV_TEST_ALL=1
 if [ -n "$EMULATE" ]; then
-  step tests 120 "${run_tests[@]}" tests/cuda/test_device.py tests/cuda/test_fit.py tests/cuda/test_hopper.py
+  step tests 280 "${run_tests[@]}" tests/cuda/test_device.py tests/cuda/test_fit.py tests/cuda/test_hopper.py
 else
   step tests 170 "${run_tests[@]}" tests/cuda --ignore tests/cuda/test_emulator.py
 fi
@@ -149,9 +149,10 @@ sanitizer=$(command -v compute-sanitizer || true)
 step accuracy 80 "$PYTHON" -m bench.cuda accuracy "${smoke[@]}" --json "$OUT/accuracy.json"
 left=$((deadline - SECONDS - 10))
 [ -n "$sanitizer" ] && left=$((left - 130))  # what the sanitizers need at least
-[ -n "$EMULATE" ] && [ "$left" -gt 60 ] && left=60
 [ "$left" -lt 60 ] && left=60
-step times "$left" "$PYTHON" -m bench.cuda time "${smoke[@]}" --seconds $((left - 15)) --json "$OUT/times.json"
+measured=$((left - 15))
+[ -n "$EMULATE" ] && measured=30
+step times "$left" "$PYTHON" -m bench.cuda time "${smoke[@]}" --seconds "$measured" --json "$OUT/times.json"
 
 # -- memory and races -------------------------------------------------------------------------------------------------
 # The small shapes of each kind of kernel. A tool that its time ends has been through some of them: its findings stand
