@@ -21,7 +21,7 @@ from fastconv import DeviceError, ShapeError, UnsupportedOpError, _core
 from fastconv.cuda import Target, arrays, library
 from fastconv.cuda.arrays import Spare, _lent
 from tests.models import nets, nets_formats
-from tests.test_gate import network as gate_network
+from tests.models.gate import network as gate_network
 
 assert nets_formats  # importing it fills NETS
 NET = "channel_tails"
