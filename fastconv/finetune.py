@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,10 +22,9 @@ from fastconv import checkpoint
 from fastconv.callbacks import Callback, Progress
 from fastconv.data import names_to_metadata
 from fastconv.errors import FastconvError, ModelError
-from fastconv.finetune_network import Network, build_network, own_preset
+from fastconv.finetune_network import Network, Recipe, build_network, own_preset
 from fastconv.layers.base import Layer
 from fastconv.layers.initializers import seeded
-from fastconv.layers.windows import whole
 from fastconv.loading import load
 from fastconv.metrics import confusion_matrix
 from fastconv.model import Model as Runtime
@@ -43,36 +41,6 @@ from fastconv.training_state import are_of, packed, restore, states_of, unpacked
 
 LOSS = "sparse_categorical_crossentropy"
 SLOWER = 0.01  # the rate of fine-tuning, as a share of the head's
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to teach; see `fine_tune`."""
-
-    epochs: tuple[int, int] = (5, 5)
-    unfreeze: int = 1
-    hidden: tuple[int, ...] = ()
-    dropout: float = 0.2
-    learning_rate: float = 1e-3
-    batch_size: int = 32
-    validation_split: float = 0.2
-    augment: tuple[str, ...] = ("flip", "rotate", "zoom")
-    views: int = 1
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        counts = (*self.epochs, self.unfreeze, self.seed)
-        if len(self.epochs) != 2 or any(not isinstance(n, int) or n < 0 for n in counts) or not any(self.epochs):
-            given = f"epochs={self.epochs!r}, unfreeze={self.unfreeze!r}, seed={self.seed!r}"
-            raise ValueError(f"{given}: expected two counts of epochs, and counts")
-        for name in ("batch_size", "views"):
-            whole(getattr(self, name), name)
-        for units in self.hidden:
-            whole(units, "hidden")
-        rate, dropout = self.learning_rate, self.dropout
-        numbers = all(isinstance(v, (int, float)) for v in (rate, dropout))
-        if not numbers or not 0 < rate < math.inf or not 0 <= dropout < 1:
-            raise ValueError(f"learning_rate={rate!r}, dropout={dropout!r}: expected a rate above 0, and 0 to below 1")
 
 
 @dataclass

@@ -8,8 +8,10 @@ prepared images -------------------> base -> head       `taught`: what is saved
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -31,12 +33,10 @@ from fastconv.layers import (
 )
 from fastconv.layers.base import Layer, Scope
 from fastconv.layers.variable import Variable
+from fastconv.layers.windows import whole
 from fastconv.model import Model as Runtime
 from fastconv.models import Model, Sequential
 from fastconv.preprocessing.presets import Preset, for_mode, from_metadata
-
-if TYPE_CHECKING:
-    from fastconv.finetune import Recipe
 
 AUGMENTATIONS: dict[str, Callable[[], Layer]] = {
     "flip": lambda: RandomFlip("horizontal"),
@@ -47,6 +47,36 @@ AUGMENTATIONS: dict[str, Callable[[], Layer]] = {
     "brightness": lambda: RandomBrightness(0.1),
 }
 DEFAULT_SIZE = (224, 224)  # of images, where neither network nor preset says
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to teach; see `fine_tune`."""
+
+    epochs: tuple[int, int] = (5, 5)
+    unfreeze: int = 1
+    hidden: tuple[int, ...] = ()
+    dropout: float = 0.2
+    learning_rate: float = 1e-3
+    batch_size: int = 32
+    validation_split: float = 0.2
+    augment: tuple[str, ...] = ("flip", "rotate", "zoom")
+    views: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        counts = (*self.epochs, self.unfreeze, self.seed)
+        if len(self.epochs) != 2 or any(not isinstance(n, int) or n < 0 for n in counts) or not any(self.epochs):
+            given = f"epochs={self.epochs!r}, unfreeze={self.unfreeze!r}, seed={self.seed!r}"
+            raise ValueError(f"{given}: expected two counts of epochs, and counts")
+        for name in ("batch_size", "views"):
+            whole(getattr(self, name), name)
+        for units in self.hidden:
+            whole(units, "hidden")
+        rate, dropout = self.learning_rate, self.dropout
+        numbers = all(isinstance(v, (int, float)) for v in (rate, dropout))
+        if not numbers or not 0 < rate < math.inf or not 0 <= dropout < 1:
+            raise ValueError(f"learning_rate={rate!r}, dropout={dropout!r}: expected a rate above 0, and 0 to below 1")
 
 
 class Network:
