@@ -37,6 +37,7 @@ from fastconv.preprocessing.features import Features, cache_features
 from fastconv.preprocessing.image import load_img
 from fastconv.preprocessing.presets import Preset
 from fastconv.preprocessing.presets import preset as named_preset
+from fastconv.target import training_precision, training_target
 from fastconv.told import warn
 from fastconv.training_state import are_of, packed, restore, states_of, unpacked
 
@@ -87,6 +88,8 @@ def fine_tune(
     preset: str | Preset | None = None,
     seed: int = 0,
     threads: int | None = None,
+    device: str | None = None,
+    precision: str | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
     callbacks: Sequence[Callback] | Callback = (),
@@ -104,17 +107,23 @@ def fine_tune(
     in every epoch, and with views > 1 in the first, where the head then learns from the features of so many augmented
     copies of each image. `views` means nothing for the second part. preset: what the network expects
     of images, by name or itself; None: what it says of itself, else "torchvision".
+    device: "cpu", or "cuda" (docs/cuda.md), for the features, both trainings and the model in the result; None: where
+    the model is, which is the CPU for a file. precision: "fp32" or "strict", on a GPU also "tf32"; None: as `compile` has it. Augmentation for
+    `views` is the CPU's.
     checkpoint: a file that is written after each epoch, and when `stop()` is true after a step: then KeyboardInterrupt.
     resume: go on from it, if it is there, to the same weights, bit for bit, as without the interruption.
-    verbose: 0 prints nothing. Equal seeds give equal weights. Raises FastconvError, OSError, and ValueError for
-    arguments.
+    verbose: 0 prints nothing. Equal seeds give equal weights. Raises FastconvError (DeviceError before anything is
+    read, for a device that is not there or does not train in the precision), OSError, and ValueError for arguments.
     """
     names = names_of(augment)
     recipe = Recipe(
         counts_of(epochs), unfreeze, several(hidden), dropout, learning_rate, batch_size, validation_split, names,
         views, seed,
     )  # fmt: skip
-    run = Run(recipe, checkpoint, several(callbacks), verbose, stop)
+    device = getattr(model, "device", "cpu") if device is None else device
+    precision = training_precision(device, precision, model)
+    training_target(device, precision)
+    run = Run(recipe, checkpoint, several(callbacks), verbose, stop, device, precision)
     if isinstance(model, (str, os.PathLike)):
         model = load(model, threads=threads)
     wanted = named_preset(preset) if isinstance(preset, str) else preset or own_preset(model)
@@ -144,6 +153,8 @@ class Run:
     callbacks: Sequence[Callback]
     verbose: int
     stop: Callable[[], bool] | None
+    device: str = "cpu"
+    precision: str = "fp32"
     history: dict[str, list[float]] = field(default_factory=dict)
     epoch: int = 0
     batch: int = 0
@@ -172,6 +183,7 @@ class Run:
                 if any("\ud800" <= c <= "\udfff" for c in name):  # what no ONNX file can hold
                     raise FastconvError(f"class {name!r}: the folder's name is no UTF-8: rename it")
             self.network: Network = network.with_head(len(names), recipe)
+            self.network.place(self.device, self.precision)
         self.network.free(recipe.unfreeze if recipe.epochs[1] else 0)
 
     def _datasets(
@@ -219,7 +231,7 @@ class Run:
         if recipe.epochs[0]:
             train = self._features(self.train, "training", recipe.views)
             valid = self._features(self.valid, "validation", 1)
-            network.head.compile(Adam(recipe.learning_rate), LOSS, ["accuracy"])
+            self._compile(network.head, recipe.learning_rate)
             self._fit(network.head, train, valid, recipe.epochs[0], "head")
         self.head_epochs = len(self.history.get("loss", ()))
         self.phase, self.epoch = 1, recipe.epochs[0]
@@ -238,8 +250,11 @@ class Run:
         network, recipe = self.network, self.recipe
         if not recipe.epochs[1]:
             return
-        network.whole.compile(Adam(recipe.learning_rate * SLOWER), LOSS, ["accuracy"])
+        self._compile(network.whole, recipe.learning_rate * SLOWER)
         self._fit(network.whole, self.train, self.valid, sum(recipe.epochs), "fine-tuning")
+
+    def _compile(self, model: Model, rate: float) -> None:
+        model.compile(Adam(rate), LOSS, ["accuracy"], precision=self.precision, device=self.device)
 
     def _fit(self, model: Model, train: Any, valid: Any, last: int, title: str) -> None:
         keeper = _Keeper(self, model)
@@ -266,6 +281,7 @@ class Run:
         return {
             "recipe": {**asdict(self.recipe), "augment": list(self.recipe.augment)},
             "classes": self.train.class_names, "images": len(names), "files": digest,
+            "device": [self.device.split(":")[0], self.precision],
             "weights": [[v.path, list(v.graph_shape)] for v in self.network.learning],
         }  # fmt: skip
 
@@ -377,4 +393,6 @@ def _difference(name: str, old: Any, new: Any) -> str:
         return f"made by a run with other settings: {'; '.join(changed)}"
     if name == "weights":
         return "made for another network"
+    if name == "device":
+        return f"made by a run on {old!r}, this one is on {new!r}: rounding is another one there"
     return f"made for other data: {name} were {old!r}, are {new!r}"

@@ -94,6 +94,11 @@ class Network:
             model.threads = self.threads
         return made
 
+    def place(self, device: str, precision: str) -> None:
+        """Let all of them run there."""
+        for model in (self.features, self.head, self.taught, self.whole):
+            model.place(device, precision)
+
     def free(self, blocks: int) -> None:
         """Let the last blocks of the base learn; their batch normalisations stay as they are."""
         self.base.trainable = False

@@ -15,6 +15,7 @@ from PIL import Image
 
 import fastconv
 from fastconv import plots
+from fastconv.errors import DeviceError
 
 from .cli_tools import call, one_line
 from .test_finetune import network, photos  # fixtures
@@ -252,3 +253,19 @@ def test_pictures(tmp_path: Path) -> None:
         plots.learning_curves({}, tmp_path / "d.png")
     with pytest.raises(ValueError, match="fit"):
         plots.confusion_matrix([[1]], ["a", "b"], tmp_path / "d.png")
+
+
+def test_device_that_is_not_there(
+    call: Any, network: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Said before anything is read or written."""
+    monkeypatch.setenv("FASTCONV_CUDA_LIBRARY", str(tmp_path / "nothing.so"))
+    got = call("finetune", photos, "--model", network, "--out", tmp_path / "my.onnx", "--device", "cuda")
+    assert got.code == 1 and "the CUDA plugin" in got.err and "nothing.so is not installed; build it with" in got.err
+    got = call("finetune", photos, "--model", network, "--out", tmp_path / "my.onnx", "--precision", "tf32")
+    assert got.code == 1 and "precision='tf32': on 'cpu' training computes in one of ('fp32', 'strict')" in got.err
+    with pytest.raises(DeviceError, match="is not installed"):
+        fastconv.fine_tune(network, tmp_path / "no folder", device="cuda")
+    with pytest.raises(DeviceError, match='expected "cpu", "cuda" or "cuda:N"'):
+        fastconv.fine_tune(network, photos, device="tpu")
+    assert not list(tmp_path.iterdir())

@@ -120,6 +120,8 @@ def finetune(
     preset: Annotated[str | None, typer.Option(help="What the network expects, as for predict.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Decides everything that is random.")] = 0,
     threads: Threads = None,
+    device: Annotated[str, typer.Option(help="cpu, or cuda or cuda:N for an NVIDIA GPU.")] = "cpu",
+    precision: Annotated[str, typer.Option(help="fp32 or strict; on a GPU also tf32.")] = "fp32",
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a run was interrupted.")] = False,
     plots: Annotated[bool, typer.Option(help="Draw learning curves and confusion matrix.")] = True,
     json: Json = False,
@@ -129,7 +131,7 @@ def finetune(
 
     options = work.Options(
         model, out, epochs, unfreeze, hidden, dropout, rate, batch, validation, augment, views, preset, seed, threads,
-        resume, plots, json,
+        device, precision, resume, plots, json,
     )  # fmt: skip
     return work.run(photos, options)
 

@@ -47,6 +47,8 @@ class Options:
     preset: str | None = None
     seed: int = 0
     threads: int | None = None
+    device: str = "cpu"
+    precision: str = "fp32"
     resume: bool = False
     plots: bool = True
     json: bool = False
@@ -144,9 +146,9 @@ def run(folder: str, options: Options) -> int:
                 hidden=inputs.numbers(options.hidden, "--hidden", int) if options.hidden else (),
                 dropout=options.dropout, learning_rate=options.rate, batch_size=options.batch,
                 validation_split=options.validation, augment=_names(options.augment), views=options.views,
-                preset=options.preset, seed=options.seed, threads=options.threads, checkpoint=saved,
-                resume=options.resume, callbacks=[LambdaCallback(on_train_batch_begin=began)], on_skip=skipped,
-                stop=stop,
+                preset=options.preset, seed=options.seed, threads=options.threads, device=options.device,
+                precision=options.precision, checkpoint=saved, resume=options.resume,
+                callbacks=[LambdaCallback(on_train_batch_begin=began)], on_skip=skipped, stop=stop,
             )  # fmt: skip
     except KeyboardInterrupt:
         kept = f"{saved} has all that is needed to go on: the same command with --resume"

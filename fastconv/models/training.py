@@ -30,8 +30,7 @@ from fastconv.models.batches import (
 from fastconv.models.evaluation import Evaluation, Logs
 from fastconv.models.kept import Keeper, Kept
 from fastconv.models.trainer import Trainer, moving_statistics
-from fastconv.target import CPU, Target
-from fastconv.target import target as target_of
+from fastconv.target import CPU, Target, training_precision, training_target
 
 MetricLike = str | metrics.Metric | Callable[..., Any]
 
@@ -60,19 +59,16 @@ class Training(Evaluation):
         metrics: names ("accuracy" chooses what fits), Metric objects, or functions (y_true, y_pred). precision: "fp32",
         or "strict", which allows no algorithm with a larger rounding error than direct summation; on a GPU also "tf32".
         device: "cpu", or "cuda" (docs/cuda.md). `predict` and `evaluate` follow both from now on; None: as the model
-        is, at first in fp32 on the CPU. recompute: keep only some activations of the trained part and compute the
-        others again for the gradients, to the same numbers: less memory for about a third more time. Raises ValueError,
-        and DeviceError for a device that is not there.
+        is, at first in fp32 on the CPU, and in fp32 where its own precision does not train. recompute: keep only some
+        activations of the trained part and compute the others again for the gradients, to the same numbers: less memory
+        for about a third more time. Raises ValueError, and DeviceError for a device that is not there or does not train
+        in this precision (fp16 and bf16: none does).
         """
         device = self._model.device if device is None else device
-        if precision is None:
-            precision = self._model.precision if device == self._model.device else "fp32"
-        known = ("fp32", "strict") if device == "cpu" else ("fp32", "strict", "tf32")
-        if precision not in known:
-            raise ValueError(f"precision={precision!r}: expected one of {known}")
+        precision = training_precision(device, precision, self._model)
         wanted = [] if metrics is None else [metrics] if isinstance(metrics, str) or callable(metrics) else metrics
         made = (  # all that can fail, before anything is changed
-            target_of(device, precision),
+            training_target(device, precision),
             optimizers.get(optimizer),
             None if loss is None else losses.get(loss),
             [_metric(m) for m in wanted],
