@@ -108,8 +108,8 @@ def fine_tune(
     copies of each image. `views` means nothing for the second part. preset: what the network expects
     of images, by name or itself; None: what it says of itself, else "torchvision".
     device: "cpu", or "cuda" (docs/cuda.md), for the features, both trainings and the model in the result; None: where
-    the model is, which is the CPU for a file. precision: "fp32" or "strict", on a GPU also "tf32"; None: as `compile` has it. Augmentation for
-    `views` is the CPU's.
+    the model is, which is the CPU for a file. precision: "fp32" or "strict", on a GPU also "tf32"; None: as `compile`
+    has it. Augmentation for `views` is the CPU's.
     checkpoint: a file that is written after each epoch, and when `stop()` is true after a step: then KeyboardInterrupt.
     resume: go on from it, if it is there, to the same weights, bit for bit, as without the interruption.
     verbose: 0 prints nothing. Equal seeds give equal weights. Raises FastconvError (DeviceError before anything is
