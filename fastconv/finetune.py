@@ -130,8 +130,9 @@ def fine_tune(
     features. data: the folder, or two datasets with values 0 to 255 and labels "int", for training and validation.
     epochs: of the head alone, then with the last `unfreeze` blocks free (a block: the layers whose outputs are of one
     size) at a hundredth of `learning_rate`. hidden: units of dense layers in the head. augment: names among flip,
-    rotate, zoom, translate, contrast, brightness, or a layer or model of such layers; it works in the second part, and
-    with views > 1 in the first, which then learns from so many copies of each image. preset: what the network expects
+    rotate, zoom, translate, contrast, brightness, or a layer or model of such layers; it works in the second part, anew
+    in every epoch, and with views > 1 in the first, where the head then learns from the features of so many augmented
+    copies of each image. `views` means nothing for the second part. preset: what the network expects
     of images, by name or itself; None: what it says of itself, else "torchvision".
     checkpoint: a file that is written after each epoch, and when `stop()` is true after a step: then KeyboardInterrupt.
     resume: go on from it, if it is there, to the same weights, bit for bit, as without the interruption.

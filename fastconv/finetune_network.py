@@ -33,7 +33,7 @@ from fastconv.layers.base import Layer, Scope
 from fastconv.layers.variable import Variable
 from fastconv.model import Model as Runtime
 from fastconv.models import Model, Sequential
-from fastconv.preprocessing.presets import Preset, for_mode, from_metadata
+from fastconv.preprocessing.presets import Preset, from_metadata, of_function
 
 if TYPE_CHECKING:
     from fastconv.finetune import Recipe
@@ -150,7 +150,7 @@ def own_preset(model: Any) -> Preset | None:
     """What the network says of the images that it expects: a file's metadata, an application's preprocess_input."""
     if isinstance(model, Runtime):
         return from_metadata(model.metadata)
-    return for_mode(getattr(getattr(model, "preprocess_input", None), "mode", None))
+    return of_function(getattr(model, "preprocess_input", None))
 
 
 # -- blocks ---------------------------------------------------------------------------------------------------------

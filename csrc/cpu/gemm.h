@@ -17,6 +17,8 @@ struct Tile {
   int64_t run;            // RUNS: `a` holds the rows of the first tap alone, each other tap lies so many floats behind
   const int32_t* taps;    // which tap of the weights each row of `a` belongs to; null: 0, 1, 2 ...
   int64_t n_taps, len;    // len: elements per tap
+  const int32_t* inputs;  // a dense layer's stream: the elements to take, or null for all
+  int64_t n_inputs;
   const float* w;
   int64_t w_ld;
   const float* bias;   // of the first column, or null

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import IO, TYPE_CHECKING, Any
 
+from fastconv.paths import open_log
+
 if TYPE_CHECKING:
     from fastconv.models import Model
 
@@ -209,7 +211,11 @@ class LambdaCallback(Callback):
 
 
 class CSVLogger(Callback):
-    """One row for each epoch, with the names in the first one. append: go on with a file that is there."""
+    """One row for each epoch, with the names in the first one. append: go on with a file that is there.
+
+    filename: a device or a pipe will do, too, such as /dev/stdout. `fit` raises OSError before its first step for a
+    place that cannot be written to, or a pipe that nobody reads.
+    """
 
     def __init__(self, filename: str | os.PathLike[str], separator: str = ",", append: bool = False) -> None:
         super().__init__()
@@ -218,10 +224,10 @@ class CSVLogger(Callback):
         self._keys: list[str] = []
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        if self.append and os.path.exists(self.filename):
+        if self.append and os.path.isfile(self.filename):
             with open(self.filename, encoding="utf-8", newline="") as file:
                 self._keys = next(csv.reader(file, delimiter=self.separator), [])[1:]
-        self._file = open(self.filename, "a" if self.append else "w", encoding="utf-8", newline="")  # noqa: SIM115
+        self._file = open_log(self.filename, self.append)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         assert self._file is not None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import count, cycle, repeat
 from typing import Any, Protocol
 
 import numpy as np
@@ -146,7 +148,18 @@ def as_batches(
             raise ValueError(f"{name} is given, but x yields batches of its own")
     if not hasattr(x, "__iter__") and not (hasattr(x, "__getitem__") and hasattr(x, "__len__")):
         raise ValueError(f"x: expected arrays or something that yields batches, got {type(x).__name__}")
+    refuse_endless(x, steps)
     return IterableBatches(x, steps)
+
+
+def refuse_endless(x: Any, steps: int | None) -> None:
+    """Raises ValueError for what is known to yield batches for ever where nobody says how many to take.
+
+    A generator does not tell: without steps it is taken to its end, as Keras does.
+    """
+    endless = isinstance(x, (cycle, count)) or (isinstance(x, repeat) and operator.length_hint(x, -1) < 0)
+    if steps is None and endless:
+        raise ValueError(f"x: itertools.{type(x).__name__} never ends: say how many batches (steps, steps_per_epoch)")
 
 
 def is_arrays(x: Any) -> bool:
