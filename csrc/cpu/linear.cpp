@@ -93,7 +93,7 @@ void stream(const Tile& t) {
     for (int64_t c = 0; c < STREAMS * part; c++) step(c, false);
   }
   for (int64_t c = STREAMS * part; c < t.len; c++) step(c, false);
-  finish_tile<MR, NV>(t, acc);
+  finish_tile<MR, NV>(t, t.residual, t.y, acc);
 }
 
 template <int NV>
@@ -131,7 +131,8 @@ void linear(const Linear& d, const Buffers& b, int64_t begin, int64_t end) {
   Tile t;
   t.a = pointers;
   t.taps = nullptr;
-  t.n_taps = 1;
+  t.n_taps = t.count = 1;
+  t.a_step = 0;
   t.res_ld = d.res_ld;
   t.y_ld = d.y_ld;
   t.next_step = 0;
