@@ -118,7 +118,8 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
   const bool halves = gemm && HALF_ROWS[nv] && 2 * t.tail <= Vec::N && (row_end - row_begin) % 2 == 0;
   const auto cut = [&](int64_t rows) { return halves ? RowBlocks(rows, HALF_ROWS[nv], 2) : RowBlocks(rows, nv); };
   const auto find = halves ? find_half_tile : runs ? find_tile<true> : find_tile<false>;
-  const int64_t all_blocks = cut(row_end - row_begin).count;
+  const int64_t all_blocks =
+      lines ? (row_end - row_begin + d.Q - 1) / d.Q * cut(d.Q).count : cut(row_end - row_begin).count;
   const int64_t slice = runs ? taps : min_i(taps, d.taps_per_slice), tap_bytes = len * t.w_ld * 4;
   const Activation none = {Func::identity, 0, 0};
   const bool clips = d.act.func == Func::clip || d.act.func == Func::identity;

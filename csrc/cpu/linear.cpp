@@ -82,7 +82,7 @@ void stream(const Tile& t) {
       }
       step(t.inputs[i], false);
     }
-    return finish_tile<MR, NV>(t, acc);
+    return finish_tile<MR, NV>(t, t.residual, t.y, acc);
   }
   if (t.cold) {
     for (int64_t c = 0; c < part; c++) {
