@@ -143,7 +143,22 @@ void prepare(Winograd& d, Isa isa, Op op) {
   }
 }
 
+int64_t depthwise_bands(int64_t P) { return std::clamp<int64_t>(P / 14, 1, 8); }  // of 14 rows or more: none is empty
+
+// Few rows are cut by channels, as the weights of the convolution in front then are; many by bands.
+static void prepare_means(DepthwiseConv2d& d) {
+  d.bands = depthwise_bands(d.P);
+  d.rows_per_chunk = ceil_div(d.P, d.bands);
+  const int64_t lines = ceil_div(d.K, 16), most = std::min(lines, ceil_div(16, d.bands));
+  const double flops = 2.0 * (double)d.rows_per_chunk * (double)d.Q * (double)d.K * (double)(d.R * d.S);
+  const int64_t pieces = (int64_t)std::clamp(flops / (CHUNK_FLOPS / 4), 1.0, (double)most);
+  d.lines_per_chunk = ceil_div(lines, pieces);
+  d.line_chunks = ceil_div(lines, d.lines_per_chunk);
+  d.chunks = d.N * d.bands * d.line_chunks;
+}
+
 void prepare(DepthwiseConv2d& d) {
+  if (d.means) return prepare_means(d);
   const int64_t rows = d.N * d.P, per_row = std::max<int64_t>(1, 2 * d.Q * d.K * d.R * d.S);
   d.rows_per_chunk = std::max(ceil_div(rows, CHUNKS), ceil_div(CHUNK_FLOPS / 4, per_row));
   d.chunks = ceil_div(rows, d.rows_per_chunk);
@@ -220,6 +235,8 @@ Extent extent(const DepthwiseConv2d& d, Isa isa) {
   e.in[0] = image_extent(op, d);
   e.in[1] = packed_depthwise_size(d.K, d.R, d.S, isa);
   epilogue_extent(op, d, pixels(op, d), e);
+  require(d.means == 0 || (d.means == 1 && d.P > 0 && d.Q > 0), op, "means of no pixels");
+  if (d.means) e.more[0] = times(op, "means", {d.N, depthwise_bands(d.P), d.K});
   return e;
 }
 

@@ -5,7 +5,8 @@
 // at compile time (branches: half the speed at 14x14 on Zen 5; loads under an empty mask were no better; prefetching
 // the next row costs up to a quarter). Other filters do the same with each weight loaded once for QT outputs; a channel
 // multiplier takes one output at a time. One cache line of channels runs through all rows before the next: its pixels
-// stay in L1 for all R filter rows. Weights are [R*S][K rounded up to whole vectors].
+// stay in L1 for all R filter rows. Weights are [R*S][K rounded up to whole vectors]. Where means are asked for, the
+// outputs of a line are added up while they are in L1, by four sums at a time.
 #include "cpu/kernels.h"
 
 namespace fastconv {
@@ -209,10 +210,26 @@ static void rows_multiplied(const DepthwiseConv2d& d, const Lane& lane, int64_t 
   }
 }
 
-}  // namespace
+constexpr int64_t LINE = 16;  // floats
 
-void depthwise_conv2d(const DepthwiseConv2d& d, const Buffers& b, int64_t begin, int64_t end) {
-  const int64_t w_ld = (d.K + V - 1) / V * V, rows = d.N * d.P;
+struct Range {  // output rows of all images, and channels
+  int64_t row_begin, row_end, k_begin, k_end;
+};
+
+static inline Vec sum_pixels(const float* y, int64_t y_ld, int64_t count, int n) {
+  Vec part[4] = {zero(), zero(), zero(), zero()};
+  int64_t i = 0;
+  for (; i + 4 <= count; i += 4, y += 4 * y_ld) {
+#pragma GCC unroll 4
+    for (int t = 0; t < 4; t++) part[t] = add(part[t], get(y + t * y_ld, n));
+  }
+  for (; i < count; i++, y += y_ld) part[0] = add(part[0], get(y, n));
+  return add(add(part[0], part[1]), add(part[2], part[3]));
+}
+
+// means: null, or where the sums of these rows go, divided by P Q.
+static void compute(const DepthwiseConv2d& d, const Buffers& b, const Range& range, float* means) {
+  const int64_t w_ld = (d.K + V - 1) / V * V;
   const bool plain = d.multiplier == 1 && d.dilation_h == 1 && d.dilation_w == 1 && d.stride_h == d.stride_w &&
                      d.R == d.S && (d.R == 3 || d.R == 5) && (d.stride_h == 1 || d.stride_h == 2);
   void (*fast)(const DepthwiseConv2d&, const Lane&, int64_t, int64_t, int64_t) =
@@ -222,17 +239,18 @@ void depthwise_conv2d(const DepthwiseConv2d& d, const Buffers& b, int64_t begin,
       : d.R == 3                    ? rows_by_blocks<3, 3, 2>
       : d.stride_h == 1             ? rows_by_blocks<5, 5, 1>
                                     : rows_by_blocks<5, 5, 2>;
-  const int64_t row_begin = begin * d.rows_per_chunk, row_end = min_i(rows, end * d.rows_per_chunk);
   const bool clip = d.act.func == Func::clip;
-  constexpr int64_t LINE = 16;  // floats
   Lane lane;
   lane.lo = set1(clip ? d.act.alpha : -__builtin_inff());
   lane.hi = set1(clip ? d.act.beta : __builtin_inff());
   const int64_t batch = max_i(1, 256 / max_i(1, d.Q));  // rows whose vectors wait in L1 for the activation
-  for (int64_t line = 0; line < d.K; line += LINE) {
-    for (int64_t row = row_begin; row < row_end; row += batch) {
-      const int64_t stop = min_i(row_end, row + batch);
-      for (int64_t k = line; k < min_i(d.K, line + LINE); k += V) {
+  for (int64_t line = range.k_begin; line < range.k_end; line += LINE) {
+    const int64_t line_end = min_i(d.K, line + LINE);
+    Vec total[LINE / V];
+    for (int64_t i = 0; i < LINE / V; i++) total[i] = zero();
+    for (int64_t row = range.row_begin; row < range.row_end; row += batch) {
+      const int64_t stop = min_i(range.row_end, row + batch);
+      for (int64_t k = line; k < line_end; k += V) {
         lane.n = (int)min_i(V, d.K - k);
         lane.x = b.in[0] + (fast ? k : 0);
         lane.w = b.in[1] + k;
@@ -246,9 +264,34 @@ void depthwise_conv2d(const DepthwiseConv2d& d, const Buffers& b, int64_t begin,
         }
       }
       if (!clip) {
-        activate_rows(d.act, b.out + row * d.Q * d.y_ld + line, d.y_ld, (stop - row) * d.Q, min_i(LINE, d.K - line));
+        activate_rows(d.act, b.out + row * d.Q * d.y_ld + line, d.y_ld, (stop - row) * d.Q, line_end - line);
+      }
+      for (int64_t k = line; means && k < line_end; k += V) {
+        Vec& sum = total[(k - line) / V];
+        sum = add(sum, sum_pixels(b.out + row * d.Q * d.y_ld + k, d.y_ld, (stop - row) * d.Q, (int)min_i(V, d.K - k)));
       }
     }
+    const Vec share = set1(1.0f / (float)(d.P * d.Q));
+    for (int64_t k = line; means && k < line_end; k += V) {
+      store_n(means + k, mul(total[(k - line) / V], share), (int)min_i(V, d.K - k));
+    }
+  }
+}
+
+}  // namespace
+
+void depthwise_conv2d(const DepthwiseConv2d& d, const Buffers& b, int64_t begin, int64_t end) {
+  if (!d.means) {
+    const int64_t rows = d.N * d.P;
+    compute(d, b, {begin * d.rows_per_chunk, min_i(rows, end * d.rows_per_chunk), 0, d.K}, nullptr);
+    return;
+  }
+  for (int64_t chunk = begin; chunk < end; chunk++) {
+    const int64_t part = chunk / d.line_chunks, first = chunk % d.line_chunks * d.lines_per_chunk * LINE;
+    const int64_t n = part / d.bands, p = part % d.bands * d.rows_per_chunk;
+    const Range range = {n * d.P + p, n * d.P + min_i(d.P, p + d.rows_per_chunk), first,
+                         min_i(d.K, first + d.lines_per_chunk * LINE)};
+    compute(d, b, range, b.more[0] + part * d.K);
   }
 }
 
