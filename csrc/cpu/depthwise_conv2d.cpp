@@ -7,7 +7,7 @@
 // multiplier takes one output at a time. One cache line of channels runs through all rows before the next: its pixels
 // stay in L1 for all R filter rows. Weights are [R*S][K rounded up to whole vectors]. Where means are asked for, the
 // outputs of a line are added up while they are in L1, by four sums at a time.
-#include "cpu/kernels.h"
+#include "cpu/math.h"
 
 namespace fastconv {
 namespace FASTCONV_ISA {
@@ -216,15 +216,35 @@ struct Range {  // output rows of all images, and channels
   int64_t row_begin, row_end, k_begin, k_end;
 };
 
-static inline Vec sum_pixels(const float* y, int64_t y_ld, int64_t count, int n) {
+// The sum over `count` pixels of f(y), which is written back unless f is nothing.
+template <bool WRITES, class F>
+static inline Vec sum_pixels(const F& f, float* y, int64_t y_ld, int64_t count, int n) {
   Vec part[4] = {zero(), zero(), zero(), zero()};
   int64_t i = 0;
-  for (; i + 4 <= count; i += 4, y += 4 * y_ld) {
+  if (n == V) {
+    for (; i + 4 <= count; i += 4, y += 4 * y_ld) {
 #pragma GCC unroll 4
-    for (int t = 0; t < 4; t++) part[t] = add(part[t], get(y + t * y_ld, n));
+      for (int t = 0; t < 4; t++) {
+        const Vec v = f(load(y + t * y_ld));
+        if (WRITES) store(y + t * y_ld, v);
+        part[t] = add(part[t], v);
+      }
+    }
   }
-  for (; i < count; i++, y += y_ld) part[0] = add(part[0], get(y, n));
+  for (; i < count; i++, y += y_ld) {
+    const Vec v = f(get(y, n));
+    if (WRITES) store_n(y, v, n);
+    part[0] = add(part[0], v);
+  }
   return add(add(part[0], part[1]), add(part[2], part[3]));
+}
+
+// act on `count` pixels of n channels, and their sum. The functions of squeeze-and-excite networks add what they have
+// in registers; after others the pixels are read once more.
+static Vec activate_and_sum(const Activation& act, float* y, int64_t y_ld, int64_t count, int n) {
+  if (act.func == Func::swish) return sum_pixels<true>([](Vec x) { return swish(x); }, y, y_ld, count, n);
+  if (act.func != Func::clip) activate_rows(act, y, y_ld, count, n);
+  return sum_pixels<false>(Identity{}, y, y_ld, count, n);
 }
 
 // means: null, or where the sums of these rows go, divided by P Q.
@@ -263,12 +283,13 @@ static void compute(const DepthwiseConv2d& d, const Buffers& b, const Range& ran
           rows_multiplied(d, lane, row, stop, k, w_ld);
         }
       }
-      if (!clip) {
+      if (!clip && !means) {
         activate_rows(d.act, b.out + row * d.Q * d.y_ld + line, d.y_ld, (stop - row) * d.Q, line_end - line);
       }
       for (int64_t k = line; means && k < line_end; k += V) {
         Vec& sum = total[(k - line) / V];
-        sum = add(sum, sum_pixels(b.out + row * d.Q * d.y_ld + k, d.y_ld, (stop - row) * d.Q, (int)min_i(V, d.K - k)));
+        sum = add(sum, activate_and_sum(d.act, b.out + row * d.Q * d.y_ld + k, d.y_ld, (stop - row) * d.Q,
+                                        (int)min_i(V, d.K - k)));
       }
     }
     const Vec share = set1(1.0f / (float)(d.P * d.Q));
