@@ -11,7 +11,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import fastconv
+from fastconv import cuda
 from fastconv.isa import isa_levels
+from fastconv.target import Target
 
 LEVELS = pytest.mark.parametrize("isa", isa_levels())
 GLOBAL = [helper.make_node("GlobalAveragePool", ["a"], ["mean"])]
@@ -130,6 +132,14 @@ def test_what_is_left_alone() -> None:
     assert not any("mean" in a for a in algorithms(compare(network(20, 16, GLOBAL, groups=1), x), x.shape))
     strict = compare(network(20, 16, GLOBAL), x, precision="strict")
     assert "depthwise+mean" in algorithms(strict, x.shape)
+
+
+def test_devices_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not cuda.Target.gathers_means
+    monkeypatch.setattr(Target, "gathers_means", False)
+    x = image(2, 16, 30)
+    names = algorithms(compare(network(30, 16, GLOBAL), x), x.shape)
+    assert "depthwise" in names and "reduce" in names
 
 
 @pytest.mark.parametrize("size", (9, 57))

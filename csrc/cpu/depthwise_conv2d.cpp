@@ -243,6 +243,7 @@ static inline Vec sum_pixels(const F& f, float* y, int64_t y_ld, int64_t count, 
 // in registers; after others the pixels are read once more.
 static Vec activate_and_sum(const Activation& act, float* y, int64_t y_ld, int64_t count, int n) {
   if (act.func == Func::swish) return sum_pixels<true>([](Vec x) { return swish(x); }, y, y_ld, count, n);
+  if (act.func == Func::hard_swish) return sum_pixels<true>([](Vec x) { return hard_swish(x); }, y, y_ld, count, n);
   if (act.func != Func::clip) activate_rows(act, y, y_ld, count, n);
   return sum_pixels<false>(Identity{}, y, y_ld, count, n);
 }
