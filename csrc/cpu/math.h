@@ -95,9 +95,9 @@ inline Vec one_plus_exp_minus(Vec x) {
 
 inline Vec sigmoid(Vec x) { return div(set1(1.0f), one_plus_exp_minus(max(set1(LOGISTIC_LEAST), x))); }
 
-// x sigmoid(x); below -87.3 it stays at -1e-36
 inline Vec hard_swish(Vec x) { return mul(x, max(zero(), min(set1(1.0f), fma(x, set1(1.0f / 6.0f), set1(0.5f))))); }
 
+// x sigmoid(x); below -87.3 it stays at -1e-36
 inline Vec swish(Vec x) {
   const Vec c = max(set1(LOGISTIC_LEAST), x);
   return div(c, one_plus_exp_minus(c));
@@ -160,7 +160,7 @@ struct Clip {
 // Calls visit(f) with the function object of an activation.
 template <class Visitor>
 inline void with_function(const Activation& act, const Visitor& visit) {
-  const Vec a = set1(act.alpha), b = set1(act.beta), one = set1(1.0f), half = set1(0.5f);
+  const Vec a = set1(act.alpha), b = set1(act.beta), one = set1(1.0f);
   switch (act.func) {
     case Func::identity:
       return visit(Identity{});
