@@ -143,16 +143,18 @@ void prepare(Winograd& d, Isa isa, Op op) {
   }
 }
 
-int64_t depthwise_bands(int64_t P) { return std::clamp<int64_t>(P / 14, 1, 8); }  // of 14 rows or more: none is empty
+// Seven rows or more, so that none is empty.
+int64_t depthwise_bands(int64_t P) { return P < 28 ? 1 : std::min<int64_t>(8, P / 7); }
 
-// Few rows are cut by channels, as the weights of the convolution in front then are; many by bands.
+// Many rows are cut into bands: what the convolution in front computed by rows lies in the cache of the same thread.
+// Few are cut by channels, as those of its weights are then.
 static void prepare_means(DepthwiseConv2d& d) {
   d.bands = depthwise_bands(d.P);
   d.rows_per_chunk = ceil_div(d.P, d.bands);
-  const int64_t lines = ceil_div(d.K, 16), most = std::min(lines, ceil_div(16, d.bands));
-  const double flops = 2.0 * (double)d.rows_per_chunk * (double)d.Q * (double)d.K * (double)(d.R * d.S);
-  const int64_t pieces = (int64_t)std::clamp(flops / (CHUNK_FLOPS / 4), 1.0, (double)most);
-  d.lines_per_chunk = ceil_div(lines, pieces);
+  const int64_t lines = ceil_div(d.K, 16);
+  const double flops = 2.0 * (double)d.P * (double)d.Q * (double)d.K * (double)(d.R * d.S);
+  const double most = (double)std::min<int64_t>(lines, 2 * FEW_CHUNKS);
+  d.lines_per_chunk = d.bands > 1 ? lines : ceil_div(lines, (int64_t)std::clamp(flops / (CHUNK_FLOPS / 4), 1.0, most));
   d.line_chunks = ceil_div(lines, d.lines_per_chunk);
   d.chunks = d.N * d.bands * d.line_chunks;
 }

@@ -93,7 +93,7 @@ def test_channels_and_filters(isa: Any) -> None:
 @isas
 def test_bands(isa: Any) -> None:
     """Heights around those where another band begins; wide rows, so that several sums of pixels are joined."""
-    for H in (1, 13, 14, 27, 28, 29, 41, 42, 111, 112, 113, 119, 126):
+    for H in (1, 6, 27, 28, 29, 34, 35, 55, 56, 57, 64, 65, 112, 113):
         check(isa, ConvCase("bands", 1, H, 19, 20, 20, 3, 3, (1, 1), (1, 1, 1, 1), groups=20), "swish")
     check(isa, ConvCase("wide", 1, 30, 601, 16, 16, 3, 3, (1, 1), (1, 1, 1, 1), groups=16), "swish")
 
