@@ -122,6 +122,6 @@ def torch_or_none(report: dict[str, Any]) -> Torch | None:
         found = Torch()
         report["torch"] = found.version
         return found
-    except (ImportError, RuntimeError) as error:
+    except (ImportError, OSError, RuntimeError) as error:
         report["torch"] = f"absent: {error}"
         return None

@@ -2,6 +2,13 @@
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
+# What a C linker is not told: the C++ runtime of the compiler used here (libstdc++ or libc++), and libm.
+set(runtime ${CMAKE_CXX_IMPLICIT_LINK_LIBRARIES})
+list(FILTER runtime INCLUDE REGEX "^(stdc\\+\\+|c\\+\\+|c\\+\\+abi|m)$")
+list(REMOVE_DUPLICATES runtime)
+list(TRANSFORM runtime PREPEND "-l" OUTPUT_VARIABLE runtime_flags)
+list(JOIN runtime_flags " " runtime_flags)
+
 set(library_sources ${plan_sources} ${dispatch_sources} csrc/capi.cpp)
 list(FILTER library_sources EXCLUDE REGEX "plan_write.cpp|select.cpp|cost.cpp")
 foreach(kind static shared)
@@ -17,6 +24,7 @@ foreach(kind static shared)
   target_link_libraries(fastconv_${kind} PUBLIC Threads::Threads)
 endforeach()
 target_link_options(fastconv_static INTERFACE -Wl,--gc-sections)
+target_link_libraries(fastconv_static INTERFACE "$<$<LINK_LANGUAGE:C>:${runtime}>")
 target_link_options(fastconv_shared PRIVATE -Wl,--gc-sections
                     -Wl,--version-script=${CMAKE_CURRENT_SOURCE_DIR}/cmake/fastconv.map)
 set_target_properties(fastconv_shared PROPERTIES LINK_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/cmake/fastconv.map)

@@ -1,4 +1,6 @@
 // fastconv.h on saved plans: every exception ends here as a status and a message.
+#include <stdarg.h>
+#include <stdio.h>
 #include <string.h>
 
 #include <algorithm>
@@ -30,10 +32,13 @@ constexpr int MOST_THREADS = 1024;
 constexpr size_t LINE = 64;
 static_assert(sizeof(size_t) == 8, "sizes of a plan are 64 bits");
 
-fastconv_status fail(fastconv_error* error, fastconv_status status, const char* message) {
+__attribute__((format(printf, 3, 4))) fastconv_status fail(fastconv_error* error, fastconv_status status,
+                                                           const char* format, ...) {
   if (error) {
-    strncpy(error->message, message, sizeof error->message - 1);
-    error->message[sizeof error->message - 1] = 0;
+    va_list args;
+    va_start(args, format);
+    vsnprintf(error->message, sizeof error->message, format, args);
+    va_end(args);
   }
   return status;
 }
@@ -45,15 +50,17 @@ fastconv_status guarded(fastconv_error* error, const F& f) {
   try {
     return f();
   } catch (const PlanFileError& e) {
-    return fail(error, FASTCONV_BAD_PLAN, e.what());
+    return fail(error, FASTCONV_BAD_PLAN, "%s", e.what());
   } catch (const PlanIsaError& e) {
-    return fail(error, FASTCONV_NO_ISA, e.what());
+    return fail(error, FASTCONV_NO_ISA, "%s", e.what());
+  } catch (const PlanKernelError& e) {
+    return fail(error, FASTCONV_NO_KERNEL, "%s", e.what());
   } catch (const std::bad_alloc&) {
     return fail(error, FASTCONV_NO_MEMORY, "out of memory");
   } catch (const std::system_error& e) {
-    return fail(error, FASTCONV_IO, e.what());
+    return fail(error, FASTCONV_IO, "%s", e.what());
   } catch (const std::exception& e) {
-    return fail(error, FASTCONV_INTERNAL, e.what());
+    return fail(error, FASTCONV_INTERNAL, "%s", e.what());
   } catch (...) {
     return fail(error, FASTCONV_INTERNAL, "unknown exception");
   }
@@ -64,9 +71,12 @@ fastconv_status open_plan(const Open& bytes, const char* isa, unsigned flags, fa
                           fastconv_error* error) {
   if (!plan) return fail(error, FASTCONV_INVALID_ARGUMENT, "plan is null");
   *plan = nullptr;
-  if (flags & ~(unsigned)FASTCONV_VERIFY) return fail(error, FASTCONV_INVALID_ARGUMENT, "unknown flags");
+  if (flags & ~(unsigned)FASTCONV_VERIFY) return fail(error, FASTCONV_INVALID_ARGUMENT, "unknown flags %#x", flags);
   Isa level;
-  if (isa && !isa_from_name(isa, &level)) return fail(error, FASTCONV_INVALID_ARGUMENT, "unknown instruction set");
+  if (isa && !isa_from_name(isa, &level)) {
+    return fail(error, FASTCONV_INVALID_ARGUMENT,
+                "unknown instruction set \"%.80s\": expected scalar, avx2, avx512 or neon", isa);
+  }
   return guarded(error, [&] {
     *plan = new fastconv_plan{read_plan(bytes(), isa ? &level : nullptr, flags & FASTCONV_VERIFY)};
     return FASTCONV_OK;
@@ -114,8 +124,8 @@ const char* fastconv_version(void) { return FASTCONV_VERSION; }
 
 const char* fastconv_status_name(fastconv_status status) {
   static const char* const names[] = {"ok",     "invalid argument", "input or output", "bad plan",
-                                      "no isa", "no memory",        "internal error"};
-  return (unsigned)status < 7 ? names[status] : "unknown status";
+                                      "no isa", "no memory",        "internal error",  "no kernel"};
+  return (unsigned)status < 8 ? names[status] : "unknown status";
 }
 
 int fastconv_has_isa(const char* isa) {
@@ -131,60 +141,68 @@ fastconv_status fastconv_plan_open(const char* path, const char* isa, unsigned f
 
 fastconv_status fastconv_plan_from_memory(const void* data, size_t bytes, const char* isa, unsigned flags,
                                           fastconv_plan** plan, fastconv_error* error) {
-  if (!data || (uintptr_t)data % LINE) return fail(error, FASTCONV_INVALID_ARGUMENT, "data are not 64-byte aligned");
+  if (!data) return fail(error, FASTCONV_INVALID_ARGUMENT, "data is null");
+  if ((uintptr_t)data % LINE) return fail(error, FASTCONV_INVALID_ARGUMENT, "data are not 64-byte aligned");
   return open_plan([&] { return std::make_shared<const PlanBytes>(data, bytes); }, isa, flags, plan, error);
 }
 
 void fastconv_plan_close(fastconv_plan* plan) { delete plan; }
 
-const char* fastconv_plan_name(const fastconv_plan* plan) { return plan->saved.model; }
-const char* fastconv_plan_isa(const fastconv_plan* plan) { return isa_name(plan->saved.plan->isa()); }
-size_t fastconv_plan_weight_bytes(const fastconv_plan* plan) { return (size_t)plan->saved.weight_bytes; }
-size_t fastconv_plan_activation_bytes(const fastconv_plan* plan) { return (size_t)plan->saved.plan->arena_bytes(); }
-size_t fastconv_plan_input_count(const fastconv_plan* plan) { return plan->saved.inputs.size(); }
-size_t fastconv_plan_output_count(const fastconv_plan* plan) { return plan->saved.outputs.size(); }
-size_t fastconv_plan_operation_count(const fastconv_plan* plan) { return plan->saved.operations.size(); }
-size_t fastconv_plan_label_count(const fastconv_plan* plan) { return plan->saved.labels.size(); }
+const char* fastconv_plan_name(const fastconv_plan* plan) { return plan ? plan->saved.model : nullptr; }
+const char* fastconv_plan_isa(const fastconv_plan* plan) { return plan ? isa_name(plan->saved.plan->isa()) : nullptr; }
+size_t fastconv_plan_weight_bytes(const fastconv_plan* plan) { return plan ? (size_t)plan->saved.weight_bytes : 0; }
+size_t fastconv_plan_activation_bytes(const fastconv_plan* plan) {
+  return plan ? (size_t)plan->saved.plan->arena_bytes() : 0;
+}
+size_t fastconv_plan_input_count(const fastconv_plan* plan) { return plan ? plan->saved.inputs.size() : 0; }
+size_t fastconv_plan_output_count(const fastconv_plan* plan) { return plan ? plan->saved.outputs.size() : 0; }
+size_t fastconv_plan_operation_count(const fastconv_plan* plan) { return plan ? plan->saved.operations.size() : 0; }
+size_t fastconv_plan_label_count(const fastconv_plan* plan) { return plan ? plan->saved.labels.size() : 0; }
 
 fastconv_status fastconv_plan_input(const fastconv_plan* plan, size_t index, fastconv_tensor* tensor) {
-  return describe(plan->saved.inputs, index, tensor);
+  return plan ? describe(plan->saved.inputs, index, tensor) : FASTCONV_INVALID_ARGUMENT;
 }
 
 fastconv_status fastconv_plan_output(const fastconv_plan* plan, size_t index, fastconv_tensor* tensor) {
-  return describe(plan->saved.outputs, index, tensor);
+  return plan ? describe(plan->saved.outputs, index, tensor) : FASTCONV_INVALID_ARGUMENT;
 }
 
 fastconv_status fastconv_plan_operation(const fastconv_plan* plan, size_t index, fastconv_operation* op) {
-  if (!op || index >= plan->saved.operations.size()) return FASTCONV_INVALID_ARGUMENT;
+  if (!plan || !op || index >= plan->saved.operations.size()) return FASTCONV_INVALID_ARGUMENT;
   const SavedOp& o = plan->saved.operations[index];
   *op = fastconv_operation{o.name, o.op, o.algorithm, o.kernel, o.flops, o.bytes};
   return FASTCONV_OK;
 }
 
 const char* fastconv_plan_label(const fastconv_plan* plan, size_t index) {
-  return index < plan->saved.labels.size() ? plan->saved.labels[index] : nullptr;
+  return plan && index < plan->saved.labels.size() ? plan->saved.labels[index] : nullptr;
 }
 
 const char* fastconv_plan_metadata(const fastconv_plan* plan, const char* key) {
+  if (!plan || !key) return nullptr;
   for (const auto& [name, value] : plan->saved.metadata) {
-    if (key && strcmp(name, key) == 0) return value;
+    if (strcmp(name, key) == 0) return value;
   }
   return nullptr;
 }
 
 size_t fastconv_plan_arena_bytes(const fastconv_plan* plan, int threads) {
+  if (!plan) return 0;
   const Plan& p = *plan->saved.plan;  // both sizes are at most 2^46
   return LINE + round_up((size_t)p.arena_bytes()) + round_up((size_t)p.scratch_bytes()) * (size_t)thread_count(threads);
 }
 
 fastconv_status fastconv_session_create(const fastconv_plan* plan, int threads, void* arena, size_t arena_bytes,
                                         fastconv_session** session, fastconv_error* error) {
-  if (!plan || !session) return fail(error, FASTCONV_INVALID_ARGUMENT, "a null pointer");
+  if (!session) return fail(error, FASTCONV_INVALID_ARGUMENT, "session is null");
   *session = nullptr;
-  if (threads < 0 || threads > MOST_THREADS) return fail(error, FASTCONV_INVALID_ARGUMENT, "threads: 0 to 1024");
+  if (!plan) return fail(error, FASTCONV_INVALID_ARGUMENT, "plan is null");
+  if (threads < 0 || threads > MOST_THREADS)
+    return fail(error, FASTCONV_INVALID_ARGUMENT, "threads: %d, expected 0 to %d", threads, MOST_THREADS);
   const size_t needed = fastconv_plan_arena_bytes(plan, threads);
   if (arena && arena_bytes < needed) {
-    return fail(error, FASTCONV_INVALID_ARGUMENT, "the arena is smaller than fastconv_plan_arena_bytes");
+    return fail(error, FASTCONV_INVALID_ARGUMENT, "the arena has %zu bytes, but fastconv_plan_arena_bytes is %zu",
+                arena_bytes, needed);
   }
   return guarded(error, [&] {
     auto s = std::make_unique<fastconv_session>(plan, thread_count(threads));

@@ -271,6 +271,8 @@ int64_t scratch_bytes(const Winograd& d, Isa isa, Op op) {
   return 4 * (op == Op::winograd_conv2d ? winograd_planes(d, d.block) + 16 + sums : sums);
 }
 
+int64_t scratch_bytes(const Linear& d) { return streams_far(d) ? 4 * (d.C + STREAM_AHEAD) : 0; }
+
 int64_t weight_parts(const Conv2d& d) { return d.groups * d.panel_chunks; }
 
 int64_t weight_parts(const Winograd& d, Isa isa, Op op) {

@@ -19,6 +19,7 @@ Extent extent(const Linear& d, Isa isa);
 // per thread
 int64_t scratch_bytes(const Conv2d& d, Isa isa);
 int64_t scratch_bytes(const Winograd& d, Isa isa, Op op);
+int64_t scratch_bytes(const Linear& d);
 
 // Floats between the two operations of a Winograd convolution; 0 where one does it all.
 int64_t winograd_workspace(int64_t N, int64_t P, int64_t Q, int64_t C, int64_t K, int64_t m, int64_t r, int64_t axes);
@@ -84,6 +85,10 @@ inline int64_t scratch_for(const Conv2d& d, Isa isa, Op) {
 template <>
 inline int64_t scratch_for(const Winograd& d, Isa isa, Op op) {
   return scratch_bytes(d, isa, op);
+}
+template <>
+inline int64_t scratch_for(const Linear& d, Isa, Op) {
+  return scratch_bytes(d);
 }
 
 template <>

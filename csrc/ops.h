@@ -131,6 +131,8 @@ struct DepthwiseConv2d {
 };
 
 // y[m,k] = act(bias[k] + sum x[m,c] w[c,k] + residual[m,k])      in: x, packed weights, bias, residual
+// Few rows with many weights leave out the weights of inputs that are zero, once those are many: what an infinite
+// weight or a NaN would make of them is lost, and the sign of a sum that is zero; nothing else.
 struct Linear {
   int64_t chunks;
   int64_t M, C, K;
@@ -138,6 +140,11 @@ struct Linear {
   Activation act;
   int64_t rows_per_chunk, row_chunks;
 };
+
+constexpr int64_t STREAM_AHEAD = 16;  // inputs
+
+// A dense layer that reads its weights from memory, once for all rows: no cache keeps them from run to run.
+static inline bool streams_far(const Linear& d) { return d.M <= 3 && d.C * d.K > (int64_t(2) << 20); }
 
 // y[b,m,n] = sum a[b,m,k] w[b,k,n], both operands computed at run time      in: a, b
 // The strides of a and b over the batch may be zero (broadcast).

@@ -88,6 +88,12 @@ class PlanIsaError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// The plan is whole, but needs a kernel that FASTCONV_KERNELS has left out of this build.
+class PlanKernelError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
 // Any changed word changes the result. 64 bits of four interleaved lanes.
 uint64_t file_checksum(const void* data, uint64_t bytes);
 
@@ -142,7 +148,7 @@ struct SavedPlan {
 std::vector<Isa> saved_levels(const PlanBytes& file);
 
 // The variant for a level, or for the best one that the file has and this CPU runs (null). verify: check the sums of
-// the weights too. Throws PlanFileError, and PlanIsaError where no variant runs here.
+// the weights too. Throws PlanFileError, PlanIsaError where no variant runs here, and PlanKernelError.
 SavedPlan read_plan(std::shared_ptr<const PlanBytes> file, const Isa* isa, bool verify);
 // The same for a variant that need not run here, to look at.
 SavedPlan look_at_plan(std::shared_ptr<const PlanBytes> file, Isa isa, bool verify);

@@ -30,6 +30,8 @@ constexpr uint64_t MOST_MEMORY = uint64_t(1) << 46;  // bytes of an arena, or sc
 
 [[noreturn]] void broken(const std::string& what) { throw PlanFileError("broken plan: " + what); }
 
+[[noreturn]] void not_a_plan() { throw PlanFileError("not a saved plan"); }
+
 void require(bool ok, const char* what) {
   if (!ok) broken(what);
 }
@@ -58,14 +60,15 @@ bool printable(const unsigned char* s, size_t n) {
 class Reader {
  public:
   explicit Reader(const PlanBytes& file) : data_(file.data()), size_(file.size()) {
-    require(size_ >= sizeof(FileHeader) && memcmp(data_, FILE_MAGIC, sizeof FILE_MAGIC) == 0, "no plan file");
+    if (size_ < sizeof(FileHeader) || memcmp(data_, FILE_MAGIC, sizeof FILE_MAGIC) != 0) not_a_plan();
     memcpy(&header_, data_, sizeof header_);
     if (header_.version != FILE_VERSION) {
       throw PlanFileError("plan file of version " + std::to_string(header_.version) + ", this build reads version " +
                           std::to_string(FILE_VERSION) + ": compile the model again");
     }
     if (header_.file_bytes != size_) {
-      broken("it says " + std::to_string(header_.file_bytes) + " bytes and has " + std::to_string(size_));
+      broken("it says " + std::to_string(header_.file_bytes) + " bytes and has " + std::to_string(size_) +
+             ": truncated or lengthened");
     }
     require(header_.head_bytes <= size_ && header_.head_bytes >= sizeof header_, "size of the head");
     FileHeader zeroed = header_;
@@ -235,16 +238,21 @@ class PlanBuilder {
     saved_.operations.push_back(std::move(op));
   }
 
+  [[noreturn]] static void left_out(const char* kernel) {
+    throw PlanKernelError(std::string("this build leaves ") + kernel +
+                          " out, which the plan needs: build the library with this plan's kernels in FASTCONV_KERNELS");
+  }
+
   static void add(Plan& plan, const char* kernel, const char* descriptor, uint64_t bytes, const std::vector<int>& in,
                   int out, const std::vector<int>& more) {
-#define KERNEL(name, Descriptor)                                                              \
-  if (strcmp(kernel, #name) == 0) {                                                           \
-    if (!FASTCONV_KEPT(name)) throw std::invalid_argument("this build leaves " #name " out"); \
-    Descriptor d;                                                                             \
-    if (bytes != sizeof d) throw std::invalid_argument("another size");                       \
-    memcpy(&d, descriptor, sizeof d);                                                         \
-    check_function(d, kernel, 0);                                                             \
-    return plan.name(d, in, out, more);                                                       \
+#define KERNEL(name, Descriptor)                                        \
+  if (strcmp(kernel, #name) == 0) {                                     \
+    if (!FASTCONV_KEPT(name)) left_out(#name);                          \
+    Descriptor d;                                                       \
+    if (bytes != sizeof d) throw std::invalid_argument("another size"); \
+    memcpy(&d, descriptor, sizeof d);                                   \
+    check_function(d, kernel, 0);                                       \
+    return plan.name(d, in, out, more);                                 \
   }
 #include "cpu/kernels.def"
 #undef KERNEL

@@ -5,6 +5,19 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+try:
+    from . import _core as _core
+except ImportError as _error:
+    from importlib.util import find_spec
+
+    if find_spec(f"{__name__}._core") is not None:
+        raise  # it is there and cannot be loaded
+    raise ImportError(
+        f"{__path__[0]} is fastconv's source and lacks the compiled module for this Python. It hides an installed "
+        "fastconv while Python runs in the folder above it: run it in another folder, or build the module here, by "
+        "`make` (then run .venv/bin/python) or `pip install -e .`"
+    ) from _error
+
 from . import ops
 from ._version import __version__
 from .config import show_config
@@ -19,7 +32,7 @@ if TYPE_CHECKING:
 
 _LAZY = (
     "applications", "backend", "callbacks", "layers", "losses", "metrics", "models", "onnx", "optimizers",
-    "preprocessing", "weights",
+    "preprocessing", "utils", "weights",
 )  # fmt: skip
 
 

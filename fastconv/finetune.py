@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -24,9 +23,9 @@ from fastconv.callbacks import Callback, Progress
 from fastconv.data import names_to_metadata
 from fastconv.errors import FastconvError, ModelError
 from fastconv.finetune_network import Network, build_network, own_preset
+from fastconv.finetune_recipe import Recipe, counts_of, names_of, several
 from fastconv.layers.base import Layer
 from fastconv.layers.initializers import seeded
-from fastconv.layers.windows import whole
 from fastconv.loading import load
 from fastconv.metrics import confusion_matrix
 from fastconv.model import Model as Runtime
@@ -38,40 +37,12 @@ from fastconv.preprocessing.features import Features, cache_features
 from fastconv.preprocessing.image import load_img
 from fastconv.preprocessing.presets import Preset
 from fastconv.preprocessing.presets import preset as named_preset
+from fastconv.target import training_precision, training_target
+from fastconv.told import warn
 from fastconv.training_state import are_of, packed, restore, states_of, unpacked
 
 LOSS = "sparse_categorical_crossentropy"
 SLOWER = 0.01  # the rate of fine-tuning, as a share of the head's
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to teach; see `fine_tune`."""
-
-    epochs: tuple[int, int] = (5, 5)
-    unfreeze: int = 1
-    hidden: tuple[int, ...] = ()
-    dropout: float = 0.2
-    learning_rate: float = 1e-3
-    batch_size: int = 32
-    validation_split: float = 0.2
-    augment: tuple[str, ...] = ("flip", "rotate", "zoom")
-    views: int = 1
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        counts = (*self.epochs, self.unfreeze, self.seed)
-        if len(self.epochs) != 2 or any(not isinstance(n, int) or n < 0 for n in counts) or not any(self.epochs):
-            given = f"epochs={self.epochs!r}, unfreeze={self.unfreeze!r}, seed={self.seed!r}"
-            raise ValueError(f"{given}: expected two counts of epochs, and counts")
-        for name in ("batch_size", "views"):
-            whole(getattr(self, name), name)
-        for units in self.hidden:
-            whole(units, "hidden")
-        rate, dropout = self.learning_rate, self.dropout
-        numbers = all(isinstance(v, (int, float)) for v in (rate, dropout))
-        if not numbers or not 0 < rate < math.inf or not 0 <= dropout < 1:
-            raise ValueError(f"learning_rate={rate!r}, dropout={dropout!r}: expected a rate above 0, and 0 to below 1")
 
 
 @dataclass
@@ -104,7 +75,7 @@ class FineTuned:
 def fine_tune(
     model: Model | Runtime | str | os.PathLike[str],
     data: str | os.PathLike[str] | tuple[Dataset, Dataset],
-    epochs: tuple[int, int] = (5, 5),
+    epochs: tuple[int, int] | int = (5, 5),
     *,
     unfreeze: int = 1,
     hidden: Sequence[int] = (),
@@ -112,11 +83,13 @@ def fine_tune(
     learning_rate: float = 1e-3,
     batch_size: int = 32,
     validation_split: float = 0.2,
-    augment: Sequence[str] | Layer = ("flip", "rotate", "zoom"),
+    augment: Sequence[str] | str | Layer | None = ("flip", "rotate", "zoom"),
     views: int = 1,
     preset: str | Preset | None = None,
     seed: int = 0,
     threads: int | None = None,
+    device: str | None = None,
+    precision: str | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
     callbacks: Sequence[Callback] | Callback = (),
@@ -130,33 +103,44 @@ def fine_tune(
     features. data: the folder, or two datasets with values 0 to 255 and labels "int", for training and validation.
     epochs: of the head alone, then with the last `unfreeze` blocks free (a block: the layers whose outputs are of one
     size) at a hundredth of `learning_rate`. hidden: units of dense layers in the head. augment: names among flip,
-    rotate, zoom, translate, contrast, brightness, or a layer or model of such layers; it works in the second part, and
-    with views > 1 in the first, which then learns from so many copies of each image. preset: what the network expects
+    rotate, zoom, translate, contrast, brightness, or a layer or model of such layers; it works in the second part, anew
+    in every epoch, and with views > 1 in the first, where the head then learns from the features of so many augmented
+    copies of each image. `views` means nothing for the second part. preset: what the network expects
     of images, by name or itself; None: what it says of itself, else "torchvision".
+    device: "cpu", or "cuda" (docs/cuda.md), for the features, both trainings and the model in the result; None: where
+    the model is, which is the CPU for a file. precision: "fp32" or "strict", on a GPU also "tf32"; None: as `compile`
+    has it. Augmentation for `views` is the CPU's.
     checkpoint: a file that is written after each epoch, and when `stop()` is true after a step: then KeyboardInterrupt.
     resume: go on from it, if it is there, to the same weights, bit for bit, as without the interruption.
-    verbose: 0 prints nothing. Equal seeds give equal weights. Raises FastconvError, OSError, and ValueError for
-    arguments.
+    verbose: 0 prints nothing. Equal seeds give equal weights. Raises FastconvError (DeviceError before anything is
+    read, for a device that is not there or does not train in the precision), OSError, and ValueError for arguments.
     """
-    names = ("custom",) if isinstance(augment, Layer) else tuple(augment)
+    names = names_of(augment)
     recipe = Recipe(
-        _several(epochs), unfreeze, _several(hidden), dropout, learning_rate, batch_size, validation_split, names,
+        counts_of(epochs), unfreeze, several(hidden), dropout, learning_rate, batch_size, validation_split, names,
         views, seed,
     )  # fmt: skip
-    run = Run(recipe, checkpoint, _several(callbacks), verbose, stop)
+    device = getattr(model, "device", "cpu") if device is None else device
+    precision = training_precision(device, precision, model)
+    training_target(device, precision)
+    run = Run(recipe, checkpoint, several(callbacks), verbose, stop, device, precision)
     if isinstance(model, (str, os.PathLike)):
         model = load(model, threads=threads)
     wanted = named_preset(preset) if isinstance(preset, str) else preset or own_preset(model)
     if not isinstance(wanted, Preset | None):
         raise ValueError(f"preset={preset!r}: expected a name or a Preset")
-    run.prepare(model, data, wanted or named_preset("torchvision"), augment, threads, on_skip)
+    layers = augment if isinstance(augment, Layer) else names
+    run.prepare(model, data, wanted or named_preset("torchvision"), layers, threads, on_skip)
+    unseen = set(run.unseen(run.valid.labels))
     if verbose:
         print(run.describe(), file=sys.stderr)
     if resume:
         run.resume()
     run.teach_head()
     run.teach_blocks()
-    return run.result()
+    result = run.result()
+    run.unseen(np.repeat(np.arange(len(result.class_names)), result.confusion.sum(axis=1)), unseen)
+    return result
 
 
 @dataclass
@@ -169,6 +153,8 @@ class Run:
     callbacks: Sequence[Callback]
     verbose: int
     stop: Callable[[], bool] | None
+    device: str = "cpu"
+    precision: str = "fp32"
     history: dict[str, list[float]] = field(default_factory=dict)
     epoch: int = 0
     batch: int = 0
@@ -197,6 +183,7 @@ class Run:
                 if any("\ud800" <= c <= "\udfff" for c in name):  # what no ONNX file can hold
                     raise FastconvError(f"class {name!r}: the folder's name is no UTF-8: rename it")
             self.network: Network = network.with_head(len(names), recipe)
+            self.network.place(self.device, self.precision)
         self.network.free(recipe.unfreeze if recipe.epochs[1] else 0)
 
     def _datasets(
@@ -215,6 +202,15 @@ class Run:
         """Pixels as `fastconv predict` would show them to the network."""
         pixels = np.asarray(self.preset.geometry(load_img(path)))
         return pixels[:, :, ::-1] if self.preset.channels == "bgr" else pixels
+
+    def unseen(self, labels: npt.NDArray[Any], known: Collection[str] = ()) -> list[str]:
+        """The classes that are not among the labels of validation images; a warning for each that is not known yet."""
+        counts = np.bincount(labels, minlength=len(self.train.class_names))
+        found = [name for name, n in zip(self.train.class_names, counts, strict=True) if not n]
+        for name in found:
+            if name not in known:
+                warn(f"class {name!r}: no validation image: how well it is told apart is not measured")
+        return found
 
     def describe(self) -> str:
         """One line about what will be done."""
@@ -235,7 +231,7 @@ class Run:
         if recipe.epochs[0]:
             train = self._features(self.train, "training", recipe.views)
             valid = self._features(self.valid, "validation", 1)
-            network.head.compile(Adam(recipe.learning_rate), LOSS, ["accuracy"])
+            self._compile(network.head, recipe.learning_rate)
             self._fit(network.head, train, valid, recipe.epochs[0], "head")
         self.head_epochs = len(self.history.get("loss", ()))
         self.phase, self.epoch = 1, recipe.epochs[0]
@@ -254,8 +250,11 @@ class Run:
         network, recipe = self.network, self.recipe
         if not recipe.epochs[1]:
             return
-        network.whole.compile(Adam(recipe.learning_rate * SLOWER), LOSS, ["accuracy"])
+        self._compile(network.whole, recipe.learning_rate * SLOWER)
         self._fit(network.whole, self.train, self.valid, sum(recipe.epochs), "fine-tuning")
+
+    def _compile(self, model: Model, rate: float) -> None:
+        model.compile(Adam(rate), LOSS, ["accuracy"], precision=self.precision, device=self.device)
 
     def _fit(self, model: Model, train: Any, valid: Any, last: int, title: str) -> None:
         keeper = _Keeper(self, model)
@@ -282,6 +281,7 @@ class Run:
         return {
             "recipe": {**asdict(self.recipe), "augment": list(self.recipe.augment)},
             "classes": self.train.class_names, "images": len(names), "files": digest,
+            "device": [self.device.split(":")[0], self.precision],
             "weights": [[v.path, list(v.graph_shape)] for v in self.network.learning],
         }  # fmt: skip
 
@@ -317,7 +317,7 @@ class Run:
             raise ModelError(f"{where}: not a checkpoint of fine_tune")
         try:
             place = state["phase"], state["epoch"], state["batch"]
-            history, head_epochs, skipped = state["history"], state["head_epochs"], [p for p, _ in state["skipped"]]
+            history, head_epochs, skipped = state["history"], state["head_epochs"], dict(state["skipped"])
         except (KeyError, TypeError, ValueError) as e:
             raise ModelError(f"{where}: not a checkpoint of fine_tune: {e!r}") from None
         for v, array in zip(self.network.learning, learnt, strict=True):
@@ -346,15 +346,15 @@ class Run:
         )
 
 
-def _several(value: Any) -> tuple[Any, ...]:
-    return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
-
-
 def _datasets(data: Any) -> tuple[Dataset, Dataset]:
-    given = _several(data)
+    given = several(data)
     if len(given) != 2 or not all(isinstance(d, Dataset) and d.label_mode == "int" for d in given):
-        raise ValueError(f'data: expected a folder, or two datasets with label_mode="int", got {data!r}')
+        raise ValueError(f'data: expected a folder, or two datasets with label_mode="int", got {_kinds(given)}')
     return given[0], given[1]
+
+
+def _kinds(given: Sequence[Any]) -> str:
+    return ", ".join(f"an array {list(g.shape)}" if isinstance(g, np.ndarray) else repr(g)[:80] for g in given)
 
 
 class _Keeper(Callback):
@@ -393,4 +393,6 @@ def _difference(name: str, old: Any, new: Any) -> str:
         return f"made by a run with other settings: {'; '.join(changed)}"
     if name == "weights":
         return "made for another network"
+    if name == "device":
+        return f"made by a run on {old!r}, this one is on {new!r}: rounding is another one there"
     return f"made for other data: {name} were {old!r}, are {new!r}"

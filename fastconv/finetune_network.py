@@ -33,10 +33,10 @@ from fastconv.layers.base import Layer, Scope
 from fastconv.layers.variable import Variable
 from fastconv.model import Model as Runtime
 from fastconv.models import Model, Sequential
-from fastconv.preprocessing.presets import Preset, for_mode, from_metadata
+from fastconv.preprocessing.presets import Preset, from_metadata, of_function
 
 if TYPE_CHECKING:
-    from fastconv.finetune import Recipe
+    from fastconv.finetune_recipe import Recipe
 
 AUGMENTATIONS: dict[str, Callable[[], Layer]] = {
     "flip": lambda: RandomFlip("horizontal"),
@@ -94,6 +94,11 @@ class Network:
             model.threads = self.threads
         return made
 
+    def place(self, device: str, precision: str) -> None:
+        """Let all of them run there."""
+        for model in (self.features, self.head, self.taught, self.whole):
+            model.place(device, precision)
+
     def free(self, blocks: int) -> None:
         """Let the last blocks of the base learn; their batch normalisations stay as they are."""
         self.base.trainable = False
@@ -150,7 +155,7 @@ def own_preset(model: Any) -> Preset | None:
     """What the network says of the images that it expects: a file's metadata, an application's preprocess_input."""
     if isinstance(model, Runtime):
         return from_metadata(model.metadata)
-    return for_mode(getattr(getattr(model, "preprocess_input", None), "mode", None))
+    return of_function(getattr(model, "preprocess_input", None))
 
 
 # -- blocks ---------------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ def load(
     6, whose rounding error is 8 to 10 times that of direct summation; a GPU uses none of them. tuning: a file that
     `fastconv tune` wrote on this machine: convolutions that it knows take what was fastest there. Without one the
     algorithms depend on shapes and instruction set alone. A saved plan keeps the algorithms that it was made with: it
-    takes neither. Weights are read when first needed.
+    takes neither, and "strict" only if it was made so. Weights are read when first needed.
 
     Raises ModelError for a file that is broken, UnsupportedOpError for one that needs an operator which fastconv lacks,
     DeviceError for a device, precision or m that is not there, a tuning for a GPU or a plan for other CPUs, TuningError

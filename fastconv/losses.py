@@ -108,7 +108,8 @@ class SparseCategoricalCrossentropy(Loss):
         if t.shape == (*lead, 1):
             t = t.reshape(lead)
         if t.shape != lead:
-            raise ShapeError(f"{self.name}: expected classes of shape {lead}, got targets of shape {t.shape}")
+            hot = "; one-hot targets go with categorical_crossentropy" if t.shape == tuple(y_pred_shape) else ""
+            raise ShapeError(f"{self.name}: expected classes of shape {lead}, got targets of shape {t.shape}{hot}")
         classes = y_pred_shape[-1]
         if t.size and (t.min() < 0 or t.max() >= classes or np.any(t != np.floor(t))):
             raise ShapeError(f"{self.name}: expected classes from 0 to {classes - 1}, got {t.min()} to {t.max()}")

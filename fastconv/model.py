@@ -27,6 +27,7 @@ from .selection import DEFAULT_WINOGRAD, Selection, check_winograd
 from .source import Source
 from .summary import network_summary
 from .target import target
+from .taught import missing, only_runs
 from .tuning import Tuning
 
 if TYPE_CHECKING:
@@ -189,8 +190,10 @@ class Model:
                     self._plans[key] = compiled
         return compiled
 
-    def compile(self, *shapes: Sequence[int]) -> Compiled:
+    def compile(self, *shapes: Sequence[int], **training: Any) -> Compiled:
         """The plan for these input shapes (none: the model's own, a free batch taken as 1), compiled if need be."""
+        if training or any(isinstance(s, str) or not hasattr(s, "__iter__") for s in shapes):
+            raise TypeError(f"compile: expected input shapes; {only_runs(self.name)}")
         return self._compiled(self._key(shapes))
 
     def _key(self, shapes: Sequence[Sequence[int]]) -> tuple[Shape, ...]:
@@ -313,25 +316,30 @@ class Model:
         path: str | os.PathLike[str],
         *,
         shape: Sequence[int] | None = None,
-        isa: Sequence[str] | None = None,
+        isa: str | Sequence[str] | None = None,
         labels: Sequence[str] | None = None,
     ) -> None:
         """Write x.onnx (the network; sizes that are free need `shape`), x.safetensors (its weights) or x.fcplan.
 
         A saved plan is for one input shape and runs without Python: docs/embedded.md. isa: the instruction sets to pack
         weights for, None for this model's own; labels: names of the classes to store in it, None for the model's own.
-        Files are written beside their place and moved there when they are whole.
+        Other files take neither: ModelError. Labels that fit no output are a ShapeError. Files are written beside their
+        place and moved there when they are whole.
         """
-        from .saved import names_plan, save_plan
+        from .saved import check_labels, names_plan, save_plan
 
         if names_plan(path):
             shapes = self._key(() if shape is None else (shape,))
             levels = [self.isa] if isa is None else isa
+            if labels:
+                check_labels(labels, self.outputs, "labels")
             save_plan(
                 self._onnx, path, shapes, levels, strict=self.precision == "strict", winograd=self.winograd,
                 tuning=self.tuning, labels=(self.class_names or ()) if labels is None else labels,
             )  # fmt: skip
             return
+        if isa is not None or labels is not None:
+            raise ModelError(f"{os.fspath(path)}: isa and labels are for saved plans, whose names end with .fcplan")
         from .weights.save import save_source
 
         save_source(self._onnx, path, shape)
@@ -370,6 +378,9 @@ class Model:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (self._onnx, self._options(), self._isa.name)
+
+    def __getattr__(self, name: str) -> Any:
+        raise missing(self, name)
 
     def __repr__(self) -> str:
         ins = ", ".join(f"{i.name}{show(i.shape)}" for i in self.inputs)

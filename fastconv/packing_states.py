@@ -53,6 +53,8 @@ def _conv_desc(node: Node, turned: bool, flip: bool, depthwise: bool) -> Any:
 
 
 def _linear_desc(node: Node) -> Any:
+    # `matmul` reads w as it lies and is slower: 49 ms where packing and `linear` take 19 + 19 (16 rows, 12544 to 4096,
+    # a Zen 5 core), as its rows of two vectors lie 16 KB apart.
     w = node.input(1)
     K, C = w.shape if node.attrs.get("trans_b") else w.shape[::-1]
     strides = (C, 1) if node.attrs.get("trans_b") else (1, K)

@@ -9,7 +9,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
 
 from .errors import FastconvError
 
@@ -23,6 +23,22 @@ def open_file(path: str | os.PathLike[str]) -> BinaryIO:
         file.close()
         raise OSError(errno.EINVAL, "is a device or a pipe: expected a file", os.fspath(path))
     return file
+
+
+def open_log(path: str | os.PathLike[str], append: bool = False) -> TextIO:
+    """A file to write text to, row by row. Devices and pipes will do: nothing here is read or replaced.
+
+    Raises OSError, also for a pipe that nobody reads, which would wait for its reader.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (os.O_APPEND if append else os.O_TRUNC)
+    try:
+        file = os.open(path, flags | os.O_NONBLOCK, 0o666)
+    except OSError as e:
+        if e.errno != errno.ENXIO:
+            raise
+        raise OSError(errno.ENXIO, "is a pipe that nobody reads", os.fspath(path)) from None
+    os.set_blocking(file, True)
+    return open(file, "w", encoding="utf-8", newline="")
 
 
 def target_path(path: str | os.PathLike[str]) -> Path:

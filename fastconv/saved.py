@@ -5,6 +5,7 @@ The format is described in csrc/plan_file.h, what to do with such files in docs/
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,7 @@ from .tuning import Tuning
 
 LEVELS = ("scalar", "avx2", "avx512", "neon")
 ENDING = ".fcplan"
+PRECISION = "fastconv.precision"  # key of a plan's metadata: "strict" where it was made so
 DTYPES = ("float32", "float16", "float64", "bool", *(f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64)))
 
 
@@ -63,8 +65,9 @@ def plan_file(given: str | bytes) -> _core.PlanFile:
         raise ModelError(f"{given if isinstance(given, str) else 'plan'}: {error}") from None
 
 
-def parse_levels(names: Sequence[str]) -> list[str]:
-    """Known names of instruction sets, each once. Raises DeviceError for another one."""
+def parse_levels(names: str | Sequence[str]) -> list[str]:
+    """Known names of instruction sets, or one such name, each once. Raises DeviceError for another one."""
+    names = [names] if isinstance(names, str) else names
     for name in names:
         if name not in LEVELS:
             raise DeviceError(f"isa {name!r}: expected some of {', '.join(LEVELS)}")
@@ -77,7 +80,7 @@ def save_plan(
     source: Source,
     path: str | os.PathLike[str],
     shapes: Sequence[Shape],
-    isa: Sequence[str],
+    isa: str | Sequence[str],
     *,
     strict: bool = False,
     winograd: int = DEFAULT_WINOGRAD,
@@ -93,7 +96,9 @@ def save_plan(
     target_path(path)
     metadata: Mapping[str, str] = getattr(source, "metadata", {})
     labels = labels or names_from_metadata(metadata) or ()
-    entries = [(k, v) for k, v in metadata.items() if k != CLASS_NAMES and _storable(k) and _storable(v or "-")]
+    told = {k: v for k, v in _for_input(metadata, shapes).items() if k not in (CLASS_NAMES, PRECISION)}
+    entries = [(k, v) for k, v in told.items() if _storable(k) and _storable(v or "-")]
+    entries += [(PRECISION, "strict")] if strict else []
     feed = {i.name: tuple(s) for i, s in zip(source.inputs, shapes, strict=True)}
     variants = []
     for level in parse_levels(isa):
@@ -121,6 +126,31 @@ def save_plan(
         _core.write_plan(os.fspath(path), _text(source.name), [_text(s) for s in labels], entries, variants)
     except ValueError as error:
         raise ModelError(f"{os.fspath(path)}: {error}") from None
+
+
+def check_labels(names: Sequence[str], outputs: Sequence[Any], what: str) -> None:
+    """Raises ShapeError where no output has as many classes as there are names."""
+    classes = [o.shape[-1] if o.shape else 0 for o in outputs]
+    if len(names) not in classes:
+        raise ShapeError(f"{what}: {len(names)} names, but the outputs have {classes} classes")
+
+
+def image_layout(shape: Sequence[Any]) -> str:
+    """NHWC where three channels come last and only there, else NCHW."""
+    return "NHWC" if len(shape) == 4 and shape[3] == 3 and shape[1] != 3 else "NCHW"
+
+
+def _for_input(metadata: Mapping[str, str], shapes: Sequence[Shape]) -> Mapping[str, str]:
+    """The metadata, whose preset has the layout of the first input."""
+    from .preprocessing.presets import METADATA
+
+    try:
+        told = json.loads(metadata.get(METADATA, "null"))
+    except (ValueError, RecursionError):
+        return metadata
+    if not isinstance(told, dict) or "layout" not in told or not shapes:
+        return metadata
+    return {**metadata, METADATA: json.dumps({**told, "layout": image_layout(shapes[0])})}
 
 
 def _text(name: str) -> str:
@@ -163,7 +193,7 @@ class SavedModel(Model):
             raise DeviceError(f'device={device!r}: a saved plan runs on "cpu"')
         if precision not in ("fp32", "strict"):
             raise DeviceError(f"precision={precision!r}: what a saved plan computes in was chosen when it was made")
-        self.device, self.precision, self._target = device, precision, CPU
+        self.device, self._target = device, CPU
         self.threads, self._threads_arg = thread_count(threads), threads
         raw = isinstance(source, (bytes, bytearray, memoryview))
         self._given: str | bytes = bytes(source) if raw else os.fspath(source)  # type: ignore[arg-type]
@@ -179,6 +209,9 @@ class SavedModel(Model):
         self._isa = plan.isa
         self.name, self.labels, self.weight_bytes = plan.model, tuple(plan.labels), plan.weight_bytes
         self.metadata, self.winograd, self.tuning = plan.metadata, DEFAULT_WINOGRAD, None
+        self.precision = "strict" if self.metadata.pop(PRECISION, "") == "strict" else "fp32"
+        if precision == "strict" != self.precision:
+            raise ModelError(f'{where}: precision="strict": the plan was made without (fastconv compile --strict)')
         self.kernels = tuple(dict.fromkeys(o[0] for o in plan.operations))
         self._executor = _core.Executor(self.threads)
         self.inputs = tuple(TensorInfo(n, tuple(s), d) for n, d, s, _ in plan.inputs)

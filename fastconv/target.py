@@ -92,6 +92,26 @@ class Target:
 CPU = Target()
 
 
+def training_precision(device: str, precision: str | None, model: Any) -> str:
+    """The precision that was asked for; None: the model's, where it is on this device and trains in it, else "fp32"."""
+    own = getattr(model, "precision", "fp32")
+    kept = getattr(model, "device", "cpu") == device and own in ("strict", "tf32")
+    return precision or (own if kept else "fp32")
+
+
+def training_target(device: str, precision: str) -> Target:
+    """The device of a training. Raises DeviceError for one that is not there or does not train in this precision,
+    ValueError for what is no precision."""
+    from .errors import DeviceError
+
+    trains = ("fp32", "strict") if device == "cpu" else ("fp32", "strict", "tf32")
+    if precision not in trains:
+        known = precision in ("tf32", "fp16", "bf16")
+        message = f"precision={precision!r}: on {device!r} training computes in one of {trains}"
+        raise DeviceError(message) if known else ValueError(message)
+    return target(device, precision)
+
+
 def target(device: str, precision: str) -> Target:
     """Raises DeviceError for a device or a precision that is not there."""
     from .errors import DeviceError

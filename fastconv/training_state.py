@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fastconv import checkpoint
 from fastconv.errors import ModelError
 from fastconv.graph import Array
+from fastconv.told import warn
 
 if TYPE_CHECKING:
     from fastconv.callbacks import Callback
@@ -26,13 +27,14 @@ def load_training(
     model: Model,
     path: str | os.PathLike[str],
     *,
-    optimizer: bool = True,
+    other_optimizer: Literal["raise", "warn"] = "raise",
     check: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Set what `save_training` kept and return its `state`; nothing is changed where the file does not fit.
 
-    optimizer: also the optimiser's, of a model that is compiled in the same way. check: gets the state first, and
-    raises where it will not do. Raises ModelError and OSError.
+    The optimiser's state is set where the file has one and the model is compiled; other_optimizer: what happens where
+    it does not fit, an error, or a UserWarning and only the weights. check: gets the state first, and raises where it
+    will not do. Raises ModelError and OSError.
     """
     arrays, kept = checkpoint.read(path)
     where, weights = os.fspath(path), model.weights
@@ -42,11 +44,13 @@ def load_training(
         raise ModelError(f"{where}: not the checkpoint of a model")
     if check is not None:
         check(state)
-    if optimizer and slots is not None and model.optimizer is not None:
+    if slots is not None and model.optimizer is not None:
         try:
             model.optimizer.restore(model.trainable_weights, slots)
         except ValueError as e:
-            raise ModelError(f"{where}: {e}") from None
+            if other_optimizer == "raise":
+                raise ModelError(f"{where}: {e}") from None
+            warn(f"{where}: only the weights were read: {e}")
     for v, array in zip(weights, found, strict=True):
         v.set(array)
     return state

@@ -1,9 +1,12 @@
-"""Keras' helpers that training scripts use."""
+"""Keras' helpers that training scripts use, where Keras has them."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+
+from .layers.initializers import set_random_seed
+from .preprocessing import image_dataset_from_directory, img_to_array, load_img
 
 
 def to_categorical(x: npt.ArrayLike, num_classes: int | None = None) -> npt.NDArray[np.float32]:
@@ -23,4 +26,4 @@ def to_categorical(x: npt.ArrayLike, num_classes: int | None = None) -> npt.NDAr
     return np.eye(count, dtype=np.float32)[classes]
 
 
-__all__ = ["to_categorical"]
+__all__ = ["image_dataset_from_directory", "img_to_array", "load_img", "set_random_seed", "to_categorical"]

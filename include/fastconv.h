@@ -5,9 +5,12 @@
  * an arena and threads. One session runs one thing at a time; for several at once make several sessions of one plan.
  *
  * Nothing here allocates while a session runs, keeps global state, writes to stdout or stderr, aborts, or lets a C++
- * exception out. Data are float32; images are N C H W as in the ONNX file that the plan was made of. Functions that can
- * fail return a status and, where `error` is not null, a message in it. Plans are untrusted: every offset, size, shape
- * and name is checked before it is used. A file that shrinks while it is mapped ends the process (SIGBUS).
+ * exception out. Data are float32; images have the axes that the model gave them, N C H W in most ONNX files, N H W C
+ * where the plan was made of layers: fastconv_plan_input says which. Functions that can fail return a status. Those
+ * with an argument `error` fill in its message where it is not null: what is wrong, or nothing after FASTCONV_OK. Of a
+ * null plan every size and count is 0, every string is null, and the rest is FASTCONV_INVALID_ARGUMENT. Plans are
+ * untrusted: every offset, size, shape and name is checked before it is used. A file that shrinks while it is mapped
+ * ends the process (SIGBUS).
  */
 #ifndef FASTCONV_H
 #define FASTCONV_H
@@ -34,7 +37,8 @@ typedef enum fastconv_status {
   FASTCONV_BAD_PLAN = 3,         /* not a plan, broken, or of another version */
   FASTCONV_NO_ISA = 4,           /* no variant of the plan runs on this CPU or in this build */
   FASTCONV_NO_MEMORY = 5,
-  FASTCONV_INTERNAL = 6
+  FASTCONV_INTERNAL = 6,
+  FASTCONV_NO_KERNEL = 7 /* FASTCONV_KERNELS has left a kernel out of this build that the plan needs */
 } fastconv_status;
 
 typedef struct fastconv_plan fastconv_plan;
@@ -81,7 +85,7 @@ FASTCONV_API void fastconv_plan_close(fastconv_plan* plan);
 FASTCONV_API const char* fastconv_plan_name(const fastconv_plan* plan);
 FASTCONV_API const char* fastconv_plan_isa(const fastconv_plan* plan);
 FASTCONV_API size_t fastconv_plan_weight_bytes(const fastconv_plan* plan);
-FASTCONV_API size_t fastconv_plan_activation_bytes(const fastconv_plan* plan); /* the arena without scratch memory */
+FASTCONV_API size_t fastconv_plan_activation_bytes(const fastconv_plan* plan); /* without scratch memory */
 FASTCONV_API size_t fastconv_plan_input_count(const fastconv_plan* plan);
 FASTCONV_API size_t fastconv_plan_output_count(const fastconv_plan* plan);
 FASTCONV_API size_t fastconv_plan_operation_count(const fastconv_plan* plan);
@@ -94,10 +98,11 @@ FASTCONV_API const char* fastconv_plan_label(const fastconv_plan* plan, size_t i
  * nothing of that. */
 FASTCONV_API const char* fastconv_plan_metadata(const fastconv_plan* plan, const char* key);
 
-/* Bytes that a session needs on so many threads, activations and scratch memory. */
+/* Bytes that a session needs on so many threads: the activations, and scratch memory of each thread. */
 FASTCONV_API size_t fastconv_plan_arena_bytes(const fastconv_plan* plan, int threads);
 
-/* threads: how many compute, the caller among them; 0 and 1 start none. arena: arena_bytes at any address, which the
+/* threads: how many compute, the caller among them; 0 and 1 start none. Where the system starts no more, fewer compute:
+ * the result is the same. arena: arena_bytes at any address, which the
  * session uses until it is closed; null: the session takes its own. */
 FASTCONV_API fastconv_status fastconv_session_create(const fastconv_plan* plan, int threads, void* arena,
                                                      size_t arena_bytes, fastconv_session** session,

@@ -40,6 +40,12 @@ fastconv.show_config()
 x = np.arange(18, dtype=np.float32).reshape(1, 2, 3, 3)
 y = fastconv.ops.conv2d(x, np.ones((1, 2, 3, 3), np.float32))
 assert y.shape == (1, 1, 1, 1) and y[0, 0, 0, 0] == x.sum(), y
+import onnx
+assert fastconv.load(onnx.helper.make_model(onnx.helper.make_graph(
+    [onnx.helper.make_node("Relu", ["x"], ["y"])], "relu",
+    [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [2])],
+    [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [2])],
+), opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8))(np.float32([-1, 2])).tolist() == [0, 2]
 """
 
 

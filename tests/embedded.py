@@ -6,6 +6,7 @@ One level each, in build/embedded/<target>, kept from run to run.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sysconfig
@@ -78,12 +79,23 @@ def build_library(to: Target, kernels: str = "", folder: Path | None = None) -> 
     return prefix
 
 
+def configure(to: Target, prefix: Path, source: Path, folder: Path, *options: str) -> None:
+    """A project that looks for that library."""
+    call(tool("cmake"), "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}", "-S", source, "-B", folder,
+         f"-DCMAKE_PREFIX_PATH={prefix}", f"-Dfastconv_DIR={prefix}/lib/cmake/fastconv", *options,
+         *to.options)  # fmt: skip
+
+
+def pkg_config(prefix: Path, *options: str) -> list[str]:
+    """What a compiler needs to be told for that library."""
+    command = ("pkg-config", *options, "--cflags", "--libs", "fastconv")
+    return shlex.split(call("env", f"PKG_CONFIG_PATH={prefix}/lib/pkgconfig", *command))
+
+
 def build_example(to: Target, prefix: Path, name: str, *options: str) -> Path:
     """examples/embedded against that library."""
     folder = prefix.parent / name
-    call(tool("cmake"), "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}", "-S", ROOT / "examples" / "embedded",
-         "-B", folder, f"-DCMAKE_PREFIX_PATH={prefix}", f"-Dfastconv_DIR={prefix}/lib/cmake/fastconv", *options,
-         *to.options)  # fmt: skip
+    configure(to, prefix, ROOT / "examples" / "embedded", folder, *options)
     call(tool("cmake"), "--build", folder)
     return folder / "classify"
 

@@ -13,7 +13,7 @@ from fastconv import layers as L
 from fastconv.callbacks import BackupAndRestore, Callback, EarlyStopping, ModelCheckpoint, ReduceLROnPlateau
 from fastconv.errors import ModelError
 from fastconv.models import Sequential
-from fastconv.optimizers import SGD, Adam
+from fastconv.optimizers import SGD, Adam, RMSprop
 from fastconv.training_state import load_training, save_training
 
 RNG = np.random.default_rng(0)
@@ -121,7 +121,7 @@ def test_save_and_load(tmp_path: Path) -> None:
     assert other.optimizer is not None and other.optimizer.iterations == 12 and other.optimizer.learning_rate == 0.01
     before = [v.array.copy() for v in other.weights]
     other.compile(SGD(0.1), "sparse_categorical_crossentropy")
-    with pytest.raises(ModelError, match="slots"):
+    with pytest.raises(ModelError, match="is SGD, the checkpoint's Adam"):
         load_training(other, tmp_path / "s.ckpt")
     with pytest.raises(ModelError, match="has shape"):
         network(4).load_weights(tmp_path / "s.ckpt")
@@ -134,6 +134,35 @@ def test_save_and_load(tmp_path: Path) -> None:
     for ending in ("ckpt", "onnx"):
         with pytest.raises(ModelError, match=r"ends with \.safetensors"):
             other.save_weights(tmp_path / f"w.{ending}")
+
+
+def test_load_weights_brings_the_optimiser_back(tmp_path: Path) -> None:
+    whole = network()
+    fit(whole, epochs=4)
+    half = network()
+    fit(half, epochs=2)
+    half.save(tmp_path / "half.ckpt")
+    again = network()
+    again.compile(Adam(0.5), "sparse_categorical_crossentropy", ["accuracy"])
+    again.load_weights(tmp_path / "half.ckpt")
+    assert again.optimizer is not None and again.optimizer.iterations == 12
+    again.fit(X, Y, 4, epochs=4, initial_epoch=2, verbose=0, seed=1)
+    for a, b in zip(whole.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_load_weights_with_another_optimiser(tmp_path: Path) -> None:
+    model = network()
+    fit(model, epochs=1)
+    model.save(tmp_path / "a.ckpt")
+    for optimizer in (SGD(0.1), RMSprop(0.1, momentum=0.5)):  # the latter's slots have the shapes of Adam's
+        other = network()
+        other.compile(optimizer, "sparse_categorical_crossentropy")
+        with pytest.warns(UserWarning, match=f"only the weights were read: .* is {type(optimizer).__name__}") as caught:
+            other.load_weights(tmp_path / "a.ckpt")
+        assert [w.filename for w in caught] == [__file__]
+        assert optimizer.iterations == 0 and optimizer.learning_rate == 0.1
+        np.testing.assert_array_equal(other.predict(X), model.predict(X))
 
 
 def test_a_damaged_state_changes_nothing(tmp_path: Path) -> None:

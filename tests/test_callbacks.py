@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import math
+import os
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,7 +37,7 @@ class Fake:
 
 
 def drive(
-    callbacks: Any, values: Any, steps: int = 2, name: str = "val_loss", first: int = 0
+    callbacks: Any, values: Any, steps: int | None = 2, name: str = "val_loss", first: int = 0
 ) -> tuple[Fake, C.CallbackList]:
     """Epochs with these values of a metric, until one asks to stop."""
     model, calls = Fake(), C.CallbackList(callbacks)
@@ -44,7 +46,7 @@ def drive(
     calls.on_train_begin()
     for epoch, value in enumerate(values, first):
         calls.on_epoch_begin(epoch)
-        for step in range(steps):
+        for step in range(steps or 2):
             calls.on_train_batch_begin(step)
             calls.on_train_batch_end(step, {"loss": value})
         model.weights = [np.full(1, epoch)]
@@ -172,6 +174,33 @@ def test_csv_logger(tmp_path: Path) -> None:
     assert path.read_text() == "epoch;loss;val_loss\n0;0.5;1.0\n"
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("append", (False, True))
+def test_csv_logger_into_a_pipe(tmp_path: Path, append: bool) -> None:
+    """Rows arrive as they are written; a pipe that nobody reads is an error at once, not a wait."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises(OSError, match=r"is a pipe that nobody reads: '.*pipe'"):
+        drive([C.CSVLogger(path, append=append)], [5.0])
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        drive([C.CSVLogger(path, append=append)], [5.0, 4.0])
+        assert os.read(reader, 1000) == b"epoch,loss,val_loss\n0,2.5,5.0\n1,2.0,4.0\n"
+    finally:
+        os.close(reader)
+
+
+def test_csv_logger_waits_where_a_pipe_is_full(tmp_path: Path) -> None:
+    """Its rows are neither lost nor an error: the reader gets all of them, however slow it is."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reader = subprocess.Popen(["sh", "-c", f"sleep 0.5; wc -l < '{path}'"], stdout=subprocess.PIPE, text=True)
+    hold = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # until wc is there
+    drive([C.CSVLogger(path)], [1.0 / 3.0] * 4000, steps=1)
+    os.close(hold)
+    assert reader.communicate(timeout=20)[0].split() == ["4001"]
+
+
 def test_terminate_on_nan(capsys: pytest.CaptureFixture[str]) -> None:
     for bad in (math.nan, math.inf):
         model, calls = drive([C.TerminateOnNaN()], [1.0, bad, 1.0])
@@ -219,6 +248,9 @@ def test_progress(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ("\x1b[" in text) == terminal
     if terminal:
         assert "3/3" in text and "ETA" in text
+    endless = Terminal() if terminal else io.StringIO()
+    drive([C.Progress(stream=endless)], [4.0], steps=None)
+    assert not terminal or ("loss 4.0000" in endless.getvalue() and "1/?" in endless.getvalue())
     quiet = io.StringIO()
     drive([C.Progress(verbose=0, stream=quiet)], [1.0])
     assert quiet.getvalue() == ""

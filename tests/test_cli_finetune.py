@@ -15,6 +15,7 @@ from PIL import Image
 
 import fastconv
 from fastconv import plots
+from fastconv.errors import DeviceError
 
 from .cli_tools import call, one_line
 from .test_finetune import network, photos  # fixtures
@@ -35,7 +36,7 @@ def test_finetune(call: Any, network: Path, photos: Path, tmp_path: Path) -> Non
     right, total = (int(word) for word in got.out.split(" validation")[0].split(" of "))
     assert total == 7 and f"({right / 7:.1%})" in got.out
     assert "1 files could not be read" in got.out
-    assert "broken.png: not an image that Pillow can read: skipped" in got.err
+    assert "fastconv: warning: " in got.err and "broken.png: not an image that Pillow can read: skipped" in got.err
     assert "30 training and 7 validation images of 3 classes" in got.err
     lines = [line for line in got.err.splitlines() if " epoch " in line]
     assert len(lines) == 10 and lines[0].startswith("head epoch 1/") and lines[9].startswith("fine-tuning epoch 10/10")
@@ -125,6 +126,34 @@ def test_ctrl_c(call: Any, network: Path, photos: Path, tmp_path: Path, whole: b
     assert out.read_bytes() == whole
 
 
+def test_ctrl_c_before_the_first_step(
+    call: Any, network: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line, and nothing is there; --resume then says so and begins."""
+    out = tmp_path / "my.onnx"
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fastconv.finetune.cache_features", interrupted)
+        got = call(*command(network, photos, out)[3:])
+    assert got.code == 130 and "stopped; there was no step yet, nothing is kept" in got.err.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
+    got = call(*command(network, photos, out, "--resume")[3:])
+    assert got.code == 0 and "there is no" in got.err and "my.ckpt to go on from" in got.err
+
+
+def test_a_class_without_validation_images(call: Any, network: Path, tmp_path: Path) -> None:
+    for name, images in (("a", 4), ("b", 1)):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(images):
+            Image.new("RGB", (32, 32), (90 * i, 80, 0)).save(tmp_path / "photos" / name / f"{i}.png")
+    options = ("--epochs", "1,0", "--no-plots", *OPTIONS)
+    got = call("finetune", tmp_path / "photos", "--model", network, "--out", tmp_path / "my.onnx", *options)
+    assert got.code == 0 and got.err.count("fastconv: warning: class 'b': no validation image") == 1
+
+
 def killed(network: Path, photos: Path, folder: Path, kills: int, seed: int, whole: bytes) -> None:
     """Kill the command at random moments, always going on from what it left; the file at the end is the same."""
     out, rng = folder / "my.onnx", random.Random(seed)
@@ -164,13 +193,20 @@ def test_errors(call: Any, network: Path, photos: Path, tmp_path: Path) -> None:
         (("--augment", "mirror"), ("flip, rotate",)),
         (("--hidden", "a"), ("--hidden",)),
         (("--preset", "photo"), ("photo", "torchvision")),
-        (("--validation", "1.5"), ("validation_split",)),
-        (("--rate", "0"), ("learning_rate",)),
+        (("--validation", "1.5"), ("--validation 1.5:",)),
+        (("--rate", "0"), ("--rate 0.0, --dropout 0.2:",)),
+        (("--epochs", "0,3", "--unfreeze", "0"), ("--epochs (0, 0), --unfreeze 0",)),
     ):
         one_line(call(*start, *more), *words)
     one_line(call("finetune", photos, "--model", network, "--out", tmp_path / "my.pt"), ".onnx")
     one_line(call("finetune", tmp_path / "nowhere", "--model", network, "--out", out), "folder")
     one_line(call(*start[:-1], tmp_path / "nowhere" / "my.onnx"), "nowhere", "no such folder")
+    one_line(call(*start[:-1], "/proc/my.onnx"), "/proc", "cannot be written to")
+    same = tmp_path / "same.onnx"
+    same.write_bytes(network.read_bytes())
+    one_line(call("finetune", photos, "--model", same, "--out", same), "--out", "another name")
+    assert same.read_bytes() == network.read_bytes()
+    same.unlink()
     one_line(call("finetune", photos / "grey", "--model", network, "--out", out), "one folder for each class")
     one_line(call("finetune", photos, "--model", tmp_path / "no.onnx", "--out", out), "no such file")
     assert not list(tmp_path.iterdir())
@@ -195,7 +231,7 @@ def test_odd_folders(call: Any, network: Path, tmp_path: Path) -> None:
     (tmp_path / "none" / "a").mkdir(parents=True)
     one_line(call(*folders("none", "b")), "a", "no images")
     got = call(*folders("broken", "a", "b", broken=True))
-    assert got.code == 1 and got.err.splitlines()[-1].endswith("none that can be read") and "Traceback" not in got.err
+    assert got.code == 1 and "no image can be read in" in got.err.splitlines()[-1] and "Traceback" not in got.err
     one_line(call(*folders("bytes", "a", "b\udcff")), "UTF-8")
     names = ("$a_$ & <b>", "\u00fc 'x' \"y\"", "\u65e5\u672c, 100%", "[red]c [b]")
     assert call(*folders("names", *names)).code == 0
@@ -217,3 +253,19 @@ def test_pictures(tmp_path: Path) -> None:
         plots.learning_curves({}, tmp_path / "d.png")
     with pytest.raises(ValueError, match="fit"):
         plots.confusion_matrix([[1]], ["a", "b"], tmp_path / "d.png")
+
+
+def test_device_that_is_not_there(
+    call: Any, network: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Said before anything is read or written."""
+    monkeypatch.setenv("FASTCONV_CUDA_LIBRARY", str(tmp_path / "nothing.so"))
+    got = call("finetune", photos, "--model", network, "--out", tmp_path / "my.onnx", "--device", "cuda")
+    assert got.code == 1 and "the CUDA plugin" in got.err and "nothing.so is not installed; build it with" in got.err
+    got = call("finetune", photos, "--model", network, "--out", tmp_path / "my.onnx", "--precision", "tf32")
+    assert got.code == 1 and "precision='tf32': on 'cpu' training computes in one of ('fp32', 'strict')" in got.err
+    with pytest.raises(DeviceError, match="is not installed"):
+        fastconv.fine_tune(network, tmp_path / "no folder", device="cuda")
+    with pytest.raises(DeviceError, match='expected "cpu", "cuda" or "cuda:N"'):
+        fastconv.fine_tune(network, photos, device="tpu")
+    assert not list(tmp_path.iterdir())

@@ -6,7 +6,7 @@ FASTCONV_TEST_TARGET=aarch64 cross-builds them and runs them under qemu-user (ma
 from __future__ import annotations
 
 import re
-import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from .small import CLASSES, SHAPE, network
 
 pytestmark = pytest.mark.slow
 TARGET = embedded.target()
-REFUSED = r"classify: \S*bad.fcplan: (broken plan: |plan file of version |the plan is for ).+\n"
+REFUSED = r"classify: \S*bad.fcplan: (broken plan: |not a saved plan|plan file of version |the plan is for ).*\n"
 FIVE = re.compile(
     r"(\s*\d+\.\d\d%  kind \d+\n){5}"
     r"load [\d.]+ ms, first answer after [\d.]+ ms, median of \d runs [\d.]+ ms; \w+, arena \d+ bytes\n"
@@ -138,10 +138,76 @@ def test_broken_plans(classify: Path, plan: Path, foreign: Path, photo: Path, tm
     done = embedded.run(TARGET, classify, plan, photo, "--isa", TARGET.foreign)
     assert done.returncode == 1 and f"not for {TARGET.foreign}" in done.stderr
     done = embedded.run(TARGET, classify, tmp_path / "none.fcplan", photo)
-    assert done.returncode == 1 and "No such file" in done.stderr
+    assert done.returncode == 1
+    assert done.stderr == f"classify: plan: {tmp_path / 'none.fcplan'}: No such file or directory\n"
     done = embedded.run(TARGET, classify, plan, plan)
     assert done.returncode == 1 and "expected a PPM file" in done.stderr
     assert embedded.run(TARGET, classify, plan).returncode == 2
+
+
+def test_photos_with_comments(classify: Path, plan: Path, photo: Path, tmp_path: Path) -> None:
+    """As image editors write them; a head that ends early is no photo."""
+    head, pixels = photo.read_bytes().split(b"\n", 1)
+    height, width = SHAPE[1:]
+    assert head == f"P6 {width} {height} 255".encode()
+    other = tmp_path / "other.ppm"
+    runs = []
+    for start in (head, f"P6\n# made by #1\n{width} # wide\n#\n{height}\n255".encode()):
+        other.write_bytes(start + b"\n" + pixels)
+        runs.append(embedded.run(TARGET, classify, plan, other))
+        assert runs[-1].returncode == 0, runs[-1].stderr
+    assert runs[0].stdout.splitlines()[:5] == runs[1].stdout.splitlines()[:5]
+    for start in (b"P6 # no end", b"P6 ", head[:-3] + b"-255"):
+        other.write_bytes(start)
+        done = embedded.run(TARGET, classify, plan, other)
+        assert done.returncode == 1 and "expected a PPM file" in done.stderr
+
+
+C_PROJECT = """
+cmake_minimum_required(VERSION 3.20)
+project(app C)
+find_package(fastconv REQUIRED)
+add_executable(app app.c)
+target_link_libraries(app PRIVATE fastconv::static)
+"""
+C_PROGRAM = """
+#include <fastconv.h>
+#include <stdio.h>
+int main(int argc, char** argv) {
+  fastconv_error error;
+  fastconv_plan* plan;
+  fastconv_session* session;
+  if (argc != 2 || fastconv_plan_open(argv[1], NULL, 0, &plan, &error) != FASTCONV_OK) return 1;
+  if (fastconv_session_create(plan, 0, NULL, 0, &session, &error) != FASTCONV_OK) return 1;
+  fastconv_session_close(session);
+  fastconv_plan_close(plan);
+  return puts("fine") < 0;
+}
+"""
+
+
+def test_a_project_in_c_alone(prefix: Path, plan: Path, tmp_path: Path) -> None:
+    """The package names the C++ runtime that a C linker does not know; so does pkg-config --static."""
+    (tmp_path / "CMakeLists.txt").write_text(C_PROJECT)
+    (tmp_path / "app.c").write_text(C_PROGRAM)
+    embedded.configure(TARGET, prefix, tmp_path, tmp_path / "build")
+    embedded.call(embedded.tool("cmake"), "--build", tmp_path / "build")
+    compiler = TARGET.tools + ("gcc" if TARGET.tools else "cc")
+    flags = embedded.pkg_config(prefix, "--static")
+    embedded.call(compiler, tmp_path / "app.c", "-o", tmp_path / "static", "-static", *flags)
+    for program in (tmp_path / "build" / "app", tmp_path / "static"):
+        assert embedded.run(TARGET, program, plan).stdout == "fine\n"
+
+
+def test_levels(tmp_path: Path) -> None:
+    """Commas do as well; a level that the target lacks is refused by name."""
+    cmake = (embedded.tool("cmake"), "-DFASTCONV_PYTHON=OFF", "-DFASTCONV_LIBRARY=ON", "-S", embedded.ROOT)
+    cases = {f"scalar,{TARGET.levels[0]}": "", f"scalar;{TARGET.foreign}": f"has no level called {TARGET.foreign};"}
+    for given, refused in {**cases, ",": "no level to build"}.items():
+        command = [*map(str, cmake), "-B", str(tmp_path), f"-DFASTCONV_LEVELS={given}", *TARGET.options]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == (1 if refused else 0), done.stderr
+        assert refused in " ".join(done.stderr.split())
 
 
 @pytest.mark.parametrize("isa", TARGET.levels)
@@ -161,12 +227,10 @@ def test_shared_library_shows_its_interface_only(prefix: Path) -> None:
 def test_shared_and_pkg_config(prefix: Path, plan: Path, photo: Path, tmp_path: Path) -> None:
     shared = embedded.build_example(TARGET, prefix, "shared", "-DCLASSIFY_SHARED=ON")
     assert embedded.run(TARGET, shared, plan, photo).returncode == 0
-    flags = embedded.call(
-        "env", f"PKG_CONFIG_PATH={prefix}/lib/pkgconfig", "pkg-config", "--cflags", "--libs", "fastconv"
-    )
+    flags = embedded.pkg_config(prefix)
     source, program = embedded.ROOT / "examples" / "embedded" / "classify.c", tmp_path / "by_pkg_config"
     compiler = TARGET.tools + ("gcc" if TARGET.tools else "cc")
-    embedded.call(compiler, source, "-o", program, *shlex.split(flags), "-lm", f"-Wl,-rpath,{prefix}/lib")
+    embedded.call(compiler, source, "-o", program, *flags, "-lm", f"-Wl,-rpath,{prefix}/lib")
     assert embedded.run(TARGET, program, plan, photo).returncode == 0
 
 
@@ -186,4 +250,5 @@ def test_kernels_that_a_plan_does_not_use_are_dropped(plan: Path, photo: Path, c
         other, shape=(1, *SHAPE), isa=TARGET.levels
     )
     done = embedded.run(TARGET, small, other, photo)
-    assert done.returncode == 1 and "this build leaves softmax out" in done.stderr
+    assert done.returncode == 1 and "other.fcplan: this build leaves softmax out" in done.stderr
+    assert "FASTCONV_KERNELS" in done.stderr

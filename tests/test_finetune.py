@@ -176,7 +176,45 @@ def test_resume_with_broken_files(network: Path, tmp_path: Path) -> None:
         path.unlink(missing_ok=True)
         with pytest.raises(KeyboardInterrupt):
             tune(network, photos, (0, 3), checkpoint=path, stop=Interrupt(at), **kwargs)
-        assert same(whole, tune(network, photos, (0, 3), checkpoint=path, resume=True, **kwargs)), at
+        again = tune(network, photos, (0, 3), checkpoint=path, resume=True, **kwargs)
+        assert same(whole, again) and sorted(again.skipped) == sorted(whole.skipped), at
+
+
+def test_a_class_that_cannot_be_read(network: Path, tmp_path: Path) -> None:
+    """An error as an empty folder is; one that is only missing among the validation images is a warning."""
+    photos = paint(tmp_path / "photos", 5)
+    held = [Path(p).name for p in splitted(photos)[1].file_paths if "grey" in p]
+    for path in (photos / "grey").iterdir():
+        if path.name in held:
+            path.write_bytes(b"no image")
+    skips: Any = dict(on_skip=lambda *_: None)
+    with pytest.warns(UserWarning, match="class 'grey': no validation image") as caught:
+        tune(network, photos, (1, 0), **skips)
+    assert [w.filename for w in caught] == [__file__]
+    for path in (photos / "grey").iterdir():
+        path.write_bytes(b"no image")
+    with pytest.raises(fastconv.FastconvError, match=r"class 'grey': no image can be read in .*grey: not an image"):
+        tune(network, photos, (1, 0), **skips)
+    for path in list((photos / "grey").iterdir())[1:]:
+        path.unlink()
+    Image.new("RGB", (32, 32)).save(photos / "grey" / "one.png")
+    next(p for p in (photos / "grey").iterdir() if p.name != "one.png").unlink()
+    with pytest.warns(UserWarning, match="class 'grey': no validation image") as caught:
+        tune(network, photos, (1, 0))
+    assert len(caught) == 1
+
+
+def splitted(photos: Path) -> Any:
+    from fastconv.preprocessing import image_dataset_from_directory
+
+    return image_dataset_from_directory(photos, validation_split=0.2, subset="both", seed=0, verbose=False)
+
+
+def test_forms_of_arguments(network: Path, photos: Path) -> None:
+    """One number of epochs is for both parts, one augmentation needs no brackets, None is none."""
+    a = tune(network, photos, 2, augment="zoom")
+    assert a.phases == (2, 2) and same(a, tune(network, photos, (2, 2), augment=("zoom",)))
+    assert same(tune(network, photos, 1, augment=None), tune(network, photos, (1, 1), augment=()))
 
 
 def test_a_checkpoint_of_another_run_is_refused(network: Path, photos: Path, tmp_path: Path) -> None:
@@ -251,7 +289,8 @@ def test_errors(network: Path, photos: Path, tmp_path: Path) -> None:
         (dict(learning_rate=0), "learning_rate"),
         (dict(preset="photo"), "photo"),
         (dict(views=0), "views"),
-        (dict(epochs=3), "two counts of epochs"),
+        (dict(epochs=(3, 3, 3)), "two counts of epochs"),
+        (dict(data=(np.zeros((90, 8, 8, 3)), np.zeros(90))), r"got an array \[90, 8, 8, 3\], an array \[90\]$"),
         (dict(seed="x"), "seed='x'"),
         (dict(hidden="a"), "hidden='a'"),
         (dict(learning_rate="fast"), "learning_rate='fast'"),

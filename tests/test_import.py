@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 import time
+from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -48,6 +52,20 @@ fastconv.nothing
     done = python(code)
     assert done.stdout.split() == ["VGG16", "Dense", "load_img"]
     assert done.stderr.strip().endswith("AttributeError: module 'fastconv' has no attribute 'nothing'")
+
+
+def test_a_source_folder_that_hides_the_installed_package(tmp_path: Path) -> None:
+    """Says so; a compiled module that is there and cannot be loaded keeps its own message."""
+    ignored = shutil.ignore_patterns("*.so", "__pycache__")
+    shutil.copytree(Path(fastconv.__file__).parent, tmp_path / "fastconv", ignore=ignored)
+    command = [sys.executable, "-S", "-c", "import fastconv"]  # -S: an editable installation would come first
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"ImportError: {tmp_path / 'fastconv'} is fastconv's source") and "pip install -e" in last
+    (tmp_path / "fastconv" / f"_core{EXTENSION_SUFFIXES[0]}").write_bytes(b"no library")
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 1 and "_core" in last and "fastconv's source" not in last
 
 
 def test_import_time() -> None:

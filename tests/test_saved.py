@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pickle
 import struct
@@ -18,7 +19,7 @@ import fastconv
 from fastconv import _core
 from fastconv.saved import SavedModel, is_plan
 
-from .cli_tools import call, one_line, small_model  # noqa: F401  a fixture
+from .cli_tools import call  # noqa: F401  a fixture
 from .models.builder import Builder
 from .small import CLASSES, images, network, python, same_bits
 
@@ -88,8 +89,8 @@ def test_a_plan_has_all_that_a_model_has(plan: Path) -> None:
         except fastconv.ModelError:
             refused.add(name)
     assert refused == {"graph", "layers"}
-    copy = pickle.loads(pickle.dumps(fastconv.load(plan, _isa="scalar", precision="strict", threads=1)))
-    assert (copy.isa, copy.precision, copy.threads) == ("scalar", "strict", 1)
+    copy = pickle.loads(pickle.dumps(fastconv.load(plan, _isa="scalar", threads=1)))
+    assert (copy.isa, copy.precision, copy.threads) == ("scalar", "fp32", 1)
     for wrong in ({"tuning": "t.json"}, {"winograd": 6}):
         with pytest.raises(fastconv.ModelError, match="a saved plan keeps the algorithms"):
             fastconv.load(plan, **wrong)  # type: ignore[arg-type]
@@ -108,8 +109,37 @@ def test_metadata(tmp_path: Path) -> None:
     fastconv.load(given).save(tmp_path / "x.fcplan", shape=(1, 3, 20, 18))
     saved = fastconv.load(tmp_path / "x.fcplan")
     assert saved.metadata == kept and saved.class_names == tuple(names)
-    fastconv.load(given).save(tmp_path / "y.fcplan", shape=(1, 3, 20, 18), labels=["a", "b"])
-    assert fastconv.load(tmp_path / "y.fcplan").class_names == ("a", "b")
+    others = tuple(f"other {i}" for i in range(CLASSES))
+    fastconv.load(given).save(tmp_path / "y.fcplan", shape=(1, 3, 20, 18), labels=others)
+    assert fastconv.load(tmp_path / "y.fcplan").class_names == others
+
+
+def test_options_of_save(tmp_path: Path) -> None:
+    model = fastconv.load(network())
+    model.save(tmp_path / "x.fcplan", shape=(1, 3, 20, 18), isa="neon")
+    assert _core.PlanFile(str(tmp_path / "x.fcplan")).levels == ["neon"]
+    with pytest.raises(fastconv.ShapeError, match="labels: 2 names, but the outputs have"):
+        model.save(tmp_path / "y.fcplan", shape=(1, 3, 20, 18), labels=["a", "b"])
+    for wrong in ({"isa": ["neon"]}, {"labels": ["a"]}):
+        with pytest.raises(fastconv.ModelError, match=r"y\.onnx: isa and labels are for saved plans"):
+            model.save(tmp_path / "y.onnx", shape=(1, 3, 20, 18), **wrong)  # type: ignore[arg-type]
+    assert not list(tmp_path.glob("y.*"))
+
+
+def test_the_preset_has_the_layout_of_the_input(tmp_path: Path) -> None:
+    """Networks of layers take their images channels-last, and their plans say so."""
+    from fastconv.layers import Dense, GlobalAveragePooling2D
+    from fastconv.models import Sequential
+    from fastconv.preprocessing import preset
+
+    net = Sequential([GlobalAveragePooling2D(input_shape=(8, 8, 3)), Dense(2)])
+    net.metadata = preset("caffe").to_metadata()
+    assert json.loads(net.metadata["fastconv.preset"])["layout"] == "NCHW"
+    net.save(tmp_path / "x.fcplan")
+    assert json.loads(fastconv.load(tmp_path / "x.fcplan").metadata["fastconv.preset"])["layout"] == "NHWC"
+    net.metadata = {"fastconv.preset": "[1"}  # kept as it is
+    net.save(tmp_path / "x.fcplan")
+    assert fastconv.load(tmp_path / "x.fcplan").metadata == net.metadata
 
 
 def test_wrong_level(tmp_path: Path) -> None:
@@ -278,7 +308,7 @@ def test_missing_files(tmp_path: Path) -> None:
     with pytest.raises(fastconv.ModelError, match="no regular file"):
         SavedModel(tmp_path)
     (tmp_path / "text.fcplan").write_text("no plan at all" * 100)
-    with pytest.raises(fastconv.ModelError, match="no plan file"):
+    with pytest.raises(fastconv.ModelError, match="not a saved plan"):
         fastconv.load(tmp_path / "text.fcplan")
     with pytest.raises(OSError):
         fastconv.load(network()).save(tmp_path / "no" / "x.fcplan", shape=(1, 3, 20, 18))
@@ -331,60 +361,6 @@ def test_arena(name: str, tmp_path: Path) -> None:
     assert 0.9 * live <= got <= 1.1 * live
     if name == "LeNet5":
         assert got + scratch + 192 < 48000
-
-
-# -- the command line ---------------------------------------------------------------------------------------------
-def test_compile_and_info(tmp_path: Path, call: Any) -> None:  # noqa: F811
-    (tmp_path / "net.onnx").write_bytes(network())
-    (tmp_path / "labels.txt").write_text("".join(f"kind {i}\n" for i in range(CLASSES)))
-    target = tmp_path / "net.fcplan"
-    labels = tmp_path / "labels.txt"
-    done = call("compile", tmp_path / "net.onnx", "-o", target, "--isa", "scalar,neon", "--labels", labels)
-    assert done.code == 0 and "scalar, neon" in done.out, done.err
-    done = call("info", target)
-    assert done.code == 0 and "neon" in done.out and "input  float32 [1, 3, 20, 18]" in done.out
-    facts = call("info", target, "--json").json
-    assert [v["isa"] for v in facts["variants"]] == ["scalar", "neon"] and facts["labels"] == CLASSES
-    assert call("info", target, "--kernels").out.startswith("conv2d;copy;")
-    one_line(call("tune", target, "-o", tmp_path / "t.json"), "a saved plan keeps the algorithms")
-    one_line(call("compile", tmp_path / "net.onnx", "-o", tmp_path / "x.bin"), ".fcplan")
-    one_line(call("compile", target, "-o", tmp_path / "x.fcplan"), "saved plan already")
-    one_line(call("compile", tmp_path / "net.onnx", "-o", tmp_path / "x.fcplan", "--isa", "sse"), "sse", "neon")
-    one_line(call("compile", tmp_path / "net.onnx", "-o", tmp_path / "x.fcplan", "--labels", __file__), "names")
-    target.write_bytes(target.read_bytes()[:-1])
-    one_line(call("info", target), "broken plan")
-    target.write_bytes(network())
-    one_line(call("info", target, "--kernels"), "no plan file")
-
-
-def test_commands_take_plans(tmp_path: Path, call: Any) -> None:  # noqa: F811
-    """predict answers as of the model that the plan was made of, with its class names and preset."""
-    from PIL import Image
-
-    from fastconv.data import names_to_metadata
-    from fastconv.preprocessing import preset
-
-    given = small_model(shape=("N", 3, 32, 32))
-    names = [f"kind {i}" for i in range(12)]
-    onnx.helper.set_model_props(given, {**preset("caffe").to_metadata(), **names_to_metadata(names)})
-    model, target = tmp_path / "net.onnx", tmp_path / "net.fcplan"
-    onnx.save(given, model)
-    assert call("compile", model, "-o", target).code == 0
-    pixels = np.random.default_rng(3).integers(0, 256, (40, 50, 3), np.uint8)
-    (tmp_path / "photos").mkdir()
-    for name in ("a.png", "b.png"):
-        Image.fromarray(pixels).save(tmp_path / "photos" / name)
-        pixels = pixels[::-1]
-    want, got = (call("predict", tmp_path / "photos", "--model", m, "--json").json for m in (model, target))
-    assert got.pop("model") == str(target) and want.pop("model") == str(model)
-    assert got == want and got["preset"] == "caffe"
-    assert got["images"][0]["predictions"][0]["label"].startswith("kind ")
-    facts = call("info", target, "--json").json
-    assert facts["labels"] == 12 and "caffe" in facts["metadata"]["fastconv.preset"]
-    for command in ("inspect", "profile", "bench"):
-        assert call(command, target, *(() if command == "inspect" else ("--runs", "1"))).code == 0
-    one_line(call("tune", target, "-o", tmp_path / "tuning.json"), "saved plan")
-    one_line(call("finetune", tmp_path, "--model", target, "--out", tmp_path / "x.onnx"), "saved plan")
 
 
 def golden() -> None:

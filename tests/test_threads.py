@@ -115,7 +115,7 @@ def steps_during(work: Callable[[], Any]) -> tuple[int, float]:
 
 def test_a_run_releases_the_interpreter() -> None:
     model = fastconv.load(network(40), threads=1)
-    x = images(64)
+    x = images(256)
     compiled = model.compile(x.shape)
     arrays = [x, *(np.empty(shape, np.float32) for _, shape in compiled.outputs)]
     model._executor.run(compiled.plan, arrays)

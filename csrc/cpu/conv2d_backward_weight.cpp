@@ -5,7 +5,8 @@
 //
 // A chunk is a part of the pixels and a slice of 64 output channels; its sums, [tap][c][columns], are its own. Where
 // x has few channels and is dense, a filter row is one run of S * C elements ("runs"), copied with zeros where it
-// leaves the image. conv2d_backward_weight_sum adds the parts in order and transposes them into dw.
+// leaves the image; so an infinite g gives NaN there, as the definition does, where the list leaves padding out.
+// conv2d_backward_weight_sum adds the parts in order and transposes them into dw.
 #include "cpu/gemm.h"
 #include "cpu/math.h"
 

@@ -1,7 +1,8 @@
 // The weights' gradient where lanes are images (conv2d_images.cpp): a tile keeps the products of IMAGE_PIXELS elements
 // (tap, c) by IMAGE_CHANNELS output channels in registers while all pixels of a part run by. A part is a group of
 // Vec::N images and a band of rows; its lanes are added at the end, so that its sums are those of
-// conv2d_backward_weight.cpp, [tap][c][columns].
+// conv2d_backward_weight.cpp, [tap][c][columns]. Padding is read as zeros: an infinite g gives NaN there (0 * inf), by
+// the definition as well.
 #include "cpu/images.h"
 #include "cpu/math.h"
 

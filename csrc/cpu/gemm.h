@@ -5,7 +5,8 @@
 // Rows are pointers (one per tap, so that padding and strides cost nothing in the loop), weights are one panel of NV
 // vectors, rows of w_ld floats. Each step reads NV vectors (some straight from memory, where registers are short),
 // broadcasts MR scalars and issues MR * NV FMAs; 24 or more accumulators cover two FMA ports times four cycles of
-// latency three times over.
+// latency three times over. A call goes through `count` blocks of MR rows where each lies as far behind the one before:
+// between two calls the FMA units stand still for longer.
 #pragma once
 #include "cpu/kernels.h"
 
@@ -15,8 +16,11 @@ namespace FASTCONV_ISA {
 struct Tile {
   const float* const* a;  // live taps x rows
   int64_t run;            // RUNS: `a` holds the rows of the first tap alone, each other tap lies so many floats behind
+  int64_t count, a_step;  // blocks of rows; `a` holds those of the first, each other block lies so many floats behind
   const int32_t* taps;    // which tap of the weights each row of `a` belongs to; null: 0, 1, 2 ...
   int64_t n_taps, len;    // len: elements per tap
+  const int32_t* inputs;  // a dense layer's stream: the elements to take, or null for all
+  int64_t n_inputs;
   const float* w;
   int64_t w_ld;
   const float* bias;   // of the first column, or null
@@ -26,7 +30,7 @@ struct Tile {
   int64_t res_ld;
   float* y;
   int64_t y_ld;
-  bool cold;  // y and residual are not in L2
+  bool cold;  // y and residual are not in L2; fetch them
   int tail;   // lanes in use in the last vector
   const Activation* act;
   const char* next;   // what to prefetch into L2 meanwhile
@@ -42,37 +46,57 @@ static inline int64_t fetch_step(int nv, int64_t bytes, int64_t steps) {
 // The next weights arrive while this panel computes: without it 7x7 layers wait for memory.
 static inline void prefetch_l2(const char* p) { __builtin_prefetch(p, 0, 2); }
 
+// residual and y: of this block. Inlined, or the accumulators lie in memory.
 template <int MR, int NV>
-static inline void finish_tile(const Tile& t, Vec (&acc)[MR][NV]) {
+__attribute__((always_inline)) static inline void finish_tile(const Tile& t, const float* residual, float* y,
+                                                              Vec (&acc)[MR][NV]) {
   constexpr int V = Vec::N;
   const bool full = t.tail == V;
-  if (t.residual) {
+  if (residual) {
 #pragma GCC unroll 16
     for (int i = 0; i < MR; i++) {
-      const float* r = t.residual + i * t.res_ld;
+      const float* r = residual + i * t.res_ld;
 #pragma GCC unroll 16
       for (int j = 0; j < NV; j++) {
         acc[i][j] = add(acc[i][j], j < NV - 1 || full ? load(r + j * V) : load_n(r + j * V, t.tail));
       }
     }
   }
-  if (t.act->func == Func::clip && t.act->beta == __builtin_inff()) {
-    Vec lo = set1(t.act->alpha);
+  const bool clip = t.act->func == Func::clip, in_place = clip || t.act->func == Func::identity;
+  const bool one_sided = t.act->beta == __builtin_inff();
+  const Vec lo = set1(t.act->alpha), hi = set1(t.act->beta);
+  if (full) {
+    // Each vector is written as soon as it is ready: writing all of them at once holds the FMA units up.
+    if (clip && one_sided) {
 #pragma GCC unroll 16
-    for (int i = 0; i < MR; i++) {
+      for (int i = 0; i < MR; i++) {
 #pragma GCC unroll 16
-      for (int j = 0; j < NV; j++) acc[i][j] = max(lo, acc[i][j]);
+        for (int j = 0; j < NV; j++) store(y + i * t.y_ld + j * V, max(lo, acc[i][j]));
+      }
+    } else if (clip) {
+#pragma GCC unroll 16
+      for (int i = 0; i < MR; i++) {
+#pragma GCC unroll 16
+        for (int j = 0; j < NV; j++) store(y + i * t.y_ld + j * V, min(hi, max(lo, acc[i][j])));
+      }
+    } else {
+#pragma GCC unroll 16
+      for (int i = 0; i < MR; i++) {
+#pragma GCC unroll 16
+        for (int j = 0; j < NV; j++) store(y + i * t.y_ld + j * V, acc[i][j]);
+      }
     }
-  } else if (t.act->func == Func::clip) {
-    Vec lo = set1(t.act->alpha), hi = set1(t.act->beta);
+    if (!in_place) activate_rows(*t.act, y, t.y_ld, MR, NV * V);  // the rows are still in L1
+    return;
+  }
+  if (clip) {
 #pragma GCC unroll 16
     for (int i = 0; i < MR; i++) {
 #pragma GCC unroll 16
       for (int j = 0; j < NV; j++) acc[i][j] = min(hi, max(lo, acc[i][j]));
     }
   }
-  const bool in_place = t.act->func == Func::clip || t.act->func == Func::identity;
-  if (!in_place && !full) {
+  if (!in_place) {
     // Through a buffer: reading what a masked store has just written would wait until it has left the store queue.
     alignas(64) float whole[MR * NV * V];
 #pragma GCC unroll 16
@@ -89,16 +113,10 @@ static inline void finish_tile(const Tile& t, Vec (&acc)[MR][NV]) {
   }
 #pragma GCC unroll 16
   for (int i = 0; i < MR; i++) {
-    float* y = t.y + i * t.y_ld;
 #pragma GCC unroll 16
-    for (int j = 0; j < NV - 1; j++) store(y + j * V, acc[i][j]);
-    if (full) {
-      store(y + (NV - 1) * V, acc[i][NV - 1]);
-    } else {
-      store_n(y + (NV - 1) * V, acc[i][NV - 1], t.tail);
-    }
+    for (int j = 0; j < NV - 1; j++) store(y + i * t.y_ld + j * V, acc[i][j]);
+    store_n(y + i * t.y_ld + (NV - 1) * V, acc[i][NV - 1], t.tail);
   }
-  if (!in_place && full) activate_rows(*t.act, t.y, t.y_ld, MR, NV * V);  // the rows are still in L1
 }
 
 // Not static: the linker keeps one copy for convolutions, Winograd and dense layers, 180 kB less on AVX-512.
@@ -108,68 +126,76 @@ void tile(const Tile& t) {
   // Where the accumulators leave no register for all weights, the last vector is a memory operand of its FMAs.
   constexpr bool last_from_memory = MR * NV + NV >= 32 || (Vec::N == 8 && MR * NV + NV >= 16);
   constexpr int HELD = last_from_memory ? (NV > 4 ? 0 : NV - 1) : NV;
-  Vec acc[MR][NV];
-  if (t.start) {
-#pragma GCC unroll 16
-    for (int i = 0; i < MR; i++) {
-#pragma GCC unroll 16
-      for (int j = 0; j < NV; j++) {
-        const float* sums = t.start + i * t.start_ld + j * V;
-        acc[i][j] = j < NV - 1 || t.tail == V ? load(sums) : load_n(sums, t.tail);
-      }
-    }
-  } else {
-#pragma GCC unroll 16
-    for (int j = 0; j < NV; j++) {
-      const Vec bias = !t.bias                     ? zero()
-                       : j < NV - 1 || t.tail == V ? load(t.bias + j * V)
-                                                   : load_n(t.bias + j * V, t.tail);
-#pragma GCC unroll 16
-      for (int i = 0; i < MR; i++) acc[i][j] = bias;
-    }
-  }
-  // What the epilogue reads and writes comes from L3 or memory while the products run.
-  for (int i = 0; t.cold && i < MR; i++) {
-    for (int j = 0; j < NV; j++) {
-      __builtin_prefetch(t.y + i * t.y_ld + j * V, 1, 3);
-      if (t.residual) __builtin_prefetch(t.residual + i * t.res_ld + j * V, 0, 3);
-    }
-  }
   const char* next = t.next;
-  for (int64_t k = 0; k < t.n_taps; k++) {
-    const float* p[MR];
-#pragma GCC unroll 16
-    for (int i = 0; i < MR; i++) p[i] = RUNS ? t.a[i] + k * t.run : t.a[k * MR + i];
-    const float* w = t.w + (t.taps ? t.taps[k] : k) * t.len * t.w_ld;
-    for (int64_t c = 0; c < t.len; c++, w += t.w_ld) {
-      Vec held[NV];
-#pragma GCC unroll 16
-      for (int j = 0; j < HELD; j++) held[j] = load(w + j * V);
-      prefetch_l2(next);
-      if (fetched_lines(NV) == 2) prefetch_l2(next + 64);
-      next += t.next_step;
-      if constexpr (HELD == 0) {  // of dense layers: one weight at a time for all rows
-        Vec x[MR];
-#pragma GCC unroll 16
-        for (int i = 0; i < MR; i++) x[i] = set1(p[i][c]);
-#pragma GCC unroll 16
-        for (int j = 0; j < NV; j++) {
-#pragma GCC unroll 16
-          for (int i = 0; i < MR; i++) acc[i][j] = fma_at(x[i], w + j * V, acc[i][j]);
-        }
-        continue;
-      }
+  const float *start = t.start, *residual = t.residual;
+  float* y = t.y;
+  for (int64_t block = 0; block < t.count; block++) {
+    const int64_t behind = block * t.a_step;
+    Vec acc[MR][NV];
+    if (start) {
 #pragma GCC unroll 16
       for (int i = 0; i < MR; i++) {
-        Vec x = set1(p[i][c]);
 #pragma GCC unroll 16
-        for (int j = 0; j < HELD; j++) acc[i][j] = fma(x, held[j], acc[i][j]);
+        for (int j = 0; j < NV; j++) {
+          const float* sums = start + i * t.start_ld + j * V;
+          acc[i][j] = j < NV - 1 || t.tail == V ? load(sums) : load_n(sums, t.tail);
+        }
+      }
+    } else {
 #pragma GCC unroll 16
-        for (int j = HELD; j < NV; j++) acc[i][j] = fma_at(x, w + j * V, acc[i][j]);
+      for (int j = 0; j < NV; j++) {
+        const Vec bias = !t.bias                     ? zero()
+                         : j < NV - 1 || t.tail == V ? load(t.bias + j * V)
+                                                     : load_n(t.bias + j * V, t.tail);
+#pragma GCC unroll 16
+        for (int i = 0; i < MR; i++) acc[i][j] = bias;
       }
     }
+    // What the epilogue reads and writes comes from L3 or memory while the products run.
+    for (int i = 0; t.cold && i < MR; i++) {
+      for (int j = 0; j < NV; j++) {
+        __builtin_prefetch(y + i * t.y_ld + j * V, 1, 3);
+        if (residual) __builtin_prefetch(residual + i * t.res_ld + j * V, 0, 3);
+      }
+    }
+    for (int64_t k = 0; k < t.n_taps; k++) {
+      const float* p[MR];
+#pragma GCC unroll 16
+      for (int i = 0; i < MR; i++) p[i] = (RUNS ? t.a[i] + k * t.run : t.a[k * MR + i]) + behind;
+      const float* w = t.w + (t.taps ? t.taps[k] : k) * t.len * t.w_ld;
+      for (int64_t c = 0; c < t.len; c++, w += t.w_ld) {
+        Vec held[NV];
+#pragma GCC unroll 16
+        for (int j = 0; j < HELD; j++) held[j] = load(w + j * V);
+        prefetch_l2(next);
+        if (fetched_lines(NV) == 2) prefetch_l2(next + 64);
+        next += t.next_step;
+        if constexpr (HELD == 0) {  // of dense layers: one weight at a time for all rows
+          Vec x[MR];
+#pragma GCC unroll 16
+          for (int i = 0; i < MR; i++) x[i] = set1(p[i][c]);
+#pragma GCC unroll 16
+          for (int j = 0; j < NV; j++) {
+#pragma GCC unroll 16
+            for (int i = 0; i < MR; i++) acc[i][j] = fma_at(x[i], w + j * V, acc[i][j]);
+          }
+          continue;
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < MR; i++) {
+          Vec x = set1(p[i][c]);
+#pragma GCC unroll 16
+          for (int j = 0; j < HELD; j++) acc[i][j] = fma(x, held[j], acc[i][j]);
+#pragma GCC unroll 16
+          for (int j = HELD; j < NV; j++) acc[i][j] = fma_at(x, w + j * V, acc[i][j]);
+        }
+      }
+    }
+    finish_tile<MR, NV>(t, residual, y, acc);
+    if (start) start += MR * t.start_ld;
+    if (residual) residual += MR * t.res_ld;
+    y += MR * t.y_ld;
   }
-  finish_tile<MR, NV>(t, acc);
 }
 
 struct Fetch {
@@ -209,16 +235,21 @@ static inline TileFunction find_tile(int nv, int64_t rows) {
   return nullptr;
 }
 
-// Rows are split evenly over ceil(rows / limit) blocks: 49 rows make seven sevens, never six eights and a one.
+// Rows are split evenly over ceil(rows / limit) blocks: 49 rows make seven sevens, never six eights and a one. Those of
+// one row more come first.
 struct RowBlocks {
-  int64_t rows, count;
-  RowBlocks(int64_t rows_, int nv) : rows(rows_) {
-    int64_t limit = ROWS[nv];
-    // seven rows of four vectors cost a memory operand: take them where they save a block
-    if (nv == 4 && (rows + 5) / 6 == (rows + 6) / 7) limit = 6;
+  int64_t unit, count, fewest, more;  // rows in units
+  RowBlocks(int64_t rows, int64_t limit, int64_t unit_) : unit(unit_) {
+    rows /= unit, limit /= unit;
     count = (rows + limit - 1) / limit;
+    fewest = count ? rows / count : 0;
+    more = count ? rows % count : 0;
   }
-  int64_t start(int64_t i) const { return rows * i / count; }
+  // seven rows of four vectors cost a memory operand: take them where they save a block
+  RowBlocks(int64_t rows, int nv) : RowBlocks(rows, nv == 4 && (rows + 5) / 6 == (rows + 6) / 7 ? 6 : ROWS[nv], 1) {}
+  int64_t start(int64_t i) const { return unit * (i * fewest + min_i(i, more)); }
+  int64_t size(int64_t i) const { return unit * (fewest + (i < more)); }
+  int64_t same(int64_t i) const { return (i < more ? more : count) - i; }  // blocks of this size from i on
 };
 
 // Panels cut `columns` into ceil(vectors / widest) nearly equal parts.

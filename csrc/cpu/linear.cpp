@@ -4,7 +4,10 @@
 // weight once and are bound by memory: one tile is as wide as the panel, and a panel is one long stream for the
 // prefetcher. More rows take the panel in parts of MAX_NV vectors, with the tiles of the convolution, and DEPTH inputs
 // at a time: several tiles of rows then read the weights from L2. Sums wait in y; their order stays. Only up to three
-// rows with weights beyond FAR add in another order, that of the streams.
+// rows with weights from memory add in another order, that of the streams.
+//
+// Behind a ReLU many inputs are zero, and what is bound by memory gains what it does not read: with an eighth of the
+// inputs zero or more, the streams take only the others, in the same order.
 #include "cpu/gemm.h"
 
 namespace fastconv {
@@ -14,11 +17,37 @@ namespace {
 
 constexpr int64_t DEPTH = 1024;  // inputs: 256 KB of weights on AVX-512
 constexpr int STREAMS = 4;
-constexpr int64_t AHEAD = 4096;   // bytes
-constexpr int64_t FAR = 8 << 20;  // bytes of weights that no cache keeps from run to run
+constexpr int64_t AHEAD = 4096;  // bytes
+
+// The inputs that are not zero in every row, in the order in which the streams take them, and STREAM_AHEAD more.
+struct Inputs {
+  const int32_t* list;  // null: all
+  int64_t count;
+};
+
+Inputs find_inputs(const Linear& d, const float* x, int32_t* list) {
+  const float *second = x + (d.M > 1 ? d.x_ld : 0), *third = x + (d.M > 2 ? 2 * d.x_ld : 0);
+  const auto counts = [&](int64_t c) { return (int32_t)((x[c] != 0) | (second[c] != 0) | (third[c] != 0)); };
+  int32_t live = 0;
+  for (int64_t c = 0; c < d.C; c++) live += counts(c);
+  if (live > d.C - d.C / 8) return {nullptr, 0};
+  const int64_t part = d.C / STREAMS;
+  int64_t n = 0;
+  const auto take = [&](int64_t c) {
+    list[n] = (int32_t)c;
+    n += counts(c);
+  };
+  for (int64_t c = 0; c < part; c++) {
+    for (int s = 0; s < STREAMS; s++) take(s * part + c);
+  }
+  for (int64_t c = STREAMS * part; c < d.C; c++) take(c);
+  for (int64_t i = 0; i < STREAM_AHEAD; i++) list[n + i] = n ? list[n - 1] : 0;
+  return {list, n};
+}
 
 // Few rows, weights from memory: one tile as wide as the panel. Its depth is read in STREAMS parts side by side, which
-// go to the same sums, and fetched AHEAD bytes ahead, past the pages at which the prefetcher of the CPU stops.
+// go to the same sums, and fetched AHEAD bytes ahead, past the pages at which the prefetcher of the CPU stops. Where
+// inputs are left out, every line is fetched: there is no row of lines that a prefetcher could follow.
 template <int MR, int NV>
 void stream(const Tile& t) {
   constexpr int64_t V = Vec::N, LINE = 16;
@@ -44,6 +73,17 @@ void stream(const Tile& t) {
       for (int i = 0; i < MR; i++) acc[i][j] = fma_at(x[i], w + j * V, acc[i][j]);
     }
   };
+  if (t.inputs) {
+    for (int64_t i = 0; i < t.n_inputs; i++) {
+      const float* ahead = t.w + t.inputs[i + STREAM_AHEAD] * t.w_ld;
+#pragma GCC unroll 8
+      for (int j = 0; j < NV; j++) {
+        if (j * V % LINE == 0) __builtin_prefetch(ahead + j * V, 0, 3);
+      }
+      step(t.inputs[i], false);
+    }
+    return finish_tile<MR, NV>(t, t.residual, t.y, acc);
+  }
   if (t.cold) {
     for (int64_t c = 0; c < part; c++) {
 #pragma GCC unroll 8
@@ -53,7 +93,7 @@ void stream(const Tile& t) {
     for (int64_t c = 0; c < STREAMS * part; c++) step(c, false);
   }
   for (int64_t c = STREAMS * part; c < t.len; c++) step(c, false);
-  finish_tile<MR, NV>(t, acc);
+  finish_tile<MR, NV>(t, t.residual, t.y, acc);
 }
 
 template <int NV>
@@ -91,13 +131,17 @@ void linear(const Linear& d, const Buffers& b, int64_t begin, int64_t end) {
   Tile t;
   t.a = pointers;
   t.taps = nullptr;
-  t.n_taps = 1;
+  t.n_taps = t.count = 1;
+  t.a_step = 0;
   t.res_ld = d.res_ld;
   t.y_ld = d.y_ld;
   t.next_step = 0;
   t.start_ld = d.y_ld;
   const Activation none = {Func::identity, 0, 0};
-  const bool far = 4 * d.C * d.K > FAR;
+  const bool far = streams_far(d);
+  const Inputs inputs = far && begin < end ? find_inputs(d, b.in[0], (int32_t*)b.scratch) : Inputs{nullptr, 0};
+  t.inputs = inputs.list;
+  t.n_inputs = inputs.count;
 
   for (int64_t chunk = begin; chunk < end; chunk++) {
     const int64_t panels = d.chunks / d.row_chunks, rc = chunk / panels, first = chunk % panels * DENSE_NV;

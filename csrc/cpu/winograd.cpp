@@ -155,8 +155,8 @@ void run_panel(const Winograd& d, const Buffers& b, const float* planes, int64_t
   t.tail = V;
   t.act = &none;
   const RowBlocks blocks(tiles, nv);
-  const int64_t fewest = tiles / blocks.count;
-  const TileFunction small = find_tile(nv, fewest), large = tiles % blocks.count ? find_tile(nv, fewest + 1) : small;
+  const TileFunction small = find_tile(nv, blocks.fewest),
+                     large = blocks.more ? find_tile(nv, blocks.fewest + 1) : small;
   for (int64_t e = 0; e < count; e++, w += size) {
     t.w = w;
     // Fetched meanwhile: the next plane's weights; of the last plane the next panel's. At the end of the work what
@@ -177,13 +177,15 @@ void run_panel(const Winograd& d, const Buffers& b, const float* planes, int64_t
     }
     const int64_t steps = blocks.count * depth;
     t.next_step = fetch_step(nv, bytes, steps);
-    for (int64_t i = 0; i < blocks.count; i++) {
-      const int64_t at = blocks.start(i), rows = blocks.start(i + 1) - at;
+    for (int64_t i = 0; i < blocks.count; i += t.count) {
+      const int64_t at = blocks.start(i), rows = blocks.size(i);
+      t.count = blocks.same(i);
+      t.a_step = rows * depth;
       for (int64_t r = 0; r < rows; r++) pointers[r] = planes + e * plane + (at + r) * depth;
       t.y = sums + e * sums_plane + at * nv * V;
       t.next = next;
-      next += t.next_step * depth;
-      (rows == fewest ? small : large)(t);
+      next += t.next_step * depth * t.count;
+      (i < blocks.more ? large : small)(t);
     }
   }
   output_tiles(d, b, sums, sums_plane, first, last, k, nv);

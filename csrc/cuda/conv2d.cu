@@ -68,6 +68,11 @@ int64_t width_of(Precision p) { return p == Precision::fp16 || p == Precision::b
 
 int64_t steps_of(int64_t depth, Precision p) { return max_i(1, ceil_div(depth, 8 * width_of(p))); }
 
+// The kernel of sm_90a starts each tap at a step of its own.
+int64_t hopper_steps(int64_t depth, int64_t taps, Precision p) {
+  return taps * ceil_div(depth / taps, 8 * width_of(p));
+}
+
 Conv2d as_conv(const Linear& l) {
   Conv2d d{};
   d.N = l.M, d.H = d.W = d.P = d.Q = d.R = d.S = d.groups = 1;
@@ -83,8 +88,8 @@ Conv2d as_conv(const Linear& l) {
 int64_t partial_floats(int64_t M, int64_t K, int64_t groups, int64_t depth, int64_t taps, Precision precision,
                        int multiprocessors) {
   int64_t slices = choose_conv(M, K / groups, groups, steps_of(depth, precision), multiprocessors).slices;
-  if (width_of(precision) == 8 && groups == 1)
-    slices = max_i(slices, choose_hopper(M, K, taps * ceil_div(depth / taps, 64), multiprocessors).slices);
+  if (precision != Precision::fp32 && groups == 1 && depth > 0)
+    slices = max_i(slices, choose_hopper(M, K, hopper_steps(depth, taps, precision), multiprocessors).slices);
   return slices > 1 ? slices * M * K : 0;
 }
 
@@ -98,15 +103,18 @@ int64_t workspace_floats(const Linear& d, Precision precision, int multiprocesso
 }
 
 static void run_hopper(ConvArguments a, const Call& c, float* partial) {
-  a.steps = narrow(hopper_steps(a));
+  a.steps = narrow(hopper_steps(a.depth, a.depth / a.C, c.precision));
   const ConvChoice choice = choose_hopper(a.M, a.K, a.steps, c.multiprocessors);
   a.steps_per_slice = choice.steps_per_slice;
   a.partial = choice.slices > 1 ? partial : nullptr;
   launch_conv_hopper(a, choice, c.precision, c.stream);
 }
 
-// Whether steps of 64 channels suit: there is more than half of one, and few are padding.
-static bool suits_hopper(const ConvArguments& a) { return a.C >= 48 && 4 * a.C >= 3 * (int64_t)ceil_div(a.C, 64) * 64; }
+// Whether steps of 128 bytes of a tap suit: at least three quarters of them are no padding.
+static bool suits_hopper(const ConvArguments& a, int64_t width) {
+  const int64_t step = 8 * width;
+  return 4 * a.C >= 3 * ceil_div(a.C, step) * step;
+}
 
 void run_product(ConvArguments a, const Call& c, float* partial) {
   const int64_t width = width_of(c.precision);
@@ -124,9 +132,9 @@ void run_product(ConvArguments a, const Call& c, float* partial) {
              (!a.residual || wide(a.residual, {a.res_ld, a.res_row, a.res_image}));
   const bool wide_x = wide(a.x, {a.x_ld, a.x_row, a.x_image, a.C});
   const bool forced = forced_tile >= TILES;
-  if (width == 8 && wide_x && hopper_can(a) && (forced || (c.capability == 90 && forced_tile < 0 && suits_hopper(a)))) {
-    if (hopper_built()) return run_hopper(a, c, partial);
-  }
+  const bool suits = c.capability == 90 && forced_tile < 0 && suits_hopper(a, width);
+  if (c.precision != Precision::fp32 && wide_x && (forced || suits) && hopper_can(a) && hopper_built())
+    return run_hopper(a, c, partial);
   switch (c.precision) {
     case Precision::fp32:
       return launch_conv_fp32(a, choice, !wide_x, c.stream);

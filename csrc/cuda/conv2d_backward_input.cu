@@ -110,6 +110,7 @@ void conv2d_backward_input(const Conv2dBackwardInput& d, const Call& c) {
   a.y_image = d.x_image, a.y_row = d.stride_h * d.x_row, a.y_ld = d.stride_w * d.x_ld;
   a.res_image = d.H * d.W * d.res_ld, a.res_row = d.stride_h * d.W * d.res_ld, a.res_ld = d.stride_w * d.res_ld;
   a.act.func = Func::identity;
+  a.dense_y = d.stride_h == 1 && d.stride_w == 1 && d.x_row == d.W * d.x_ld && d.x_image == d.H * d.x_row;
   for_phases(d, [&](int64_t ph, int64_t pw, int64_t rows, int64_t columns, const Taps& r, const Taps& s) {
     a.y = (float*)c.out + ph * d.x_row + pw * d.x_ld;
     a.residual = c.in[2] ? (const float*)c.in[2] + (ph * d.W + pw) * d.res_ld : nullptr;

@@ -25,7 +25,8 @@ ConvChoice choose_conv(int64_t M, int64_t K, int64_t groups, int64_t steps, int 
 constexpr int HOPPER_TILES = 3;  // numbered behind the others: 128 rows by
 constexpr int HOPPER_COLUMNS[HOPPER_TILES] = {256, 128, 64};
 
-// The same among the tiles of conv_wgmma.cuh, a block of which has a multiprocessor for itself. steps: of 64 channels.
+// The same among the tiles of conv_wgmma.cuh, a block of which has a multiprocessor for itself. steps: of 128 bytes of
+// a tap.
 ConvChoice choose_hopper(int64_t M, int64_t K, int64_t steps, int multiprocessors);
 
 // For tests and for measuring: this tile and number of slices from now on, tile -1 for the usual choice.

@@ -11,11 +11,10 @@ void launch_conv_tf32(const ConvArguments& d, const ConvChoice& choice, bool gat
 void launch_conv_fp16(const ConvArguments& d, const ConvChoice& choice, bool gather, cudaStream_t stream);
 void launch_conv_bf16(const ConvArguments& d, const ConvChoice& choice, bool gather, cudaStream_t stream);
 
-// sm_90a's kernel (conv_wgmma.cu): whether this library has it, whether it can do this convolution, how many steps it
-// takes, and its launch.
+// sm_90a's kernel (conv_wgmma.cu), of all precisions but fp32: whether this library has it, whether it can do this
+// convolution, of channels that are 16 bytes wide, and its launch.
 bool hopper_built();
 bool hopper_can(const ConvArguments& d);
-int64_t hopper_steps(const ConvArguments& d);
 int64_t hopper_launches();  // so far: for tests, and for what measures to say what it measured
 void launch_conv_hopper(const ConvArguments& d, const ConvChoice& choice, Precision precision, cudaStream_t stream);
 

@@ -1,24 +1,27 @@
-// The product of conv_gemm.cuh for sm_90a, 16-bit types: the copy engine brings both operands, warpgroups multiply.
+// The product of conv_gemm.cuh for sm_90a, fp16, bf16 and tf32: the copy engine brings both operands, warpgroups
+// multiply.
 //
-// A block computes 128 x BN outputs. Depth goes by in steps of one tap and 64 of its channels: 128 rows of pixels by
-// the engine's im2col mode, which finds strides, dilations, padding and image borders itself, and BN rows of filters.
+// A block computes 128 x BN outputs. Depth goes by in steps of one tap and 128 bytes of its channels: 128 rows of
+// pixels by the engine's im2col mode, which finds strides, dilations, padding and image borders itself and rounds float
+// to tf32, and BN rows of filters.
 // Warp 0 of the first warpgroup starts the copies, STAGES steps ahead; the other two multiply 64 rows each from shared
 // memory (wgmma) and hand a stage back once the products of the next one are under way, by one arrival of each warp:
 // another warp's quarter of a product may end later. Sums leave through shared memory as in conv_gemm.cuh, 32 columns
 // at a time.
 #pragma once
 #include "conv_gemm.cuh"
-#include "ptx_hopper.cuh"
 
 namespace fastconv {
 namespace cuda {
 
 namespace hopper {
 
-constexpr int ROWS = 128, GROUPS = 2, CHANNELS = 64, WARPGROUP = 128, PRODUCER_REGISTERS = 40, CONSUMER_REGISTERS = 232;
+constexpr int ROWS = 128, GROUPS = 2, WARPGROUP = 128, PRODUCER_REGISTERS = 40, CONSUMER_REGISTERS = 232;
 constexpr int THREADS = WARPGROUP * (1 + GROUPS), CONSUMER_WARPS = 4 * GROUPS, PATCH = 32, PATCH_LD = PATCH + 4;
 constexpr int PATCHES = CONSUMER_WARPS * 16 * PATCH_LD * 4;  // bytes
 
+template <class T>
+constexpr int CHANNELS = STEP / (int)sizeof(T);  // of a step
 template <int BN>
 constexpr int STAGE_BYTES = (ROWS + BN) * STEP;
 // 1024: so that the stages can start at a multiple of it.
@@ -45,7 +48,7 @@ struct Shared {
   __device__ char* stage(int i) const { return stages + i * STAGE_BYTES<BN>; }
 };
 
-template <int BN, int STAGES>
+template <class T, int BN, int STAGES>
 __device__ inline void produce(const ConvArguments& d, const TensorMap& x, const TensorMap& w, const Depth& depth,
                                const Shared<BN, STAGES>& s, int begin, int count) {
   const Pixel first = pixel_of(d, (int64_t)(blockIdx.x / (unsigned)depth.across) * ROWS);
@@ -56,9 +59,9 @@ __device__ inline void produce(const ConvArguments& d, const TensorMap& x, const
     const int stage = i % STAGES;
     barrier_wait(s.empty + stage, (uint32_t)(i / STAGES + 1) & 1);
     barrier_arrive_and_expect(s.full + stage, STAGE_BYTES<BN>);
-    copy_pixels(s.stage(stage), x, chunk * CHANNELS, left, top, (int)first.n, c * depth.dilation_w,
+    copy_pixels(s.stage(stage), x, chunk * CHANNELS<T>, left, top, (int)first.n, c * depth.dilation_w,
                 r * depth.dilation_h, s.full + stage);
-    copy_filters(s.stage(stage) + ROWS * STEP, w, chunk * CHANNELS, tap, k, s.full + stage);
+    copy_filters(s.stage(stage) + ROWS * STEP, w, chunk * CHANNELS<T>, tap, k, s.full + stage);
     if (++chunk < depth.chunks) continue;
     chunk = 0, tap++;
     if (++c == depth.S) c = 0, r++;
@@ -138,7 +141,7 @@ __global__ void __launch_bounds__(hopper::THREADS, 1)
   __syncthreads();
   if (group < 0) {
     give_registers<PRODUCER_REGISTERS>();
-    if (tid == 0) produce<BN, STAGES>(d, x, w, depth, s, begin, count);
+    if (tid == 0) produce<T, BN, STAGES>(d, x, w, depth, s, begin, count);
   } else {
     take_registers<CONSUMER_REGISTERS>();
     Consumer<T, BN, STAGES> consumer;

@@ -8,6 +8,7 @@
  * reading them all.
  */
 #define _POSIX_C_SOURCE 200809L /* clock_gettime */
+#include <ctype.h>
 #include <fastconv.h>
 #include <math.h>
 #include <stdio.h>
@@ -87,14 +88,24 @@ static unsigned char* read_file(const char* path, size_t* size) {
   return data;
 }
 
+/* The next number of a PPM's head, behind white space and comments; -1 where there is none. A zero follows the data. */
+static long ppm_number(const unsigned char* data, size_t* at) {
+  while (isspace(data[*at]) || data[*at] == '#') {
+    if (data[(*at)++] == '#') *at += strcspn((const char*)data + *at, "\n");
+  }
+  if (!isdigit(data[*at])) return -1;
+  char* end;
+  const long n = strtol((const char*)data + *at, &end, 10);
+  *at = (size_t)(end - (const char*)data);
+  return n;
+}
+
 /* The pixels of a PPM of this size: "P6 width height 255", one white space, bytes. Null where it is something else. */
 static const unsigned char* ppm_pixels(const unsigned char* data, size_t size, int64_t width, int64_t height) {
-  long w, h, most;
-  int used = 0;
-  if (sscanf((const char*)data, "P6 %ld %ld %ld%n", &w, &h, &most, &used) != 3 || used == 0) return NULL;
-  if (w != width || h != height || most != 255) return NULL;
-  const size_t first = (size_t)used + 1, pixels = (size_t)(width * height * 3);
-  return size >= first && size - first >= pixels ? data + first : NULL;
+  size_t at = 2;
+  if (ppm_number(data, &at) != width || ppm_number(data, &at) != height || ppm_number(data, &at) != 255) return NULL;
+  const size_t pixels = (size_t)(width * height * 3);
+  return size > at && size - at - 1 >= pixels ? data + at + 1 : NULL;
 }
 
 static int channels_last(const fastconv_tensor* input) { return input->dims[1] != 3; }
@@ -228,9 +239,9 @@ int main(int argc, char** argv) {
   fastconv_plan* plan = NULL;
   fastconv_error error;
   const double start = milliseconds();
-  if (fastconv_plan_open(o.plan, o.isa, o.trust ? 0 : FASTCONV_VERIFY, &plan, &error) != FASTCONV_OK) {
-    return fail(o.plan, error.message);
-  }
+  const fastconv_status status = fastconv_plan_open(o.plan, o.isa, o.trust ? 0 : FASTCONV_VERIFY, &plan, &error);
+  if (status == FASTCONV_IO) return fail("plan", error.message); /* which has the path */
+  if (status != FASTCONV_OK) return fail(o.plan, error.message);
   const int failed = classify(&o, plan, milliseconds() - start);
   fastconv_plan_close(plan);
   return failed;

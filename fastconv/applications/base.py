@@ -18,6 +18,7 @@ from fastconv.layers.initializers import seeded
 from fastconv.layers.variable import mark
 from fastconv.layers.windows import whole
 from fastconv.models import Model
+from fastconv.preprocessing.presets import Preset
 
 
 def pooled_top(x: Tensor, classes: int, activation: str | None, dropout: float = 0.0) -> Tensor:
@@ -39,6 +40,7 @@ class Architecture:
     top             features, classes, activation to predictions
     size, minimum   default and smallest side of the image; `channels` of it
     mode            preprocessing that the published weights want; keras_mode: Keras' own for this network
+    preset          how images were resized and cropped where the published weights were tested; None: as torchvision's
     published       key in the table of published weights, or None
     ignored         beginnings of names in torch's files that belong to parts which are not built here
     """
@@ -51,6 +53,7 @@ class Architecture:
     channels: int = 3
     mode: str = "torch"
     keras_mode: str = "caffe"
+    preset: Preset | None = None
     classes: int = 1000
     published: str | None = None
     ignored: tuple[str, ...] = ()
@@ -180,8 +183,10 @@ class Request:
             y = pooled(y, self.pooling)
         return self.finish(Model(self.source(x), y, name=self.name), self.arch.mode)
 
-    def finish(self, model: Model, mode: str) -> Model:
-        model.preprocess_input = Preprocess(mode)
+    def finish(self, model: Model, mode: str, keras: bool = False) -> Model:
+        """keras: the weights are Keras'."""
+        own = mode == self.arch.mode and not keras
+        model.preprocess_input = Preprocess(mode, self.arch.preset if own else None)
         return model
 
     def source(self, x: Tensor) -> Any:

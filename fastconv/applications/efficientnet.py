@@ -10,6 +10,7 @@ from fastconv.applications.base import Application, Architecture, application
 from fastconv.applications.blocks import conv, conv_bn, dense
 from fastconv.applications.imagenet import Preprocess, decode_predictions
 from fastconv.layers import Add, Dropout, GlobalAveragePooling2D, Multiply, Tensor
+from fastconv.preprocessing.presets import published
 
 # expansion, filter size, stride of the first block, output channels, blocks
 STAGES = [
@@ -90,22 +91,25 @@ def top(dropout: float) -> Callable[[Tensor, int, str | None], Tensor]:
     return build
 
 
-def _efficientnet(i: int, width: float, depth: float, size: int, dropout: float, parameters: str) -> Application:
+def _efficientnet(
+    i: int, width: float, depth: float, size: int, dropout: float, tested: tuple[int, int], parameters: str
+) -> Application:
+    """tested: the side that torchvision resized images to where it tested the weights, and what it cut out."""
     arch = Architecture(
         f"EfficientNetB{i}", network(width, depth, 1e-3 if i >= 5 else 1e-5), top(dropout), size=size,
-        keras_mode="none", published=f"efficientnet_b{i}",
+        keras_mode="none", preset=published(f"efficientnet_b{i}", *tested, "bicubic"), published=f"efficientnet_b{i}",
     )  # fmt: skip
     return application(arch, f"EfficientNet-B{i}: {parameters} parameters.")
 
 
-EfficientNetB0 = _efficientnet(0, 1.0, 1.0, 224, 0.2, "5,288,548")
-EfficientNetB1 = _efficientnet(1, 1.0, 1.1, 240, 0.2, "7,794,184")
-EfficientNetB2 = _efficientnet(2, 1.1, 1.2, 260, 0.3, "9,109,994")
-EfficientNetB3 = _efficientnet(3, 1.2, 1.4, 300, 0.3, "12,233,232")
-EfficientNetB4 = _efficientnet(4, 1.4, 1.8, 380, 0.4, "19,341,616")
-EfficientNetB5 = _efficientnet(5, 1.6, 2.2, 456, 0.4, "30,389,784")
-EfficientNetB6 = _efficientnet(6, 1.8, 2.6, 528, 0.5, "43,040,704")
-EfficientNetB7 = _efficientnet(7, 2.0, 3.1, 600, 0.5, "66,347,960")
+EfficientNetB0 = _efficientnet(0, 1.0, 1.0, 224, 0.2, (256, 224), "5,288,548")
+EfficientNetB1 = _efficientnet(1, 1.0, 1.1, 240, 0.2, (256, 240), "7,794,184")
+EfficientNetB2 = _efficientnet(2, 1.1, 1.2, 260, 0.3, (288, 288), "9,109,994")
+EfficientNetB3 = _efficientnet(3, 1.2, 1.4, 300, 0.3, (320, 300), "12,233,232")
+EfficientNetB4 = _efficientnet(4, 1.4, 1.8, 380, 0.4, (384, 380), "19,341,616")
+EfficientNetB5 = _efficientnet(5, 1.6, 2.2, 456, 0.4, (456, 456), "30,389,784")
+EfficientNetB6 = _efficientnet(6, 1.8, 2.6, 528, 0.5, (528, 528), "43,040,704")
+EfficientNetB7 = _efficientnet(7, 2.0, 3.1, 600, 0.5, (600, 600), "66,347,960")
 preprocess_input = Preprocess("torch")
 
 __all__ = [*(f"EfficientNetB{i}" for i in range(8)), "decode_predictions", "preprocess_input"]

@@ -10,6 +10,7 @@ from fastconv.applications.blocks import conv_bn, dense
 from fastconv.applications.efficientnet import STAGES
 from fastconv.applications.imagenet import Preprocess, decode_predictions
 from fastconv.layers import Add, Dropout, GlobalAveragePooling2D, Tensor
+from fastconv.preprocessing import PRESETS
 
 
 def unit(
@@ -51,9 +52,12 @@ def top(x: Tensor, classes: int, activation: str | None) -> Tensor:
 
 
 EfficientNetLite0 = application(
-    Architecture("EfficientNetLite0", network, top, keras_mode="torch", published="efficientnet_lite0"),
+    Architecture(
+        "EfficientNetLite0", network, top, keras_mode="torch", preset=PRESETS["torch-bicubic"],
+        published="efficientnet_lite0",
+    ),
     "EfficientNet-Lite0: 4,652,008 parameters.",
-)
+)  # fmt: skip
 preprocess_input = Preprocess("torch")
 
 __all__ = ["EfficientNetLite0", "decode_predictions", "preprocess_input"]

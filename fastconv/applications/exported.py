@@ -38,7 +38,7 @@ def from_onnx(request: Request) -> Model:
         y = pooled(Imported(Part(source, headless=True), inputs_last=last, name="features")(x), request.pooling)
     else:
         y = _with_top(request, source, graph, x, last)
-    return request.finish(Model(request.source(x), y, name=request.name), _mode(request, graph, last))
+    return request.finish(Model(request.source(x), y, name=request.name), _mode(request, graph, last), keras=last)
 
 
 def _with_top(request: Request, source: OnnxModel, graph: Graph, x: Tensor, last: bool) -> Tensor:

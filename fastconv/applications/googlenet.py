@@ -7,6 +7,7 @@ from fastconv.applications.base import Architecture, application
 from fastconv.applications.blocks import conv_bn
 from fastconv.applications.imagenet import Preprocess, decode_predictions
 from fastconv.layers import Concatenate, MaxPooling2D, Tensor
+from fastconv.preprocessing.presets import published
 
 # 1x1, then reduction and 3x3, reduction and "5x5", and the 1x1 after pooling
 INCEPTIONS = {
@@ -54,9 +55,12 @@ def network(x: Tensor) -> Tensor:
 
 
 GoogLeNet = application(
-    Architecture("GoogLeNet", network, mode="tf", keras_mode="tf", published="googlenet", ignored=("aux1.", "aux2.")),
+    Architecture(
+        "GoogLeNet", network, mode="tf", keras_mode="tf", preset=published("googlenet", 256, 224, signed=True),
+        published="googlenet", ignored=("aux1.", "aux2."),
+    ),
     "GoogLeNet, nine inception blocks: 6,624,904 parameters.",
-)
+)  # fmt: skip
 preprocess_input = Preprocess("tf")
 
 __all__ = ["GoogLeNet", "decode_predictions", "preprocess_input"]

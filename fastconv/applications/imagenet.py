@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastconv.data import imagenet_labels, imagenet_wnids
-from fastconv.preprocessing.presets import CAFFE_MEAN, TORCH_MEAN, TORCH_STD
+from fastconv.preprocessing.presets import CAFFE_MEAN, TORCH_MEAN, TORCH_STD, Preset
 
 Prediction = tuple[str, str, float]
 MODES = ("caffe", "tf", "torch")
@@ -75,10 +75,13 @@ def decode(preds: npt.ArrayLike, top: int, ids: Sequence[str], names: Sequence[s
 
 
 class Preprocess:
-    """preprocess_input of one network: `f(x, mode=None)`, None: the mode that its weights were trained with."""
+    """preprocess_input of one network: `f(x, mode=None)`, None: the mode that its weights were trained with.
 
-    def __init__(self, mode: str) -> None:
-        self.mode = mode
+    preset: how images are resized and cropped for them, where that is known; `save` writes it into the file.
+    """
+
+    def __init__(self, mode: str, preset: Preset | None = None) -> None:
+        self.mode, self.preset = mode, preset
         self.__doc__ = f'{preprocess.__doc__}\n    mode=None is "{mode}".'
 
     def __call__(
@@ -90,7 +93,7 @@ class Preprocess:
         return f"<preprocess_input, mode {self.mode!r}>"
 
     def __eq__(self, other: Any) -> bool:
-        return isinstance(other, Preprocess) and other.mode == self.mode
+        return isinstance(other, Preprocess) and (other.mode, other.preset) == (self.mode, self.preset)
 
     def __hash__(self) -> int:
         return hash(self.mode)

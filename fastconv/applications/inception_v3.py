@@ -13,6 +13,7 @@ from fastconv.applications.blocks import conv_bn, dense
 from fastconv.applications.imagenet import Preprocess, decode_predictions
 from fastconv.layers import AveragePooling2D, Concatenate, GlobalAveragePooling2D, MaxPooling2D, Tensor
 from fastconv.models import Model
+from fastconv.preprocessing.presets import published
 
 
 def unit(x: Tensor, filters: int, size: Any, name: str, strides: int = 1, padding: Any = None) -> Tensor:
@@ -125,7 +126,7 @@ def with_auxiliary(model: Model, classifier_activation: str | None = "softmax") 
 InceptionV3 = application(
     Architecture(
         "InceptionV3", network, pooled_top, size=299, minimum=75, mode="tf", keras_mode="tf",
-        published="inception_v3", ignored=("AuxLogits.",),
+        preset=published("inception_v3", 342, 299, signed=True), published="inception_v3", ignored=("AuxLogits.",),
     ),
     "InceptionV3: 23,834,568 parameters, 27,161,264 with the auxiliary classifier (see `with_auxiliary`).",
 )  # fmt: skip

@@ -7,6 +7,7 @@ from fastconv.applications.base import Architecture, application
 from fastconv.applications.blocks import conv_bn
 from fastconv.applications.imagenet import Preprocess, decode_predictions
 from fastconv.layers import Activation, Add, MaxPooling2D, Tensor
+from fastconv.preprocessing.presets import published
 
 
 def separable(x: Tensor, filters: int, name: str, torch: tuple[str, str], before: bool, after: bool = False) -> Tensor:
@@ -55,9 +56,12 @@ def network(x: Tensor) -> Tensor:
 
 
 Xception = application(
-    Architecture("Xception", network, size=299, minimum=71, mode="tf", keras_mode="tf", published="xception"),
+    Architecture(
+        "Xception", network, size=299, minimum=71, mode="tf", keras_mode="tf",
+        preset=published("xception", 333, 299, "bicubic", signed=True), published="xception",
+    ),
     "Xception: 22,855,952 parameters.",
-)
+)  # fmt: skip
 preprocess_input = Preprocess("tf")
 
 __all__ = ["Xception", "decode_predictions", "preprocess_input"]

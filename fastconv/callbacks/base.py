@@ -6,11 +6,14 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import IO, TYPE_CHECKING, Any
+
+from fastconv.paths import open_log
 
 if TYPE_CHECKING:
     from fastconv.models import Model
@@ -209,7 +212,11 @@ class LambdaCallback(Callback):
 
 
 class CSVLogger(Callback):
-    """One row for each epoch, with the names in the first one. append: go on with a file that is there."""
+    """One row for each epoch, with the names in the first one. append: go on with a file that is there.
+
+    filename: a device or a pipe will do, too, such as /dev/stdout. `fit` raises OSError before its first step for a
+    place that cannot be written to, or a pipe that nobody reads.
+    """
 
     def __init__(self, filename: str | os.PathLike[str], separator: str = ",", append: bool = False) -> None:
         super().__init__()
@@ -218,10 +225,10 @@ class CSVLogger(Callback):
         self._keys: list[str] = []
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        if self.append and os.path.exists(self.filename):
+        if self.append and os.path.isfile(self.filename):
             with open(self.filename, encoding="utf-8", newline="") as file:
                 self._keys = next(csv.reader(file, delimiter=self.separator), [])[1:]
-        self._file = open(self.filename, "a" if self.append else "w", encoding="utf-8", newline="")  # noqa: SIM115
+        self._file = open_log(self.filename, self.append)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         assert self._file is not None
@@ -246,14 +253,28 @@ class CSVLogger(Callback):
 
 
 class LearningRateScheduler(Callback):
-    """The rate of each epoch is `schedule(epoch, rate)`; it stands in the logs as "learning_rate"."""
+    """The rate of each epoch is `schedule(epoch, rate)`, or `schedule(epoch)` of a function of one argument.
 
-    def __init__(self, schedule: Callable[[int, float], float], verbose: int = 0) -> None:
+    It stands in the logs as "learning_rate". `fit` raises ValueError for an optimiser with a schedule of its own.
+    """
+
+    def __init__(self, schedule: Callable[..., float], verbose: int = 0) -> None:
         super().__init__()
         self.schedule, self.verbose = schedule, verbose
+        try:
+            inspect.signature(schedule).bind(0, 0.0)
+            self._arguments = 2
+        except ValueError:  # a function in C that does not say
+            self._arguments = 2
+        except TypeError:
+            self._arguments = 1
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        refuse_schedule(self)
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        rate = float(self.schedule(epoch, float(self.model.optimizer.learning_rate)))
+        now = (epoch, float(self.model.optimizer.learning_rate))
+        rate = float(self.schedule(*now[: self._arguments]))
         self.model.optimizer.learning_rate = rate
         if self.verbose:
             print(f"\nEpoch {epoch + 1}: LearningRateScheduler setting learning rate to {rate}.")
@@ -261,3 +282,11 @@ class LearningRateScheduler(Callback):
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         if logs is not None:
             logs["learning_rate"] = float(self.model.optimizer.learning_rate)
+
+
+def refuse_schedule(callback: Callback) -> None:
+    """Raises ValueError where the optimiser has a schedule, which a callback's rate would replace."""
+    schedule = getattr(callback.model.optimizer, "schedule", None)
+    if schedule is not None:
+        what = f"{type(callback).__name__}: the optimizer's learning_rate is a {type(schedule).__name__}"
+        raise ValueError(f"{what}: expected a number where a callback sets the rate")

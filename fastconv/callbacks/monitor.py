@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from fastconv.callbacks.base import Callback, Logs
+from fastconv.callbacks.base import Callback, Logs, refuse_schedule
 from fastconv.graph import Array
+from fastconv.told import warn
 
 _LARGER_IS_BETTER = ("acc", "accuracy", "auc")
 
@@ -30,7 +30,7 @@ class Monitor(Callback):
         found = (logs or {}).get(self.monitor)
         if found is None:
             there = ", ".join(sorted(logs or {})) or "nothing"
-            warnings.warn(f"{type(self).__name__}: no metric {self.monitor!r}: there is {there}", stacklevel=3)
+            warn(f"{type(self).__name__}: no metric {self.monitor!r}: there is {there}")
         return found
 
     def better(self, value: float, than: float | None) -> bool:
@@ -103,7 +103,7 @@ class ReduceLROnPlateau(Monitor):
     """Multiply the learning rate by `factor` when the metric has not become better for `patience` epochs.
 
     cooldown: epochs after that which do not count. min_lr: no lower rate. The rate stands in the logs as
-    "learning_rate". Raises ValueError for a factor of 1 or more.
+    "learning_rate". Raises ValueError for a factor of 1 or more, and in `fit` for an optimiser with a schedule.
     """
 
     def __init__(
@@ -119,6 +119,7 @@ class ReduceLROnPlateau(Monitor):
         self.best: float | None = None
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
+        refuse_schedule(self)
         self.begin(wait=0, cooldown_counter=0, best=None)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:

@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="ONNX file or saved plan.", show_default=False)]
+Onnx = Annotated[str, typer.Argument(metavar="MODEL", help="ONNX file.", show_default=False)]
 Shapes = Annotated[
     list[str] | None,
     typer.Option("--shape", metavar="1,3,224,224", help="Input shape; NAME=1,3,224,224 for each of several inputs."),
@@ -60,7 +61,9 @@ def _how(threads: int | None, tuning: str | None, winograd: int) -> Any:
 @app.command()
 def predict(
     images: Annotated[list[str], typer.Argument(metavar="IMAGES", help="Image files, and folders of them.")],
-    model: Annotated[str, typer.Option("--model", "-m", metavar="MODEL", help="ONNX file.", show_default=False)],
+    model: Annotated[
+        str, typer.Option("--model", "-m", metavar="MODEL", help="ONNX file or saved plan.", show_default=False)
+    ],
     top: Annotated[int, typer.Option(min=1, help="Classes to print for each image.")] = 5,
     json: Json = False,
     preset: Annotated[
@@ -117,6 +120,8 @@ def finetune(
     preset: Annotated[str | None, typer.Option(help="What the network expects, as for predict.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Decides everything that is random.")] = 0,
     threads: Threads = None,
+    device: Annotated[str, typer.Option(help="cpu, or cuda or cuda:N for an NVIDIA GPU.")] = "cpu",
+    precision: Annotated[str, typer.Option(help="fp32 or strict; on a GPU also tf32.")] = "fp32",
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a run was interrupted.")] = False,
     plots: Annotated[bool, typer.Option(help="Draw learning curves and confusion matrix.")] = True,
     json: Json = False,
@@ -126,7 +131,7 @@ def finetune(
 
     options = work.Options(
         model, out, epochs, unfreeze, hidden, dropout, rate, batch, validation, augment, views, preset, seed, threads,
-        resume, plots, json,
+        device, precision, resume, plots, json,
     )  # fmt: skip
     return work.run(photos, options)
 
@@ -151,7 +156,7 @@ def info(
 
 @app.command("compile")
 def compile_(
-    model: Model,
+    model: Onnx,
     target: Annotated[str, typer.Option("--output", "-o", metavar="X.fcplan", help="The plan.", show_default=False)],
     shape: Shapes = None,
     isa: Annotated[
@@ -218,7 +223,7 @@ def bench(
 
 @app.command()
 def compare(
-    model: Model,
+    model: Onnx,
     shape: Shapes = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the random input.")] = 0,
     tolerance: Annotated[float, typer.Option(min=0.0, help="Allowed error, of the largest magnitude.")] = 1e-4,
@@ -235,7 +240,7 @@ def compare(
 
 @app.command()
 def tune(
-    model: Model,
+    model: Onnx,
     out: Annotated[str, typer.Option("--out", "-o", metavar="FILE", help="Written, or added to.", show_default=False)],
     shape: Shapes = None,
     seconds: Annotated[float, typer.Option(min=0.0, help="Time of the slowest candidate of a layer, at least.")] = 0.05,

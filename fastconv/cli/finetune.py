@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +20,13 @@ from fastconv.paths import target_path
 
 if TYPE_CHECKING:
     from fastconv.finetune import FineTuned
+
+
+FLAGS = {
+    "learning_rate": "--rate", "validation_split": "--validation", "batch_size": "--batch", "epochs": "--epochs",
+    "unfreeze": "--unfreeze", "seed": "--seed", "dropout": "--dropout", "hidden": "--hidden", "augment": "--augment",
+    "views": "--views",
+}  # fmt: skip
 
 
 @dataclass
@@ -38,6 +47,8 @@ class Options:
     preset: str | None = None
     seed: int = 0
     threads: int | None = None
+    device: str = "cpu"
+    precision: str = "fp32"
     resume: bool = False
     plots: bool = True
     json: bool = False
@@ -84,16 +95,35 @@ def checkpoint_of(out: Path) -> Path:
     return out.with_suffix(".ckpt")
 
 
+def check_out(out: Path, model: str) -> None:
+    """An error now, not after minutes: FastconvError, or OSError for a place that cannot be written to."""
+    if out.suffix != ".onnx":
+        raise FastconvError(f"--out {out}: expected a name that ends with .onnx")
+    target_path(out)
+    try:
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as e:
+        raise OSError(e.errno, f"cannot be written to: {e.strerror}", str(out.parent)) from None
+    if out.exists() and os.path.exists(model) and os.path.samefile(out, model):
+        raise FastconvError(f"--out {out}: is the file of --model: expected another name")
+
+
+def with_flags(message: str) -> str:
+    """A message about arguments of fine_tune, with the options that they come from."""
+    return re.sub(rf"\b({'|'.join(FLAGS)})=", lambda m: f"{FLAGS[m[1]]} ", message)
+
+
 def run(folder: str, options: Options) -> int:
     """Teach, save, draw, report. 130 where it was interrupted; the checkpoint is then there."""
     from fastconv.callbacks import LambdaCallback
     from fastconv.finetune import fine_tune
 
     out = Path(options.out)
-    if out.suffix != ".onnx":
-        raise FastconvError(f"--out {options.out}: expected a name that ends with .onnx")
-    target_path(out)  # an error now, not after minutes
+    check_out(out, options.model)
     saved = checkpoint_of(out)
+    if options.resume and not saved.exists():
+        print(f"there is no {saved} to go on from: this run begins at the beginning", file=sys.stderr)
     if saved.exists() and not options.resume:
         raise FastconvError(f"{saved} is there from a run that was interrupted: go on with --resume, or remove it")
     model = inputs.load(options.model, inputs.How(options.threads))
@@ -104,28 +134,28 @@ def run(folder: str, options: Options) -> int:
 
     def skipped(path: str, problem: str) -> None:
         problems.append((path, problem))
-        output.error(f"{path}: {problem}: skipped")
+        output.warning(f"{path}: {problem}: skipped")
 
     def began(*_: Any) -> None:
         stop.learning = True
 
     try:
-        with stop.listening():
+        with stop.listening(), output.warnings_as_lines():
             result = fine_tune(
                 model, folder, epochs if options.unfreeze else (epochs[0], 0), unfreeze=options.unfreeze,
                 hidden=inputs.numbers(options.hidden, "--hidden", int) if options.hidden else (),
                 dropout=options.dropout, learning_rate=options.rate, batch_size=options.batch,
                 validation_split=options.validation, augment=_names(options.augment), views=options.views,
-                preset=options.preset, seed=options.seed, threads=options.threads, checkpoint=saved,
-                resume=options.resume, callbacks=[LambdaCallback(on_train_batch_begin=began)], on_skip=skipped,
-                stop=stop,
+                preset=options.preset, seed=options.seed, threads=options.threads, device=options.device,
+                precision=options.precision, checkpoint=saved, resume=options.resume,
+                callbacks=[LambdaCallback(on_train_batch_begin=began)], on_skip=skipped, stop=stop,
             )  # fmt: skip
     except KeyboardInterrupt:
-        if stop.asked:
-            print(f"stopped; {saved} has all that is needed to go on: the same command with --resume", file=sys.stderr)
+        kept = f"{saved} has all that is needed to go on: the same command with --resume"
+        print(f"stopped; {kept if saved.exists() else 'there was no step yet, nothing is kept'}", file=sys.stderr)
         return 130
     except ValueError as e:
-        raise e if isinstance(e, FastconvError) else FastconvError(str(e)) from e
+        raise e if isinstance(e, FastconvError) else FastconvError(with_flags(str(e))) from e
     result.save(out)
     files = [str(out), *(draw(result, out) if options.plots else [])]
     saved.unlink(missing_ok=True)

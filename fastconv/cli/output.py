@@ -9,6 +9,7 @@ import itertools
 import json
 import math
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,6 +56,21 @@ def error(message: object) -> None:
     """One line on stderr."""
     text = " ".join(str(message).split())
     print(f"fastconv: error: {clean(text)}", file=sys.stderr)
+
+
+def warning(message: object) -> None:
+    """One line on stderr about what does not end the program."""
+    text = " ".join(str(message).split())
+    print(f"fastconv: warning: {clean(text)}", file=sys.stderr)
+
+
+@contextmanager
+def warnings_as_lines() -> Iterator[None]:
+    """Inside, UserWarnings are such lines, each of them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = lambda message, *_, **__: warning(message)
+        yield
 
 
 def dump_json(document: Any) -> None:

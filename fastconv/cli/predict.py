@@ -16,6 +16,7 @@ from fastconv.errors import FastconvError, ModelError, ShapeError
 from fastconv.preprocessing import Preset, preset
 from fastconv.preprocessing.dataset import find_images as images_below
 from fastconv.preprocessing.presets import from_metadata
+from fastconv.saved import image_layout
 
 if TYPE_CHECKING:
     from fastconv.model import Model
@@ -70,7 +71,7 @@ def _target(model: Model) -> _Target:
         raise ModelError(f"the model has {len(model.inputs)} inputs ({names}): predict needs one image input")
     value = model.inputs[0]
     shape = value.shape
-    layout = "NHWC" if len(shape) == 4 and shape[3] == 3 and shape[1] != 3 else "NCHW"
+    layout = image_layout(shape)
     if len(shape) != 4 or (layout == "NCHW" and isinstance(shape[1], int) and shape[1] != 3):
         raise ModelError(f"input {value.name!r}: expected [N, 3, H, W], got [{', '.join(map(str, shape))}]")
     height, width = (shape[1], shape[2]) if layout == "NHWC" else (shape[2], shape[3])

@@ -11,8 +11,8 @@ from fastconv import _core
 from fastconv.cli import inputs, output
 from fastconv.cli.output import Column
 from fastconv.data import imagenet_labels, load_labels
-from fastconv.errors import DeviceError, FastconvError, ModelError, ShapeError
-from fastconv.saved import LEVELS, SavedModel, names_plan, parse_levels, plan_file, save_plan
+from fastconv.errors import DeviceError, FastconvError, ModelError
+from fastconv.saved import LEVELS, SavedModel, check_labels, is_plan, names_plan, parse_levels, plan_file, save_plan
 
 
 def compile_model(
@@ -26,14 +26,12 @@ def compile_model(
         raise ModelError(f"{path}: is a saved plan already")
     levels = parse_levels([model.isa] if isa is None else [name.strip() for name in isa.split(",")])
     sizes = inputs.concrete(model, shapes)
-    classes = [o.shape[-1] if o.shape else 0 for o in model.outputs]
     names: Sequence[str] = model.class_names or ()
-    if labels is None and not names and classes == [1000]:  # as predict takes it
+    if labels is None and not names and [o.shape[-1:] for o in model.outputs] == [(1000,)]:  # as predict takes it
         names = imagenet_labels()
     elif labels is not None:
         names = load_labels(labels)
-        if len(names) not in classes:
-            raise ShapeError(f"--labels {labels}: {len(names)} names, but the outputs have {classes} classes")
+        check_labels(names, model.outputs, f"--labels {labels}")
     save_plan(model._onnx, target, tuple(sizes.values()), levels, strict=strict, labels=names)
     output.print_line(f"{target}: {', '.join(levels)}, {output.size(os.path.getsize(target))}")
     return 0
@@ -41,6 +39,8 @@ def compile_model(
 
 def info(path: str, as_json: bool, kernels: bool) -> int:
     """What each variant of a plan file holds; the sums of the weights are checked."""
+    if kernels and os.path.isfile(path) and not is_plan(path):
+        raise ModelError(f"{path}: is not a saved plan, which --kernels needs: fastconv compile makes one")
     file = plan_file(path)
     try:
         levels = file.levels

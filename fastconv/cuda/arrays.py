@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from ctypes import (
     CFUNCTYPE,
     POINTER,
@@ -75,21 +76,25 @@ _release, _drop = _Deleter(_give_back), _CapsuleDestructor(_drop_capsule)
 
 
 class Spare:
-    """Memory of results that nobody holds any more, for the next ones: so that they have addresses that come again."""
+    """Memory of results that nobody holds any more, for the next ones: so that they have addresses that come again.
+
+    Threads take and give at the same time, and `give` runs where the last holder lets go, even within `take`. So there
+    is no lock, which that would wait for itself: each step is one call of a deque, which drops the oldest beyond MOST.
+    """
 
     MOST = 4  # of a size
 
     def __init__(self) -> None:
-        self._free: dict[int, list[Memory]] = {}
+        self._free: dict[int, deque[Memory]] = {}
 
     def take(self, owner: Device, size: int) -> Memory:
-        free = self._free.get(size)
-        return free.pop() if free else Memory(owner, size)
+        try:
+            return self._free[size].pop()
+        except (KeyError, IndexError):
+            return Memory(owner, size)
 
     def give(self, memory: Memory) -> None:
-        free = self._free.setdefault(memory.size, [])
-        if len(free) < self.MOST:
-            free.append(memory)
+        self._free.setdefault(memory.size, deque(maxlen=self.MOST)).append(memory)
 
 
 class DeviceArray:

@@ -8,6 +8,7 @@ other constants                  the storage type
 
 from __future__ import annotations
 
+import threading
 from ctypes import c_void_p
 from typing import Any
 
@@ -70,21 +71,24 @@ class DeviceWeight:
         self.owner, self.size, self.packed = owner, size, packed
         self._array: npt.NDArray[Any] | None = array
         self._uploads: dict[str, Memory] = {}
+        self._lock = threading.Lock()  # models that share weights compile when they like
 
     def address(self, precision: str) -> int:
         """Where it lies on the device, stored for `precision`; packed weights are stored for one already."""
         kind = "packed" if self.packed else "fp32" if precision == "tf32" else precision
-        memory = self._uploads.get(kind)
-        if memory is None:
-            assert self._array is not None
-            data = self._array if self.packed else stored(self._array, kind)
-            data = np.ascontiguousarray(data)
-            memory = Memory(self.owner, data.nbytes)
-            self.owner.call("upload", c_void_p(memory.address), c_void_p(data.ctypes.data), data.nbytes)
-            self._uploads[kind] = memory
-            if self.packed:
-                self._array = None
-        return memory.address
+        with self._lock:
+            if kind not in self._uploads:
+                self._uploads[kind] = self._upload(kind)
+            return self._uploads[kind].address
+
+    def _upload(self, kind: str) -> Memory:
+        assert self._array is not None
+        data = np.ascontiguousarray(self._array if self.packed else stored(self._array, kind))
+        memory = Memory(self.owner, data.nbytes)
+        self.owner.call("upload", c_void_p(memory.address), c_void_p(data.ctypes.data), data.nbytes)
+        if self.packed:
+            self._array = None
+        return memory
 
 
 class DeviceState:

@@ -122,7 +122,7 @@ class RandomRotation(_Geometric):
 
     def __init__(self, factor: Factor, fill_mode: str = "reflect", interpolation: str = "bilinear", **kw: Any) -> None:
         super().__init__(fill_mode, interpolation, **kw)
-        self.factor = factors(factor, "factor")
+        self.factor = factors(factor, "factor", -1, 1)
 
     def matrices(self, rng: np.random.Generator, n: int, height: int, width: int) -> Array:
         angle = 2 * np.pi * rng.uniform(*self.factor, n)
@@ -157,8 +157,8 @@ class RandomZoom(_Geometric):
         interpolation: str = "bilinear", **kw: Any,
     ) -> None:  # fmt: skip
         super().__init__(fill_mode, interpolation, **kw)
-        self.height_factor = factors(height_factor, "height_factor", -1)
-        self.width_factor = None if width_factor is None else factors(width_factor, "width_factor", -1)
+        self.height_factor = factors(height_factor, "height_factor", -1, 1)
+        self.width_factor = None if width_factor is None else factors(width_factor, "width_factor", -1, 1)
 
     def matrices(self, rng: np.random.Generator, n: int, height: int, width: int) -> Array:
         tall = 1 + rng.uniform(*self.height_factor, n)

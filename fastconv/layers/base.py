@@ -12,7 +12,7 @@ import re
 import threading
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -188,6 +188,7 @@ class Layer(ABC):
 
     name: unique in a model; made from the class where it is None. trainable: whether training changes its weights.
     input_shape: (H, W, C) without the batch, for the first layer of a Sequential; input_dim: the same for one axis.
+    Raises TypeError for other keywords.
     """
 
     def __init__(
@@ -197,7 +198,10 @@ class Layer(ABC):
         trainable: bool = True,
         input_shape: Sequence[int | None] | None = None,
         input_dim: int | None = None,
+        **unknown: Any,
     ) -> None:
+        if unknown:
+            raise TypeError(f"{type(self).__name__}: {unknown_arguments(unknown)}")
         if name is not None and (not isinstance(name, str) or not name):
             raise ValueError(f"name={name!r}: expected a string")
         self.name = name or unique_name(snake_case(type(self).__name__))
@@ -353,6 +357,15 @@ class Layer(ABC):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
+
+
+def unknown_arguments(names: Iterable[str]) -> str:
+    """What is said of keywords that a layer does not have; Keras has those of the hint."""
+    listed = ", ".join(map(repr, names))
+    what = f"unknown argument{'s' if ',' in listed else ''} {listed}"
+    if "regularizer" in listed:
+        return f"{what}: weights decay by optimizers.AdamW(weight_decay=...) or by weight_decay= of another optimizer"
+    return f"{what}: constraints are not supported" if "constraint" in listed else what
 
 
 def snake_case(name: str) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from fastconv.layers.base import Layer
 from fastconv.layers.input import Input
 from fastconv.layers.variable import Variable
+from fastconv.models.heads import load_model
 from fastconv.models.model import Model
 from fastconv.models.sequential import Sequential
 from fastconv.models.source import LayerSource
 
-__all__ = ["Input", "LayerSource", "Model", "Sequential", "all_variables"]
+__all__ = ["Input", "LayerSource", "Model", "Sequential", "all_variables", "load_model"]
 
 
 def all_variables(model: Model) -> list[tuple[Layer, Variable]]:

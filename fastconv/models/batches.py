@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import count, cycle, repeat
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,6 +14,7 @@ import numpy.typing as npt
 from fastconv.errors import ShapeError
 from fastconv.graph import Array
 from fastconv.layers.windows import whole
+from fastconv.told import warn
 
 Batch = tuple[Any, Any, Any]  # inputs (an array, or a list of them), targets or None, sample weights or None
 
@@ -80,6 +83,7 @@ class IterableBatches:
         self.steps = steps if steps is not None else self.length
         self.endless = hasattr(source, "__next__")
         self._going: Iterator[Any] | None = None
+        self._given = 0  # batches so far
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         done = start
@@ -87,13 +91,24 @@ class IterableBatches:
             found = False
             for item in self._items(number, start if done == start else 0):
                 found = True
+                self._given += 1
                 yield _parts(item)
                 done += 1
                 if self.steps is not None and done >= self.steps:
                     return
             self._going = None
             if self.steps in (None, self.length) or not found or self.endless:
+                self._ran_out(done, start)
                 return
+
+    def _ran_out(self, done: int, start: int) -> None:
+        """A generator that gave fewer batches than asked for: a warning, or ShapeError where it gave none any more."""
+        if not self.endless or self.steps is None:
+            return
+        if done > start:
+            warn(f"the generator ran out: this epoch has {done - start} batches instead of {self.steps - start}")
+        elif self._given:
+            raise ShapeError(f"the generator ran out: it gave {self._given} batches, and none for this epoch")
 
     def _items(self, number: int, start: int) -> Iterator[Any]:
         if self._going is not None:
@@ -146,7 +161,18 @@ def as_batches(
             raise ValueError(f"{name} is given, but x yields batches of its own")
     if not hasattr(x, "__iter__") and not (hasattr(x, "__getitem__") and hasattr(x, "__len__")):
         raise ValueError(f"x: expected arrays or something that yields batches, got {type(x).__name__}")
+    refuse_endless(x, steps)
     return IterableBatches(x, steps)
+
+
+def refuse_endless(x: Any, steps: int | None) -> None:
+    """Raises ValueError for what is known to yield batches for ever where nobody says how many to take.
+
+    A generator does not tell: without steps it is taken to its end, as Keras does.
+    """
+    endless = isinstance(x, (cycle, count)) or (isinstance(x, repeat) and operator.length_hint(x, -1) < 0)
+    if steps is None and endless:
+        raise ValueError(f"x: itertools.{type(x).__name__} never ends: say how many batches (steps, steps_per_epoch)")
 
 
 def is_arrays(x: Any) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from fastconv.cut import Part, probe_shape
-from fastconv.errors import FastconvError
+from fastconv.errors import FastconvError, ModelError
 from fastconv.layers.base import Tensor
 from fastconv.layers.core import Dense, Dropout, Flatten
 from fastconv.layers.imported import Imported
@@ -24,7 +25,24 @@ COLOURS = (1, 3, 4)  # channels of pictures
 def as_layers(runtime: Runtime, name: str | None = None) -> Model:
     """The network of `fastconv.load` as a model of layers; it shares nothing with `runtime` but the file."""
     inputs, outputs = _network(runtime)
-    return _finish(Model(inputs, outputs, name or runtime.name or None), runtime)
+    model = _finish(Model(inputs, outputs, name or runtime.name or None), runtime)
+    model.metadata = dict(runtime.metadata)  # names of classes, preset: they stay true
+    return model
+
+
+def load_model(path: str | os.PathLike[str], *, threads: int | None = None) -> Model:
+    """A network from an ONNX file as a model of layers that can be taught, as `fastconv.load(path).as_layers()`.
+
+    What compile settles is not in such a file: compile it before `fit`. Layers that saw training and inference
+    differently (Dropout, augmentation) are what they are in inference. Images go in as the file expects them, but
+    channels-last. Raises ModelError for a file of weights alone and for a saved plan; else as `fastconv.load`.
+    """
+    from fastconv.loading import load
+
+    ending = os.path.splitext(os.fspath(path))[1].lower()
+    if ending in (".safetensors", ".ckpt"):
+        raise ModelError(f"{os.fspath(path)}: holds weights alone: build the network and call load_weights")
+    return as_layers(load(path, threads=threads))
 
 
 def with_head(

@@ -12,8 +12,8 @@ import math
 import shutil
 import sys
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from fastconv.graph import Array, Graph, Shape, Value
 from fastconv.models.batches import ArrayBatches, Batch, Batches, IterableBatches
 from fastconv.preprocessing.dataset import Dataset
 from fastconv.preprocessing.features import MEMORY, space
+from fastconv.told import warn
 
 if TYPE_CHECKING:
     from fastconv.layers.base import Scope
@@ -152,7 +153,7 @@ class Keeper:
             if training and (self.wanted or self.views > 1):
                 raise ValueError(f"cache_features: {e}") from None
             if e.warns:
-                warnings.warn(f"features are not kept: {e}", UserWarning, stacklevel=4)  # the caller of fit
+                warn(f"features are not kept: {e}")
             self._made[training] = (*now, None)
 
     def _kept(self, data: Batches, training: bool) -> KeptBatches:
@@ -164,12 +165,14 @@ class Keeper:
         done, views = 0, self.views if training else 1
         source: Any = data if isinstance(data, ArrayBatches) else data.source  # type: ignore[attr-defined]
         total, most = source.samples, data.size if isinstance(data, ArrayBatches) else source.batch_size
-        with task("features of the frozen part", total, self.shown, sys.stdout) as tick:
+        tick: Callable[[int, str], None] | None = None
+        with ExitStack() as bar:
             for number, (x, y, weight) in enumerate(batches):
                 arrays = self.model._inputs(x)
                 if not number:
                     shapes = [a.shape[1:] for a in arrays]
                     found = self._space([a.shape for a in arrays], training, total)
+                    tick = bar.enter_context(task("features of the frozen part", total, self.shown, sys.stdout))
                 if [a.shape[1:] for a in arrays] != shapes:
                     raise _Refused("the images have different sizes")
                 n = len(arrays[0])
@@ -182,7 +185,8 @@ class Keeper:
                     for kept, out in zip(found, outputs, strict=True):
                         kept[view, done : done + n] = out
                 done += n
-                tick(done, "")
+                if tick is not None:
+                    tick(done, "")
                 targets += [] if y is None else [np.asarray(y)]
                 weights += [] if weight is None else [np.asarray(weight, np.float32).reshape(-1)]
         if not found:

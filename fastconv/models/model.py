@@ -26,6 +26,7 @@ from fastconv.layers.input import InputLayer
 from fastconv.layers.variable import last_change
 from fastconv.layers.windows import whole
 from fastconv.model import Model as Runtime
+from fastconv.models.batches import refuse_endless
 from fastconv.models.order import find_layer, layer_order, sorted_calls, tensors
 from fastconv.models.source import LayerSource
 from fastconv.models.training import Training
@@ -180,6 +181,11 @@ class Model(Layer, Training):
         """Where it runs: "cpu" or "cuda"."""
         return self._placed[0]
 
+    @property
+    def precision(self) -> str:
+        """In which it runs, as for `fastconv.load`."""
+        return self._placed[1]
+
     def runtime(self) -> Runtime:
         """The fastconv.Model that runs this network: inspect, profile and compile it there. Inputs are N H W C."""
         now = (last_change(), self.threads, self._placed)
@@ -207,14 +213,15 @@ class Model(Layer, Training):
         """Outputs for x, N images [N, H, W, C] of numbers (lists for several inputs), computed in batches.
 
         Returns a float32 array, a list of them for several outputs. batch_size: 32 where None. x may also be a dict
-        of arrays by the inputs' names, or an iterable of batches; steps: how many of them. `verbose` is accepted;
-        nothing is printed.
+        of arrays by the inputs' names, or an iterable of batches; steps: how many of them, None: all, of a generator
+        until it ends. `verbose` is accepted; nothing is printed.
         Raises ShapeError (a ValueError) for inputs that do not fit.
         """
         size = 32 if batch_size is None else whole(batch_size, "batch_size")
         steps = None if steps is None else whole(steps, "steps")
         whole_arrays = isinstance(x, (np.ndarray, list, tuple, Mapping)) or hasattr(x, "__array__")
         if isinstance(x, Iterable) and not whole_arrays:
+            refuse_endless(x, steps)
             return self._predicted(
                 (part[0] if isinstance(part, tuple) else part for part in islice(x, steps)), callbacks
             )
@@ -304,6 +311,9 @@ class Model(Layer, Training):
     def load_weights(self, path: str | os.PathLike[str], *, by_name: bool = False) -> None:
         """Read weights of this architecture: .safetensors, .ckpt or a torch file. by_name: only layers that are there.
 
+        A .ckpt of a model that was compiled brings the optimiser's slots, steps and rate back, too, where this one is
+        compiled in the same way: `fit(initial_epoch=...)` then goes on bit for bit. With another optimiser or other
+        trainable weights a UserWarning says that only the weights were read.
         Raises ModelError naming the first layer that differs; nothing is changed then.
         """
         from fastconv.training_state import load_training
@@ -314,7 +324,7 @@ class Model(Layer, Training):
                 raise ValueError(
                     f"{os.fspath(path)}: by_name=True is for weights with names; a .ckpt has the whole model"
                 )
-            load_training(self, path, optimizer=False)
+            load_training(self, path, other_optimizer="warn")
         else:
             load_into(self, path, by_name=by_name)
 

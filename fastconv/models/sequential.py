@@ -9,7 +9,9 @@ import numpy as np
 
 from fastconv.layers.base import Dims, Layer, Tensor
 from fastconv.layers.input import Input, InputLayer
+from fastconv.model import Model as Runtime
 from fastconv.models.model import Model
+from fastconv.taught import only_runs
 
 
 class Sequential(Model):
@@ -33,6 +35,8 @@ class Sequential(Model):
         """Append a layer."""
         if isinstance(layer, Tensor) and layer.call is not None and isinstance(layer.call.layer, InputLayer):
             layer = layer.call.layer
+        if isinstance(layer, Runtime):
+            raise ValueError(f"Sequential: expected a layer, got a model of fastconv.load; {only_runs(layer.name)}")
         if not isinstance(layer, Layer):
             raise ValueError(f"Sequential: expected a layer, got {type(layer).__name__}")
         if isinstance(layer, InputLayer):

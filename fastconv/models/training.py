@@ -6,40 +6,40 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fastconv import losses, metrics, optimizers
 from fastconv.callbacks import Callback, CallbackList, History, Progress
-from fastconv.callbacks.progress import measures
-from fastconv.errors import ModelError, ShapeError
+from fastconv.errors import ShapeError
 from fastconv.layers.initializers import next_seed
 from fastconv.layers.variable import Variable
 from fastconv.layers.windows import whole
 from fastconv.model import thread_count
-from fastconv.models.batches import ArrayBatches, Batches, as_batches, class_weights, is_arrays, split_off
-from fastconv.models.kept import Keeper, Kept, KeptBatches
+from fastconv.models.batches import (
+    ArrayBatches,
+    Batches,
+    as_batches,
+    class_weights,
+    is_arrays,
+    refuse_endless,
+    split_off,
+)
+from fastconv.models.evaluation import Evaluation, Logs
+from fastconv.models.kept import Keeper, Kept
 from fastconv.models.trainer import Trainer, moving_statistics
-from fastconv.target import CPU, Target
-from fastconv.target import target as target_of
+from fastconv.target import CPU, Target, training_precision, training_target
 
-if TYPE_CHECKING:
-    from fastconv.models.model import Model
-
-Logs = dict[str, float]
 MetricLike = str | metrics.Metric | Callable[..., Any]
 
 
-class Training:
+class Training(Evaluation):
     """Mixed into Model."""
 
-    optimizer: optimizers.Optimizer | None = None
-    loss: losses.Loss | None = None
     history: History | None = None
     stop_training = False  # a callback sets it to end `fit` after the current step
-    _metrics: Sequence[metrics.Metric] = ()
     _trainer: Trainer | None = None
     _target: Target = CPU
     _chosen: tuple[list[Variable], list[Variable]] | None = None  # to learn, to move: since compile
@@ -50,26 +50,25 @@ class Training:
         loss: str | losses.Loss | None = None,
         metrics: Sequence[MetricLike] | MetricLike | None = None,
         *,
-        precision: str = "fp32",
+        precision: str | None = None,
         recompute: bool = False,
         device: str | None = None,
     ) -> None:
         """Decide how to train. Which weights are trainable is settled now: call it again after changing that.
 
-        metrics: names ("accuracy" chooses what fits), Metric objects, or functions (y_true, y_pred). precision:
-        "strict" allows no algorithm with a larger rounding error than direct summation; on a GPU "fp32" or "tf32".
-        recompute: keep only some activations of the trained part and compute the others again for the gradients, to the
-        same numbers: less memory for about a third more time. device: "cpu", or "cuda" (docs/cuda.md), where `predict`
-        and `evaluate` run from now on, too; None: where the model is, at first the CPU. Raises ValueError, and
-        DeviceError for a device that is not there.
+        metrics: names ("accuracy" chooses what fits), Metric objects, or functions (y_true, y_pred). precision: "fp32",
+        or "strict", which allows no algorithm with a larger rounding error than direct summation; on a GPU also "tf32".
+        device: "cpu", or "cuda" (docs/cuda.md). `predict` and `evaluate` follow both from now on; None: as the model
+        is, at first in fp32 on the CPU, and in fp32 where its own precision does not train. recompute: keep only some
+        activations of the trained part and compute the others again for the gradients, to the same numbers: less memory
+        for about a third more time. Raises ValueError, and DeviceError for a device that is not there or does not train
+        in this precision (fp16 and bf16: none does).
         """
         device = self._model.device if device is None else device
-        known = ("fp32", "strict") if device == "cpu" else ("fp32", "strict", "tf32")
-        if precision not in known:
-            raise ValueError(f"precision={precision!r}: expected one of {known}")
+        precision = training_precision(device, precision, self._model)
         wanted = [] if metrics is None else [metrics] if isinstance(metrics, str) or callable(metrics) else metrics
         made = (  # all that can fail, before anything is changed
-            target_of(device, precision),
+            training_target(device, precision),
             optimizers.get(optimizer),
             None if loss is None else losses.get(loss),
             [_metric(m) for m in wanted],
@@ -78,18 +77,10 @@ class Training:
         self._target, self.optimizer, self.loss, self._metrics, self._chosen = made
         self._strict, self._recompute = precision == "strict", bool(recompute)
         self._trainer = None
-        self._model.place(device, "fp32" if device == "cpu" else precision)
-
-    @property
-    def _model(self) -> Model:
-        return self  # type: ignore[return-value]
+        self._model.place(device, precision)
 
     def _choice(self) -> tuple[list[Variable], list[Variable]]:
         return self._model.trainable_weights, moving_statistics(self._model)
-
-    @property
-    def metrics_names(self) -> list[str]:
-        return ["loss", *(m.name for m in self._metrics)]
 
     def trainer(self) -> Trainer:
         """What runs the steps; made when first needed. Raises ValueError before `compile`."""
@@ -171,21 +162,6 @@ class Training:
         loss, _ = self._learn(x, y, sample_weight, class_weight, seed)
         return self._report(self._logs(loss), return_dict)
 
-    def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
-        """Loss and metrics of one batch; nothing is learnt."""
-        return self.evaluate(iter([(x, y, sample_weight)]), verbose=0, steps=1, return_dict=return_dict)
-
-    def reset_metrics(self) -> None:
-        for metric in self._metrics:
-            metric.reset_state()
-
-    def _logs(self, loss: float) -> Logs:
-        return {"loss": loss, **{m.name: float(m.result()) for m in self._metrics}}
-
-    def _report(self, logs: Logs, return_dict: bool) -> Any:
-        values = list(logs.values())
-        return logs if return_dict else values[0] if len(values) == 1 else values
-
     # -- many -------------------------------------------------------------------------------------------------
     def fit(
         self,
@@ -214,11 +190,13 @@ class Training:
         """Train for epochs `initial_epoch` to `epochs`, and return the History of losses and metrics.
 
         x: N images [N, H, W, C] (a list or a dict for several inputs) with targets y; or what yields batches (x, y) or
-        (x, y, sample_weight): a data set, a list-like with `__len__`, a generator with steps_per_epoch. batch_size: 32
-        where None. validation_split: this share of the arrays, the last rows, is held out. class_weight: class -> what
-        its samples count. seed: decides the order and everything drawn at random; equal seeds give equal weights,
-        whatever the number of threads. initial_batch: where to go on in the first epoch. verbose: 0 prints nothing, 1
-        and "auto" show a live display, 2 prints a line for each epoch.
+        (x, y, sample_weight): a data set, a list-like with `__len__`, a generator. An epoch is steps_per_epoch batches,
+        or all there are: of a generator that never ends it lasts until Ctrl-C (KeyboardInterrupt), after which the
+        weights are those of the last whole step and `fit` may be called again. batch_size: 32 where None.
+        validation_split: this share of the arrays, the last rows, is held out. class_weight: class -> what its samples
+        count. seed: decides the order and everything drawn at random; equal seeds give equal weights, whatever the
+        number of threads. initial_batch: where to go on in the first epoch. verbose: 0 prints nothing, 1 and "auto"
+        show a live display, 2 prints a line for each epoch.
         cache_features: keep what the frozen part below all that learns or is random gives for arrays and folders of
         images, so that each image goes through it once. None: where it saves time and up to 1 GiB; True: more than that
         in a file for temporary files that vanishes, and ValueError where features cannot be kept. They are made anew
@@ -231,9 +209,13 @@ class Training:
         model = self._model
         self._check("fit")
         self._warn_of_changes()
+        for name, count in (("epochs", epochs), ("initial_epoch", initial_epoch)):
+            if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 0:
+                raise ValueError(f"{name}={count!r}: expected a whole number of at least 0")
         whole(validation_freq, "validation_freq")
         if whole(views, "views") > 1 and cache_features is False:
             raise ValueError(f"views={views}, cache_features=False: expected cache_features=None or True")
+        refuse_endless(validation_data, validation_steps)
         seed, x = next_seed() if seed is None else int(seed), self._in_order(x)
         if validation_split:
             if not is_arrays(x) or validation_data is not None:
@@ -304,7 +286,8 @@ class Training:
             if self.stop_training:
                 break
         if not count and not first:
-            raise ShapeError("fit: there is no batch")
+            again = "" if data.steps is not None else ": a generator is used up after one epoch: give steps_per_epoch"
+            raise ShapeError(f"fit: there is no batch{again}" if epoch else "fit: there is no batch")
         return dict(logs), data.steps is None or batch + 1 >= data.steps
 
     def _validation(self, data: Any, size: int | None, steps: int | None) -> Batches:
@@ -315,74 +298,6 @@ class Training:
                 raise ValueError("validation_data: expected (x, y), (x, y, sample_weight) or something with batches")
             x, y, weights = (*data, None)[:3]
         return self._held(x, y, size if is_arrays(x) else None, weights, steps)
-
-    def evaluate(
-        self,
-        x: Any = None,
-        y: Any = None,
-        batch_size: int | None = None,
-        verbose: str | int = "auto",
-        sample_weight: Any = None,
-        steps: int | None = None,
-        callbacks: Iterable[Callback] | Callback | None = None,
-        return_dict: bool = False,
-    ) -> Any:
-        """The loss, or [loss, metrics...], or a dict, over all samples; x and y as for `fit`."""
-        self._check("evaluate")
-        data = self._held(x, y, batch_size, sample_weight, steps)
-        reports = CallbackList(callbacks)
-        reports.set_params({"verbose": verbose, "steps": data.steps})
-        reports.set_model(self._model)
-        with closing(reports):
-            logs = self._evaluated(data, reports)
-        if verbose not in (0, "0", "auto"):
-            print(measures(logs))
-        return self._report(logs, return_dict)
-
-    def _held(self, x: Any, y: Any, size: int | None, sample_weight: Any, steps: int | None) -> Batches:
-        """Batches of what is evaluated."""
-        if isinstance(x, KeptBatches):
-            return x
-        inputs = max(len(self._model.inputs), 1)
-        return as_batches(self._in_order(x), y, sample_weight, inputs, size, False, 0, steps)
-
-    def _evaluated(self, data: Batches, reports: CallbackList) -> Logs:
-        model = self._model
-        assert self.loss is not None
-        self.reset_metrics()
-        reports.on_test_begin({})
-        total, count = 0.0, 0
-        for batch, (part, target, weights) in enumerate(data.epoch(0)):
-            reports.on_test_batch_begin(batch, {})
-            predicted = self.trainer().halves.above(part) if isinstance(part, Kept) else model.predict_on_batch(part)
-            if target is None:
-                raise ShapeError("evaluate: the batch has no targets")
-            total += self.loss(target, predicted, weights) * len(predicted)
-            count += len(predicted)
-            for metric in self._metrics:
-                metric.update_state(target, predicted)
-            reports.on_test_batch_end(batch, self._logs(total / count))
-        if not count:
-            raise ShapeError("evaluate: there is no batch")
-        logs = self._logs(total / count)
-        reports.on_test_end(logs)
-        return logs
-
-    def _in_order(self, x: Any) -> Any:
-        """Arrays by the inputs' names as a list of them."""
-        if not isinstance(x, Mapping):
-            return x
-        arrays = self._model._arrays(x)
-        return arrays if len(arrays) > 1 else arrays[0]
-
-    def _check(self, call: str) -> None:
-        """Whether the model can be trained and evaluated. Raises ValueError and ModelError."""
-        model = self._model
-        if self.optimizer is None or self.loss is None:
-            raise ValueError(f"model {model.name!r}: call compile(optimizer, loss) before {call}")
-        if len(model.outputs) > 1:
-            names = ", ".join(model.output_names)
-            raise ModelError(f"model {model.name!r} has {len(model.outputs)} outputs ({names}): {call} expects one")
 
     def _warn_of_changes(self) -> None:
         if self._chosen is None or not self._model.inputs:
@@ -401,4 +316,6 @@ def _metric(m: MetricLike) -> metrics.Metric:
 
 
 def _display(verbose: str | int) -> Callback | None:
+    if verbose not in ("auto", 0, 1, 2, "0", "1", "2"):
+        raise ValueError(f"verbose={verbose!r}: expected 0, 1, 2 or 'auto'")
     return None if verbose in (0, "0") else Progress(2 if verbose in (2, "2") else 1, stream=sys.stdout)

@@ -7,8 +7,6 @@ them is written as depending on the batch. Weights beyond EMBEDDED bytes go into
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +16,7 @@ import numpy as np
 from fastconv.errors import ModelError, ShapeError
 from fastconv.graph import Graph, Weight
 from fastconv.onnx.write_nodes import NodeWriter
-from fastconv.paths import target_path
+from fastconv.paths import replacing, target_path
 
 if TYPE_CHECKING:
     import onnx
@@ -50,12 +48,13 @@ def write_source(
     writer = NodeWriter(first, second)
     model = writer.model([o.name for o in source.outputs], metadata or {})
     _check(model, writer.large, target)
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
-    try:
-        for part in _write(model, writer.large, folder, target.name):
-            os.replace(part, target.with_name(part.name))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with replacing(target) as file:
+        if sum(w.nbytes for _, w in writer.large) > EMBEDDED:
+            data = target.with_name(f"{target.name}.data")
+            with replacing(data) as beside:  # gets its place first, when both are written
+                _write_beside(model, writer.large, file, beside, data.name)
+        else:
+            _write(model, writer.large, file)
 
 
 def _check(model: onnx.ModelProto, large: list[tuple[str, Weight]], target: Path) -> None:
@@ -74,29 +73,34 @@ def _check(model: onnx.ModelProto, large: list[tuple[str, Weight]], target: Path
         raise ModelError(f"{target}: the file that was made is not valid ONNX: {e}") from e
 
 
-def _write(model: onnx.ModelProto, large: list[tuple[str, Weight]], folder: Path, name: str) -> list[Path]:
-    """The files, in the order in which they may appear. Holds one weight in memory at a time."""
-    import onnx
-    from onnx import TensorProto, external_data_helper, helper
+def _tensors(large: list[tuple[str, Weight]]) -> list[onnx.TensorProto]:
+    """The weights' heads."""
+    from onnx import TensorProto, helper
 
-    tensors = []
-    for label, w in large:
-        kind = helper.np_dtype_to_tensor_dtype(w.dtype)
-        tensors.append(TensorProto(name=label, dims=w.shape, data_type=kind))
-    file = folder / name
-    if sum(w.nbytes for _, w in large) > EMBEDDED:
-        data = folder / f"{name}.data"
-        with open(data, "wb") as out:
-            for tensor, (_, w) in zip(tensors, large, strict=True):
-                out.write(b"\0" * (-out.tell() % ALIGNMENT))
-                tensor.raw_data = b""  # what the next line asks for
-                external_data_helper.set_external_data(tensor, data.name, out.tell(), w.nbytes)
-                tensor.ClearField("raw_data")
-                tensor.data_location = TensorProto.EXTERNAL
-                out.write(_bytes(w))
-        model.graph.initializer.extend(tensors)
-        onnx.save(model, os.fspath(file))
-        return [data, file]
+    kinds = [helper.np_dtype_to_tensor_dtype(w.dtype) for _, w in large]
+    return [TensorProto(name=name, dims=w.shape, data_type=k) for (name, w), k in zip(large, kinds, strict=True)]
+
+
+def _write_beside(model: onnx.ModelProto, large: list[tuple[str, Weight]], file: Path, beside: Path, name: str) -> None:
+    """The model, and its large weights into a file that will have this name. Holds one weight in memory at a time."""
+    from onnx import TensorProto, external_data_helper
+
+    tensors = _tensors(large)
+    with open(beside, "wb") as out:
+        for tensor, (_, w) in zip(tensors, large, strict=True):
+            out.write(b"\0" * (-out.tell() % ALIGNMENT))
+            tensor.raw_data = b""  # what the next line asks for
+            external_data_helper.set_external_data(tensor, name, out.tell(), w.nbytes)
+            tensor.ClearField("raw_data")
+            tensor.data_location = TensorProto.EXTERNAL
+            out.write(_bytes(w))
+    model.graph.initializer.extend(tensors)
+    file.write_bytes(model.SerializeToString())
+
+
+def _write(model: onnx.ModelProto, large: list[tuple[str, Weight]], file: Path) -> None:
+    """The model with its weights. Holds one weight in memory at a time."""
+    tensors = _tensors(large)
     # By hand, as protobuf would copy every weight several times: the graph is the model's field 7, its initializers are
     # the graph's field 5, their raw data are field 9; each is a tag, a length and as many bytes.
     graph = model.graph.SerializeToString()
@@ -109,7 +113,6 @@ def _write(model: onnx.ModelProto, large: list[tuple[str, Weight]], folder: Path
         for head, (_, w) in zip(heads, large, strict=True):
             out.write(head)
             out.write(_bytes(w))
-    return [file]
 
 
 def _bytes(weight: Weight) -> memoryview:

@@ -21,7 +21,7 @@ class Optimizer(ABC):
     learning_rate: a number or a schedule. weight_decay: each step first takes rate * weight_decay * w off w (decoupled
     from the gradient, as Keras does it for every optimiser). clipnorm: the largest norm of one weight's gradient;
     clipvalue: the largest magnitude of its elements; global_clipnorm: the largest norm of all gradients together. At
-    most one of the three. `iterations` counts steps. Raises ValueError.
+    most one of the three. `iterations` counts steps. Raises ValueError, and TypeError for other keywords.
     """
 
     def __init__(
@@ -32,7 +32,11 @@ class Optimizer(ABC):
         clipvalue: float | None = None,
         global_clipnorm: float | None = None,
         name: str | None = None,
+        **unknown: Any,
     ) -> None:
+        if unknown:
+            hint = ": the rate is learning_rate" if "lr" in unknown else ""
+            raise TypeError(f"{type(self).__name__}: unknown argument {', '.join(map(repr, unknown))}{hint}")
         limits = {"clipnorm": clipnorm, "clipvalue": clipvalue, "global_clipnorm": global_clipnorm}
         for what, limit in {**limits, "weight_decay": weight_decay}.items():
             if limit is not None and not 0 <= limit < math.inf:
@@ -135,15 +139,19 @@ class Optimizer(ABC):
 
     # -- checkpoints --------------------------------------------------------------------------------------------
     def state_for(self, variables: Sequence[Variable]) -> dict[str, Any]:
-        """What a checkpoint keeps: the number of steps, the rate, and the slots in the order of `variables`."""
+        """What a checkpoint keeps: class, number of steps, rate, and the slots in the order of `variables`."""
         slots = [slot.array.copy() for slot in map(self.slot, variables) if slot is not None]
         rate = None if self.schedule is not None else self.learning_rate
-        return {"iterations": self.iterations, "learning_rate": rate, "slots": slots}
+        kind = type(self).__name__
+        return {"class": kind, "iterations": self.iterations, "learning_rate": rate, "slots": slots}
 
     def restore(self, variables: Sequence[Variable], state: Mapping[str, Any]) -> None:
         """Go on from an equal optimiser's `state_for`. Raises ValueError where it does not fit; nothing is changed."""
         slots = [slot for slot in map(self.slot, variables) if slot is not None]
         arrays, iterations, rate = (state.get(name) for name in ("slots", "iterations", "learning_rate"))
+        kind = state.get("class", type(self).__name__)  # files of before do not say it
+        if kind != type(self).__name__:
+            raise ValueError(f"optimizer {self.name!r} is {type(self).__name__}, the checkpoint's {kind}")
         if not isinstance(arrays, list) or type(iterations) is not int or iterations < 0:
             raise ValueError(f"optimizer {self.name!r}: expected its slots and a number of steps, got {iterations!r}")
         if len(slots) != len(arrays):

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import copy
 import os
-import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -22,19 +21,22 @@ from fastconv import _core
 from fastconv.errors import FastconvError
 from fastconv.layers.windows import whole
 from fastconv.preprocessing.image import check_reading, img_to_array, load_img
+from fastconv.told import warn
 
 FloatArray = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 LABEL_MODES = ("int", "categorical", "binary", None)
 _AHEAD = 2  # batches that are decoded before they are asked for
 _MAX_WORKERS = 8
+_PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}  # of a data set that others have split
 
 
 class Dataset:
     """Batches of (images float32 [N, H, W, C], labels), anew at each iteration; made by image_dataset_from_directory.
 
     class_names: in the order of the labels. file_paths, labels: all images, in the order of the folder. skipped:
-    (path, problem) of the files that could not be read so far. epoch: the number of the next iteration, which with
+    (path, problem) of the files that could not be read so far. A class of which nothing can be read is a FastconvError,
+    unless the data set was held out by validation_split. epoch: the number of the next iteration, which with
     `seed` decides its order; set it (and `start`, the first batch of that iteration) to go on where another run was.
     """
 
@@ -52,6 +54,7 @@ class Dataset:
         self.epoch = self.start = 0
         self.skipped: list[tuple[str, str]] = []
         self._broken: set[int] = set()
+        self._needs_all = True  # a class of which nothing can be read is an error
         self._on_skip = on_skip
         self.reader: Callable[[str], Bytes] | None = None  # instead of load_img and resizing: path -> uint8 [H, W, C]
         self._functions: list[Callable[..., Any]] = []
@@ -75,10 +78,16 @@ class Dataset:
         n = len(self.file_paths)
         return np.random.default_rng((self.seed, epoch)).permutation(n) if self.shuffle else np.arange(n)
 
-    def skip(self, broken: Sequence[str]) -> None:
-        """Leave these files out from the start: what a run that is resumed has found to be broken."""
+    def skip(self, broken: Sequence[str] | Mapping[str, str]) -> None:
+        """Leave these files out from the start: what a run that is resumed has found to be broken.
+
+        With their problems they are listed in `skipped`, too.
+        """
         wanted = set(broken)
-        self._broken |= {i for i, path in enumerate(self.file_paths) if path in wanted}
+        found = [i for i, path in enumerate(self.file_paths) if path in wanted and i not in self._broken]
+        self._broken |= set(found)
+        if isinstance(broken, Mapping):
+            self.skipped += [(self.file_paths[i], broken[self.file_paths[i]]) for i in found]
 
     def __iter__(self) -> Iterator[Any]:
         epoch, start = self.epoch, self.start
@@ -129,13 +138,18 @@ class Dataset:
             return None
 
     def _report(self, i: int, problem: str) -> None:
-        path = self.file_paths[i]
+        path, members = self.file_paths[i], np.flatnonzero(self.labels == self.labels[i])
+        if self._needs_all and self.class_names and all(int(m) in self._broken or m == i for m in members):
+            folder = os.path.dirname(path)
+            raise FastconvError(
+                f"class {self.class_names[self.labels[i]]!r}: no image can be read in {folder}: {problem}"
+            )
         self._broken.add(i)
         self.skipped.append((path, problem))
         if self._on_skip is not None:
             self._on_skip(path, problem)
         else:
-            warnings.warn(f"{path}: {problem}: skipped", RuntimeWarning, stacklevel=4)
+            warn(f"{path}: {problem}: skipped", RuntimeWarning)
 
     def _batch(self, held: list[tuple[int, Bytes]]) -> Any:
         x = np.stack([image for _, image in held]).astype(np.float32)
@@ -212,6 +226,7 @@ def image_dataset_from_directory(
                 interpolation=interpolation, keep_aspect_ratio=crop_to_aspect_ratio, on_skip=on_skip,
             )
         )  # fmt: skip
+        made[-1]._needs_all = part != "validation"
         if verbose:
             classes = f" in {len(names)} classes" if names else ""
             print(f"Found {len(keep)} files{classes}" + (f" for {part}." if part else "."))
@@ -241,7 +256,14 @@ def _class_folders(root: str, wanted: Sequence[str] | None) -> list[str]:
         return list(wanted)
     if not folders:
         raise FastconvError(f"{root}: expected one folder for each class, found none")
+    if {name.lower() for name in folders} <= _PARTS and all(_has_folders(os.path.join(root, n)) for n in folders):
+        warn(f"{root}: {', '.join(folders)} are taken for classes: if the classes lie in them, give one of them")
     return folders
+
+
+def _has_folders(folder: str) -> bool:
+    with os.scandir(folder) as entries:
+        return any(e.is_dir() for e in entries)
 
 
 def find_images(folder: str, follow_links: bool = False) -> list[str]:

@@ -164,6 +164,13 @@ _TORCH: dict[str, Any] = {"mean": TORCH_MEAN, "std": TORCH_STD, "scale": 1 / 255
 _SIGNED: dict[str, Any] = {"mean": _ONE, "scale": 1 / 127.5}  # -1 to 1
 _224: dict[str, Any] = {"resize": (256, 256), "crop": (224, 224)}
 
+
+def published(name: str, resize: int, crop: int, interpolation: str = "bilinear", signed: bool = False) -> Preset:
+    """How torchvision and timm test their weights: the shorter side, the centre, the filter; signed: -1 to 1."""
+    numbers = _SIGNED if signed else _TORCH
+    return Preset(name, (resize, resize), (crop, crop), interpolation=interpolation, rounding="down", **numbers)
+
+
 PRESETS: dict[str, Preset] = {
     p.name: p
     for p in [
@@ -201,6 +208,14 @@ def for_mode(mode: object) -> Preset | None:
     mode."""
     names = {"caffe": "keras-caffe", "tf": "keras", "torch": "torchvision", "none": "raw"}
     return PRESETS[names[mode]] if isinstance(mode, str) and mode in names else None
+
+
+def of_function(prepare: object) -> Preset | None:
+    """How a network's `preprocess_input` wants its images: as its published weights were tested, else by its mode.
+
+    None for a function of the users' own."""
+    own = getattr(prepare, "preset", None)
+    return own if isinstance(own, Preset) else for_mode(getattr(prepare, "mode", None))
 
 
 def from_metadata(metadata: Mapping[str, str]) -> Preset | None:

@@ -13,6 +13,7 @@ from fastconv.graph import Array
 from fastconv.layers.base import Layer, Tensor
 from fastconv.layers.core import Dense, Dropout, Flatten
 from fastconv.layers.variable import Variable
+from fastconv.weights.automatic import difference, file_names
 from fastconv.weights.files import read_weights
 
 if TYPE_CHECKING:
@@ -42,9 +43,10 @@ def load_into(
 ) -> None:
     """Set the weights of a model from a file (or from named arrays) in torch's names and layout, or in fastconv's.
 
-    fastconv's names are "layer/kernel"; arrays have Keras' layout. ignored: beginnings of names that the file may have
-    beyond the model's. by_name: layers that the file does not have keep their weights, and the rest of the file does
-    not matter. since: only Variables made after this serial number take part.
+    fastconv's names are "layer/kernel"; arrays have Keras' layout. Names that fastconv gave the layers (conv2d_1) are
+    matched by their order, since they count on in a process; not with by_name. ignored: beginnings of names that the
+    file may have beyond the model's. by_name: layers that the file does not have keep their weights, and the rest of
+    the file does not matter. since: only Variables made after this serial number take part.
 
     Raises ModelError naming the first layer that differs, with what was expected and what came.
     """
@@ -55,18 +57,19 @@ def load_into(
     if arrays and all(name.startswith(_PARALLEL) for name in arrays):
         arrays = {name.removeprefix(_PARALLEL): a for name, a in arrays.items()}
     pairs = [(layer, v) for layer, v in all_variables(model) if v.serial > since]
-    own = any(f"{layer.name}/{v.name}" in arrays for layer, v in pairs)
+    stored = {} if by_name else _stored_names([layer for layer, _ in pairs], arrays)
+    own = any(f"{stored.get(layer.name, layer.name)}/{v.name}" in arrays for layer, v in pairs)
     unused = set(arrays)
     ready: list[tuple[Variable, Array]] = []
     for layer, v in pairs:
-        name = f"{layer.name}/{v.name}" if own else torch_name(layer, v)
+        name = f"{stored.get(layer.name, layer.name)}/{v.name}" if own else torch_name(layer, v)
         array = arrays.get(name)
         if array is None:
             if by_name:
                 continue
             raise ModelError(
                 f"{where}: layer {layer.name!r}: expected {name!r} of shape {_stored_shape(v, layer, own)}, "
-                f"but the file has no such tensor{_similar(arrays)}"
+                f"but the file has no such tensor{_similar(arrays, [layer for layer, _ in pairs])}"
             )
         unused.discard(name)
         expected = _stored_shape(v, layer, own)
@@ -132,6 +135,13 @@ def _flattened(layer: Dense) -> tuple[int, int, int] | None:
     return int(shape[1] or 0), int(shape[2] or 0), int(shape[3] or 0)
 
 
-def _similar(arrays: Mapping[str, Array]) -> str:
+def _stored_names(layers: Sequence[Layer], arrays: Mapping[str, Array]) -> dict[str, str]:
+    """The name of each layer in a file with fastconv's names."""
+    return file_names(layers, {name.rpartition("/")[0] for name in arrays if "/" in name})
+
+
+def _similar(arrays: Mapping[str, Array], layers: Sequence[Layer]) -> str:
+    stored = {name.rpartition("/")[0] for name in arrays if "/" in name}
+    counted = difference(layers, stored) if stored else ""
     names = list(arrays)[:3]
-    return f"; it begins with {', '.join(map(repr, names))}" if names else ""
+    return counted or (f"; it begins with {', '.join(map(repr, names))}" if names else "")

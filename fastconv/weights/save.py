@@ -46,7 +46,10 @@ def save_model(model: Model, path: str | os.PathLike[str], *, shape: Sequence[in
     if ending == ".fcplan":
         from fastconv.model import Model as Loaded
 
-        Loaded(source).save(path, shape=None if shape is None else [1 if d is None else d for d in shape])
+        strict = "strict" if model.precision == "strict" else "fp32"
+        Loaded(source, precision=strict).save(
+            path, shape=None if shape is None else [1 if d is None else d for d in shape]
+        )
     elif ending == ".ckpt":
         save_training(model, path)
     elif ending == ".safetensors":
@@ -59,9 +62,9 @@ def save_model(model: Model, path: str | os.PathLike[str], *, shape: Sequence[in
 
 def _metadata(model: Model) -> dict[str, str]:
     """The model's own metadata and, where they do not name it, the preset of its preprocess_input."""
-    from fastconv.preprocessing.presets import for_mode
+    from fastconv.preprocessing.presets import of_function
 
-    own = for_mode(getattr(model.preprocess_input, "mode", None))  # users may put a function of their own there
+    own = of_function(model.preprocess_input)
     return model.metadata if own is None else {**own.to_metadata(), **model.metadata}
 
 

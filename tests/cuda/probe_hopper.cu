@@ -1,10 +1,10 @@
 // A pipeline of the copy engine and a warpgroup, right or wrong in one way that the emulator must name. One stage,
-// three steps: C[64 x 64] += A[64 x 64] B[64 x 64]^T each time, of half numbers.
+// three steps: C[64 x 64] += A[64 x 128 bytes] B[64 x 128 bytes]^T each time.
 #include <string.h>
 
 #include <stdexcept>
 
-#include "ptx_hopper.cuh"
+#include "ptx.cuh"
 
 using namespace fastconv::cuda;
 
@@ -36,6 +36,7 @@ __device__ void produce(char* shared, uint64_t* full, uint64_t* empty, const Ten
   }
 }
 
+template <class T>
 __global__ void pipeline(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, float* y,
                          int fault) {
   char* shared = shared_bytes();
@@ -57,7 +58,7 @@ __global__ void pipeline(const __grid_constant__ TensorMap a, const __grid_const
     if (fault == ordinary_read) c[0][0] += *(float*)(shared + tid * 4);
     product_fence();
     const uint64_t da = tile_descriptor(shared), db = tile_descriptor(shared + TILE);
-    for (int k = 0; k < 4; k++) product(half_t{}, c, da + 2 * k, db + 2 * k);
+    for (int k = 0; k < 4; k++) product(T{}, c, da + 2 * k, db + 2 * k);
     product_commit();
     if (fault == never_multiplied) return;
     if (fault == released_early && lane == 0) barrier_arrive(empty);
@@ -73,7 +74,8 @@ __global__ void pipeline(const __grid_constant__ TensorMap a, const __grid_const
 
 #define API extern "C" __attribute__((visibility("default")))
 
-API const char* probe_hopper(int fault, const void* a, const void* b, float* c, char* found, int size) {
+// kind: 0 half, 1 bfloat, 2 tf32
+API const char* probe_hopper(int kind, int fault, const void* a, const void* b, float* c, char* found, int size) {
   static const char* const NAMES[] = {"none",          "no_wait_for_copies", "no_wait_for_products", "released_early",
                                       "uninitialised", "announced_too_much", "ordinary_read",        "tile_off",
                                       "arrives_twice", "never_multiplied"};
@@ -84,15 +86,17 @@ API const char* probe_hopper(int fault, const void* a, const void* b, float* c, 
   cudaMemcpy(db, b, TILE, cudaMemcpyHostToDevice);
   TensorMap image{}, filters{};
   image.address = (const char*)da, image.rank = 4, image.image = true, image.rows = 64;
-  image.size[0] = 64, image.size[1] = image.size[2] = 1, image.size[3] = 64;
-  image.stride[0] = 2, image.stride[1] = image.stride[2] = image.stride[3] = 128;
+  image.size[0] = kind == 2 ? 32 : 64, image.size[1] = image.size[2] = 1, image.size[3] = 64;
+  image.stride[0] = kind == 2 ? 4 : 2, image.stride[1] = image.stride[2] = image.stride[3] = 128;
   image.step[0] = image.step[1] = 1;
   filters.address = (const char*)db, filters.rank = 3, filters.rows = 64;
-  filters.size[0] = 64, filters.size[1] = 1, filters.size[2] = 64;
-  filters.stride[0] = 2, filters.stride[1] = filters.stride[2] = 128;
+  filters.size[0] = image.size[0], filters.size[1] = 1, filters.size[2] = 64;
+  filters.stride[0] = image.stride[0], filters.stride[1] = filters.stride[2] = 128;
+  if (kind == 2) image.convert = filters.convert = host::to_tf32;
+  const auto kernel = kind == 0 ? pipeline<half_t> : kind == 1 ? pipeline<bfloat_t> : pipeline<float>;
   found[0] = 0;
   try {
-    launch(pipeline, dim3(1), dim3(160), BARRIERS + 16, nullptr, image, filters, (float*)dc, fault);
+    launch(kernel, dim3(1), dim3(160), BARRIERS + 16, nullptr, image, filters, (float*)dc, fault);
   } catch (const std::exception& e) {
     strncpy(found, e.what(), size - 1);
     found[size - 1] = 0;

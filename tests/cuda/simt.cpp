@@ -1,4 +1,5 @@
-// The emulator's fibers, warps and barriers, and the checks of every memory access (simt_runtime.cpp: the library).
+// The emulator's fibers, warps and barriers, and the checks of every memory access. simt_machine.cpp switches stacks,
+// simt_runtime.cpp is the run-time library.
 //
 // Shared memory: an access beyond the launch's size, a read of what nobody wrote, and two accesses to one byte of
 // which at least one writes, by threads between which there is no barrier, are errors. Threads of one warp are also
@@ -70,65 +71,6 @@ size_t shared_size;
 uint32_t epoch = 0, block_start = 0, launch_number = 0;
 Shadow shadow[SHARED_LIMIT];
 
-extern "C" void simt_switch(void** save, void* to);
-#if defined(__x86_64__)
-asm(R"(
-.text
-.globl simt_switch
-simt_switch:
-  push %rbp
-  push %rbx
-  push %r12
-  push %r13
-  push %r14
-  push %r15
-  mov %rsp, (%rdi)
-  mov %rsi, %rsp
-  pop %r15
-  pop %r14
-  pop %r13
-  pop %r12
-  pop %rbx
-  pop %rbp
-  ret
-)");
-constexpr int SAVED = 6;
-#elif defined(__aarch64__)
-asm(R"(
-.text
-.globl simt_switch
-simt_switch:
-  sub sp, sp, #160
-  stp x19, x20, [sp, #0]
-  stp x21, x22, [sp, #16]
-  stp x23, x24, [sp, #32]
-  stp x25, x26, [sp, #48]
-  stp x27, x28, [sp, #64]
-  stp x29, x30, [sp, #80]
-  stp d8, d9, [sp, #96]
-  stp d10, d11, [sp, #112]
-  stp d12, d13, [sp, #128]
-  stp d14, d15, [sp, #144]
-  mov x2, sp
-  str x2, [x0]
-  mov sp, x1
-  ldp x19, x20, [sp, #0]
-  ldp x21, x22, [sp, #16]
-  ldp x23, x24, [sp, #32]
-  ldp x25, x26, [sp, #48]
-  ldp x27, x28, [sp, #64]
-  ldp x29, x30, [sp, #80]
-  ldp d8, d9, [sp, #96]
-  ldp d10, d11, [sp, #112]
-  ldp d12, d13, [sp, #128]
-  ldp d14, d15, [sp, #144]
-  add sp, sp, #160
-  ret
-)");
-#else
-#error "the emulator knows x86-64 and aarch64"
-#endif
-
 void leave() { simt_switch(&self->stack_pointer, main_stack_pointer); }
 
 // Lets the lanes of a warp go on once the last live one has come.
@@ -171,17 +113,7 @@ void prepare(Fiber& f) {
     f.stack = (char*)mmap(nullptr, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (f.stack == MAP_FAILED) throw std::bad_alloc();
   }
-  void** top = (void**)(f.stack + STACK - 64);
-#if defined(__x86_64__)
-  *--top = nullptr;  // where entry would return to; the stack is then aligned as after a call
-  *--top = (void*)&entry;
-  for (int i = 0; i < SAVED; i++) *--top = nullptr;
-#else
-  top -= 20;
-  for (int i = 0; i < 20; i++) top[i] = nullptr;
-  top[11] = (void*)&entry;
-#endif
-  f.stack_pointer = top;
+  f.stack_pointer = first_stack(f.stack + STACK, &entry);
   f.state = State::ready;
 }
 
@@ -392,22 +324,3 @@ void launch(dim3 grid, dim3 block, size_t shared, const std::function<void()>& k
 }
 
 }  // namespace simt
-
-// What the compiler calls around every access of an instrumented function.
-#define HOOK(n)                                                                   \
-  extern "C" void __tsan_read##n(void* p) { simt::touch(p, n, false); }           \
-  extern "C" void __tsan_write##n(void* p) { simt::touch(p, n, true); }           \
-  extern "C" void __tsan_unaligned_read##n(void* p) { simt::touch(p, n, false); } \
-  extern "C" void __tsan_unaligned_write##n(void* p) { simt::touch(p, n, true); }
-HOOK(1)
-HOOK(2)
-HOOK(4)
-HOOK(8)
-HOOK(16)
-extern "C" void __tsan_read_range(void* p, size_t n) { simt::touch(p, n, false); }
-extern "C" void __tsan_write_range(void* p, size_t n) { simt::touch(p, n, true); }
-extern "C" void __tsan_init() {}
-extern "C" void __tsan_func_entry(void*) {}
-extern "C" void __tsan_func_exit() {}
-extern "C" void __tsan_vptr_update(void**, void*) {}
-extern "C" void __tsan_vptr_read(void**) {}

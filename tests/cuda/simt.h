@@ -47,19 +47,20 @@ void copy_async(void* shared, const void* global, int bytes, int source_bytes);
 void commit_group();
 void wait_groups(int pending);
 
-// What sm_90a has (simt_async.cpp); see csrc/cuda/ptx_hopper.cuh.
+// What sm_90a has (simt_async.cpp); see csrc/cuda/ptx.cuh.
 struct alignas(64) TensorMap {
   const char* address;
   int rank;
   int64_t size[4], stride[4];  // the innermost dimension first; strides in bytes
   bool image;                  // pixels of a convolution, else a box of `rows` along the last dimension
   int lower[2], upper[2], step[2], rows;
+  uint32_t (*convert)(uint32_t);  // of elements of 4 bytes on their way, or null
 };
 struct Product {
   float* c;  // this lane's sums
   uint64_t a, b;
-  int columns;
-  float (*value)(uint16_t);
+  int columns, bytes;  // bytes: of an element
+  float (*element)(uint32_t word, int i);
 };
 void barrier_init(void* barrier, int arrivals);
 void barrier_arrive(void* barrier, int bytes);

@@ -1,4 +1,4 @@
-// Barriers in shared memory, the copy engine and products of warpgroups: what ptx_hopper.cuh has beside ptx.cuh.
+// Barriers in shared memory, the copy engine and products of warpgroups: what sm_90a has in ptx.cuh.
 //
 // A copy is carried out when no thread can go on, a product when its group is waited for: the latest moments that the
 // hardware allows. Who may see what follows from clocks: each warp counts its arrivals and copies; a barrier hands on
@@ -119,10 +119,10 @@ void carry_out(const Copy& c) {
       const char* from = source(c, row, c.at[0] + i);
       char* to = c.to + row * ROW + ((i * item / GRANULE ^ (row & 7)) * GRANULE) + i * item % GRANULE;
       if (from && !heap.valid[(uintptr_t)from - heap.base]) return fail("a copy of a tensor leaves an allocation");
-      if (from)
-        memcpy(to, from, item);
-      else
-        memset(to, 0, item);
+      uint32_t value = 0;
+      if (from) memcpy(&value, from, item);
+      if (c.map.convert) value = c.map.convert(value);
+      memcpy(to, &value, item);
     }
   const size_t first = (c.to - shared_memory) / GRANULE;
   for (size_t i = first; i < first + rows_of(c.map) * ROW / GRANULE; i++) granules[i].landed = true;
@@ -149,23 +149,24 @@ bool usual(uint64_t descriptor) {
   return descriptor >> 62 == 1 && (descriptor >> 32 & 0x3fff) == 64 && (descriptor >> 49 & 7) == 0;
 }
 
-// `rows` rows of 16 elements from a swizzled tile; the descriptor may stand 0, 32, 64 or 96 bytes into its rows.
-void load_tile(uint64_t descriptor, int rows, float (*value)(uint16_t), float (*out)[16]) {
+// `rows` rows of 32 bytes from a swizzled tile; the descriptor may stand 0, 32, 64 or 96 bytes into its rows.
+void load_tile(uint64_t descriptor, int rows, const Product& p, float (*out)[16]) {
   const size_t at = tile_of(descriptor);
+  const int per = 4 / p.bytes;
   for (int row = 0; row < rows; row++)
-    for (int k = 0; k < 16; k++) {
-      size_t byte = at + row * ROW + k * 2;
+    for (int i = 0; i < 8; i++) {
+      size_t byte = at + row * ROW + i * 4;
       byte ^= (byte >> 7 & 7) << 4;
-      uint16_t bits;
-      memcpy(&bits, shared_memory + byte, 2);
-      out[row][k] = value(bits);
+      uint32_t word;
+      memcpy(&word, shared_memory + byte, 4);
+      for (int e = 0; e < per; e++) out[row][i * per + e] = p.element(word, e);
     }
 }
 
 void multiply(int first_warp, Warpgroup& g, size_t n) {
   const Product& p = g.products[0][n];
   for (auto& q : g.products)
-    if (q.size() <= n || q[n].a != p.a || q[n].b != p.b || q[n].columns != p.columns)
+    if (q.size() <= n || q[n].a != p.a || q[n].b != p.b || q[n].columns != p.columns || q[n].element != p.element)
       return fail("threads of a warpgroup multiply different things");
   if (!usual(p.a) || !usual(p.b)) return fail("a product's descriptor is not of 128-byte swizzled rows");
   const size_t a = tile_of(p.a), b = tile_of(p.b);
@@ -177,14 +178,15 @@ void multiply(int first_warp, Warpgroup& g, size_t n) {
         !read_granules(first_warp + w, b - b % ROW, (size_t)p.columns * ROW))
       return;
   static float left[64][16], right[256][16];
-  load_tile(p.a, 64, p.value, left);
-  load_tile(p.b, p.columns, p.value, right);
+  load_tile(p.a, 64, p, left);
+  load_tile(p.b, p.columns, p, right);
+  const int depth = 32 / p.bytes;
   for (int t = 0; t < GROUP; t++) {
     float* c = g.products[t][n].c;
     for (int i = 0; i < p.columns / 2; i++) {
       const float *x = left[t / 32 * 16 + t % 32 / 4 + i / 2 % 2 * 8], *y = right[i / 4 * 8 + t % 4 * 2 + i % 2];
       float sum = c[i];
-      for (int k = 0; k < 16; k++) sum += x[k] * y[k];
+      for (int k = 0; k < depth; k++) sum += x[k] * y[k];
       c[i] = sum;
     }
   }

@@ -25,6 +25,10 @@ struct Heap {
   std::string describe(uintptr_t address) const;
 };
 
+// Switches between stacks (simt_machine.cpp): saves the current one, goes on with `to`.
+extern "C" void simt_switch(void** save, void* to);
+void* first_stack(char* end, void (*entry)());
+
 // Between the fibers (simt.cpp) and asynchronous work (simt_async.cpp).
 int thread_number();       // of the running fiber; -1: none runs
 uint32_t barrier_epoch();  // grows with each barrier of the block

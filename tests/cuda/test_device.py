@@ -7,6 +7,9 @@ import gc
 import os
 import subprocess
 import sys
+import threading
+import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +18,10 @@ import pytest
 
 import fastconv
 from fastconv import DeviceError, ShapeError, UnsupportedOpError, _core
-from fastconv.cuda import Target, library
-from fastconv.cuda.arrays import _lent
+from fastconv.cuda import Target, arrays, library
+from fastconv.cuda.arrays import Spare, _lent
 from tests.models import nets, nets_formats
-from tests.test_gate import network as gate_network
+from tests.models.gate import network as gate_network
 
 assert nets_formats  # importing it fills NETS
 NET = "channel_tails"
@@ -95,7 +98,9 @@ def test_the_cpu_loads_nothing_of_it() -> None:
 def test_fork() -> None:
     model, x = load(), feed()
     want = model(x)
-    pid = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12: a driver has threads
+        pid = os.fork()
     if pid == 0:
         try:
             model(x)
@@ -309,3 +314,46 @@ def test_no_gate_is_taken() -> None:
     assert "gate" in {op.algorithm for op in cpu.inspect(x.shape)}
     assert "gate" not in {op.algorithm for op in gpu.inspect(x.shape)}
     np.testing.assert_allclose(gpu(x), cpu(x), rtol=1e-4, atol=1e-5)
+
+
+def test_spare_memory_in_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No piece has two holders, and no more are kept than MOST, however takes and gives interleave."""
+
+    class Piece:
+        def __init__(self, owner: Any, size: int) -> None:
+            self.size, self.holders = size, 0
+
+    monkeypatch.setattr(arrays, "Memory", Piece)
+    spare, failures = Spare(), []
+    watched = {Spare.take.__code__, Spare.give.__code__}
+
+    def switch(frame: Any, event: str, arg: object) -> Any:
+        if frame.f_code not in watched:
+            return None
+        frame.f_trace_opcodes = True
+        time.sleep(0)  # between any two instructions another thread may go on
+        return switch
+
+    def work() -> None:
+        sys.settrace(switch)
+        try:
+            for _ in range(60):
+                held: list[Any] = [spare.take(None, 64) for _ in range(2)]  # type: ignore[arg-type]
+                for piece in held:
+                    piece.holders += 1
+                assert [piece.holders for piece in held] == [1, 1]
+                for piece in held:
+                    piece.holders -= 1
+                    spare.give(piece)
+                assert len(spare._free[64]) <= Spare.MOST
+        except (AssertionError, IndexError, KeyError) as error:
+            failures.append(repr(error))
+        finally:
+            sys.settrace(None)
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not failures

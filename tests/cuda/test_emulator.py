@@ -60,6 +60,18 @@ def test_findings(probe: Any) -> None:
     assert seen == set(FINDINGS)
 
 
+def test_one_header_has_the_instructions() -> None:
+    """Inline PTX is in ptx.cuh alone, and each of its functions has a twin."""
+    cuda = emulator.ROOT / "csrc" / "cuda"
+    inline = re.compile(r"\basm\b")
+    assert [p.name for p in cuda.iterdir() if inline.search(p.read_text())] == ["ptx.cuh"]
+    signature = r"(?:inline )?\w+ (\w+)(?:<\w+>)?\("
+    mine = re.findall(rf"__device__ {signature}", (cuda / "ptx.cuh").read_text())
+    twins = (Path(__file__).parent / "ptx_host.h").read_text().partition("}  // namespace host")[2]
+    theirs = re.findall(rf"^{signature}", twins, re.MULTILINE)
+    assert list(dict.fromkeys(mine)) == list(dict.fromkeys(theirs)) and len(set(mine)) > 25
+
+
 def _address(x: Any) -> ctypes.c_void_p:
     return ctypes.c_void_p(x.ctypes.data)
 
@@ -124,16 +136,24 @@ PIPELINES = {
 }
 
 
-def test_pipelines() -> None:
+@pytest.mark.parametrize("precision", ("fp16", "bf16", "tf32"))
+def test_pipelines(precision: str) -> None:
     """Copies of tensors, barriers in shared memory and products of a warpgroup: the result, and each mistake."""
     library = ctypes.CDLL(str(emulator.build("probe_hopper", [Path(__file__).parent / "probe_hopper.cu"])))
     library.probe_hopper.restype = ctypes.c_char_p
     rng = np.random.default_rng(3)
-    a, b = (rng.standard_normal((64, 64)).astype(np.float16) for _ in range(2))
+    depth = 32 if precision == "tf32" else 64  # 128 bytes
+    given = [weights.stored(rng.standard_normal((64, depth), np.float32), precision, multiplied=True) for _ in range(2)]
+    a, b = given
+    if precision == "bf16":
+        a, b = ((x.astype(np.uint32) << 16).view(np.float32) for x in given)
+    elif precision == "tf32":  # copies round to what `a` and `b` are
+        given = [(x.view(np.uint32) + np.uint32(0xFFF)).view(np.float32) for x in given]
+    kind = ("fp16", "bf16", "tf32").index(precision)
     seen = set()
     for i in range(100):
         found, c = ctypes.create_string_buffer(2000), np.zeros((64, 64), np.float32)
-        name = library.probe_hopper(i, _address(a), _address(b), _address(c), found, 2000)
+        name = library.probe_hopper(kind, i, _address(given[0]), _address(given[1]), _address(c), found, 2000)
         if name is None:
             break
         text, want = found.value.decode(), PIPELINES[name.decode()]

@@ -190,9 +190,12 @@ def test_network_from_a_file() -> None:
 
 def test_refusals() -> None:
     model = network("dense")
-    with pytest.raises(ValueError, match="precision='fp16'"):
-        model.compile("sgd", "mse", device="cuda", precision="fp16")
-    with pytest.raises(ValueError, match="precision='tf32'"):
+    for precision in ("fp16", "bf16"):
+        with pytest.raises(DeviceError, match=f"precision='{precision}': on 'cuda' training computes in one of"):
+            model.compile("sgd", "mse", device="cuda", precision=precision)
+    with pytest.raises(DeviceError, match="precision='tf32': on 'cpu' training"):
         model.compile("sgd", "mse", precision="tf32")
+    with pytest.raises(ValueError, match="precision='half'"):
+        model.compile("sgd", "mse", device="cuda", precision="half")
     with pytest.raises(DeviceError, match='expected "cpu", "cuda" or "cuda:N"'):
         model.compile("sgd", "mse", device="gpu")

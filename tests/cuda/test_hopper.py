@@ -1,4 +1,7 @@
-"""sm_90a's own convolution: the copy engine's geometry, the pipeline and the products, under the emulator's clocks."""
+"""sm_90a's own convolution: the copy engine's geometry, the pipeline and the products, under the emulator's clocks.
+
+tf32's gradients of the input, which take it too, are in test_training.py.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,17 @@ import numpy as np
 import pytest
 
 import fastconv
+from fastconv import _core
+from fastconv.cuda import weights
 from fastconv.cuda.library import device
-from tests import cases
+from tests import cases, reference
+from tests.kernels.guard import dense
 from tests.models import nets
 
-from .single import force
+from .single import SCALAR, close, force, run, target
 from .test_conv2d import conv2d
 
-HALVES = ("fp16", "bf16")
+PRECISIONS = ("fp16", "bf16", "tf32")
 TILES = (4, 5, 6)  # 128 x 256, 128, 64
 
 
@@ -47,7 +53,7 @@ SHAPES = (
 )
 
 
-@pytest.mark.parametrize("precision", HALVES)
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("case", SHAPES, ids=lambda c: c.name)
 def test_shapes(case: cases.ConvCase, precision: str) -> None:
     for tile in TILES:
@@ -55,14 +61,36 @@ def test_shapes(case: cases.ConvCase, precision: str) -> None:
         conv2d(precision, case)
 
 
+@pytest.mark.parametrize("precision", ("fp16", "tf32"))
 @pytest.mark.parametrize("tile", TILES)
-def test_more_tiles_than_one(tile: int) -> None:
+def test_more_tiles_than_one(tile: int, precision: str) -> None:
     """Blocks in both directions, more steps than stages, slices of the depth, residual and activation."""
-    case = cases.ConvCase("deep", 2, 11, 9, 128, 264, 3, 3, pads=(1, 1, 1, 1))
+    channels = 128 if precision == "fp16" else 68  # tf32: a tail of 16 bytes
+    case = cases.ConvCase("deep", 2, 11, 9, channels, 264, 3, 3, pads=(1, 1, 1, 1))
     force(tile)
-    conv2d("fp16", case, act="relu")
+    conv2d(precision, case, act="relu")
     force(tile, 3)
-    conv2d("fp16", case, residual=True, act="hard_swish")
+    conv2d(precision, case, residual=True, act="hard_swish")
+
+
+def test_tf32_rounds_on_the_way() -> None:
+    """x comes unrounded: the copy engine rounds it to nearest, so that no product cuts its lower bits off."""
+    rng = np.random.default_rng(4)
+    x, w = rng.standard_normal((1, 6, 7, 36), np.float32), rng.standard_normal((10, 36, 3, 3), np.float32)
+    desc = _core.Conv2d(
+        N=1, H=6, W=7, C=36, K=10, P=6, Q=7, R=3, S=3, groups=1, stride_h=1, stride_w=1, dilation_h=1, dilation_w=1,
+        pad_t=1, pad_l=1, x_image=6 * 7 * 36, x_row=7 * 36, x_ld=36, y_ld=10,
+        algorithm=_core.ConvAlgorithm.implicit,
+    )  # fmt: skip
+    packed = target("tf32").store().pack_conv2d(w, None, 1, SCALAR)
+    force(6)
+    got = run("tf32", "conv2d", desc, [(x, dense(x.shape)), packed], (1, 6, 7, 10))
+    pads = (1, 1, 1, 1)
+    want = reference.conv2d(weights.to_tf32(x), weights.to_tf32(w), None, None, pads=pads)
+    close(got, want, "tf32", terms=36 * 9, scale=18.0)
+    cut = (x.view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32)
+    apart = np.abs(reference.conv2d(cut, weights.to_tf32(w), None, None, pads=pads) - want).max()
+    assert apart > 1e-3 > 10 * np.abs(got - want).max()
 
 
 @pytest.mark.parametrize("gaps", [(8, 8, 8), (16, 3, 5), (0, 4, 1)])
@@ -79,9 +107,10 @@ def test_whole_network() -> None:
     data, feed = nets.serialized("resnet"), nets.inputs(nets.NETS["resnet"](), 2)
     want = fastconv.load(data, precision="strict").run(None, feed)
     force(5)
-    got = fastconv.load(data, device="cuda", precision="fp16").run(None, feed)
-    for a, b in zip(got, want, strict=True):
-        assert np.abs(a - b).max() < 4e-3 * np.abs(b).max()
+    for precision, most in (("fp16", 4e-3), ("tf32", 2e-3)):
+        got = fastconv.load(data, device="cuda", precision=precision).run(None, feed)
+        for a, b in zip(got, want, strict=True):
+            assert np.abs(a - b).max() < most * np.abs(b).max()
 
 
 def test_choice() -> None:

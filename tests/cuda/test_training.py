@@ -21,7 +21,7 @@ from tests.kernels import (
     test_unary_backward,
 )
 
-from .single import SCALAR, random, rounded, run, run_many, target
+from .single import SCALAR, force, random, rounded, run, run_many, target
 
 
 class Core:
@@ -166,6 +166,31 @@ def test_depthwise(convolutions: str) -> None:
 )
 def test_large(convolutions: str, case: cases.ConvCase) -> None:
     test_conv2d_backward.check(SCALAR, case)
+
+
+@pytest.mark.parametrize("convolutions", ("tf32",), indirect=True)
+@pytest.mark.parametrize("tile", (4, 6))
+def test_input_gradients_on_hopper(convolutions: str, tile: int) -> None:
+    """With stride 1 and dense rows the kernel of sm_90a makes them; with others it must leave them alone."""
+
+    def launches() -> int:
+        return target("tf32").owner.library.hopper_launches()
+
+    if launches() < 0:
+        pytest.skip("this card is no Hopper")  # the emulator stands in for one, and never skips
+    try:
+        force(tile, 2)
+        for gap in (0, 4):
+            before = launches()
+            case = cases.ConvCase("3x3", 2, 7, 9, 10, 40, 3, 3, pads=(1, 0, 1, 2))
+            test_conv2d_backward.check(SCALAR, case, gap)
+            assert launches() == before + 2  # without a residual and with one
+        before = launches()
+        case = cases.ConvCase("stride", 2, 7, 9, 10, 40, 3, 3, strides=(2, 1), pads=(1, 0, 1, 2))
+        test_conv2d_backward.check(SCALAR, case)
+        assert launches() == before
+    finally:
+        force(-1)
 
 
 def test_no_pixels(convolutions: str) -> None:

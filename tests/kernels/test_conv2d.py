@@ -79,6 +79,28 @@ def test_every_tile(isa: Any) -> None:
         close(got, expected(case, x, w, bias, None, "relu"), terms=5, scale=3.0, note=case)
 
 
+@isas
+@pytest.mark.parametrize("act", ("relu6", "leaky_relu", "relu"))
+def test_two_rows_share_half_a_vector(isa: Any, act: str) -> None:
+    """Panels whose last vector has at most half its lanes in use (csrc/cpu/half_tile.h), at every number of rows."""
+    V = _core.vector_length(isa)
+    for rows in (*range(1, 32), 49, 98, 150):
+        for vectors in (1, 2, 5) if rows < 32 else (1, 2):
+            K = vectors * V + max(1, V // 2 - rows % 3)
+            case = ConvCase(f"{rows}x{K}", 1, 1, rows, 7, K, 1, 1)
+            check(isa, case, with_bias=rows % 4 > 0, with_residual=rows % 2 == 0, act=act, gaps=(2, 3, rows % 5))
+
+
+@isas
+def test_lines_of_stems(isa: Any) -> None:
+    """Lines long enough to be cut into blocks of their own; chunks begin anywhere within them."""
+    V = _core.vector_length(isa)
+    for K in (V // 2 + 1, 2 * V, 2 * V + 3, 4 * V):
+        for W in (101, 117, 226):
+            case = ConvCase(f"{W}-{K}", 2, 9, W, 3, K, 3, 3, strides=(2, 2))
+            check(isa, case, with_bias=True, with_residual=W > 110, act="relu6", gaps=(0, 5, 3))
+
+
 LARGE = [  # several chunks: of rows, of panels, of groups
     ConvCase("rows", 1, 28, 28, 64, 64, 3, 3, pads=(1, 1, 1, 1)),
     ConvCase("rows-7", 2, 14, 14, 48, 96, 3, 3, pads=(1, 1, 1, 1)),
@@ -90,6 +112,9 @@ LARGE = [  # several chunks: of rows, of panels, of groups
     ConvCase("slices", 1, 7, 7, 1024, 70, 3, 3, pads=(1, 1, 1, 1)),
     ConvCase("slices-dead-taps", 2, 1, 2, 1024, 33, 3, 3, pads=(1, 1, 1, 1)),
     ConvCase("one-channel", 3, 40, 37, 1, 1, 5, 5, pads=(2, 2, 2, 2)),
+    ConvCase("half-vector", 1, 56, 56, 96, 24, 1, 1),
+    ConvCase("half-vector-odd", 1, 35, 35, 96, 40, 1, 1),
+    ConvCase("lines", 1, 113, 113, 3, 32, 3, 3, strides=(2, 2)),
 ]
 
 

@@ -139,6 +139,41 @@ def test_no_pixels(isa: Any) -> None:
 
 
 @isas
+@pytest.mark.parametrize(
+    "case",
+    (
+        cases.ConvCase("pixels", 2, 6, 7, 20, 3, 3, 3, pads=(1, 1, 1, 1)),
+        cases.ConvCase("runs", 2, 6, 7, 3, 20, 3, 3, pads=(1, 1, 1, 1)),
+        cases.ConvCase("images", 16, 6, 7, 3, 2, 3, 3, pads=(1, 1, 1, 1)),
+        cases.ConvCase("depthwise", 2, 6, 7, 20, 20, 3, 3, pads=(1, 1, 1, 1), groups=20),
+    ),
+    ids=lambda c: c.name,
+)
+def test_infinite_gradients(isa: Any, case: cases.ConvCase) -> None:
+    """At a border, of one output channel. What meets pixels is infinite, other channels do not see it.
+
+    What meets padding alone is NaN by the definition, 0 times infinity; a kernel that reads no padding gives the sum of
+    the others instead. No kernel gives anything else.
+    """
+    rng = np.random.default_rng(33)
+    x, g = random(rng, case.N, case.H, case.W, case.C), random(rng, case.N, case.P, case.Q, case.K)
+    shape, pixels = (case.K, case.C // case.groups, case.R, case.S), case.N * case.P * case.Q
+    rest = np.where(np.arange(g.size).reshape(g.shape) == 1, 0, g)
+    without = reference_backward.conv2d_weight(x, rest, shape, **options(case))
+    g.reshape(-1)[1] = np.inf  # the first pixel's second channel
+    with np.errstate(invalid="ignore"):
+        want = reference_backward.conv2d_weight(x, g, shape, **options(case))
+    assert np.isnan(want[1, :, 0]).all() and np.isinf(want[1, :, 1:, 1:]).all() and np.isfinite(want[0]).all()
+    got = weight(isa, case, x, g)
+    np.testing.assert_array_equal(got[np.isinf(want)], want[np.isinf(want)])
+    padding = np.isnan(want)
+    read = np.where(padding, np.where(np.isnan(got), np.nan, without), want)
+    finite = np.isfinite(read)
+    np.testing.assert_array_equal(np.isfinite(got), finite)
+    close(np.where(finite, got, 0), np.where(finite, read, 0), terms=pixels, scale=np.sqrt(pixels), note=case)
+
+
+@isas
 @pytest.mark.parametrize("trans_b", (True, False))
 def test_dense_weight(isa: Any, trans_b: bool) -> None:
     """A dense layer is a convolution of one pixel; dw in either layout."""

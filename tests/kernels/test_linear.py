@@ -81,6 +81,48 @@ def test_depth_in_parts(isa: Any) -> None:
         np.testing.assert_array_equal(part.view(np.int32), whole[first : first + 4].view(np.int32))
 
 
+# -- weights from memory ----------------------------------------------------------------------------------------------
+FAR = (2051, 1030)  # inputs and outputs: streams with a rest, panels with a tail
+
+
+@pytest.fixture(scope="module")
+def far() -> tuple[F32, F32, F32]:
+    """x of four rows without a zero, w and bias."""
+    rng = np.random.default_rng(25)
+    C, K = FAR
+    return random(rng, 4, C) + 3, random(rng, K, C), random(rng, K)
+
+
+@isas
+@pytest.mark.parametrize("zeros", (0.05, 0.5, 0.97, 1.0))
+def test_zeros_are_left_out(isa: Any, zeros: float, far: tuple[F32, F32, F32]) -> None:
+    """Of a row, with the same bits as among rows that let nothing be left out."""
+    x, w, bias = far[0].copy(), far[1], far[2]
+    x[:3, np.random.default_rng(26).permutation(FAR[0])[: round(zeros * FAR[0])]] = 0
+    x[1, ::3] = 0
+    whole = linear(isa, np.stack([x[0], far[0][1], x[1]]), w, bias)  # its second row has no zero
+    close(whole[0], reference.linear(x[:1], w, bias)[0], terms=FAR[0], scale=4 * np.sqrt(FAR[0]), note=zeros)
+    for M in (1, 2, 3):
+        got: F32 = linear(isa, x[:M], w, bias)
+        np.testing.assert_array_equal(got[0].view(np.int32), whole[0].view(np.int32), f"{M}")
+    np.testing.assert_array_equal(linear(isa, x[:2], w, bias)[1].view(np.int32), whole[2].view(np.int32))
+
+
+@isas
+@pytest.mark.parametrize("M", (1, 2, 3, 4))
+def test_weights_of_zeros_are_not_read(isa: Any, M: int, far: tuple[F32, F32, F32]) -> None:
+    """A NaN among them does not show: up to three rows, where all of them are zero, and where zeros are many."""
+    x, w, bias = far[0][:M].copy(), far[1].copy(), far[2]
+    x[:, ::2], w[:, ::2] = 0, np.nan
+    assert np.isfinite(linear(isa, x, w, bias)).all() == (M <= 3)
+    x[-1, 0] = -0.0
+    assert np.isfinite(linear(isa, x, w, bias)).all() == (M <= 3)
+    x[-1, 0] = 1
+    assert np.isnan(linear(isa, x, w, bias)).any()
+    x[0, 1::2] = np.nan
+    assert np.isnan(linear(isa, x, far[1], bias)[0]).all()
+
+
 @isas
 @pytest.mark.parametrize("act", ACTIVATIONS)
 @pytest.mark.parametrize("M", (2, 9))

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from fastconv import layers as L
 from fastconv import optimizers
@@ -18,7 +17,6 @@ from fastconv.errors import ShapeError
 from fastconv.layers.initializers import seeded
 from fastconv.models import Model, Sequential, kept
 from fastconv.models.trainer import Halves
-from fastconv.preprocessing import image_dataset_from_directory
 
 RNG = np.random.default_rng(0)
 X = RNG.uniform(0, 1, (37, 16, 16, 3)).astype(np.float32)
@@ -344,54 +342,6 @@ def test_a_fit_that_is_gone_on_with(tmp_path: Path) -> None:
             taught(model(), callbacks=[BackupAndRestore(folder, 1), Stop(stop)], **more)
         again = taught(model(), callbacks=[BackupAndRestore(folder, 1), Stop(0)], **more)
         assert again.tobytes() == whole.tobytes()
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    for i, (x, y) in enumerate(zip(X, Y, strict=True)):
-        (tmp_path / f"c{y}").mkdir(exist_ok=True)
-        Image.fromarray((x * 255).astype(np.uint8)).save(tmp_path / f"c{y}" / f"{i:02}.png")
-    return tmp_path
-
-
-def test_folders_of_images(photos: Path, runs: list[Any]) -> None:
-    """Broken files are left out of the same batches as without keeping; labels follow their images."""
-    (photos / "c1" / "00.png").write_bytes(b"no image")
-    (photos / "c2" / "99.png").write_bytes(b"no image")
-
-    def folder() -> Any:
-        found = image_dataset_from_directory(photos, image_size=(16, 16), batch_size=8, seed=2, verbose=False,
-                                             on_skip=lambda *_: None)  # fmt: skip
-        for _ in found:  # what is broken is known from the start: else the first epoch's batches differ
-            pass
-        return found
-
-    both(lambda: network(L.Rescaling(1 / 255)), folder(), validation_data=folder())
-    assert runs
-    runs.clear()
-    mapped = folder().map(lambda x, y: (x[:, ::-1], y))  # who knows what it does next time
-    taught(network(L.Rescaling(1 / 255)), mapped)
-    assert not runs
-    taught(network(L.Rescaling(1 / 255)), mapped, cache_features=True)
-    assert runs
-
-
-@pytest.mark.parametrize("times", (0.5, 2, (1, 2)))
-def test_maps_that_change_the_number_of_images(photos: Path, times: Any) -> None:
-    """No feature would belong to a file. times: more images, or more images than labels."""
-    rows = times if isinstance(times, tuple) else (times, times)
-
-    def change(*parts: np.ndarray) -> Any:
-        return tuple(np.resize(a, (int(n * len(a)), *a.shape[1:])) for a, n in zip(parts, rows, strict=True))
-
-    folder = image_dataset_from_directory(photos, image_size=(16, 16), batch_size=8, seed=2, verbose=False)
-    with pytest.raises(ValueError, match="cache_features: expected 8 images"):
-        taught(network(L.Rescaling(1 / 255)), folder.map(change), cache_features=True)
-    both(network, X, Y, validation_data=folder.map(change) if rows[0] == rows[1] else folder)
-    (photos / "c1" / "99.png").write_bytes(b"no image")  # not a map's doing
-    found = image_dataset_from_directory(photos, image_size=(16, 16), batch_size=8, seed=2, verbose=False,
-                                         on_skip=lambda *_: None)  # fmt: skip
-    taught(network(L.Rescaling(1 / 255)), found, cache_features=True)
 
 
 def test_where_memory_ends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ import pytest
 
 import fastconv
 from fastconv import optimizers
+from fastconv.errors import ModelError
 from fastconv.layers import BatchNormalization, Conv2D, Dense, GlobalAveragePooling2D, Input, set_random_seed
 from fastconv.layers.initializers import seeded
-from fastconv.models import Model
+from fastconv.models import Model, Sequential, load_model
 
 RNG = np.random.default_rng(0)
 
@@ -68,3 +69,38 @@ def test_what_a_file_learns_can_be_saved_and_loaded(onnx_file: Path, tmp_path: P
     model.save(tmp_path / "taught.onnx")
     again = fastconv.load(tmp_path / "taught.onnx")
     np.testing.assert_allclose(again(x), model.predict(x), rtol=1e-5, atol=1e-6)
+
+
+def test_load_model_saves_what_it_loaded_and_goes_on(onnx_file: Path, tmp_path: Path) -> None:
+    """Metadata too: the names of the classes stay in the file."""
+    taught = load_model(onnx_file)
+    taught.metadata = {"class_names": '["a", "b", "c", "d", "e"]'}
+    taught.save(tmp_path / "named.onnx")
+    again = load_model(tmp_path / "named.onnx", threads=1)
+    assert again.metadata == taught.metadata and again.threads == 1
+    x, y = RNG.standard_normal((8, 16, 16, 3)).astype(np.float32), np.arange(8) % 5
+    np.testing.assert_array_equal(again.predict(x), taught.predict(x))
+    again.compile(optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+    losses = again.fit(x, y, epochs=3, verbose=0, seed=0).history["loss"]
+    assert losses[-1] < losses[0]
+    taught.save(tmp_path / "weights.safetensors")
+    with pytest.raises(ModelError, match="load_weights"):
+        load_model(tmp_path / "weights.safetensors")
+
+
+def test_who_asks_a_loaded_network_to_learn_is_told_how(onnx_file: Path) -> None:
+    """compile, fit, predict of Keras are those of models of layers."""
+    model = fastconv.load(onnx_file)
+    for call in (
+        lambda: model.compile("adam", "mse"),  # type: ignore[arg-type]
+        lambda: model.compile(metrics=["accuracy"]),
+        lambda: model.compile(optimizers.Adam(), loss="mse"),  # type: ignore[arg-type]
+        lambda: model.fit,
+        lambda: model.predict,
+        lambda: Sequential([Input((16, 16, 3)), model, Dense(3)]),
+    ):
+        with pytest.raises((TypeError, AttributeError, ValueError), match=r"as_layers\(\).*add_head"):
+            call()
+    with pytest.raises(AttributeError, match=r"no attribute 'nothing'$"):
+        _ = model.nothing
+    assert model.compile((1, 16, 16, 3)) is model.compile([1, 16, 16, 3])

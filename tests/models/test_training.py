@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -256,100 +255,6 @@ def test_packed_weights_of_the_frozen_part_are_kept() -> None:
     after = model.runtime()._cache.packed
     same = [k for k in after if frozen.get(k) == id(after[k])]
     assert any(k not in frozen for k in after) and len(same) >= 2  # c1's panels and what stays of the rest
-
-
-# -- data ---------------------------------------------------------------------------------------------------------
-def test_generators_and_sequences() -> None:
-    def endless() -> Iterator[Any]:
-        while True:
-            for i in range(0, 48, 16):
-                yield X[i : i + 16], Y[i : i + 16]
-
-    class Parts:
-        def __len__(self) -> int:
-            return 3
-
-        def __getitem__(self, i: int) -> Any:
-            return X[16 * i : 16 * i + 16], Y[16 * i : 16 * i + 16]
-
-    made = []
-    for data, steps in ((endless(), 3), (Parts(), None), (list(map(Parts().__getitem__, range(3))), None)):
-        model = compiled(network())
-        if isinstance(data, list):
-            data = _Again(data)
-        history = model.fit(data, epochs=2, steps_per_epoch=steps, verbose=0, seed=0)
-        assert model.optimizer.iterations == 6 and len(history.history["loss"]) == 2
-        made.append(weights(model))
-    assert made[0] == made[1] == made[2]
-
-
-class _Again:
-    def __init__(self, items: list[Any]) -> None:
-        self.items = items
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.items)
-
-
-def test_validation_split_takes_the_last_rows() -> None:
-    model = compiled(network(dropout=0.0), optimizers.SGD(0.0))
-    history = model.fit(X, Y, epochs=1, verbose=0, seed=0, validation_split=0.2).history
-    assert history["val_loss"][0] == pytest.approx(model.evaluate(X[40:], Y[40:], verbose=0)[0])
-    with pytest.raises(ValueError, match="leaves nothing"):
-        model.fit(X, Y, validation_split=0.001, verbose=0)
-    with pytest.raises(ValueError, match="expected arrays"):
-        model.fit(_Again([(X, Y)]), validation_split=0.5, verbose=0)
-
-
-def test_a_changed_network_is_trained_as_it_is_now() -> None:
-    """Not by the steps that were compiled for the one before."""
-    model = compiled(network(dropout=0.0))
-    model.fit(X, Y, batch_size=25, epochs=1, verbose=0)
-    model.pop()
-    model.add(Dense(5, activation="softmax", name="other"))
-    before = model.get_layer("other").get_weights()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        model.fit(X, Y + 3, batch_size=25, epochs=1, verbose=0)
-    assert not np.array_equal(before[0], model.get_layer("other").get_weights()[0])
-    for _ in range(len(model.layers)):
-        model.pop()
-    with pytest.raises(ValueError, match="has no layers"):
-        model.predict(X)
-    for wrong in (0, -3, "2"):
-        model = compiled(network())
-        model.threads = wrong  # type: ignore[assignment]
-        with pytest.raises(ValueError, match=f"threads={wrong!r}"):
-            model.fit(X, Y, verbose=0)
-
-
-def test_an_unbuilt_sequential_is_built_by_its_data() -> None:
-    model = Sequential([Flatten(), Dense(2, activation="softmax")])
-    compiled(model)
-    model.fit(X, Y, epochs=1, verbose=0)
-    assert model.input_shape == (None, 8, 8, 3)
-
-
-def test_other_losses() -> None:
-    x = RNG.standard_normal((40, 5)).astype(np.float32)
-    target = (x.sum(axis=1) > 0).astype(np.float32)
-    for end, loss in (("sigmoid", "binary_crossentropy"), (None, "mse")):
-        model = Sequential([Input((5,)), Dense(8, activation="tanh"), Dense(1, activation=end)])
-        model.compile(optimizers.Adam(0.05), loss, metrics="accuracy")
-        found = model.fit(x, target, epochs=30, verbose=0, seed=0).history
-        assert found["loss"][-1] < 0.5 * found["loss"][0] and found["accuracy"][-1] > 0.9
-
-
-def test_segmentation() -> None:
-    """A class for each pixel."""
-    inputs = Input((6, 6, 2))
-    model = Model(inputs, Conv2D(3, 3, padding="same", activation="softmax")(inputs))
-    model.compile(optimizers.Adam(0.2), "sparse_categorical_crossentropy", ["accuracy"])
-    x = RNG.standard_normal((12, 6, 6, 2)).astype(np.float32)
-    y = (x[..., 0] > 0.5).astype(int) + (x[..., 0] > -0.5)
-    found = model.fit(x, y, epochs=60, batch_size=4, verbose=0, seed=0).history
-    assert found["accuracy"][-1] > 0.9
-    assert model.evaluate(x, y, verbose=0)[1] > 0.9
 
 
 # -- errors -------------------------------------------------------------------------------------------------------

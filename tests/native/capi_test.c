@@ -45,6 +45,7 @@ static void wrong_arguments(const char* path, const fastconv_plan* plan) {
   CHECK(fastconv_plan_open(NULL, NULL, 0, &none, &error) == FASTCONV_INVALID_ARGUMENT);
   CHECK(fastconv_plan_open(path, NULL, 0, NULL, &error) == FASTCONV_INVALID_ARGUMENT);
   CHECK(fastconv_plan_open(path, "sse", 0, &none, &error) == FASTCONV_INVALID_ARGUMENT && none == NULL);
+  CHECK(strstr(error.message, "\"sse\"") && strstr(error.message, "avx512 or neon"));
   CHECK(fastconv_plan_open(path, NULL, 64, &none, &error) == FASTCONV_INVALID_ARGUMENT);
   CHECK(fastconv_plan_open("/nowhere/x.fcplan", NULL, 0, &none, &error) == FASTCONV_IO);
   CHECK(strstr(error.message, "/nowhere/x.fcplan") && strstr(error.message, "No such file"));
@@ -56,15 +57,32 @@ static void wrong_arguments(const char* path, const fastconv_plan* plan) {
   CHECK(fastconv_plan_label(plan, 1 << 20) == NULL);
   CHECK(fastconv_plan_metadata(plan, "nothing") == NULL && fastconv_plan_metadata(plan, NULL) == NULL);
   CHECK(fastconv_session_create(NULL, 0, NULL, 0, &session, &error) == FASTCONV_INVALID_ARGUMENT);
-  CHECK(fastconv_session_create(plan, -1, NULL, 0, &session, &error) == FASTCONV_INVALID_ARGUMENT);
+  CHECK(fastconv_session_create(plan, -7, NULL, 0, &session, &error) == FASTCONV_INVALID_ARGUMENT);
+  CHECK(strcmp(error.message, "threads: -7, expected 0 to 1024") == 0);
   char small[64];
   CHECK(fastconv_session_create(plan, 0, small, sizeof small, &session, &error) == FASTCONV_INVALID_ARGUMENT);
-  CHECK(session == NULL && strstr(error.message, "arena"));
+  CHECK(session == NULL && strstr(error.message, "the arena has 64 bytes"));
   CHECK(fastconv_session_run(NULL, NULL, NULL, &error) == FASTCONV_INVALID_ARGUMENT);
   CHECK(strcmp(fastconv_status_name(FASTCONV_NO_ISA), "no isa") == 0);
+  CHECK(strcmp(fastconv_status_name(FASTCONV_NO_KERNEL), "no kernel") == 0);
   CHECK(strcmp(fastconv_status_name((fastconv_status)99), "unknown status") == 0);
   fastconv_plan_close(NULL);
   fastconv_session_close(NULL);
+}
+
+/* What is asked of no plan at all. */
+static void no_plan(void) {
+  fastconv_tensor tensor;
+  fastconv_operation operation;
+  CHECK(fastconv_plan_name(NULL) == NULL && fastconv_plan_isa(NULL) == NULL);
+  CHECK(fastconv_plan_label(NULL, 0) == NULL && fastconv_plan_metadata(NULL, "author") == NULL);
+  CHECK(fastconv_plan_weight_bytes(NULL) == 0 && fastconv_plan_activation_bytes(NULL) == 0);
+  CHECK(fastconv_plan_arena_bytes(NULL, 2) == 0 && fastconv_plan_input_count(NULL) == 0);
+  CHECK(fastconv_plan_output_count(NULL) == 0 && fastconv_plan_operation_count(NULL) == 0);
+  CHECK(fastconv_plan_label_count(NULL) == 0);
+  CHECK(fastconv_plan_input(NULL, 0, &tensor) == FASTCONV_INVALID_ARGUMENT);
+  CHECK(fastconv_plan_output(NULL, 0, &tensor) == FASTCONV_INVALID_ARGUMENT);
+  CHECK(fastconv_plan_operation(NULL, 0, &operation) == FASTCONV_INVALID_ARGUMENT);
 }
 
 /* A run in an arena that ends where the plan says it may, at an odd address. */
@@ -112,8 +130,11 @@ static void from_memory(const char* path, const float* x, const float* want, siz
   CHECK(fread(data, 1, size, file) == size);
   fclose(file);
   fastconv_plan* plan = NULL;
+  CHECK(fastconv_plan_from_memory(NULL, size, level, 0, &plan, &error) == FASTCONV_INVALID_ARGUMENT);
+  CHECK(strcmp(error.message, "data is null") == 0);
   CHECK(fastconv_plan_from_memory(data + 4, size, level, 0, &plan, &error) == FASTCONV_INVALID_ARGUMENT);
   CHECK(fastconv_plan_from_memory(data, size - 1, level, 0, &plan, &error) == FASTCONV_BAD_PLAN);
+  CHECK(strstr(error.message, "truncated or lengthened"));
   CHECK(fastconv_plan_from_memory(data, 0, level, 0, &plan, &error) == FASTCONV_BAD_PLAN);
   CHECK(fastconv_plan_from_memory(data, size, level, FASTCONV_VERIFY, &plan, &error) == FASTCONV_OK);
   float* y = run(plan, 0, x, 0);
@@ -131,6 +152,7 @@ int main(int argc, char** argv) {
   CHECK(fastconv_has_isa(level) && !fastconv_has_isa("sse") && !fastconv_has_isa(NULL));
   fastconv_plan* plan = open_plan(argv[1]);
   wrong_arguments(argv[1], plan);
+  no_plan();
   CHECK(strcmp(fastconv_plan_isa(plan), level) == 0 && strlen(fastconv_version()) >= 5);
   fastconv_tensor input, output;
   fastconv_operation operation;

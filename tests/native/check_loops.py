@@ -19,22 +19,30 @@ from pathlib import Path
 from tests.native import loops
 
 REGISTERS = {"avx2": 16, "avx512": 32, "neon": 32}
+Limits = dict[tuple[int, float], tuple[int, int]]
 # (MR, NV): instructions and reads per step. Instructions may be a tenth more, for other compilers.
-MAIN = {
+MAIN: dict[str, Limits] = {
     "avx512": {(6, 4): (40, 10), (7, 4): (44, 17), (8, 3): (41, 11), (12, 2): (48, 14), (12, 1): (23, 13)},
     "avx2": {(6, 2): (26, 8), (12, 1): (35, 13)},
     "neon": {(6, 4): (46, 10), (8, 3): (46, 11), (12, 2): (54, 14), (12, 1): (40, 13)},
 }
 # Dense layers with one to three rows: as wide as a panel, bound by memory.
-STREAMS = {"avx512": {(1, 8): (20, 9)}, "avx2": {(1, 8): (20, 9)},  # g++ 15, clang 22
+STREAMS: dict[str, Limits] = {"avx512": {(1, 8): (20, 9)}, "avx2": {(1, 8): (20, 9)},  # g++ 15, clang 22
            "neon": {(1, 8): (23, 9)}}  # fmt: skip
-SOURCES = {"conv2d": MAIN, "winograd": MAIN, "linear": STREAMS}
-TILE = re.compile(r"\bfastconv::(avx2|avx512|neon)::(?:\(anonymous namespace\)::)?(?:tile|stream)<(\d+), (\d+)[,>]")
+# half_tile<MR, NV>, whose last vector serves two rows, counts as NV - 1/2 vectors wide.
+HALF: dict[str, Limits] = {"avx512": {(14, 1.5): (57, 16), (10, 2.5): (53, 13)}, "avx2": {}, "neon": {}}
+CONV = {level: {**MAIN[level], **HALF[level]} for level in MAIN}
+SOURCES = {"conv2d": CONV, "winograd": MAIN, "linear": STREAMS}
+TILE = re.compile(
+    r"\bfastconv::(avx2|avx512|neon)::(?:\(anonymous namespace\)::)?(half_)?(?:tile|stream)<(\d+), (\d+)[,>]"
+)
 
 
-def problems(level: str, rows: int, vectors: int, loop: loops.Loop | None, limit: tuple[int, int] | None) -> list[str]:
+def problems(
+    level: str, rows: int, vectors: float, loop: loops.Loop | None, limit: tuple[int, int] | None
+) -> list[str]:
     """What is wrong with a tile's main loop; `limit` as in MAIN."""
-    work = rows * vectors
+    work = int(rows * vectors)
     if loop is None:
         return ["has no loop with FMAs"]
     steps, rest = divmod(loop.fmas, work)
@@ -54,18 +62,18 @@ def problems(level: str, rows: int, vectors: int, loop: loops.Loop | None, limit
     return found
 
 
-def check(level: str, lines: Iterable[str], limits: dict[tuple[int, int], tuple[int, int]]) -> tuple[list[str], int]:
+def check(level: str, lines: Iterable[str], limits: Limits) -> tuple[list[str], int]:
     """Problems of all tiles in a disassembly, and how many tiles there are. A tile of `limits` that is missing is a
     problem."""
     found: list[str] = []
-    seen: set[tuple[int, int]] = set()
+    seen: set[tuple[int, float]] = set()
     count = 0
     kind = loops.ArmInstruction if level == "neon" else loops.Instruction
     for name, body in loops.functions(lines, kind):
         tile = TILE.search(name)
         if not tile or tile[1] != level:
             continue
-        rows, vectors = int(tile[2]), int(tile[3])
+        rows, vectors = int(tile[3]), int(tile[4]) - (0.5 if tile[2] else 0)
         seen.add((rows, vectors))
         count += 1
         wrong = problems(level, rows, vectors, loops.main_loop(body), limits.get((rows, vectors)))

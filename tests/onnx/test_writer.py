@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,34 @@ def test_large_weights_lie_beside_the_file(tmp_path: Path, monkeypatch: pytest.M
     got = onnxruntime(path, {fastconv.load(path).inputs[0].name: x})[0]
     assert relative_error(got, model.predict(x)) <= TOLERANCE
     np.testing.assert_allclose(fastconv.load(path)(x), got, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("embedded", (0, writer.EMBEDDED))
+def test_a_write_that_fails_leaves_what_was_there(
+    embedded: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole, and alone: also what a killed process has left half written is gone after the next one."""
+    monkeypatch.setattr(writer, "EMBEDDED", embedded)
+    first, second = (Sequential([Input(shape=(64,)), Dense(64, name="d")]) for _ in range(2))
+    path = tmp_path / "net.onnx"
+    first.save(path)
+    names, want = sorted(os.listdir(tmp_path)), fastconv.load(path)(np.ones((1, 64), np.float32))
+    real, seen = writer._bytes, []
+
+    def full(weight: Any) -> Any:
+        seen.append(weight)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(writer, "_bytes", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*net\.onnx"):
+        second.save(path)
+    assert seen and sorted(os.listdir(tmp_path)) == names
+    np.testing.assert_array_equal(fastconv.load(path)(np.ones((1, 64), np.float32)), want)
+    monkeypatch.setattr(writer, "_bytes", real)
+    (tmp_path / ".net.onnx.part").write_bytes(b"what a killed process has left" * 1000)
+    second.save(path)
+    assert sorted(os.listdir(tmp_path)) == names
+    assert not np.array_equal(fastconv.load(path)(np.ones((1, 64), np.float32)), want)
 
 
 def test_shared_weights_are_written_once(tmp_path: Path) -> None:

@@ -133,6 +133,17 @@ def test_broken_files_are_reported_and_skipped(folder: Path) -> None:
         list(read(folder))
 
 
+def test_folders_of_a_data_set_that_is_split_already(tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        for name in ("a", "b"):
+            (tmp_path / part / name).mkdir(parents=True)
+            paint(tmp_path / part / name / "0.png", 3)
+    with pytest.warns(UserWarning, match="train, val are taken for classes") as caught:
+        assert read(tmp_path).class_names == ["train", "val"]
+    assert [w.filename for w in caught] == [__file__]
+    assert read(tmp_path / "train").class_names == ["a", "b"]
+
+
 def test_map(folder: Path) -> None:
     data = read(folder, shuffle=False)
     made = data.map(lambda x, y: (x / 255, y)).map(lambda x, y: (x + 1, y * 2))

@@ -5,4 +5,4 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-collect_ignore = [] if find_spec("torch") else ["test_torch.py"]
+collect_ignore = [] if find_spec("torch") else ["test_torch.py", "test_torch_images.py"]

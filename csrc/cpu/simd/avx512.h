@@ -23,6 +23,25 @@ static inline Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
 static inline void store(float* p, Vec a) { _mm512_storeu_ps(p, a.v); }
 static inline Vec load_n(const float* p, int n) { return {_mm512_maskz_loadu_ps(mask_n(n), p)}; }
 static inline void store_n(float* p, Vec a, int n) { _mm512_mask_storeu_ps(p, mask_n(n), a.v); }
+// Halves, for cpu/half_tile.h: eight numbers twice; the lower half of a beside the upper one of b; eight or n numbers
+// at p and as many at q.
+static inline Vec load_twice(const float* p) { return {_mm512_broadcast_f32x8(_mm256_loadu_ps(p))}; }
+static inline Vec join_halves(Vec a, Vec b) { return {_mm512_mask_blend_ps(0xff00, a.v, b.v)}; }
+static inline Vec load_halves_n(const float* p, const float* q, int n) {
+  const __mmask16 low = mask_n(n), high = (__mmask16)(low << 8);
+  return {_mm512_mask_loadu_ps(_mm512_maskz_loadu_ps(low, p), high, q - 8)};
+}
+static inline void store_halves(float* p, float* q, Vec a) {
+  _mm256_storeu_ps(p, _mm512_castps512_ps256(a.v));
+  _mm256_storeu_ps(q, _mm512_extractf32x8_ps(a.v, 1));
+}
+// Whole registers under a mask: g++ makes one vextractf32x8 of an extraction and a masked store, which faults on what
+// the mask leaves out.
+static inline void store_halves_n(float* p, float* q, Vec a, int n) {
+  const __mmask16 low = mask_n(n), high = (__mmask16)(low << 8);
+  _mm512_mask_storeu_ps(p, low, a.v);
+  _mm512_mask_storeu_ps(q - 8, high, a.v);
+}
 static inline Vec add(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
 static inline Vec sub(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
 static inline Vec mul(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
