@@ -143,7 +143,24 @@ void prepare(Winograd& d, Isa isa, Op op) {
   }
 }
 
+// Seven rows or more, so that none is empty.
+int64_t depthwise_bands(int64_t P) { return P < 28 ? 1 : std::min<int64_t>(8, P / 7); }
+
+// Many rows are cut into bands: what the convolution in front computed by rows lies in the cache of the same thread.
+// Few are cut by channels, as those of its weights are then.
+static void prepare_means(DepthwiseConv2d& d) {
+  d.bands = depthwise_bands(d.P);
+  d.rows_per_chunk = ceil_div(d.P, d.bands);
+  const int64_t lines = ceil_div(d.K, 16);
+  const double flops = 2.0 * (double)d.P * (double)d.Q * (double)d.K * (double)(d.R * d.S);
+  const double most = (double)std::min<int64_t>(lines, 2 * FEW_CHUNKS);
+  d.lines_per_chunk = d.bands > 1 ? lines : ceil_div(lines, (int64_t)std::clamp(flops / (CHUNK_FLOPS / 4), 1.0, most));
+  d.line_chunks = ceil_div(lines, d.lines_per_chunk);
+  d.chunks = d.N * d.bands * d.line_chunks;
+}
+
 void prepare(DepthwiseConv2d& d) {
+  if (d.means) return prepare_means(d);
   const int64_t rows = d.N * d.P, per_row = std::max<int64_t>(1, 2 * d.Q * d.K * d.R * d.S);
   d.rows_per_chunk = std::max(ceil_div(rows, CHUNKS), ceil_div(CHUNK_FLOPS / 4, per_row));
   d.chunks = ceil_div(rows, d.rows_per_chunk);
@@ -220,6 +237,8 @@ Extent extent(const DepthwiseConv2d& d, Isa isa) {
   e.in[0] = image_extent(op, d);
   e.in[1] = packed_depthwise_size(d.K, d.R, d.S, isa);
   epilogue_extent(op, d, pixels(op, d), e);
+  require(d.means == 0 || (d.means == 1 && d.P > 0 && d.Q > 0), op, "means of no pixels");
+  if (d.means) e.more[0] = times(op, "means", {d.N, depthwise_bands(d.P), d.K});
   return e;
 }
 

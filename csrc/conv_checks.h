@@ -24,6 +24,9 @@ int64_t scratch_bytes(const Linear& d);
 // Floats between the two operations of a Winograd convolution; 0 where one does it all.
 int64_t winograd_workspace(int64_t N, int64_t P, int64_t Q, int64_t C, int64_t K, int64_t m, int64_t r, int64_t axes);
 
+// Into how many bands of rows a depthwise convolution cuts the sums over an image of P rows.
+int64_t depthwise_bands(int64_t P);
+
 // Chunk i reads part i % weight_parts of the weights; 0 where they are few.
 int64_t weight_parts(const Conv2d& d);
 int64_t weight_parts(const Winograd& d, Isa isa, Op op);

@@ -116,7 +116,8 @@ struct Winograd {
 };
 
 // The same as Conv2d with groups == C and K = C * multiplier. in: x, weights [R*S][K rounded up to whole vectors],
-// bias, residual
+// bias, residual. means: more holds sums of y over bands of rows of an image, divided by P Q, [N][bands][K]; added up
+// they are the means over the image. Bands, and chunks then, are those of one image, whatever N.
 struct DepthwiseConv2d {
   int64_t chunks;
   int64_t N, H, W, C, K, P, Q, R, S, multiplier;
@@ -125,6 +126,8 @@ struct DepthwiseConv2d {
   int64_t y_ld, res_ld;
   Activation act;
   int64_t rows_per_chunk;
+  int64_t means;
+  int64_t bands, line_chunks, lines_per_chunk;  // with means: a chunk is a band of some lines of 16 channels
 };
 
 // y[m,k] = act(bias[k] + sum x[m,c] w[c,k] + residual[m,k])      in: x, packed weights, bias, residual

@@ -23,7 +23,7 @@
 namespace fastconv {
 
 constexpr char FILE_MAGIC[8] = {'f', 'c', 'p', 'l', 'a', 'n', '\r', '\n'};
-constexpr uint32_t FILE_VERSION = 3;
+constexpr uint32_t FILE_VERSION = 4;
 constexpr uint64_t FILE_PAGE = 4096;
 constexpr int FILE_RANK = 8;
 
@@ -69,7 +69,7 @@ struct FileTensor {
 
 struct FileOperation {
   uint32_t kernel, name, op, algorithm;  // strings: of kernels.def, and for people
-  int32_t in[4], out;
+  int32_t in[4], out, more[2];
   uint32_t rank;
   uint64_t descriptor_at, descriptor_bytes;
   int64_t flops, bytes;

@@ -216,12 +216,22 @@ class PlanBuilder {
     const char* descriptor = r_.head(f.descriptor_at, f.descriptor_bytes);
     Plan& plan = *saved_.plan;
     const std::vector<Tensor>& tensors = plan.tensors();
-    require(f.out >= 0 && (size_t)f.out < tensors.size(), "an operation's output");
-    const Tensor& out = tensors[f.out];
-    require(out.space != Space::external || (size_t)out.offset >= saved_.inputs.size(), "an operation writes an input");
+    const auto check_output = [&](int32_t t) {
+      require(t >= 0 && (size_t)t < tensors.size(), "an operation's output");
+      const Tensor& out = tensors[t];
+      require(out.space != Space::external || (size_t)out.offset >= saved_.inputs.size(),
+              "an operation writes an input");
+    };
+    check_output(f.out);
     const std::vector<int> in(f.in, f.in + 4);
+    std::vector<int> more;
+    for (size_t i = 0; i < 2 && f.more[i] != -1; i++) {
+      check_output(f.more[i]);
+      more.push_back(f.more[i]);
+    }
+    require(more.size() > 0 || f.more[1] == -1, "an operation's outputs");
     try {
-      add(plan, op.kernel, descriptor, f.descriptor_bytes, in, f.out);
+      add(plan, op.kernel, descriptor, f.descriptor_bytes, in, f.out, more);
     } catch (const std::invalid_argument& e) {
       broken("operation " + std::to_string(number) + " (" + op.kernel + "): " + e.what());
     }
@@ -234,7 +244,7 @@ class PlanBuilder {
   }
 
   static void add(Plan& plan, const char* kernel, const char* descriptor, uint64_t bytes, const std::vector<int>& in,
-                  int out) {
+                  int out, const std::vector<int>& more) {
 #define KERNEL(name, Descriptor)                                        \
   if (strcmp(kernel, #name) == 0) {                                     \
     if (!FASTCONV_KEPT(name)) left_out(#name);                          \
@@ -242,7 +252,7 @@ class PlanBuilder {
     if (bytes != sizeof d) throw std::invalid_argument("another size"); \
     memcpy(&d, descriptor, sizeof d);                                   \
     check_function(d, kernel, 0);                                       \
-    return plan.name(d, in, out);                                       \
+    return plan.name(d, in, out, more);                                 \
   }
 #include "cpu/kernels.def"
 #undef KERNEL

@@ -80,6 +80,7 @@ std::vector<FileOperation> operations(Head& head, const PlanToSave& v) {
     f.name = head.string(about.name), f.op = head.string(about.op), f.algorithm = head.string(about.algorithm);
     memcpy(f.in, ops[i].in, sizeof f.in);
     f.out = ops[i].out;
+    memcpy(f.more, ops[i].more, sizeof f.more);
     f.flops = about.flops, f.bytes = about.bytes;
     f.rank = (uint32_t)(about.dims.size() > FILE_RANK ? 0 : about.dims.size());
     for (uint32_t k = 0; k < f.rank; k++) f.dims[k] = about.dims[k];

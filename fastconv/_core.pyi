@@ -75,6 +75,7 @@ __all__: list[str] = [
     "conv2d_panels",
     "conv2d_seconds",
     "conv2d_terms",
+    "depthwise_bands",
     "extent",
     "extent_more",
     "huge_pages",
@@ -428,7 +429,7 @@ class Winograd:
     def __init__(self, **kwargs: typing.Any) -> None: ...
 
 class DepthwiseConv2d:
-    """in: x, packed weights, bias, residual"""
+    """in: x, packed weights, bias, residual; more: sums of bands"""
 
     C: int
     H: int
@@ -440,9 +441,13 @@ class DepthwiseConv2d:
     S: int
     W: int
     act: Activation
+    bands: int
     chunks: int
     dilation_h: int
     dilation_w: int
+    line_chunks: int
+    lines_per_chunk: int
+    means: int
     multiplier: int
     pad_l: int
     pad_t: int
@@ -1416,6 +1421,9 @@ def conv2d_seconds(shape: ConvShape, algorithm: str, m: int, isa: Isa) -> float:
 def conv2d_terms(shape: ConvShape, algorithm: str, m: int, isa: Isa) -> dict[str, float]:
     """The work of a candidate, by kind."""
 
+def depthwise_bands(P: int) -> int:
+    """Into how many bands of rows a depthwise convolution cuts the sums over an image of P rows."""
+
 @typing.overload
 def extent(desc: Conv2d, isa: Isa, op: Op | None = None) -> tuple[tuple[int, int, int, int], int]:
     """Elements that each input and the output must have: ((int, ...), int)."""
@@ -1745,5 +1753,5 @@ DEFAULT_WINOGRAD: int = 4
 LARGEST_WINOGRAD: int = 6
 MAX_RANK: int = 8
 PLAN_MAGIC: bytes
-PLAN_VERSION: int = 3
+PLAN_VERSION: int = 4
 __version__: str

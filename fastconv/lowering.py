@@ -107,8 +107,8 @@ def conv(c: Compiler, node: Node) -> None:
     if algorithm == "winograd":
         _winograd(c, node, shape, choice, geometry, inputs, y, (flops, moved), told)
     elif algorithm == "depthwise":
-        depthwise = _core.DepthwiseConv2d(multiplier=K // C, **geometry)
-        c.emit("depthwise_conv2d", depthwise, inputs, c.tensor(y), node, algorithm, flops, moved, **told)
+        depthwise = _core.DepthwiseConv2d(multiplier=K // C, means=len(node.outputs) - 1, **geometry)
+        _depthwise(c, node, depthwise, inputs, c.tensor(y), (flops, moved), told)
     else:
         desc = _core.Conv2d(groups=shape.groups, algorithm=getattr(_core.ConvAlgorithm, algorithm), **geometry)
         c.emit("conv2d", desc, inputs, c.tensor(y), node, algorithm, flops, moved, **told)
@@ -131,6 +131,27 @@ def _gated(c: Compiler, node: Node, choice: Choice, gate: int) -> int:
         c.emit("binary", desc, inputs, part, node, "gate", math.prod(shape), 8 * math.prod(shape))
         first += math.prod(shape)
     return c.tensor(View("arena", None, base, (size,), (1,)))
+
+
+def _depthwise(
+    c: Compiler, node: Node, desc: Any, inputs: list[int], y: int, work: tuple[int, int], told: dict[str, Any]
+) -> None:
+    """One operation, or two where the sums of several bands of rows become the means of output 1."""
+    if len(node.outputs) == 1:
+        c.emit("depthwise_conv2d", desc, inputs, y, node, "depthwise", *work, **told)
+        return
+    N, P, _, K = node.output.shape
+    means, bands = c.view(node.outputs[1]), _core.depthwise_bands(P)
+    size = N * bands * K
+    alone = bands == 1 and means.dense
+    sums = c.tensor(means if alone else View("arena", None, c.workspace(node) // 4, (size,), (1,)))
+    c.emit("depthwise_conv2d", desc, inputs, y, node, "depthwise+mean", *work, more=[sums], **told)
+    if not alone:
+        total = _core.Reduce(
+            outer=N, n=bands, inner=K, x_outer=bands * K, x_n=K, y_outer=K if means.dense else means.ld,
+            func=_core.ReduceFunc.sum,
+        )  # fmt: skip
+        c.emit("reduce", total, [sums], c.tensor(means), node, "mean", size, 4 * (size + N * K))
 
 
 def _winograd(

@@ -5,8 +5,9 @@
 // at compile time (branches: half the speed at 14x14 on Zen 5; loads under an empty mask were no better; prefetching
 // the next row costs up to a quarter). Other filters do the same with each weight loaded once for QT outputs; a channel
 // multiplier takes one output at a time. One cache line of channels runs through all rows before the next: its pixels
-// stay in L1 for all R filter rows. Weights are [R*S][K rounded up to whole vectors].
-#include "cpu/kernels.h"
+// stay in L1 for all R filter rows. Weights are [R*S][K rounded up to whole vectors]. Where means are asked for, the
+// outputs of a line are added up while they are in L1, by four sums at a time.
+#include "cpu/math.h"
 
 namespace fastconv {
 namespace FASTCONV_ISA {
@@ -209,46 +210,131 @@ static void rows_multiplied(const DepthwiseConv2d& d, const Lane& lane, int64_t 
   }
 }
 
-}  // namespace
+constexpr int64_t LINE = 16;  // floats
 
-void depthwise_conv2d(const DepthwiseConv2d& d, const Buffers& b, int64_t begin, int64_t end) {
-  const int64_t w_ld = (d.K + V - 1) / V * V, rows = d.N * d.P;
-  const bool plain = d.multiplier == 1 && d.dilation_h == 1 && d.dilation_w == 1 && d.stride_h == d.stride_w &&
-                     d.R == d.S && (d.R == 3 || d.R == 5) && (d.stride_h == 1 || d.stride_h == 2);
-  void (*fast)(const DepthwiseConv2d&, const Lane&, int64_t, int64_t, int64_t) =
-      d.multiplier != 1             ? nullptr
-      : !plain                      ? rows_any
-      : d.R == 3 && d.stride_h == 1 ? rows_by_blocks<3, 3, 1>
-      : d.R == 3                    ? rows_by_blocks<3, 3, 2>
-      : d.stride_h == 1             ? rows_by_blocks<5, 5, 1>
-                                    : rows_by_blocks<5, 5, 2>;
-  const int64_t row_begin = begin * d.rows_per_chunk, row_end = min_i(rows, end * d.rows_per_chunk);
+struct Range {  // output rows of all images, and channels
+  int64_t row_begin, row_end, k_begin, k_end;
+};
+
+// The sum over `count` pixels of f(y), which is written back unless f is nothing.
+template <bool WRITES, class F>
+static inline Vec sum_pixels(const F& f, float* y, int64_t y_ld, int64_t count, int n) {
+  Vec part[4] = {zero(), zero(), zero(), zero()};
+  int64_t i = 0;
+  if (n == V) {
+    for (; i + 4 <= count; i += 4, y += 4 * y_ld) {
+#pragma GCC unroll 4
+      for (int t = 0; t < 4; t++) {
+        const Vec v = f(load(y + t * y_ld));
+        if (WRITES) store(y + t * y_ld, v);
+        part[t] = add(part[t], v);
+      }
+    }
+  }
+  for (; i < count; i++, y += y_ld) {
+    const Vec v = f(get(y, n));
+    if (WRITES) store_n(y, v, n);
+    part[0] = add(part[0], v);
+  }
+  return add(add(part[0], part[1]), add(part[2], part[3]));
+}
+
+// act on `count` pixels of n channels, and their sum. The functions of squeeze-and-excite networks add what they have
+// in registers; after others the pixels are read once more.
+static Vec activate_and_sum(const Activation& act, float* y, int64_t y_ld, int64_t count, int n) {
+  if (act.func == Func::swish) return sum_pixels<true>([](Vec x) { return swish(x); }, y, y_ld, count, n);
+  if (act.func == Func::hard_swish) return sum_pixels<true>([](Vec x) { return hard_swish(x); }, y, y_ld, count, n);
+  if (act.func != Func::clip) activate_rows(act, y, y_ld, count, n);
+  return sum_pixels<false>(Identity{}, y, y_ld, count, n);
+}
+
+using Rows = void (*)(const DepthwiseConv2d&, const Lane&, int64_t, int64_t, int64_t);
+
+static Rows rows_function(const DepthwiseConv2d& d) {  // null: with a channel multiplier
+  if (d.multiplier != 1) return nullptr;
+  const bool plain = d.dilation_h == 1 && d.dilation_w == 1 && d.stride_h == d.stride_w && d.R == d.S &&
+                     (d.R == 3 || d.R == 5) && (d.stride_h == 1 || d.stride_h == 2);
+  if (!plain) return rows_any;
+  if (d.R == 3) return d.stride_h == 1 ? rows_by_blocks<3, 3, 1> : rows_by_blocks<3, 3, 2>;
+  return d.stride_h == 1 ? rows_by_blocks<5, 5, 1> : rows_by_blocks<5, 5, 2>;
+}
+
+// Rows of one line. sums: null, or where the sums of its outputs go, divided by P Q.
+static void band_of_line(const DepthwiseConv2d& d, const Buffers& b, Rows rows, Lane lane, const Range& range,
+                         float* sums) {
+  const int64_t w_ld = (d.K + V - 1) / V * V;
+  const int64_t batch = max_i(1, 256 / max_i(1, d.Q));  // rows whose vectors wait in L1 for the activation
+  Vec total[LINE / V];
+  for (int64_t i = 0; i < LINE / V; i++) total[i] = zero();
+  for (int64_t row = range.row_begin; row < range.row_end; row += batch) {
+    const int64_t stop = min_i(range.row_end, row + batch), pixels = (stop - row) * d.Q;
+    for (int64_t k = range.k_begin; k < range.k_end; k += V) {
+      lane.n = (int)min_i(V, d.K - k);
+      lane.x = b.in[0] + (rows ? k : 0);
+      lane.w = b.in[1] + k;
+      lane.y = b.out + k;
+      lane.residual = b.in[3] ? b.in[3] + k : nullptr;
+      lane.bias = b.in[2] ? get(b.in[2] + k, lane.n) : zero();
+      if (rows) {
+        rows(d, lane, row, stop, w_ld);
+      } else {
+        rows_multiplied(d, lane, row, stop, k, w_ld);
+      }
+    }
+    float* y = b.out + row * d.Q * d.y_ld;
+    if (!sums && d.act.func != Func::clip) {
+      activate_rows(d.act, y + range.k_begin, d.y_ld, pixels, range.k_end - range.k_begin);
+    }
+    for (int64_t k = range.k_begin; sums && k < range.k_end; k += V) {
+      Vec& sum = total[(k - range.k_begin) / V];
+      sum = add(sum, activate_and_sum(d.act, y + k, d.y_ld, pixels, (int)min_i(V, d.K - k)));
+    }
+  }
+  const Vec share = set1(sums ? 1.0f / (float)(d.P * d.Q) : 0.0f);
+  for (int64_t k = range.k_begin; sums && k < range.k_end; k += V) {
+    store_n(sums + k, mul(total[(k - range.k_begin) / V], share), (int)min_i(V, d.K - k));
+  }
+}
+
+// sums: null, or of the first band of rows_per_chunk rows; those of the next ones follow.
+static void compute(const DepthwiseConv2d& d, const Buffers& b, const Range& range, float* sums) {
   const bool clip = d.act.func == Func::clip;
-  constexpr int64_t LINE = 16;  // floats
   Lane lane;
   lane.lo = set1(clip ? d.act.alpha : -__builtin_inff());
   lane.hi = set1(clip ? d.act.beta : __builtin_inff());
-  const int64_t batch = max_i(1, 256 / max_i(1, d.Q));  // rows whose vectors wait in L1 for the activation
-  for (int64_t line = 0; line < d.K; line += LINE) {
-    for (int64_t row = row_begin; row < row_end; row += batch) {
-      const int64_t stop = min_i(row_end, row + batch);
-      for (int64_t k = line; k < min_i(d.K, line + LINE); k += V) {
-        lane.n = (int)min_i(V, d.K - k);
-        lane.x = b.in[0] + (fast ? k : 0);
-        lane.w = b.in[1] + k;
-        lane.y = b.out + k;
-        lane.residual = b.in[3] ? b.in[3] + k : nullptr;
-        lane.bias = b.in[2] ? get(b.in[2] + k, lane.n) : zero();
-        if (fast) {
-          fast(d, lane, row, stop, w_ld);
-        } else {
-          rows_multiplied(d, lane, row, stop, k, w_ld);
-        }
-      }
-      if (!clip) {
-        activate_rows(d.act, b.out + row * d.Q * d.y_ld + line, d.y_ld, (stop - row) * d.Q, min_i(LINE, d.K - line));
-      }
+  const Rows rows = rows_function(d);
+  const int64_t band = sums ? d.rows_per_chunk : max_i(1, range.row_end - range.row_begin);
+  for (int64_t k = range.k_begin; k < range.k_end; k += LINE) {
+    float* to = sums;
+    for (int64_t row = range.row_begin; row < range.row_end; row += band) {
+      const Range part = {row, min_i(range.row_end, row + band), k, min_i(d.K, k + LINE)};
+      band_of_line(d, b, rows, lane, part, to);
+      if (to) to += d.K;
     }
+  }
+}
+
+}  // namespace
+
+void depthwise_conv2d(const DepthwiseConv2d& d, const Buffers& b, int64_t begin, int64_t end) {
+  if (!d.means) {
+    const int64_t rows = d.N * d.P;
+    compute(d, b, {begin * d.rows_per_chunk, min_i(rows, end * d.rows_per_chunk), 0, d.K}, nullptr);
+    return;
+  }
+  const int64_t each = d.bands * d.line_chunks;  // chunks of an image: bands of all lines, or lines of its only band
+  for (int64_t chunk = begin; chunk < end;) {
+    const int64_t n = chunk / each, first = chunk % each, last = min_i(each, end - n * each);
+    Range range = {n * d.P, (n + 1) * d.P, 0, d.K};
+    if (d.bands > 1) {
+      range.row_begin = n * d.P + first * d.rows_per_chunk;
+      range.row_end = n * d.P + min_i(d.P, last * d.rows_per_chunk);
+    } else {
+      range.k_begin = first * d.lines_per_chunk * LINE;
+      range.k_end = min_i(d.K, last * d.lines_per_chunk * LINE);
+    }
+    compute(d, b, range, b.more[0] + (n * d.bands + (d.bands > 1 ? first : 0)) * d.K);
+    chunk = n * each + last;
   }
 }
 

@@ -95,6 +95,8 @@ inline Vec one_plus_exp_minus(Vec x) {
 
 inline Vec sigmoid(Vec x) { return div(set1(1.0f), one_plus_exp_minus(max(set1(LOGISTIC_LEAST), x))); }
 
+inline Vec hard_swish(Vec x) { return mul(x, max(zero(), min(set1(1.0f), fma(x, set1(1.0f / 6.0f), set1(0.5f))))); }
+
 // x sigmoid(x); below -87.3 it stays at -1e-36
 inline Vec swish(Vec x) {
   const Vec c = max(set1(LOGISTIC_LEAST), x);
@@ -158,7 +160,7 @@ struct Clip {
 // Calls visit(f) with the function object of an activation.
 template <class Visitor>
 inline void with_function(const Activation& act, const Visitor& visit) {
-  const Vec a = set1(act.alpha), b = set1(act.beta), one = set1(1.0f), half = set1(0.5f);
+  const Vec a = set1(act.alpha), b = set1(act.beta), one = set1(1.0f);
   switch (act.func) {
     case Func::identity:
       return visit(Identity{});
@@ -175,7 +177,7 @@ inline void with_function(const Activation& act, const Visitor& visit) {
     case Func::hard_sigmoid:
       return visit([=](Vec x) { return max(zero(), min(one, fma(a, x, b))); });
     case Func::hard_swish:
-      return visit([=](Vec x) { return mul(x, max(zero(), min(one, fma(x, set1(1.0f / 6.0f), half)))); });
+      return visit([](Vec x) { return hard_swish(x); });
     case Func::swish:
       return visit([](Vec x) { return swish(x); });
     case Func::tanh:

@@ -294,6 +294,8 @@ void init_plan(py::module_& m) {
       py::arg("N"), py::arg("P"), py::arg("Q"), py::arg("C"), py::arg("K"), py::arg("m"), py::arg("r"),
       py::arg("axes") = 0,
       "Floats of workspace between the two operations of a Winograd convolution; 0 where one does it all.");
+  m.def("depthwise_bands", &depthwise_bands, py::arg("P"),
+        "Into how many bands of rows a depthwise convolution cuts the sums over an image of P rows.");
   m.def(
       "conv2d_panels",
       [](int64_t K, Isa isa) {

@@ -33,6 +33,7 @@ class Target(Base):
     """One GPU at one precision. Raises DeviceError for what does not exist."""
 
     takes_gates = False
+    gathers_means = False
     groups_pixels = False
     direct_gradients = False
     predicts = False

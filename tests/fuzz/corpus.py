@@ -18,6 +18,7 @@ def plans(folder: Path) -> None:
         "dense": ((3, 4, 4), (5,), lambda b: b.op("Softmax", b.head(b.x, 5), axis=1)),
         "pool": ((2, 5, 5), (2, 3, 3), lambda b: b.op("Tanh", b.pool("AveragePool", b.x, 3, 2, (1, 1, 1, 1)))),
         "winograd": ((32, 16, 16), (32, 16, 16), lambda b: b.relu(b.conv(b.x, 32, 3, 1))),
+        "means": ((4, 30, 5), (4, 1, 1), lambda b: b.op("GlobalAveragePool", b.conv(b.x, 4, 3, 1, group=4))),
         "tensors": ((4, 3, 3), (8, 3, 3), lambda b: b.op("Concat", b.x, b.op("Mul", b.x, b.op("Exp", b.x)), axis=1)),
     }.items():
         b = Builder(5, shape)
