@@ -287,7 +287,10 @@ static void band_of_line(const DepthwiseConv2d& d, const Buffers& b, Rows rows, 
     }
     for (int64_t k = range.k_begin; sums && k < range.k_end; k += V) {
       Vec& sum = total[(k - range.k_begin) / V];
-      sum = add(sum, activate_and_sum(d.act, y + k, d.y_ld, pixels, (int)min_i(V, d.K - k)));
+      for (int64_t p = 0; p < pixels; p += 256) {  // sums of sums: those of wide rows keep their precision
+        sum = add(sum,
+                  activate_and_sum(d.act, y + p * d.y_ld + k, d.y_ld, min_i(256, pixels - p), (int)min_i(V, d.K - k)));
+      }
     }
   }
   const Vec share = set1(sums ? 1.0f / (float)(d.P * d.Q) : 0.0f);

@@ -96,6 +96,7 @@ def test_bands(isa: Any) -> None:
     for H in (1, 6, 27, 28, 29, 34, 35, 55, 56, 57, 64, 65, 112, 113):
         check(isa, ConvCase("bands", 1, H, 19, 20, 20, 3, 3, (1, 1), (1, 1, 1, 1), groups=20), "swish")
     check(isa, ConvCase("wide", 1, 30, 601, 16, 16, 3, 3, (1, 1), (1, 1, 1, 1), groups=16), "swish")
+    check(isa, ConvCase("very wide", 1, 1, 100003, 17, 17, 3, 3, (1, 1), (1, 1, 1, 1), groups=17), "swish")
 
 
 def test_bands_are_of_one_image() -> None:
