@@ -30,6 +30,8 @@ from fastconv.layers import (
     Rescaling,
 )
 from fastconv.layers.base import Layer, Scope
+from fastconv.layers.imported import Imported
+from fastconv.layers.input import InputLayer
 from fastconv.layers.variable import Variable
 from fastconv.model import Model as Runtime
 from fastconv.models import Model, Sequential
@@ -141,7 +143,9 @@ def as_base(model: Any) -> Model:
     if isinstance(model, Runtime):
         cut = model if isinstance(model._onnx, Part) else model.without_top(pooling="avg")
         model = cut.as_layers("base")
-    if not isinstance(model, Model):
+    elif isinstance(model, Model):
+        model = _of_file(model)
+    else:
         raise ValueError(f"model: expected a path, a loaded model or a model of layers, got {type(model).__name__}")
     ends = model.layers[-1] if model.layers else None
     if isinstance(ends, Dense) and ends.activation == "softmax":
@@ -153,9 +157,18 @@ def as_base(model: Any) -> Model:
 
 def own_preset(model: Any) -> Preset | None:
     """What the network says of the images that it expects: a file's metadata, an application's preprocess_input."""
-    if isinstance(model, Runtime):
-        return from_metadata(model.metadata)
-    return of_function(getattr(model, "preprocess_input", None))
+    own = None if isinstance(model, Runtime) else of_function(getattr(model, "preprocess_input", None))
+    return own or from_metadata(getattr(model, "metadata", {}))
+
+
+def _of_file(model: Model) -> Model:
+    """A model that is one network from a file and nothing else, without its classifier; it shares the weights."""
+    inner = [layer for layer in model.sublayers() if not isinstance(layer, InputLayer)]
+    whole = inner[0] if len(inner) == 1 else None
+    if not isinstance(whole, Imported) or isinstance(whole.source, Part) or len(model.outputs) != 1:
+        return model
+    inputs = [Input(batch_shape=t.shape, name=t.name) for t in model.inputs]
+    return Model(inputs, whole.part(Part(whole.source, None, "avg", headless=True))(inputs), model.name)
 
 
 # -- blocks ---------------------------------------------------------------------------------------------------------

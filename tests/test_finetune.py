@@ -16,7 +16,8 @@ from fastconv import layers as L
 from fastconv.callbacks import Callback, EarlyStopping
 from fastconv.errors import FastconvError, ModelError
 from fastconv.finetune_network import as_base, block_of, last_blocks, leaves
-from fastconv.models import Model
+from fastconv.models import Model, load_model
+from fastconv.preprocessing.presets import preset as named_preset
 
 from .cli_tools import small_model
 
@@ -95,6 +96,23 @@ def test_what_is_frozen_stays(network: Path, photos: Path) -> None:
         assert set(found) == set(base) and len(base) == 5
         changed = {path for path, a in found.items() if not np.array_equal(a, base[path])}
         assert changed == ({"w"} if moved else set())
+
+
+def test_a_file_as_layers(network: Path, photos: Path, tmp_path: Path) -> None:
+    """load_model's network learns as the file does: from the features, on images as the file's preset says."""
+    named = fastconv.load(network).as_layers()
+    named.metadata = named_preset("tf").to_metadata()
+    named.save(tmp_path / "named.onnx")
+    loaded = load_model(tmp_path / "named.onnx")
+    assert as_base(loaded).output_shape == (None, 8) and loaded.output_shape == (None, 12)
+    assert set(as_base(loaded).weights) < set(loaded.weights)
+    x = np.random.default_rng(0).normal(size=(2, 3, SIZE, SIZE)).astype(np.float32)
+    features = fastconv.load(network).without_top("avg")(x)
+    np.testing.assert_array_equal(as_base(loaded).predict(x.transpose(0, 2, 3, 1)), features)
+    file = tune(tmp_path / "named.onnx", photos, (1, 0), preset=None)
+    layers = tune(loaded, photos, (1, 0), preset=None)
+    assert layers.preset == file.preset and file.preset.name == "tf"
+    assert layers.model.count_params() == file.model.count_params()
 
 
 def test_a_file_with_a_fixed_batch(photos: Path) -> None:
