@@ -311,9 +311,10 @@ class Model(Layer, Training):
     def load_weights(self, path: str | os.PathLike[str], *, by_name: bool = False) -> None:
         """Read weights of this architecture: .safetensors, .ckpt or a torch file. by_name: only layers that are there.
 
-        A .ckpt of a model that was compiled brings the optimiser's slots, steps and rate back, too, where this one is
-        compiled in the same way: `fit(initial_epoch=...)` then goes on bit for bit. With another optimiser or other
-        trainable weights a UserWarning says that only the weights were read.
+        A .ckpt of a model that was compiled brings the optimiser's slots and number of steps back, too, where this one
+        is compiled with an optimiser of the same class. Rate, momentum and all other arguments stay as they were given
+        to `compile`: `fit(initial_epoch=...)` goes on bit for bit where they are the same. With another optimiser or
+        other trainable weights a UserWarning says that only the weights were read.
         Raises ModelError naming the first layer that differs; nothing is changed then.
         """
         from fastconv.training_state import load_training
@@ -324,7 +325,7 @@ class Model(Layer, Training):
                 raise ValueError(
                     f"{os.fspath(path)}: by_name=True is for weights with names; a .ckpt has the whole model"
                 )
-            load_training(self, path, other_optimizer="warn")
+            load_training(self, path, other_optimizer="warn", keep_rate=True)
         else:
             load_into(self, path, by_name=by_name)
 
