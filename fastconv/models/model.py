@@ -80,7 +80,11 @@ class Model(Layer, Training):
                 number.update(zip(call.outputs, range(len(number), len(number) + len(call.outputs)), strict=True))
         ends = [number[t] for t in self.outputs]
         made = (self.name, self._trainable, starts, steps, ends)
-        return _rebuild, (*made, self.threads, self.preprocess_input, self.metadata)
+        return _rebuild, (*made, self.threads, self.preprocess_input, self.metadata, self._copied_precision())
+
+    def _copied_precision(self) -> str:
+        """That of a pickled copy, which is on the CPU: the other ones are a GPU's."""
+        return "strict" if self.precision == "strict" else "fp32"
 
     def _connect(self, inputs: list[Tensor], outputs: list[Tensor]) -> None:
         self.inputs, self.outputs = inputs, outputs
@@ -348,7 +352,7 @@ class Model(Layer, Training):
 
 def _rebuild(
     name: str, trainable: bool, starts: Sequence[Any], steps: Sequence[Any], ends: Sequence[int],
-    threads: int | None, preprocess_input: Preprocess | None, metadata: dict[str, str],
+    threads: int | None, preprocess_input: Preprocess | None, metadata: dict[str, str], precision: str,
 ) -> Model:  # fmt: skip
     """A model from its pickled parts: the layers are called anew, in the same order."""
     found = [s.output if isinstance(s, InputLayer) else Tensor(*s) for s in starts]
@@ -357,6 +361,7 @@ def _rebuild(
         found.extend(made if isinstance(made, list) else [made])
     model = Model(found[: len(starts)], [found[i] for i in ends], name, trainable=trainable)
     model.threads, model.preprocess_input, model.metadata = threads, preprocess_input, metadata
+    model.place("cpu", precision)
     return model
 
 

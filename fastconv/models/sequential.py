@@ -29,7 +29,7 @@ class Sequential(Model):
     def __reduce__(self) -> tuple[Any, ...]:
         start = [] if self._start is None or self._start.call is None else [self._start.call.layer]
         made = ([*start, *self._stack], self.name, self._trainable)
-        return _rebuild, (*made, self.threads, self.preprocess_input, self.metadata)
+        return _rebuild, (*made, self.threads, self.preprocess_input, self.metadata, self._copied_precision())
 
     def add(self, layer: Any) -> None:
         """Append a layer."""
@@ -101,7 +101,9 @@ def _rebuild(
     threads: int | None,
     preprocess_input: Any,
     metadata: dict[str, str],
+    precision: str,
 ) -> Sequential:
     model = Sequential(layers, name, trainable=trainable)
     model.threads, model.preprocess_input, model.metadata = threads, preprocess_input, metadata
+    model.place("cpu", precision)
     return model
