@@ -142,17 +142,17 @@ def as_base(model: Any) -> Model:
     """A model of layers from images to features or feature maps, without the classifier."""
     if isinstance(model, Runtime):
         cut = model if isinstance(model._onnx, Part) else model.without_top(pooling="avg")
-        model = cut.as_layers("base")
+        base: Model = cut.as_layers("base")
     elif isinstance(model, Model):
-        model = _of_file(model)
+        base = _of_file(model)
     else:
         raise ValueError(f"model: expected a path, a loaded model or a model of layers, got {type(model).__name__}")
-    ends = model.layers[-1] if model.layers else None
+    ends = base.layers[-1] if base.layers else None
     if isinstance(ends, Dense) and ends.activation == "softmax":
-        raise ModelError(f"model {model.name!r} ends with its classifier: make it with include_top=False")
-    if len(model.inputs) != 1 or model.inputs[0].rank != 4 or model.inputs[0].shape[3] != 3:
-        raise ModelError(f"model {model.name!r}: expected one RGB image as input, got {model.input_shape}")
-    return model
+        raise ModelError(f"model {base.name!r} ends with its classifier: make it with include_top=False")
+    if len(base.inputs) != 1 or base.inputs[0].rank != 4 or base.inputs[0].shape[3] != 3:
+        raise ModelError(f"model {base.name!r}: expected one RGB image as input, got {base.input_shape}")
+    return base
 
 
 def own_preset(model: Any) -> Preset | None:
