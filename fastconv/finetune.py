@@ -175,7 +175,8 @@ class Run:
             self.preset = preset.for_size(*network.size)
             self.train: Dataset
             self.valid: Dataset
-            self.train, self.valid = given or self._datasets(data, network.size, on_skip)
+            self.train, valid = given or self._datasets(data, network.size, on_skip)
+            self.valid = valid.for_evaluation()
             names = self.train.class_names
             if names != self.valid.class_names or len(names) < 2:
                 raise FastconvError(f"expected two classes or more, the same in both sets: {names}")

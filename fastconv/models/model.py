@@ -26,10 +26,11 @@ from fastconv.layers.input import InputLayer
 from fastconv.layers.variable import last_change
 from fastconv.layers.windows import whole
 from fastconv.model import Model as Runtime
-from fastconv.models.batches import refuse_endless
+from fastconv.models.batches import not_learnt, refuse_endless
 from fastconv.models.order import find_layer, layer_order, sorted_calls, tensors
 from fastconv.models.source import LayerSource
 from fastconv.models.training import Training
+from fastconv.preprocessing.dataset import Dataset
 from fastconv.source import distinct
 from fastconv.summary import model_summary
 from fastconv.target import target
@@ -226,9 +227,10 @@ class Model(Layer, Training):
         whole_arrays = isinstance(x, (np.ndarray, list, tuple, Mapping)) or hasattr(x, "__array__")
         if isinstance(x, Iterable) and not whole_arrays:
             refuse_endless(x, steps)
-            return self._predicted(
-                (part[0] if isinstance(part, tuple) else part for part in islice(x, steps)), callbacks
-            )
+            batches = islice(not_learnt(x), steps)
+            if isinstance(x, Dataset):
+                x.epoch, x.start = x.epoch + 1, 0  # as for each iteration
+            return self._predicted((part[0] if isinstance(part, tuple) else part for part in batches), callbacks)
         arrays = self._arrays(x)
         n = len(arrays[0])
         if any(len(a) != n for a in arrays):
