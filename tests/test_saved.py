@@ -144,6 +144,18 @@ def test_the_preset_has_the_layout_of_the_input(tmp_path: Path) -> None:
     assert fastconv.load(tmp_path / "x.fcplan").metadata == net.metadata
 
 
+def test_a_plan_does_not_learn(plan: Path) -> None:
+    """The advice is one that can be followed: a plan has no layers."""
+    from fastconv.models import Sequential
+
+    model: Any = fastconv.load(plan)
+    errors, advice = (AttributeError, TypeError, ValueError), "load the model that the plan was made of"
+    for attempt in (lambda: model.fit, lambda: model.compile(optimizer="adam"), lambda: Sequential([model])):
+        with pytest.raises(errors, match=advice) as e:
+            attempt()
+        assert "as_layers" not in str(e.value)
+
+
 def test_the_layout_where_sizes_do_not_say_it(tmp_path: Path) -> None:
     """Networks of layers are channels-last for any sizes; of a file's input with two axes of 3 nothing is known."""
     from fastconv.layers import Dense, GlobalAveragePooling2D

@@ -36,7 +36,7 @@ class Sequential(Model):
         if isinstance(layer, Tensor) and layer.call is not None and isinstance(layer.call.layer, InputLayer):
             layer = layer.call.layer
         if isinstance(layer, Runtime):
-            raise ValueError(f"Sequential: expected a layer, got a model of fastconv.load; {only_runs(layer.name)}")
+            raise ValueError(f"Sequential: expected a layer, got a model of fastconv.load; {only_runs(layer)}")
         if not isinstance(layer, Layer):
             raise ValueError(f"Sequential: expected a layer, got {type(layer).__name__}")
         if isinstance(layer, InputLayer):
