@@ -146,7 +146,7 @@ def fine_tune(
 @dataclass
 class Run:
     """One run of `fine_tune`. A checkpoint holds all weights that learn, the optimiser, how far it came (phase, epoch,
-    batch), the history, the files found broken, and the recipe, which must be the same when it is resumed."""
+    batch), the history, the files found broken, and recipe, preset and image size, the same when it is resumed."""
 
     recipe: Recipe
     path: str | os.PathLike[str] | None
@@ -175,7 +175,8 @@ class Run:
             self.preset = preset.for_size(*network.size)
             self.train: Dataset
             self.valid: Dataset
-            self.train, self.valid = given or self._datasets(data, network.size, on_skip)
+            self.train, valid = given or self._datasets(data, network.size, on_skip)
+            self.valid = valid.for_evaluation()
             names = self.train.class_names
             if names != self.valid.class_names or len(names) < 2:
                 raise FastconvError(f"expected two classes or more, the same in both sets: {names}")
@@ -278,7 +279,10 @@ class Run:
         """What must be the same in a run that goes on."""
         names = [os.path.basename(os.path.dirname(p)) + "/" + os.path.basename(p) for p in self.train.file_paths]
         digest = hashlib.sha256("\0".join(names).encode(errors="surrogateescape")).hexdigest()
+        preset = asdict(self.preset)
+        del preset["name"]
         return {
+            "preset": preset, "size": list(self.network.size),
             "recipe": {**asdict(self.recipe), "augment": list(self.recipe.augment)},
             "classes": self.train.class_names, "images": len(names), "files": digest,
             "device": [self.device.split(":")[0], self.precision],
@@ -307,6 +311,7 @@ class Run:
         mine, theirs = json.loads(json.dumps(self._print())), state.get("run")
         if not isinstance(theirs, dict):
             raise ModelError(f"{where}: not a checkpoint of fine_tune")
+        theirs = {"device": ["cpu", "fp32"], "preset": mine["preset"], "size": mine["size"], **theirs}  # unsaid before
         for name, value in mine.items():
             if theirs.get(name) != value:
                 raise ModelError(f"{where}: {_difference(name, theirs.get(name), value)}")
@@ -388,9 +393,12 @@ class _Keeper(Callback):
 
 
 def _difference(name: str, old: Any, new: Any) -> str:
-    if name == "recipe" and isinstance(old, Mapping):
+    if name in ("recipe", "preset") and isinstance(old, Mapping):
+        what = "settings" if name == "recipe" else "preparation of images"
         changed = [f"{k} was {old.get(k)!r}, is {v!r}" for k, v in new.items() if old.get(k) != v]
-        return f"made by a run with other settings: {'; '.join(changed)}"
+        return f"made by a run with other {what}: {'; '.join(changed)}"
+    if name == "size":
+        return f"made by a run on images of size {old}, these are of {new}"
     if name == "weights":
         return "made for another network"
     if name == "device":

@@ -30,6 +30,8 @@ from fastconv.layers import (
     Rescaling,
 )
 from fastconv.layers.base import Layer, Scope
+from fastconv.layers.imported import Imported
+from fastconv.layers.input import InputLayer
 from fastconv.layers.variable import Variable
 from fastconv.model import Model as Runtime
 from fastconv.models import Model, Sequential
@@ -140,22 +142,33 @@ def as_base(model: Any) -> Model:
     """A model of layers from images to features or feature maps, without the classifier."""
     if isinstance(model, Runtime):
         cut = model if isinstance(model._onnx, Part) else model.without_top(pooling="avg")
-        model = cut.as_layers("base")
-    if not isinstance(model, Model):
+        base: Model = cut.as_layers("base")
+    elif isinstance(model, Model):
+        base = _of_file(model)
+    else:
         raise ValueError(f"model: expected a path, a loaded model or a model of layers, got {type(model).__name__}")
-    ends = model.layers[-1] if model.layers else None
+    ends = base.layers[-1] if base.layers else None
     if isinstance(ends, Dense) and ends.activation == "softmax":
-        raise ModelError(f"model {model.name!r} ends with its classifier: make it with include_top=False")
-    if len(model.inputs) != 1 or model.inputs[0].rank != 4 or model.inputs[0].shape[3] != 3:
-        raise ModelError(f"model {model.name!r}: expected one RGB image as input, got {model.input_shape}")
-    return model
+        raise ModelError(f"model {base.name!r} ends with its classifier: make it with include_top=False")
+    if len(base.inputs) != 1 or base.inputs[0].rank != 4 or base.inputs[0].shape[3] != 3:
+        raise ModelError(f"model {base.name!r}: expected one RGB image as input, got {base.input_shape}")
+    return base
 
 
 def own_preset(model: Any) -> Preset | None:
     """What the network says of the images that it expects: a file's metadata, an application's preprocess_input."""
-    if isinstance(model, Runtime):
-        return from_metadata(model.metadata)
-    return of_function(getattr(model, "preprocess_input", None))
+    own = None if isinstance(model, Runtime) else of_function(getattr(model, "preprocess_input", None))
+    return own or from_metadata(getattr(model, "metadata", {}))
+
+
+def _of_file(model: Model) -> Model:
+    """A model that is one network from a file and nothing else, without its classifier; it shares the weights."""
+    inner = [layer for layer in model.sublayers() if not isinstance(layer, InputLayer)]
+    whole = inner[0] if len(inner) == 1 else None
+    if not isinstance(whole, Imported) or isinstance(whole.source, Part) or len(model.outputs) != 1:
+        return model
+    inputs = [Input(batch_shape=t.shape, name=t.name) for t in model.inputs]
+    return Model(inputs, whole.part(Part(whole.source, None, "avg", headless=True))(inputs), model.name)
 
 
 # -- blocks ---------------------------------------------------------------------------------------------------------

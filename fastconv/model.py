@@ -193,7 +193,7 @@ class Model:
     def compile(self, *shapes: Sequence[int], **training: Any) -> Compiled:
         """The plan for these input shapes (none: the model's own, a free batch taken as 1), compiled if need be."""
         if training or any(isinstance(s, str) or not hasattr(s, "__iter__") for s in shapes):
-            raise TypeError(f"compile: expected input shapes; {only_runs(self.name)}")
+            raise TypeError(f"compile: expected input shapes; {only_runs(self)}")
         return self._compiled(self._key(shapes))
 
     def _key(self, shapes: Sequence[Sequence[int]]) -> tuple[Shape, ...]:

@@ -34,7 +34,7 @@ def open_log(path: str | os.PathLike[str], append: bool = False) -> TextIO:
     try:
         file = os.open(path, flags | os.O_NONBLOCK, 0o666)
     except OSError as e:
-        if e.errno != errno.ENXIO:
+        if e.errno != errno.ENXIO or not stat.S_ISFIFO(os.stat(path).st_mode):  # a socket, a device that is not there
             raise
         raise OSError(errno.ENXIO, "is a pipe that nobody reads", os.fspath(path)) from None
     os.set_blocking(file, True)

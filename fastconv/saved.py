@@ -15,6 +15,7 @@ import numpy as np
 
 from . import _core
 from .compiler import Compiled, OpInfo, WeightCache, compile_graph
+from .cut import Part
 from .data import CLASS_NAMES, names_from_metadata
 from .errors import DeviceError, ModelError, ShapeError
 from .forks import hold_at_fork
@@ -96,7 +97,7 @@ def save_plan(
     target_path(path)
     metadata: Mapping[str, str] = getattr(source, "metadata", {})
     labels = labels or names_from_metadata(metadata) or ()
-    told = {k: v for k, v in _for_input(metadata, shapes).items() if k not in (CLASS_NAMES, PRECISION)}
+    told = {k: v for k, v in _for_input(source, metadata, shapes).items() if k not in (CLASS_NAMES, PRECISION)}
     entries = [(k, v) for k, v in told.items() if _storable(k) and _storable(v or "-")]
     entries += [(PRECISION, "strict")] if strict else []
     feed = {i.name: tuple(s) for i, s in zip(source.inputs, shapes, strict=True)}
@@ -129,9 +130,12 @@ def save_plan(
 
 
 def check_labels(names: Sequence[str], outputs: Sequence[Any], what: str) -> None:
-    """Raises ShapeError where no output has as many classes as there are names."""
-    classes = [o.shape[-1] if o.shape else 0 for o in outputs]
-    if len(names) not in classes:
+    """Raises ShapeError where no output has as many classes as there are names; sizes that are no numbers always fit.
+
+    The classes are the last axis; of rank 4 also the second, since maps are N C H W in most files.
+    """
+    classes = [n for o in outputs for n in (o.shape[1::2] if len(o.shape) == 4 else o.shape[-1:] or (0,))]
+    if len(names) not in classes and all(isinstance(n, int) for n in classes):
         raise ShapeError(f"{what}: {len(names)} names, but the outputs have {classes} classes")
 
 
@@ -140,8 +144,17 @@ def image_layout(shape: Sequence[Any]) -> str:
     return "NHWC" if len(shape) == 4 and shape[3] == 3 and shape[1] != 3 else "NCHW"
 
 
-def _for_input(metadata: Mapping[str, str], shapes: Sequence[Shape]) -> Mapping[str, str]:
-    """The metadata, whose preset has the layout of the first input."""
+def _channels_last(source: Source) -> bool:
+    """Whether images are N H W C whatever their sizes: those of networks of layers."""
+    from .models.source import LayerSource
+
+    while isinstance(source, Part):
+        source = source.base
+    return isinstance(source, LayerSource)
+
+
+def _for_input(source: Source, metadata: Mapping[str, str], shapes: Sequence[Shape]) -> Mapping[str, str]:
+    """The metadata, whose preset has the layout of the first input where the source or its shape says it."""
     from .preprocessing.presets import METADATA
 
     try:
@@ -150,7 +163,14 @@ def _for_input(metadata: Mapping[str, str], shapes: Sequence[Shape]) -> Mapping[
         return metadata
     if not isinstance(told, dict) or "layout" not in told or not shapes:
         return metadata
-    return {**metadata, METADATA: json.dumps({**told, "layout": image_layout(shapes[0])})}
+    shape = tuple(shapes[0])
+    if _channels_last(source):
+        layout = "NHWC"
+    elif len(shape) == 4 and (shape[1] == 3) != (shape[3] == 3):
+        layout = image_layout(shape)
+    else:
+        return metadata
+    return {**metadata, METADATA: json.dumps({**told, "layout": layout})}
 
 
 def _text(name: str) -> str:

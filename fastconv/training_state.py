@@ -28,13 +28,15 @@ def load_training(
     path: str | os.PathLike[str],
     *,
     other_optimizer: Literal["raise", "warn"] = "raise",
+    keep_rate: bool = False,
     check: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Set what `save_training` kept and return its `state`; nothing is changed where the file does not fit.
 
     The optimiser's state is set where the file has one and the model is compiled; other_optimizer: what happens where
-    it does not fit, an error, or a UserWarning and only the weights. check: gets the state first, and raises where it
-    will not do. Raises ModelError and OSError.
+    it does not fit, an error, or a UserWarning and only the weights. keep_rate: the learning rate stays as compiled,
+    which is not for going on in the middle of a `fit`, whose callbacks may have changed it. check: gets the state
+    first, and raises where it will not do. Raises ModelError and OSError.
     """
     arrays, kept = checkpoint.read(path)
     where, weights = os.fspath(path), model.weights
@@ -46,7 +48,7 @@ def load_training(
         check(state)
     if slots is not None and model.optimizer is not None:
         try:
-            model.optimizer.restore(model.trainable_weights, slots)
+            model.optimizer.restore(model.trainable_weights, {**slots, "learning_rate": None} if keep_rate else slots)
         except ValueError as e:
             if other_optimizer == "raise":
                 raise ModelError(f"{where}: {e}") from None

@@ -143,12 +143,25 @@ def test_load_weights_brings_the_optimiser_back(tmp_path: Path) -> None:
     fit(half, epochs=2)
     half.save(tmp_path / "half.ckpt")
     again = network()
-    again.compile(Adam(0.5), "sparse_categorical_crossentropy", ["accuracy"])
+    again.compile(Adam(0.01), "sparse_categorical_crossentropy", ["accuracy"])
     again.load_weights(tmp_path / "half.ckpt")
     assert again.optimizer is not None and again.optimizer.iterations == 12
     again.fit(X, Y, 4, epochs=4, initial_epoch=2, verbose=0, seed=1)
     for a, b in zip(whole.get_weights(), again.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_load_weights_keeps_what_was_compiled(tmp_path: Path) -> None:
+    """A smaller rate for going on is not replaced by the file's; slots and steps come back."""
+    model = network()
+    fit(model, epochs=1)
+    model.save(tmp_path / "a.ckpt")
+    other = network()
+    optimizer = Adam(1e-5, beta_1=0.5)
+    other.compile(optimizer, "sparse_categorical_crossentropy")
+    other.load_weights(tmp_path / "a.ckpt")
+    assert (optimizer.learning_rate, optimizer.beta_1, optimizer.iterations) == (1e-5, 0.5, 6)
+    assert any(map(np.any, optimizer.state_for(other.trainable_weights)["slots"]))
 
 
 def test_load_weights_with_another_optimiser(tmp_path: Path) -> None:

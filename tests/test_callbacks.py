@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import socket
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -188,6 +189,16 @@ def test_csv_logger_into_a_pipe(tmp_path: Path, append: bool) -> None:
         assert os.read(reader, 1000) == b"epoch,loss,val_loss\n0,2.5,5.0\n1,2.0,4.0\n"
     finally:
         os.close(reader)
+
+
+def test_csv_logger_into_a_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It cannot be opened either, but is no pipe."""
+    monkeypatch.chdir(tmp_path)  # a socket's path is short
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("s")
+        with pytest.raises(OSError, match="No such device or address") as e:
+            drive([C.CSVLogger("s")], [5.0])
+    assert "pipe" not in str(e.value)
 
 
 def test_csv_logger_waits_where_a_pipe_is_full(tmp_path: Path) -> None:

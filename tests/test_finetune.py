@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from fastconv import layers as L
 from fastconv.callbacks import Callback, EarlyStopping
 from fastconv.errors import FastconvError, ModelError
 from fastconv.finetune_network import as_base, block_of, last_blocks, leaves
-from fastconv.models import Model
+from fastconv.models import Model, load_model
+from fastconv.preprocessing.presets import preset as named_preset
 
 from .cli_tools import small_model
 
@@ -95,6 +97,36 @@ def test_what_is_frozen_stays(network: Path, photos: Path) -> None:
         assert set(found) == set(base) and len(base) == 5
         changed = {path for path, a in found.items() if not np.array_equal(a, base[path])}
         assert changed == ({"w"} if moved else set())
+
+
+def test_checkpoints_of_before_say_less(network: Path, photos: Path, tmp_path: Path) -> None:
+    """They were the CPU's, in fp32; of the images they say nothing."""
+    path = tmp_path / "run.ckpt"
+    with pytest.raises(KeyboardInterrupt):
+        tune(network, photos, (2, 0), checkpoint=path, stop=Interrupt(3))
+    arrays, state = checkpoint.read(path)
+    run = {k: v for k, v in state["run"].items() if k not in ("device", "preset", "size")}
+    checkpoint.write(path, arrays, {**state, "run": run})
+    with pytest.raises(ModelError, match="a run on"):
+        tune(network, photos, (2, 0), checkpoint=path, resume=True, precision="strict")
+    assert same(tune(network, photos, (2, 0)), tune(network, photos, (2, 0), checkpoint=path, resume=True))
+
+
+def test_a_file_as_layers(network: Path, photos: Path, tmp_path: Path) -> None:
+    """load_model's network learns as the file does: from the features, on images as the file's preset says."""
+    named = fastconv.load(network).as_layers()
+    named.metadata = named_preset("tf").to_metadata()
+    named.save(tmp_path / "named.onnx")
+    loaded = load_model(tmp_path / "named.onnx")
+    assert as_base(loaded).output_shape == (None, 8) and loaded.output_shape == (None, 12)
+    assert set(as_base(loaded).weights) < set(loaded.weights)
+    x = np.random.default_rng(0).normal(size=(2, 3, SIZE, SIZE)).astype(np.float32)
+    features = fastconv.load(network).without_top("avg")(x)
+    np.testing.assert_array_equal(as_base(loaded).predict(x.transpose(0, 2, 3, 1)), features)
+    file = tune(tmp_path / "named.onnx", photos, (1, 0), preset=None)
+    layers = tune(loaded, photos, (1, 0), preset=None)
+    assert layers.preset == file.preset and file.preset.name == "tf"
+    assert layers.model.count_params() == file.model.count_params()
 
 
 def test_a_file_with_a_fixed_batch(photos: Path) -> None:
@@ -226,12 +258,27 @@ def test_a_checkpoint_of_another_run_is_refused(network: Path, photos: Path, tmp
         (dict(seed=1), "seed was 0, is 1"),
         (dict(learning_rate=0.1), "learning_rate was 0.03, is 0.1"),
         (dict(hidden=(4,)), "hidden"),
+        (dict(preset="tf"), "other preparation of images: .*scale was"),
     ):
         with pytest.raises(ModelError, match=message):
             tune(network, photos, (2, 2), checkpoint=path, resume=True, **kwargs)
     other = paint(tmp_path / "other", 13)
     with pytest.raises(ModelError, match="other data"):
         tune(network, other, (2, 2), checkpoint=path, resume=True)
+    free = tmp_path / "free.onnx"
+    onnx.save(small_model(shape=("N", 3, "H", "W")), str(free))
+    with pytest.raises(KeyboardInterrupt):
+        tune(
+            free,
+            photos,
+            (2, 2),
+            preset=replace(named_preset("unit"), crop=(32, 32)),
+            checkpoint=path,
+            stop=Interrupt(3),
+        )
+    before = path.read_bytes()
+    with pytest.raises(ModelError, match=r"(was|size) \[32, 32\]"):
+        tune(free, photos, (2, 2), preset=replace(named_preset("unit"), crop=(40, 40)), checkpoint=path, resume=True)
     assert path.read_bytes() == before
     arrays, state = checkpoint.read(path)
     assert state["epoch"] == 1 and state["batch"] == 0 and any(name.startswith("slot/") for name in arrays)

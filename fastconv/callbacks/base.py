@@ -253,7 +253,7 @@ class CSVLogger(Callback):
 
 
 class LearningRateScheduler(Callback):
-    """The rate of each epoch is `schedule(epoch, rate)`, or `schedule(epoch)` of a function of one argument.
+    """The rate of each epoch is `schedule(epoch, rate)`, or `schedule(epoch)` of a function that needs one argument.
 
     It stands in the logs as "learning_rate". `fit` raises ValueError for an optimiser with a schedule of its own.
     """
@@ -261,13 +261,7 @@ class LearningRateScheduler(Callback):
     def __init__(self, schedule: Callable[..., float], verbose: int = 0) -> None:
         super().__init__()
         self.schedule, self.verbose = schedule, verbose
-        try:
-            inspect.signature(schedule).bind(0, 0.0)
-            self._arguments = 2
-        except ValueError:  # a function in C that does not say
-            self._arguments = 2
-        except TypeError:
-            self._arguments = 1
+        self._arguments = 2 if _takes_rate(schedule) else 1
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         refuse_schedule(self)
@@ -282,6 +276,18 @@ class LearningRateScheduler(Callback):
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         if logs is not None:
             logs["learning_rate"] = float(self.model.optimizer.learning_rate)
+
+
+def _takes_rate(schedule: Callable[..., float]) -> bool:
+    """Whether a function wants a second argument; one that has a default is its own."""
+    try:
+        parameters = inspect.signature(schedule).parameters.values()
+    except ValueError:  # a function in C that does not say
+        return True
+    found = [p for p in parameters if p.kind not in (p.KEYWORD_ONLY, p.VAR_KEYWORD)]
+    if found and found[0].kind == inspect.Parameter.VAR_POSITIONAL:
+        return True
+    return len(found) > 1 and found[1].default is inspect.Parameter.empty
 
 
 def refuse_schedule(callback: Callback) -> None:

@@ -204,6 +204,7 @@ class Layer(ABC):
             raise TypeError(f"{type(self).__name__}: {unknown_arguments(unknown)}")
         if name is not None and (not isinstance(name, str) or not name):
             raise ValueError(f"name={name!r}: expected a string")
+        self.named_automatically = name is None
         self.name = name or unique_name(snake_case(type(self).__name__))
         self._trainable = bool(trainable)
         self.built = False

@@ -71,9 +71,7 @@ class NodeLayer(Layer):
             )
         inputs = list(self.owner.calls[0].inputs)
         part = Part(self.owner.source, [self.name], channels_first=True)
-        network = Imported(part, inputs_last=self.owner.inputs_last, name=f"{self.name}/features")
-        network._known = self.owner._known
-        return network(inputs)
+        return self.owner.part(part, f"{self.name}/features")(inputs)
 
     @property
     def output_shape(self) -> Dims:
@@ -131,6 +129,12 @@ class Imported(Layer):
         self._known: dict[object, Variable] = {}
         self.parts: list[NodeLayer] = []
         self.built_for: tuple[Dims, ...] = ()
+
+    def part(self, part: Part, name: str | None = None) -> Imported:
+        """This part of the network as a layer that shares the weights; images come out channels-last."""
+        network = Imported(part, inputs_last=self.inputs_last, name=name or self.name)
+        network._known = self._known
+        return network
 
     def __getstate__(self) -> dict[str, Any]:
         changed = {(i, j): v.array for i, la in enumerate(self.parts) for j, v in enumerate(la.variables) if v.version}

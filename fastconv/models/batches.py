@@ -14,6 +14,7 @@ import numpy.typing as npt
 from fastconv.errors import ShapeError
 from fastconv.graph import Array
 from fastconv.layers.windows import whole
+from fastconv.preprocessing.dataset import Dataset
 from fastconv.told import warn
 
 Batch = tuple[Any, Any, Any]  # inputs (an array, or a list of them), targets or None, sample weights or None
@@ -163,6 +164,11 @@ def as_batches(
         raise ValueError(f"x: expected arrays or something that yields batches, got {type(x).__name__}")
     refuse_endless(x, steps)
     return IterableBatches(x, steps)
+
+
+def not_learnt(x: Any) -> Any:
+    """What is only evaluated or predicted; see Dataset.for_evaluation."""
+    return x.for_evaluation() if isinstance(x, Dataset) else x
 
 
 def refuse_endless(x: Any, steps: int | None) -> None:

@@ -10,7 +10,7 @@ from fastconv import losses, metrics, optimizers
 from fastconv.callbacks import Callback, CallbackList
 from fastconv.callbacks.progress import measures
 from fastconv.errors import ModelError, ShapeError
-from fastconv.models.batches import Batches, as_batches
+from fastconv.models.batches import Batches, as_batches, not_learnt
 from fastconv.models.kept import Kept, KeptBatches
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Evaluation:
         if isinstance(x, KeptBatches):
             return x
         inputs = max(len(self._model.inputs), 1)
-        return as_batches(self._in_order(x), y, sample_weight, inputs, size, False, 0, steps)
+        return as_batches(not_learnt(self._in_order(x)), y, sample_weight, inputs, size, False, 0, steps)
 
     def _evaluated(self, data: Batches, reports: CallbackList) -> Logs:
         model = self._model
@@ -100,7 +100,9 @@ class Evaluation:
                 metric.update_state(target, predicted)
             reports.on_test_batch_end(batch, self._logs(total / count))
         if not count:
-            raise ShapeError("evaluate: there is no batch")
+            used = getattr(data, "endless", False)
+            again = ": the generator is used up: give steps, in fit validation_steps, as many as it has for each epoch"
+            raise ShapeError(f"evaluate: there is no batch{again if used else ''}")
         logs = self._logs(total / count)
         reports.on_test_end(logs)
         return logs

@@ -26,10 +26,11 @@ from fastconv.layers.input import InputLayer
 from fastconv.layers.variable import last_change
 from fastconv.layers.windows import whole
 from fastconv.model import Model as Runtime
-from fastconv.models.batches import refuse_endless
+from fastconv.models.batches import not_learnt, refuse_endless
 from fastconv.models.order import find_layer, layer_order, sorted_calls, tensors
 from fastconv.models.source import LayerSource
 from fastconv.models.training import Training
+from fastconv.preprocessing.dataset import Dataset
 from fastconv.source import distinct
 from fastconv.summary import model_summary
 from fastconv.target import target
@@ -80,7 +81,11 @@ class Model(Layer, Training):
                 number.update(zip(call.outputs, range(len(number), len(number) + len(call.outputs)), strict=True))
         ends = [number[t] for t in self.outputs]
         made = (self.name, self._trainable, starts, steps, ends)
-        return _rebuild, (*made, self.threads, self.preprocess_input, self.metadata)
+        return _rebuild, (*made, self.threads, self.preprocess_input, self.metadata, self._copied_precision())
+
+    def _copied_precision(self) -> str:
+        """That of a pickled copy, which is on the CPU: the other ones are a GPU's."""
+        return "strict" if self.precision == "strict" else "fp32"
 
     def _connect(self, inputs: list[Tensor], outputs: list[Tensor]) -> None:
         self.inputs, self.outputs = inputs, outputs
@@ -222,9 +227,10 @@ class Model(Layer, Training):
         whole_arrays = isinstance(x, (np.ndarray, list, tuple, Mapping)) or hasattr(x, "__array__")
         if isinstance(x, Iterable) and not whole_arrays:
             refuse_endless(x, steps)
-            return self._predicted(
-                (part[0] if isinstance(part, tuple) else part for part in islice(x, steps)), callbacks
-            )
+            batches = islice(not_learnt(x), steps)
+            if isinstance(x, Dataset):
+                x.epoch, x.start = x.epoch + 1, 0  # as for each iteration
+            return self._predicted((part[0] if isinstance(part, tuple) else part for part in batches), callbacks)
         arrays = self._arrays(x)
         n = len(arrays[0])
         if any(len(a) != n for a in arrays):
@@ -311,9 +317,10 @@ class Model(Layer, Training):
     def load_weights(self, path: str | os.PathLike[str], *, by_name: bool = False) -> None:
         """Read weights of this architecture: .safetensors, .ckpt or a torch file. by_name: only layers that are there.
 
-        A .ckpt of a model that was compiled brings the optimiser's slots, steps and rate back, too, where this one is
-        compiled in the same way: `fit(initial_epoch=...)` then goes on bit for bit. With another optimiser or other
-        trainable weights a UserWarning says that only the weights were read.
+        A .ckpt of a model that was compiled brings the optimiser's slots and number of steps back, too, where this one
+        is compiled with an optimiser of the same class. Rate, momentum and all other arguments stay as they were given
+        to `compile`: `fit(initial_epoch=...)` goes on bit for bit where they are the same. With another optimiser or
+        other trainable weights a UserWarning says that only the weights were read.
         Raises ModelError naming the first layer that differs; nothing is changed then.
         """
         from fastconv.training_state import load_training
@@ -324,7 +331,7 @@ class Model(Layer, Training):
                 raise ValueError(
                     f"{os.fspath(path)}: by_name=True is for weights with names; a .ckpt has the whole model"
                 )
-            load_training(self, path, other_optimizer="warn")
+            load_training(self, path, other_optimizer="warn", keep_rate=True)
         else:
             load_into(self, path, by_name=by_name)
 
@@ -347,7 +354,7 @@ class Model(Layer, Training):
 
 def _rebuild(
     name: str, trainable: bool, starts: Sequence[Any], steps: Sequence[Any], ends: Sequence[int],
-    threads: int | None, preprocess_input: Preprocess | None, metadata: dict[str, str],
+    threads: int | None, preprocess_input: Preprocess | None, metadata: dict[str, str], precision: str,
 ) -> Model:  # fmt: skip
     """A model from its pickled parts: the layers are called anew, in the same order."""
     found = [s.output if isinstance(s, InputLayer) else Tensor(*s) for s in starts]
@@ -356,6 +363,7 @@ def _rebuild(
         found.extend(made if isinstance(made, list) else [made])
     model = Model(found[: len(starts)], [found[i] for i in ends], name, trainable=trainable)
     model.threads, model.preprocess_input, model.metadata = threads, preprocess_input, metadata
+    model.place("cpu", precision)
     return model
 
 

@@ -29,14 +29,14 @@ class Sequential(Model):
     def __reduce__(self) -> tuple[Any, ...]:
         start = [] if self._start is None or self._start.call is None else [self._start.call.layer]
         made = ([*start, *self._stack], self.name, self._trainable)
-        return _rebuild, (*made, self.threads, self.preprocess_input, self.metadata)
+        return _rebuild, (*made, self.threads, self.preprocess_input, self.metadata, self._copied_precision())
 
     def add(self, layer: Any) -> None:
         """Append a layer."""
         if isinstance(layer, Tensor) and layer.call is not None and isinstance(layer.call.layer, InputLayer):
             layer = layer.call.layer
         if isinstance(layer, Runtime):
-            raise ValueError(f"Sequential: expected a layer, got a model of fastconv.load; {only_runs(layer.name)}")
+            raise ValueError(f"Sequential: expected a layer, got a model of fastconv.load; {only_runs(layer)}")
         if not isinstance(layer, Layer):
             raise ValueError(f"Sequential: expected a layer, got {type(layer).__name__}")
         if isinstance(layer, InputLayer):
@@ -101,7 +101,9 @@ def _rebuild(
     threads: int | None,
     preprocess_input: Any,
     metadata: dict[str, str],
+    precision: str,
 ) -> Sequential:
     model = Sequential(layers, name, trainable=trainable)
     model.threads, model.preprocess_input, model.metadata = threads, preprocess_input, metadata
+    model.place("cpu", precision)
     return model

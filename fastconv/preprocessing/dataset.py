@@ -36,8 +36,9 @@ class Dataset:
 
     class_names: in the order of the labels. file_paths, labels: all images, in the order of the folder. skipped:
     (path, problem) of the files that could not be read so far. A class of which nothing can be read is a FastconvError,
-    unless the data set was held out by validation_split. epoch: the number of the next iteration, which with
-    `seed` decides its order; set it (and `start`, the first batch of that iteration) to go on where another run was.
+    unless nothing learns from it: in `evaluate`, `predict`, as validation data, or held out by validation_split.
+    epoch: the number of the next iteration, which with `seed` decides its order; set it (and `start`, the first batch
+    of that iteration) to go on where another run was.
     """
 
     def __init__(
@@ -73,6 +74,15 @@ class Dataset:
         made._functions = [*self._functions, function]
         return made
 
+    def for_evaluation(self) -> Dataset:
+        """The same images for who learns nothing from them: a class of which nothing can be read is no error.
+
+        What is found to be broken is known to both, how far each has come is not.
+        """
+        made = copy.copy(self)
+        made._needs_all = False
+        return made
+
     def order(self, epoch: int) -> npt.NDArray[np.int64]:
         """Which file comes when in an epoch."""
         n = len(self.file_paths)
@@ -90,6 +100,9 @@ class Dataset:
             self.skipped += [(self.file_paths[i], broken[self.file_paths[i]]) for i in found]
 
     def __iter__(self) -> Iterator[Any]:
+        problems = dict(self.skipped)
+        for i in sorted(self._broken):  # an evaluation has found some, perhaps
+            self._refuse_lost(i, problems.get(self.file_paths[i], "all are broken"))
         epoch, start = self.epoch, self.start
         self.epoch, self.start = epoch + 1, 0
         return self._batches([int(i) for i in self.order(epoch)], start)
@@ -138,18 +151,23 @@ class Dataset:
             return None
 
     def _report(self, i: int, problem: str) -> None:
-        path, members = self.file_paths[i], np.flatnonzero(self.labels == self.labels[i])
-        if self._needs_all and self.class_names and all(int(m) in self._broken or m == i for m in members):
-            folder = os.path.dirname(path)
-            raise FastconvError(
-                f"class {self.class_names[self.labels[i]]!r}: no image can be read in {folder}: {problem}"
-            )
+        self._refuse_lost(i, problem)
+        path = self.file_paths[i]
         self._broken.add(i)
         self.skipped.append((path, problem))
         if self._on_skip is not None:
             self._on_skip(path, problem)
         else:
             warn(f"{path}: {problem}: skipped", RuntimeWarning)
+
+    def _refuse_lost(self, i: int, problem: str) -> None:
+        """Raises FastconvError where nothing else of the broken file's class can be read."""
+        if not self._needs_all or not self.class_names:
+            return
+        if all(int(m) in self._broken or m == i for m in np.flatnonzero(self.labels == self.labels[i])):
+            folder = os.path.dirname(self.file_paths[i])
+            name = self.class_names[self.labels[i]]
+            raise FastconvError(f"class {name!r}: no image can be read in {folder}: {problem}")
 
     def _batch(self, held: list[tuple[int, Bytes]]) -> Any:
         x = np.stack([image for _, image in held]).astype(np.float32)

@@ -72,6 +72,15 @@ def test_a_generator_without_steps_is_taken_to_its_end() -> None:
     assert model.optimizer.iterations == 8  # what the first epoch learnt stays
 
 
+def test_a_finite_generator_to_validate_with() -> None:
+    """It lasts for one epoch; then `fit` says what would go on."""
+    model = compiled(network())
+    with pytest.raises(ShapeError, match="the generator is used up: give steps, in fit validation_steps"):
+        model.fit(X, Y, epochs=2, verbose=0, seed=0, validation_data=batches(2))
+    history = model.fit(X, Y, epochs=2, verbose=0, seed=0, validation_data=batches(4), validation_steps=2)
+    assert len(history.history["val_loss"]) == 2
+
+
 def test_an_endless_generator_is_left_with_an_interrupt() -> None:
     """The weights are those of the last whole step, and training goes on from there."""
 

@@ -64,7 +64,12 @@ def test_callbacks_that_set_the_rate_of_a_schedule() -> None:
 
 
 def test_a_schedule_of_one_argument() -> None:
-    for schedule in (lambda epoch: 0.5**epoch, lambda epoch, rate=0.0: 0.5**epoch, lambda *numbers: 0.5 ** numbers[0]):
+    """A second one with a default is not the rate."""
+    for schedule in (
+        lambda epoch: 0.5**epoch, lambda epoch, factor=0.5: factor**epoch, lambda *numbers: 0.5 ** numbers[0],
+        lambda epoch, rate, factor=0.5: rate * factor if epoch else 1.0, lambda epoch, *, factor=0.5: factor**epoch,
+        lambda epoch, *rate: rate[0] / 2 if epoch else 1.0,
+    ):  # fmt: skip
         rates = network().fit(X, Y, epochs=3, verbose=0, callbacks=[LearningRateScheduler(schedule)]).history
         assert rates["learning_rate"] == [1.0, 0.5, 0.25]
 

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from fastconv import layers as L
+from fastconv.errors import FastconvError
 from fastconv.preprocessing import image_dataset_from_directory
 from tests.models.test_kept import X, Y, both, network, runs, taught  # noqa: F401  a fixture
 
@@ -42,6 +43,31 @@ def test_folders_of_images(photos: Path, runs: list[Any]) -> None:  # noqa: F811
     assert not runs
     taught(network(L.Rescaling(1 / 255)), mapped, cache_features=True)
     assert runs
+
+
+def test_a_class_of_which_nothing_can_be_read(photos: Path) -> None:
+    """It is an error where something learns from the folder, and none where a network is only shown it."""
+
+    def folder() -> Any:
+        return image_dataset_from_directory(photos, image_size=(16, 16), batch_size=8, verbose=False,
+                                            on_skip=lambda *_: None)  # fmt: skip
+
+    whole = folder()
+    for path in (photos / "c1").iterdir():
+        path.write_bytes(b"no image")
+    test, images = folder(), int((Y != 1).sum())
+    model = network(L.Rescaling(1 / 255))
+    taught(model, X, Y, validation_data=test)
+    assert len(test.skipped) == (Y == 1).sum() and test.samples == images
+    assert len(model.predict(folder())) == images and np.isfinite(model.evaluate(folder())).all()
+    for data in (test, folder(), whole):  # of the first it is known already
+        with pytest.raises(FastconvError, match=r"class 'c1': no image can be read in .*c1: "):
+            taught(model, data)
+        with pytest.raises(FastconvError, match="class 'c1'"):
+            list(data)
+    other = folder()
+    model.predict(other)
+    assert other.epoch == 1
 
 
 @pytest.mark.parametrize("times", (0.5, 2, (1, 2)))

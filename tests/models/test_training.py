@@ -325,3 +325,11 @@ def test_what_a_copy_keeps() -> None:
         model.metadata, model.threads = {"classes": "a,b"}, 1
         other = pickle.loads(pickle.dumps(model))
         assert (other.metadata, other.threads) == ({"classes": "a,b"}, 1)
+        for placed, precision in (
+            (("cpu", "strict"), "strict"),
+            (("cuda", "tf32"), "fp32"),
+            (("cuda", "strict"), "strict"),
+        ):
+            model._placed = placed  # no device is needed for a copy
+            other = pickle.loads(pickle.dumps(model))
+            assert (other.device, other.precision, other.runtime().precision) == ("cpu", precision, precision)
