@@ -175,10 +175,14 @@ while True:
 
 
 def kill_while_writing(folder: Path, kills: int, seed: int) -> None:
-    """Kill a process that writes one checkpoint after the other; the next one goes on where the file says."""
+    """Kill a process that writes one checkpoint after the other; the next one goes on where the file says.
+
+    More than `kills`, up to ten times as many, until more than a tenth of them have hit a checkpoint being written.
+    """
     path, rng, last = folder / "a.ckpt", random.Random(seed), 0
-    inside = 0
-    for _ in range(kills):
+    inside = done = 0
+    while done < kills or (inside <= kills // 10 and done < 10 * kills):
+        done += 1
         command = [sys.executable, "-c", WRITER, str(path), str(last)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as writer:
             assert writer.stdout is not None
