@@ -227,6 +227,8 @@ def test_lambda_and_schedule() -> None:
     )
     assert seen == [(0, 2.0), (1, 1.0)]
     assert calls.history.history["learning_rate"] == [1.0, 0.5]
+    _, calls = drive([C.LearningRateScheduler(lambda epoch, lr=0.1: lr / 2)], [4.0, 2.0])
+    assert calls.history.history["learning_rate"] == [0.5, 0.25]
     with pytest.raises(ValueError, match="on_epoch_start"):
         C.LambdaCallback(on_epoch_start=print)
 

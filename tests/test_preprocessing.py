@@ -230,6 +230,14 @@ def test_sizes_of_other_networks() -> None:
     assert preset("keras").for_size(96, 96).size == (96, 96)
 
 
+def test_arrays_as_numbers() -> None:
+    """A file's metadata take them, as they take a tuple's."""
+    mean, std = np.array([0.5, 0.25, 0.75]), np.array([0.5, 1, 2], np.float32)
+    given = Preset(mean=mean, std=std, scale=np.float32(0.5))  # type: ignore[arg-type]
+    plain = Preset(mean=(0.5, 0.25, 0.75), std=(0.5, 1.0, 2.0), scale=0.5)
+    assert given == plain and given.to_metadata() == plain.to_metadata()
+
+
 def test_presets_that_cannot_be() -> None:
     for kw in (
         {"resize": (200, 200), "crop": (224, 224)},

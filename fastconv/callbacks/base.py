@@ -279,7 +279,7 @@ class LearningRateScheduler(Callback):
 
 
 def _takes_rate(schedule: Callable[..., float]) -> bool:
-    """Whether a function wants a second argument; one that has a default is its own."""
+    """Whether a function wants a second argument; one that has a default is its own, unless it is called a rate."""
     try:
         parameters = inspect.signature(schedule).parameters.values()
     except ValueError:  # a function in C that does not say
@@ -287,7 +287,8 @@ def _takes_rate(schedule: Callable[..., float]) -> bool:
     found = [p for p in parameters if p.kind not in (p.KEYWORD_ONLY, p.VAR_KEYWORD)]
     if found and found[0].kind == inspect.Parameter.VAR_POSITIONAL:
         return True
-    return len(found) > 1 and found[1].default is inspect.Parameter.empty
+    wanted = len(found) > 1 and found[1].default is inspect.Parameter.empty
+    return wanted or (len(found) > 1 and found[1].name in ("lr", "rate", "learning_rate", "current_lr"))
 
 
 def refuse_schedule(callback: Callback) -> None:

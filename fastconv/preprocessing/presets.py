@@ -62,6 +62,9 @@ class Preset:
         check(len(self.mean) == 3 and all(np.isfinite(self.mean)), "mean", "three numbers")
         check(len(self.std) == 3 and all(np.isfinite(v) and v > 0 for v in self.std), "std", "three positive numbers")
         check(bool(np.isfinite(self.scale)), "scale", "a number")
+        for name in ("mean", "std"):  # arrays, too; a file keeps plain numbers
+            object.__setattr__(self, name, tuple(float(v) for v in getattr(self, name)))
+        object.__setattr__(self, "scale", float(self.scale))
         for what in ("resize", "crop", "squash"):
             size = getattr(self, what)
             ok = size is None or (len(size) == 2 and min(size) >= 1 and size[0] * size[1] <= MAX_PIXELS)

@@ -34,8 +34,8 @@ def difference(layers: Sequence[Layer], stored: Collection[str]) -> str:
     for stem, own, theirs in _kinds(layers, stored):
         if len(theirs) != len(own):
             return (
-                f"; names such as {own[0]!r} are automatic and matched by their order: the model has {len(own)} layers"
-                f" {stem!r} with weights, the file {len(theirs)}"
+                f"; names such as {(own or [stem])[0]!r} are automatic and matched by their order: the model has"
+                f" {len(own)} layers {stem!r} with weights, the file {len(theirs)}"
             )
     return ""
 
