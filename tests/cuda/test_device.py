@@ -259,6 +259,83 @@ def test_results_that_were_lent_are_not_used_again() -> None:
     assert model(given).memory is kept
 
 
+class Watched:
+    """What a library was called for."""
+
+    def __init__(self, owner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        call = owner.call
+        monkeypatch.setattr(owner, "call", lambda *a: (self.calls.append(a), call(*a))[1])
+
+    def named(self, start: str) -> list[tuple[Any, ...]]:
+        found = [c for c in self.calls if c[0].startswith(start)]
+        self.calls.clear()
+        return found
+
+
+def test_the_owner_of_an_array_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the stream that the interface names; by all of the device where it can name none, as torch's version 2."""
+    model, x = load(), np.ascontiguousarray(feed())
+    watched, where = Watched(model._target.owner, monkeypatch), "x"
+    given = Foreign(model, x, "interface")
+    watched.calls.clear()
+    assert model._target.borrow(given, where).address == given.array.memory.address
+    assert watched.named("synchronize") == []  # its stream is None: nothing is under way
+    given.__cuda_array_interface__["stream"] = 1
+    model._target.borrow(given, where)
+    ((_, stream),) = watched.named("synchronize")
+    assert stream.value is None
+    given.__cuda_array_interface__ = {**given.__cuda_array_interface__, "version": 2}
+    del given.__cuda_array_interface__["stream"]
+    model._target.borrow(given, where)
+    assert watched.named("synchronize") == [("synchronize_device",)]
+
+
+def test_dlpack_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's tensors have both: the interface does not say what to wait for."""
+    model, x = load(), np.ascontiguousarray(feed())
+    given = ForeignDlpack(model, x)
+    given.__cuda_array_interface__ = {**given.array.__cuda_array_interface__, "version": 2}
+    watched = Watched(model._target.owner, monkeypatch)
+    model._target.borrow(given, "x")
+    assert given.streams == [model._executor.stream.value] and watched.named("synchronize") == []
+
+
+def test_uploads_are_there_when_they_return() -> None:
+    """cudaMemcpy may return before its bytes have arrived, and streams that do not block do not wait for it."""
+    from fastconv.cuda.executor import TO_HOST
+
+    owner, x = Target("cuda", "fp32").owner, np.arange(64, dtype=np.float32)
+    y, memory, stream = np.zeros_like(x), library.Memory(owner, x.nbytes), ctypes.c_void_p()
+    owner.call("stream", ctypes.byref(stream))
+    address = ctypes.c_void_p(memory.address)
+    owner.call("upload", address, ctypes.c_void_p(x.ctypes.data), x.nbytes)
+    owner.call("copy", ctypes.c_void_p(y.ctypes.data), address, x.nbytes, TO_HOST, stream)
+    owner.call("synchronize", stream)
+    owner.destroy("stream", stream)
+    np.testing.assert_array_equal(y, x)
+
+
+def test_an_error_is_told_once() -> None:
+    """Memory that is not there is an error of its own, not of the launch that follows."""
+    model, x = load(), feed()
+    want = model(x)
+    with pytest.raises(DeviceError, match=r"device memory, .* bytes: out of memory"):
+        library.Memory(model._target.owner, 1 << 45)
+    np.testing.assert_array_equal(load()(x), want)
+
+
+def test_memory_is_of_its_device_in_every_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that never called a model has device 0, whatever the model's is."""
+    owner = Target("cuda", "fp32").owner
+    watched = Watched(owner, monkeypatch)
+    thread = threading.Thread(target=lambda: library.Memory(owner, 16))
+    thread.start()
+    thread.join()
+    names = [c[0] for c in watched.calls]
+    assert names[: names.index("allocate")][-1:] == ["set_device"]
+
+
 def test_wrong_device_arrays() -> None:
     model, x = load(), np.ascontiguousarray(feed())
     with pytest.raises(ShapeError, match="expected"):

@@ -113,6 +113,43 @@ def test_whole_network() -> None:
             assert np.abs(a - b).max() < most * np.abs(b).max()
 
 
+def test_it_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FASTCONV_CUDA_HOPPER=0: for comparisons, and for a card on which it fails."""
+    force(5)
+    conv2d("fp16", SHAPES[0])
+    before = device(0).library.hopper_launches()
+    monkeypatch.setenv("FASTCONV_CUDA_HOPPER", "0")
+    assert device(0).library.hopper_launches() == -1
+    conv2d("fp16", SHAPES[0])
+    monkeypatch.delenv("FASTCONV_CUDA_HOPPER")
+    assert device(0).library.hopper_launches() == before
+
+
+def test_workspace_is_for_the_card() -> None:
+    """Partial sums of sm_90a's choice are reserved where that kernel runs, and not on other cards."""
+    size, multiprocessors, planned = 14 * 14 * 256, 132, {}
+    store, owner, out = target("tf32").store(), device(0), (ctypes.c_int32 * 3)()
+    packed = store.pack_conv2d(np.zeros((256, 256, 3, 3), np.float32), None, 1, SCALAR)
+    desc = _core.Conv2d(
+        N=1, H=14, W=14, C=256, K=256, P=14, Q=14, R=3, S=3, groups=1, stride_h=1, stride_w=1, dilation_h=1,
+        dilation_w=1, pad_t=1, pad_l=1, x_image=size, x_row=14 * 256, x_ld=256, y_ld=256,
+        algorithm=_core.ConvAlgorithm.implicit,
+    )  # fmt: skip
+    for capability in (80, 90):
+        plan = target("tf32").plan(SCALAR, store)
+        owner.destroy("plan", plan.handle)
+        stream = target("tf32").executor(1).stream
+        owner.call("plan", 1, multiprocessors, capability, stream, ctypes.byref(plan.handle))
+        plan.conv2d(desc, [plan.external(0, 0, size), plan.weight(packed)], plan.external(1, 0, size))
+        planned[capability] = owner.library.workspace(plan.handle) // (4 * size)
+    owner.call("choose", 196, 256, 1, 72, multiprocessors, out)
+    usual = out[1]
+    owner.call("choose_hopper", 196, 256, 72, multiprocessors, out)
+    assert 1 < usual < out[1] and planned == {80: usual, 90: out[1]}
+    force(5)  # the fixture wants a launch
+    conv2d("tf32", SHAPES[0])
+
+
 def test_choice() -> None:
     """Wide tiles for large products, slices for small deep ones; every choice covers the depth."""
     launches = device(0).library.hopper_launches()
