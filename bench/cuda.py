@@ -93,6 +93,25 @@ def attempt(row: dict[str, Any], key: str, run: Callable[..., float], *arguments
 
 
 # -- what is measured -----------------------------------------------------------------------------------------------
+class Report(dict[str, Any]):
+    """Results, written after every row: a kernel that hangs leaves nothing but what is there by then."""
+
+    def __init__(self, path: Path | None) -> None:
+        super().__init__(rows=[], layers=[], models=[], tiles=[], left_out=[])
+        self._path = path
+
+    def add(self, kind: str, row: dict[str, Any]) -> None:
+        self[kind].append(row)
+        self.write()
+
+    def write(self) -> None:
+        if self._path:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            part = self._path.with_suffix(".part")
+            part.write_text(json.dumps(self, indent=1))
+            part.replace(self._path)
+
+
 Network = tuple[str, bytes, tuple[int, ...]]  # name, ONNX file, shape of an image
 
 
@@ -109,7 +128,7 @@ def images(batch: int, shape: tuple[int, ...]) -> Any:
     return np.random.default_rng(batch).standard_normal((batch, *shape), np.float32)
 
 
-def accuracy(report: dict[str, Any], torch: Torch | None, smoke: bool) -> None:
+def accuracy(report: Report, torch: Torch | None, smoke: bool) -> None:
     for name, data, shape in networks(smoke):
         x = images(2, shape)
         want = fastconv.load(data, precision="strict")(x)
@@ -134,11 +153,11 @@ def accuracy(report: dict[str, Any], torch: Torch | None, smoke: bool) -> None:
             attempt(row, "fastconv", mine)
             if torch:
                 attempt(row, "torch", theirs)
-            report["rows"].append(row)
+            report.add("rows", row)
             print(row, flush=True)
 
 
-def models(report: dict[str, Any], torch: Torch | None, left: Callable[[], float], smoke: bool) -> None:
+def models(report: Report, torch: Torch | None, left: Callable[[], float], smoke: bool) -> None:
     for name, data, shape in networks(smoke):
         for precision in PRECISIONS:
             for batch in BATCHES[1:2] if smoke else BATCHES:
@@ -152,7 +171,7 @@ def models(report: dict[str, Any], torch: Torch | None, left: Callable[[], float
                     attempt(row, "torch_graph", torch_model, row, torch, name, precision, x)
                 if precision in ("fp32", "tf32") and not smoke:
                     attempt(row, "onnxruntime_numpy", onnxruntime_ms, data, x, precision)
-                report["models"].append(row)
+                report.add("models", row)
                 print(row, flush=True)
 
 
@@ -200,7 +219,7 @@ def onnxruntime_ms(data: bytes, x: Any, precision: str) -> float:
     return call_ms(lambda: session.run(None, {name: x}))
 
 
-def layers(report: dict[str, Any], torch: Torch | None, left: Callable[[], float], smoke: bool) -> None:
+def layers(report: Report, torch: Torch | None, left: Callable[[], float], smoke: bool) -> None:
     plans: Iterator[tuple[int, str]] = ((b, p) for p in PRECISIONS for b in ((1,) if smoke else BATCHES))
     for batch, precision in plans:
         target = Target("cuda", precision)
@@ -215,14 +234,14 @@ def layers(report: dict[str, Any], torch: Torch | None, left: Callable[[], float
             attempt(row, "fastconv", layer, target, case, batch)
             if torch:
                 attempt(row, "torch", torch.layer, case, batch, precision)
-            report["layers"].append(row)
+            report.add("layers", row)
             print(row, flush=True)
 
 
 TILES, HOPPER_TILES = 4, 3  # csrc/cuda/conv_choice.h
 
 
-def tiles(report: dict[str, Any], left: Callable[[], float], smoke: bool) -> None:
+def tiles(report: Report, left: Callable[[], float], smoke: bool) -> None:
     """Every tile and number of slices, for the choice in csrc/cuda/conv2d.cu to be corrected by."""
     for batch, precision in ((32, "fp16"), (1, "fp16"), (1, "fp32"), (32, "tf32")):
         target = Target("cuda", precision)
@@ -238,7 +257,7 @@ def tiles(report: dict[str, Any], left: Callable[[], float], smoke: bool) -> Non
                     target.owner.call("force", tile, slices)
                     attempt(row, "fastconv", layer, target, case, batch)
                     target.owner.call("force", -1, 1)
-                    report["tiles"].append(row)
+                    report.add("tiles", row)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -253,7 +272,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.what == "table":
         return table(args.folder)
-    report: dict[str, Any] = {"rows": [], "layers": [], "models": [], "tiles": [], "left_out": []}
+    report = Report(args.json)
     started, share, smoke = time.monotonic(), args.seconds, args.smoke
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(124))  # of timeout: what was measured is written
     try:
@@ -267,9 +286,7 @@ def main(argv: list[str] | None = None) -> int:
             tiles(report, lambda: started + share - time.monotonic(), smoke)
             report["hopper_launches"] = Target("cuda", "fp16").owner.library.hopper_launches()
     finally:
-        if args.json:
-            args.json.parent.mkdir(parents=True, exist_ok=True)
-            args.json.write_text(json.dumps(report, indent=1))
+        report.write()
     return 0
 
 

@@ -48,7 +48,8 @@ def table(folder: Path) -> int:
                 f"resnet50 fp16 batch {row['batch']}: {x}, limit {y}" for x, y in limits if x == "-" or float(x) > y
             ]
     launches = report.get("hopper_launches", -1)
-    print("\nsm_90a's own kernel: " + (f"{launches} launches" if launches >= 0 else "not on this card, or not built"))
+    told = f"{launches} launches" if launches >= 0 else "not on this card, not built, or left out"
+    print(f"\nsm_90a's own kernel: {told}")
     slow = []
     total: dict[tuple[str, str, int], list[float]] = {}
     for row in report["layers"]:

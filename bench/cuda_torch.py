@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -44,6 +45,7 @@ class Torch:
             for _ in range(3):
                 run()
         t.cuda.current_stream().wait_stream(stream)
+        gc.collect()  # nobody's memory is freed while torch captures: that would break the capture
         graph = t.cuda.CUDAGraph()
         with t.cuda.graph(graph), t.no_grad():
             run()
