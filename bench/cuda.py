@@ -14,12 +14,12 @@ Errors are of the largest output of the same network in float32 on the CPU.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ import numpy as np
 import fastconv
 from bench import quick
 from bench.cuda_table import table
-from bench.cuda_torch import Torch, repeat, torch_or_none
+from bench.cuda_torch import Torch, made, repeat, torch_or_none
 from fastconv import _core
 from fastconv.cuda.target import Target
 from tests import cases
@@ -117,7 +117,7 @@ Network = tuple[str, bytes, tuple[int, ...]]  # name, ONNX file, shape of an ima
 
 def networks(smoke: bool) -> list[Network]:
     if not smoke:
-        return [(name, make().SerializeToString(), (3, 224, 224)) for name, make in quick.MAKERS.items()]
+        return [(name, made(name).SerializeToString(), (3, 224, 224)) for name in quick.MAKERS]
     from tests.models import nets
 
     model = nets.NETS["resnet"]()
@@ -175,14 +175,19 @@ def models(report: Report, torch: Torch | None, left: Callable[[], float], smoke
                 print(row, flush=True)
 
 
+@functools.lru_cache(maxsize=1)
+def loaded(data: bytes, precision: str) -> fastconv.Model:
+    return fastconv.load(data, device="cuda", precision=precision)
+
+
 def one_model(row: dict[str, Any], data: bytes, precision: str, x: Any) -> float:
     """Milliseconds of a replay; those of calls go to the row."""
-    model = fastconv.load(data, device="cuda", precision=precision)
+    model = loaded(data, precision)
     plan = model.compile(x.shape).plan
     model(x)
     device_x = upload(model, x)
-    attempt(row, "fastconv_call", call_ms, partial(model, device_x))
-    attempt(row, "fastconv_numpy", call_ms, partial(model, x))
+    attempt(row, "fastconv_call", call_ms, functools.partial(model, device_x))
+    attempt(row, "fastconv_numpy", call_ms, functools.partial(model, x))
     return replay_ms(model._executor, plan)
 
 
@@ -195,7 +200,7 @@ def torch_model(row: dict[str, Any], torch: Torch, name: str, precision: str, x:
         torch.torch.cuda.synchronize()
 
     attempt(row, "torch_eager_call", call_ms, eager)
-    return torch.time(partial(run, given))
+    return torch.time(functools.partial(run, given))
 
 
 def upload(model: Any, x: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +20,12 @@ def repeat(run: Callable[[int], float], seconds: float = 0.03) -> float:
     return float(np.median([run(n) / n for _ in range(5)]))
 
 
+@functools.cache
+def made(name: str) -> Any:
+    """The ONNX model of a network of bench.quick: made once, VGG16's weights take seconds."""
+    return quick.MAKERS[name]()
+
+
 class Torch:
     """torch on the GPU, in channels_last. Raises ImportError or RuntimeError where it is not there."""
 
@@ -29,6 +36,7 @@ class Torch:
             raise RuntimeError("torch sees no GPU")
         self.torch: Any = torch
         torch.backends.cudnn.benchmark = True
+        self._made: tuple[Any, Any] = (None, None)  # the latest network, by name and precision
         self.version = f"torch {torch.__version__}, cuDNN {torch.backends.cudnn.version()}"
 
     def precise(self, precision: str) -> Any:
@@ -77,9 +85,16 @@ class Torch:
 
     def network(self, name: str, precision: str) -> Callable[[Any], Any]:
         """The network of bench.quick as torch functions, with its weights."""
+        dtype = self.precise(precision)  # the flags are of this moment
+        if self._made[0] != (name, precision):
+            self._made = ((name, precision), self._network(name, dtype))
+        run: Callable[[Any], Any] = self._made[1]
+        return run
+
+    def _network(self, name: str, dtype: Any) -> Callable[[Any], Any]:
         import onnx
 
-        t, dtype, graph = self.torch, self.precise(precision), quick.MAKERS[name]().graph
+        t, graph = self.torch, made(name).graph
         f = t.nn.functional
         weights = {i.name: t.tensor(onnx.numpy_helper.to_array(i)).cuda() for i in graph.initializer}
         for key, v in weights.items():
