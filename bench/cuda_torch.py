@@ -26,6 +26,19 @@ def made(name: str) -> Any:
     return quick.MAKERS[name]()
 
 
+# ONNX operators of bench.quick's networks: (torch.nn.functional, inputs, attributes) -> output.
+OPERATIONS: dict[str, Callable[[Any, Any, Any], Any]] = {
+    "Conv": lambda f, x, a: f.conv2d(*x, stride=a.get("strides", (1, 1)), padding=a.get("pads", (0, 0))[:2]),
+    "Identity": lambda f, x, a: x[0],
+    "Relu": lambda f, x, a: f.relu(x[0]),
+    "Add": lambda f, x, a: x[0] + x[1],
+    "MaxPool": lambda f, x, a: f.max_pool2d(x[0], a["kernel_shape"], a["strides"], a.get("pads", (0, 0))[:2]),
+    "GlobalAveragePool": lambda f, x, a: x[0].mean((2, 3), keepdim=True),
+    "Flatten": lambda f, x, a: x[0].flatten(1),
+    "Gemm": lambda f, x, a: f.linear(x[0], x[1] if a.get("transB") else x[1].T, *x[2:]),
+}
+
+
 class Torch:
     """torch on the GPU, in channels_last. Raises ImportError or RuntimeError where it is not there."""
 
@@ -95,7 +108,6 @@ class Torch:
         import onnx
 
         t, graph = self.torch, made(name).graph
-        f = t.nn.functional
         weights = {i.name: t.tensor(onnx.numpy_helper.to_array(i)).cuda() for i in graph.initializer}
         for key, v in weights.items():
             if v.is_floating_point():
@@ -107,24 +119,7 @@ class Torch:
         def run(x: Any) -> Any:
             values = {**weights, source: x}
             for n, a in nodes:
-                i = [values[k] for k in n.input if k]
-                if n.op_type == "Conv":
-                    y = f.conv2d(*i, stride=a.get("strides", (1, 1)), padding=a.get("pads", (0, 0))[:2])
-                elif n.op_type == "Relu":
-                    y = t.relu(i[0])
-                elif n.op_type == "Add":
-                    y = i[0] + i[1]
-                elif n.op_type == "MaxPool":
-                    y = f.max_pool2d(i[0], a["kernel_shape"], a["strides"], a.get("pads", (0, 0))[:2])
-                elif n.op_type == "GlobalAveragePool":
-                    y = i[0].mean((2, 3), keepdim=True)
-                elif n.op_type == "Flatten":
-                    y = i[0].flatten(1)
-                elif n.op_type == "Gemm":
-                    y = f.linear(i[0], i[1] if a.get("transB") else i[1].T, i[2] if len(i) > 2 else None)
-                else:
-                    raise ValueError(f"{n.op_type} in {name}")
-                values[n.output[0]] = y
+                values[n.output[0]] = OPERATIONS[n.op_type](t.nn.functional, [values[k] for k in n.input if k], a)
             return values[result]
 
         return run
