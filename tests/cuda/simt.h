@@ -23,8 +23,21 @@ struct dim3 {
   unsigned x, y, z;
   dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
 };
+namespace simt {
+// The hardware insists that an access of `bytes` bytes lies at a multiple of them.
+void aligned(const void* address, size_t bytes);
+}  // namespace simt
+// The compiler may move it in pieces, nvcc does not.
 struct alignas(16) uint4 {
   uint32_t x, y, z, w;
+  uint4() = default;
+  uint4(const uint4& from) : x(from.x), y(from.y), z(from.z), w(from.w) { simt::aligned(&from, 16); }
+  uint4& operator=(const uint4& from) {
+    simt::aligned(&from, 16);
+    simt::aligned(this, 16);
+    x = from.x, y = from.y, z = from.z, w = from.w;
+    return *this;
+  }
 };
 
 namespace simt {

@@ -133,9 +133,12 @@ cudaError_t cudaDriverGetVersion(int* version) {
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int) {
   memset(p, 0, sizeof *p);
   strcpy(p->name, "emulated");
-  const char* given = getenv("SIMT_MAJOR");
-  p->major = given ? atoi(given) : 8;
-  p->multiProcessorCount = 4;
+  const auto number = [](const char* variable, int usual) {
+    const char* given = getenv(variable);
+    return given ? atoi(given) : usual;
+  };
+  p->major = number("SIMT_MAJOR", 8);
+  p->multiProcessorCount = number("SIMT_MULTIPROCESSORS", 4);
   p->totalGlobalMem = simt::HEAP;
   return cudaSuccess;
 }
