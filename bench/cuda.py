@@ -200,7 +200,10 @@ def torch_model(row: dict[str, Any], torch: Torch, name: str, precision: str, x:
         torch.torch.cuda.synchronize()
 
     attempt(row, "torch_eager_call", call_ms, eager)
-    return torch.time(functools.partial(run, given))
+    graph = torch.time(functools.partial(run, given))
+    if precision in ("fp16", "bf16"):
+        attempt(row, "torch_autocast_call", lambda: call_ms(torch.autocast(name, precision, x)))
+    return graph
 
 
 def upload(model: Any, x: Any) -> Any:

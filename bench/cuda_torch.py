@@ -124,6 +124,20 @@ class Torch:
 
         return run
 
+    def autocast(self, name: str, precision: str, x: Any) -> Callable[[], Any]:
+        """A call of the network in float32 that casts on the way, as `torch.autocast` does it."""
+        t, run, given = self.torch, self.network(name, "fp32"), self.input(x, "fp32")
+        dtype = {"fp16": t.float16, "bf16": t.bfloat16}[precision]
+
+        def call() -> Any:
+            with t.no_grad(), t.autocast(given.device.type, dtype=dtype):
+                y = run(given)
+            if given.is_cuda:
+                t.cuda.synchronize()
+            return y
+
+        return call
+
     def input(self, x: Any, precision: str) -> Any:
         t = self.torch
         return t.tensor(x).cuda().to(self.precise(precision)).to(memory_format=t.channels_last)

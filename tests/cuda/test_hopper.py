@@ -14,12 +14,13 @@ import pytest
 
 import fastconv
 from fastconv import _core
-from fastconv.cuda import weights
+from fastconv.cuda import library, weights
 from fastconv.cuda.library import device
 from tests import cases, reference
 from tests.kernels.guard import dense
 from tests.models import nets
 
+from . import single
 from .single import SCALAR, close, force, run, target
 from .test_conv2d import conv2d
 
@@ -111,6 +112,22 @@ def test_whole_network() -> None:
         got = fastconv.load(data, device="cuda", precision=precision).run(None, feed)
         for a, b in zip(got, want, strict=True):
             assert np.abs(a - b).max() < most * np.abs(b).max()
+
+
+@pytest.mark.skipif(bool(os.environ.get("FASTCONV_TEST_CUDA")), reason="the emulator's variables")
+def test_a_hopper_takes_it_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where its steps are mostly channels; with an H100's multiprocessors the depth is cut into slices."""
+    monkeypatch.setattr(library, "_devices", {})
+    monkeypatch.setattr(single, "_targets", {})
+    monkeypatch.setenv("SIMT_MAJOR", "9")
+    monkeypatch.setenv("SIMT_MULTIPROCESSORS", "132")
+    force(-1)
+    launches = [device(0).library.hopper_launches()]
+    for case in (SHAPES[1], SHAPES[2]):  # 64 channels, 8 channels
+        conv2d("fp16", case)
+        launches.append(device(0).library.hopper_launches())
+    assert device(0).info.multiprocessors == 132
+    assert [n - launches[0] for n in launches] == [0, 1, 1]
 
 
 def test_it_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
