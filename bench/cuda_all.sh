@@ -8,7 +8,7 @@
 # a failing one does not keep the others from running: where Hopper's kernel fails its tests, all that follows goes
 # without it. The exit status says whether all held.
 # EMULATE=1: no GPU; tests/cuda's emulator stands in for it and everything is small, as a trial of this script.
-# Variables: PYTHON, ARCH (as CMAKE_CUDA_ARCHITECTURES), NVCC, JOBS, SECONDS_ALL (590), BUILD (a folder where both
+# Variables: PYTHON, ARCH (as CMAKE_CUDA_ARCHITECTURES), NVCC, JOBS, SECONDS_ALL (570), BUILD (a folder where both
 # libraries were built already, for this card and this Python; the package's compiled module then lies in fastconv/).
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -18,7 +18,7 @@ JOBS=${JOBS:-$(nproc)}
 EMULATE=${EMULATE:-}
 mkdir -p "$OUT"
 started=$SECONDS
-deadline=$((SECONDS + ${SECONDS_ALL:-590}))
+deadline=$((SECONDS + ${SECONDS_ALL:-570}))
 names=() verdicts=() status=0
 
 note() {  # note NAME VERDICT
