@@ -9,6 +9,7 @@ import pytest
 
 from bench import quick
 from bench.cuda import Report
+from bench.cuda_table import table
 from bench.cuda_torch import OPERATIONS
 
 
@@ -24,3 +25,13 @@ def test_results_are_written_row_by_row(tmp_path: Path) -> None:
         report.add("layers", {"layer": n})
         assert [row["layer"] for row in json.loads(path.read_text())["layers"]] == list(range(1, n + 1))
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_table_shows_what_there_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder without times, or without anything: the errors are shown, and the verdict is no."""
+    assert table(tmp_path) == 1
+    assert "accuracy: no results\n  times: no results" in capsys.readouterr().out
+    Report(tmp_path / "accuracy.json").add("rows", {"model": "vgg16", "precision": "fp32", "fastconv": 2e-6})
+    assert table(tmp_path) == 1
+    told = capsys.readouterr().out
+    assert "vgg16      fp32        2.0e-06" in told and "accuracy: no results" not in told
