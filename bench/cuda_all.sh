@@ -149,8 +149,8 @@ if ! step hopper 120 "${run_tests[@]}" tests/cuda/test_hopper.py --deselect "$ro
   echo "   all that follows goes without its kernel (FASTCONV_CUDA_HOPPER=0)"
 fi
 step tf32_rounds 60 "${run_tests[@]}" "$rounds"
-files=(conv2d device fit ops training weighted models finetune)
-[ -n "$EMULATE" ] && files=(device fit)
+files=(conv2d device arrays fit ops training weighted models finetune)
+[ -n "$EMULATE" ] && files=(device arrays fit)
 tests_end=$((SECONDS + 150))  # for all of them; a file that its time ends has told about some
 [ -n "$EMULATE" ] && tests_end=$((SECONDS + 280))
 for file in "${files[@]}"; do
