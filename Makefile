@@ -102,7 +102,7 @@ fuzz: ## a minute of libFuzzer on the loader of saved plans and on the ONNX scan
 # make test runs the kernels under an emulator. With nvcc: the plugin for every architecture, laid beside the package's
 # compiled module, and the checks of its machine code. With a GPU: bench/cuda_all.sh.
 ARCH ?=
-build/cuda/libfastconv_cuda.so: .venv/installed $(CUDA_SOURCES) csrc/ops.h csrc/training_ops.h csrc/cpu/kernels.def
+build/cuda/libfastconv_cuda.so: .venv/installed $(CUDA_SOURCES) csrc/ops.h csrc/training_ops.h csrc/cpu/kernels.def csrc/cpu/winograd.h
 	PATH=$(CURDIR)/.venv/bin:$$PATH cmake -S . -B build/cuda -DCMAKE_BUILD_TYPE=Release -DFASTCONV_CUDA=ON \
 	  $(if $(ARCH),-DFASTCONV_CUDA_ARCHITECTURES="$(ARCH)") -DPython_EXECUTABLE=$(CURDIR)/$(PY) \
 	  -Dpybind11_DIR=$$($(PY) -m pybind11 --cmakedir)

@@ -171,7 +171,7 @@ def _winograd(
     desc = _core.Winograd(pool=int("pooled" in node.attrs), **form, **{f: geometry[f] for f in fields})
     name = choice_name(choice, shape.R, shape.S)
     N, P, Q, C, K = (geometry[f] for f in ("N", "P", "Q", "C", "K"))
-    size = _core.winograd_workspace(N, P, Q, C, K, **form)
+    size = _core.winograd_workspace(N, P, Q, C, K, **form) if c.target.splits_winograd else 0
     if size == 0:
         c.emit("winograd_conv2d", desc, inputs, c.tensor(y), node, name, *work, **told)
         return

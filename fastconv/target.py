@@ -32,6 +32,7 @@ class Target:
 
     channel_unit = 1  # a stem's channels are rounded up to this
     predicts = True  # the cost model knows it, and tunings are for it
+    splits_winograd = True  # Winograd may be two operations, and take a pool behind it into itself (see prepare.py)
     takes_gates = True  # a 1x1 convolution may take a gate of its input channels (see prepare.py)
     gathers_means = True  # a depthwise convolution may take the mean over its pixels into itself (see prepare.py)
     groups_pixels = True  # neighbouring outputs of few channels share a vector (stems.py)

@@ -1,5 +1,5 @@
-// Operations that the GPU does not have (absent.def): plans refuse them. The compiler chooses none for it (Winograd),
-// or the user hears of it.
+// Operations that the GPU does not have (absent.def): plans refuse them. The compiler chooses none for it, or the
+// user hears of it.
 #include "kernels.h"
 
 namespace fastconv {

@@ -29,8 +29,15 @@ constexpr int HOPPER_COLUMNS[HOPPER_TILES] = {256, 128, 64};
 // a tap.
 ConvChoice choose_hopper(int64_t M, int64_t K, int64_t steps, int multiprocessors);
 
+// Whether F(4x4, 3x3) (winograd.cu) should take less time in float32 than the direct product, for a 3x3 convolution of
+// stride and dilation 1 in one group. FASTCONV_CUDA_WINOGRAD=0 in the environment: never.
+bool choose_winograd(int64_t N, int64_t P, int64_t Q, int64_t C, int64_t K, int multiprocessors);
+
 // For tests and for measuring: this tile and number of slices from now on, tile -1 for the usual choice.
 void force_conv(int tile, int slices);
+
+// The same for Winograd: wanted 1 wherever its kernels can, 0 never, -1 as the rule says; tiles at a time, 0: the most.
+void force_winograd(int wanted, int64_t tiles);
 
 }  // namespace cuda
 }  // namespace fastconv

@@ -36,6 +36,7 @@ struct Machine {
 
 int64_t workspace_floats(const Conv2d& d, const Machine& m);
 int64_t workspace_floats(const Linear& d, const Machine& m);
+int64_t workspace_floats(const Winograd& d, const Machine& m);
 int64_t workspace_floats(const Conv2dBackwardInput& d, const Machine& m);
 int64_t workspace_floats(const NormalizeBackward& d, const Machine& m);
 template <class D>

@@ -226,7 +226,7 @@ int guarded(const Body& body) {
 #define API extern "C" __attribute__((visibility("default")))
 
 API const char* fastconv_cuda_error() { return last_error.c_str(); }
-API int fastconv_cuda_version() { return 3; }
+API int fastconv_cuda_version() { return 4; }
 
 struct DeviceInfo {
   char name[256];
@@ -361,6 +361,13 @@ API int fastconv_cuda_time(fastconv::cuda::Plan* plan, void* const* externals, i
 API int64_t fastconv_cuda_hopper_launches() { return hopper_built() ? hopper_launches() : -1; }
 API int fastconv_cuda_force(int tile, int slices) {
   return guarded([&] { force_conv(tile, slices); });
+}
+API int fastconv_cuda_force_winograd(int wanted, int64_t tiles) {
+  return guarded([&] { force_winograd(wanted, tiles); });
+}
+// 1 or 0
+API int fastconv_cuda_choose_winograd(int64_t N, int64_t P, int64_t Q, int64_t C, int64_t K, int multiprocessors) {
+  return choose_winograd(N, P, Q, C, K, multiprocessors);
 }
 API int fastconv_cuda_choose(int64_t M, int64_t K, int64_t groups, int64_t steps, int multiprocessors, int32_t* out) {
   return guarded([&] {

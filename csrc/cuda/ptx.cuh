@@ -77,6 +77,13 @@ __device__ inline uint32_t round_tf32(uint32_t x) {
 __device__ inline float as_float(uint32_t x) { return __uint_as_float(x); }
 __device__ inline uint32_t as_bits(float x) { return __float_as_uint(x); }
 
+// 16 bytes to global memory in one instruction: among many stores the compiler takes some apart to save moves.
+__device__ inline void store16(void* to, uint4 v) {
+  asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)), "r"(v.x), "r"(v.y),
+               "r"(v.z), "r"(v.w)
+               : "memory");
+}
+
 // -- asynchronous copies --------------------------------------------------------------------------------------------
 __device__ inline uint32_t shared_address(const void* p) { return (uint32_t)__cvta_generic_to_shared(p); }
 

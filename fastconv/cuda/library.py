@@ -12,7 +12,7 @@ from .. import _core
 from ..errors import DeviceError
 
 NAME = "libfastconv_cuda.so"
-VERSION = 3  # of the interface, fastconv_cuda_version()
+VERSION = 4  # of the interface, fastconv_cuda_version()
 BUILD = "build it with `make cuda`, or `pip install . -C cmake.define.FASTCONV_CUDA=ON`; that needs nvcc 12 or 13"
 
 
@@ -53,6 +53,8 @@ _SIGNATURES = {
     "present": [c_int],
     "own_size": [c_int, c_char_p, c_int64, c_int, c_int, POINTER(c_int64)],
     "force": [c_int, c_int],
+    "force_winograd": [c_int, c_int64],
+    "choose_winograd": [c_int64, c_int64, c_int64, c_int64, c_int64, c_int],
     "choose_hopper": [c_int64, c_int64, c_int64, c_int, POINTER(c_int32)],
     "choose": [c_int64, c_int64, c_int64, c_int64, c_int, POINTER(c_int32)],
 }
@@ -115,6 +117,10 @@ class Library:
     def hopper_launches(self) -> int:
         """Convolutions launched on sm_90a's own kernel so far, by all models; -1 where library or device lack it."""
         return int(self._handle.fastconv_cuda_hopper_launches())
+
+    def choose_winograd(self, N: int, P: int, Q: int, C: int, K: int, multiprocessors: int) -> bool:
+        """Whether F(4x4, 3x3) should take less time in float32 than the direct product (csrc/cuda/winograd.cu)."""
+        return bool(self._handle.fastconv_cuda_choose_winograd(N, P, Q, C, K, multiprocessors))
 
     def workspace(self, plan: c_void_p) -> int:
         return int(self._handle.fastconv_cuda_workspace(plan))

@@ -14,7 +14,7 @@ from .library import ARENA, EXTERNAL, NONE, STATE, WEIGHT, Device, Reference
 from .weights import HALVES, PRECISIONS, DeviceState, DeviceWeight, width
 
 # Operands that kernels read as float32 whatever the precision.
-FLOAT32 = {"conv2d": (2,), "linear": (2,), "depthwise_conv2d": (1, 2), "affine": (1, 2), "resample": (1, 2),
+FLOAT32 = {"conv2d": (2,), "winograd_conv2d": (2,), "linear": (2,), "depthwise_conv2d": (1, 2), "affine": (1, 2), "resample": (1, 2),
            "affine_sample": (1,)}  # fmt: skip
 # Operations of training that neither end in _backward nor in its parts: float32 alone, as those.
 TRAINING = {"softmax_cross_entropy", "pack_weights", "dropout", "sgd", "adam", "rmsprop", "moving_average",
@@ -183,6 +183,8 @@ class DevicePlan:
         w = width(self.precision)
         if name == "conv2d":
             needs[1] = d.K * -(-(d.C // d.groups * d.R * d.S) // w) * w
+        elif name == "winograd_conv2d":
+            needs[1] = 36 * d.K * d.C
         elif name == "linear":
             needs[1] = d.K * -(-d.C // w) * w
         elif name in ("depthwise_conv2d", "depthwise_backward_input"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from .. import _core
@@ -12,17 +13,32 @@ from ..selection import Choice, Chosen, Selection, Shape
 from ..target import Target as Base
 from .arrays import Borrowed, DeviceArray, Spare, borrow
 from .executor import DeviceExecutor
-from .library import device
+from .library import Device, device
 from .plan import SIZES, DevicePlan, extent
 from .weights import HALVES, PRECISIONS, DeviceMemory, DevicePacker, DeviceStore, width
 
 
+@dataclass(frozen=True)
 class DeviceSelection(Selection):
-    """Depthwise, or the one product; images with few channels get them rounded up to 16 bytes on the way in."""
+    """Depthwise, or the one product, or Winograd where the plugin's rule says so; images with few channels get them
+    rounded up to 16 bytes on the way in.
+
+    winograd_on: the GPU, where it may take Winograd: in fp32, unless sums must be direct.
+    """
+
+    winograd_on: Device | None = None
 
     def candidates(self, shape: Shape, *, constant: bool = True) -> list[Choice]:
-        """The only one: of those that sum directly the first, which is made for the shape."""
+        """The only one: Winograd, or of those that sum directly the first, which is made for the shape."""
+        if constant and self._winograd(shape):
+            return [Choice("winograd", 4)]
         return super().candidates(shape, constant=constant)[:1]
+
+    def _winograd(self, shape: Shape) -> bool:
+        on, form = self.winograd_on, (shape.R, shape.S, shape.groups, shape.strides, shape.dilations)
+        if on is None or form != (3, 3, 1, (1, 1), (1, 1)):
+            return False
+        return on.library.choose_winograd(shape.N, shape.P, shape.Q, shape.C, shape.K, on.info.multiprocessors)
 
     def choose(self, shape: Shape, *, constant: bool = True) -> Chosen:
         """The only candidate; its seconds are not known."""
@@ -32,6 +48,7 @@ class DeviceSelection(Selection):
 class Target(Base):
     """One GPU at one precision. Raises DeviceError for what does not exist."""
 
+    splits_winograd = False
     takes_gates = False
     gathers_means = False
     groups_pixels = False
@@ -82,7 +99,8 @@ class Target(Base):
         return _core.extent_more(desc, SIZES, op)
 
     def selection(self, asked: Selection) -> Selection:
-        return DeviceSelection(asked.isa, strict=True)
+        exact = asked.strict or self.precision != "fp32"
+        return DeviceSelection(asked.isa, strict=True, winograd_on=None if exact else self.owner)
 
     def level(self, isa: _core.Isa) -> str:
         return f"cuda {self.precision}"

@@ -1,6 +1,7 @@
 """Weights for the GPU: packed by numpy into the order in which the kernels read them, stored once in the precision.
 
 convolutions and dense layers    [K][R][S][C / group], the depth rounded up to 16 bytes, in the storage type
+Winograd's filters               [36][K][C], float32
 depthwise filters                [R S][K], float32
 biases, scales, resize tables    float32
 other constants                  the storage type
@@ -25,6 +26,15 @@ F32 = npt.NDArray[np.float32]
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16")  # in the order of csrc/cuda/kernels.h
 ANY = _core.Isa.scalar  # where a level of the CPU is asked for that has no meaning
 HALVES = {"fp16": np.dtype(np.float16), "bf16": np.dtype(np.uint16)}
+
+
+def _winograd_filters(points: tuple[float, ...]) -> npt.NDArray[np.float64]:
+    """G of F(m, 3) [m + 2, 3]: a point's powers over the product of its distances to the others; then infinity."""
+    rows = [np.array([1.0, p, p * p]) / np.prod([p - q for q in points if q != p]) for p in points]
+    return np.stack([*rows, np.array([0.0, 0.0, 1.0])])
+
+
+WINOGRAD = _winograd_filters((0.0, 0.625, -0.625, 1.5, -1.5))  # csrc/cpu/winograd.h
 
 
 def item_size(precision: str) -> int:
@@ -137,6 +147,9 @@ class DevicePacker:
     def conv2d(self, w: Weight, scale: Array | None, groups: int) -> DeviceWeight:
         return self.store.pack_conv2d(as_float32(w), scale, groups, ANY)
 
+    def winograd(self, w: Weight, scale: Array | None, m: int) -> DeviceWeight:
+        return self.store.pack_winograd(as_float32(w), scale, m, ANY)
+
     def depthwise(self, w: Weight, scale: Array | None) -> DeviceWeight:
         return self.store.pack_depthwise_conv2d(as_float32(w), scale, ANY)
 
@@ -166,6 +179,18 @@ class DeviceStore:
         """w [K, C / groups, R, S]."""
         w = _scaled(w, scale)
         return self._rows(w.transpose(0, 2, 3, 1).reshape(w.shape[0], -1))
+
+    def pack_winograd(self, w: F32, scale: F32 | None, m: int, isa: _core.Isa) -> DeviceWeight:
+        """w [K, C, 3, 3]; U = G g G^T of F(4x4, 3x3) in double precision, as the CPU's (csrc/cpu/winograd_filter.cpp)."""
+        if m != 4 or w.shape[2:] != (3, 3) or self.precision != "fp32":
+            raise UnsupportedOpError("Winograd on the GPU: F(4x4, 3x3) in fp32 is all there is")
+        K, C = w.shape[:2]
+        filters = w.reshape(K * C, 9).astype(np.float64)
+        if scale is not None:
+            filters *= np.repeat(np.asarray(scale, np.float64).reshape(-1), C)[:, None]
+        planes = np.kron(WINOGRAD, WINOGRAD) @ filters.T
+        array = planes.astype(np.float32).reshape(36, K, C)
+        return DeviceWeight(self.owner, array, array.size, packed=True)
 
     def pack_depthwise_conv2d(self, w: F32, scale: F32 | None, isa: _core.Isa) -> DeviceWeight:
         """w [K, 1, R, S]."""

@@ -31,7 +31,7 @@ def _key(source: Path, flags: list[str]) -> str:
     digest = hashlib.sha256(repr((compiler(), flags)).encode())
     csrc = ROOT / "csrc"
     headers = [*(csrc / "cuda").glob("*.*h"), csrc / "cuda" / "absent.def", csrc / "cpu" / "kernels.def"]
-    headers += [csrc / "ops.h", csrc / "training_ops.h"]
+    headers += [csrc / "ops.h", csrc / "training_ops.h", csrc / "cpu" / "winograd.h"]
     for path in sorted([*headers, *HERE.glob("*.h"), source]):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:20]

@@ -134,6 +134,8 @@ inline uint32_t round_tf32(uint32_t x) { return host::to_tf32(x); }
 inline float as_float(uint32_t x) { return host::float_of(x); }
 inline uint32_t as_bits(float x) { return host::bits_of(x); }
 
+inline void store16(void* to, uint4 v) { *(uint4*)to = v; }
+
 // -- asynchronous copies --------------------------------------------------------------------------------------------
 inline uint32_t shared_address(const void* p) { return (uint32_t)((const char*)p - simt::shared_memory); }
 
