@@ -14,8 +14,8 @@ from .library import ARENA, EXTERNAL, NONE, STATE, WEIGHT, Device, Reference
 from .weights import HALVES, PRECISIONS, DeviceState, DeviceWeight, width
 
 # Operands that kernels read as float32 whatever the precision.
-FLOAT32 = {"conv2d": (2,), "winograd_conv2d": (2,), "linear": (2,), "depthwise_conv2d": (1, 2), "affine": (1, 2), "resample": (1, 2),
-           "affine_sample": (1,)}  # fmt: skip
+FLOAT32 = {"conv2d": (2,), "linear": (2,), "depthwise_conv2d": (1, 2), "affine": (1, 2), "resample": (1, 2),
+           "affine_sample": (1,), "winograd_conv2d": (2,)}  # fmt: skip
 # Operations of training that neither end in _backward nor in its parts: float32 alone, as those.
 TRAINING = {"softmax_cross_entropy", "pack_weights", "dropout", "sgd", "adam", "rmsprop", "moving_average",
             "squared_norm", "batch_norm_stats", "batch_norm_finish", "batch_norm_apply"}  # fmt: skip

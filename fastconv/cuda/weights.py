@@ -181,7 +181,7 @@ class DeviceStore:
         return self._rows(w.transpose(0, 2, 3, 1).reshape(w.shape[0], -1))
 
     def pack_winograd(self, w: F32, scale: F32 | None, m: int, isa: _core.Isa) -> DeviceWeight:
-        """w [K, C, 3, 3]; U = G g G^T of F(4x4, 3x3) in double precision, as the CPU's (csrc/cpu/winograd_filter.cpp)."""
+        """w [K, C, 3, 3]; U = G g G^T of F(4x4, 3x3) in double precision, as in csrc/cpu/winograd_filter.cpp."""
         if m != 4 or w.shape[2:] != (3, 3) or self.precision != "fp32":
             raise UnsupportedOpError("Winograd on the GPU: F(4x4, 3x3) in fp32 is all there is")
         K, C = w.shape[:2]

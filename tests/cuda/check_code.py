@@ -2,8 +2,9 @@
 
 No kernel of the convolutions keeps anything in local memory; those that claim tensor cores have the instructions of
 their type in their main loop, fed by ldmatrix and by asynchronous copies of 16 bytes; the plain one has FMA fed by
-16-byte reads; sm_90a's has its warpgroup products, fed by the copy engine; the kernels that live from memory speed read
-and write 16 bytes a lane. Needs cuobjdump and nvdisasm (pip install --group cuda), no GPU.
+16-byte reads; sm_90a's has its warpgroup products, fed by the copy engine; Winograd's transforms keep a tile in
+registers; the kernels that live from memory speed read and write 16 bytes a lane. Needs cuobjdump and nvdisasm (pip
+install --group cuda), no GPU.
 """
 
 from __future__ import annotations
@@ -202,6 +203,17 @@ def _weight_gradient(k: Kernel) -> list[str]:
     return wrong
 
 
+def _winograd(k: Kernel) -> list[str]:
+    """A tile of four channels stays in registers, and goes by 16 bytes a lane."""
+    wrong = [f"{k.local} bytes of local memory, {k.count(LOCAL)} accesses"] if k.local or k.count(LOCAL) else []
+    stores = 36 if "winograd_in" in k.name else 1  # the 16 outputs are a loop
+    if k.count(WIDE_LOAD) < 36 or k.count(WIDE_STORE) < stores:
+        wrong.append(f"{k.count(WIDE_LOAD)} loads and {k.count(WIDE_STORE)} stores of 16 bytes of global memory")
+    if k.registers * 2 * 128 > 65536:
+        wrong.append(f"{k.registers} registers: less than two blocks fit")
+    return wrong
+
+
 def problems(k: Kernel) -> list[str]:
     if "conv_gemm<" in k.name:
         return _conv(k)
@@ -209,6 +221,8 @@ def problems(k: Kernel) -> list[str]:
         return _wgmma(k)
     if re.search(r"[^_]weight_kernel<", k.name):
         return _weight_gradient(k)
+    if re.search(r"winograd_(in|out)\b", k.name):
+        return _winograd(k)
     wrong = []
     wide = r"binary_kernel<(float, 4|half_t, 8|bfloat_t, 8)|unary_kernel<(float, 4|half_t, 8|bfloat_t, 8)"
     plain = k.name.replace("fastconv::cuda::", "")
@@ -234,9 +248,13 @@ def main() -> int:
     archs = sorted({k.arch for k in found})
     convolutions = sum("conv_gemm<" in k.name for k in found)
     hopper = sum("conv_wgmma<" in k.name and k.arch == "sm_90a" for k in found)
+    transforms = sum("winograd_" in k.name for k in found)
     print(f"{len(found)} kernels, {convolutions} of them products, for {', '.join(archs)}: {failed} problems")
     if convolutions < 32 * len(archs):
         print("expected 32 products for each architecture")
+        failed += 1
+    if transforms != 2 * len(archs):
+        print(f"expected two transforms of Winograd for each architecture, found {transforms}")
         failed += 1
     if "sm_90a" in archs and hopper != 9:
         print(f"expected 9 products of warpgroups for sm_90a, found {hopper}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,9 +18,13 @@ from fastconv.selection import Choice, Selection, Shape
 from tests import cases, reference
 from tests.kernels.guard import F32, dense
 from tests.kernels.weighted import ACTIVATIONS, activation
-from tests.models import nets
+from tests.models import nets, nets_exports
+from tests.models.builder import Builder
 
+from . import single
 from .single import SCALAR, close, constant, force, random, run, target
+
+assert nets_exports  # importing it fills NETS
 
 
 def force_winograd(wanted: int, tiles: int = 0) -> None:
@@ -122,7 +127,7 @@ def test_blocks_of_tiles() -> None:
     assert sizes == [4 * 36 * tiles * (case.C + case.K) for tiles in (18, 7, 1)]
 
 
-def workspace(case: cases.ConvCase, capability: int = 80) -> int:
+def workspace(case: cases.ConvCase) -> int:
     """Bytes that a plan with this one operation reserves."""
     t = target("fp32")
     plan, store = t.plan(SCALAR, t.store()), t.store()
@@ -239,7 +244,7 @@ def test_only_for_what_it_computes() -> None:
         assert algorithm("fp32", plain._replace(**change)) != "winograd"
 
 
-@pytest.mark.parametrize("name", ("resnet", "vgg", "googlenet", "keras_unet"))
+@pytest.mark.parametrize("name", ("resnet_preactivation", "vgg", "squeezenet", "keras_unet"))
 def test_whole_networks(name: str) -> None:
     """Wherever it can: with residuals, pools and concatenations behind it, also when replayed as a graph."""
     data, feed = nets.serialized(name), nets.inputs(nets.NETS[name](), 2)
@@ -256,3 +261,28 @@ def test_whole_networks(name: str) -> None:
     strict = fastconv.load(data, device="cuda", precision="strict")
     strict.run(None, feed)
     assert not any(op.algorithm.startswith("F(") for op in strict.inspect())
+
+
+def test_a_network_takes_it_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the rule, on the emulator's four multiprocessors, and not where it is switched off."""
+    monkeypatch.setattr(library, "_devices", {})
+    monkeypatch.setattr(single, "_targets", {})
+    b = Builder(5, (3, 24, 24))
+    x = b.conv_bn_relu(b.x, 128, 1)
+    x = b.relu(b.op("Add", x, b.bn(b.conv(x, 128, 3))))
+    x = b.conv_bn_relu(x, 128, 3, 2)
+    data = b.model((b.head(x), [10])).SerializeToString()
+    feed = {"input": np.random.default_rng(6).standard_normal((1, 3, 24, 24), np.float32)}
+    (want,) = fastconv.load(data, precision="strict").run(None, feed)
+
+    def algorithms(precision: str) -> list[str]:
+        model = fastconv.load(data, device="cuda", precision=precision)
+        (got,) = model.run(None, feed)
+        assert np.abs(got - want).max() < (1e-4 if precision in ("fp32", "strict") else 4e-3) * np.abs(want).max()
+        return [op.algorithm for op in model.inspect() if op.op == "Conv" and "3x3" in op.algorithm]
+
+    if not os.environ.get("FASTCONV_TEST_CUDA"):  # a card has more multiprocessors than so few tiles fill
+        assert algorithms("fp32") == ["F(4x4,3x3)"]
+    assert algorithms("strict") == [] and algorithms("tf32") == []
+    monkeypatch.setenv("FASTCONV_CUDA_WINOGRAD", "0")
+    assert algorithms("fp32") == []
