@@ -35,32 +35,36 @@ from tests import cases
 
 PRECISIONS = ("fp16", "tf32", "bf16", "fp32")
 BATCHES = (32, 1, 8)
+SCALAR = _core.Isa.scalar
 LAYERS = [("resnet50", c) for c in cases.RESNET50] + [("vgg16", c) for c in cases.VGG16]
 SMOKE = [("smoke", cases.ConvCase("3x3", 1, 7, 7, 16, 24, 3, 3, pads=(1, 1, 1, 1)))]
 
 
 # -- fastconv -------------------------------------------------------------------------------------------------------
-def layer(target: Target, case: cases.ConvCase, batch: int) -> float:
+def layer(target: Target, case: cases.ConvCase, batch: int, winograd: bool = False) -> float:
     """Milliseconds of one convolution with bias and relu; a stem's channels are rounded up as in a network."""
     unit = target.channel_unit
     C = -(-case.C // unit) * unit
     store = target.store()
-    plan = target.plan(_core.Isa.scalar, store)
+    plan = target.plan(SCALAR, store)
     rng = np.random.default_rng(0)
     w = np.zeros((case.K, C // case.groups, case.R, case.S), np.float32)
     w[:, : case.C] = rng.standard_normal((case.K, case.C, case.R, case.S)) / np.sqrt(case.C * case.R * case.S)
     H, W, P, Q = case.H, case.W, case.P, case.Q
-    desc = _core.Conv2d(
-        N=batch, H=H, W=W, C=C, K=case.K, P=P, Q=Q, R=case.R, S=case.S, groups=1, stride_h=case.strides[0],
-        stride_w=case.strides[1], dilation_h=1, dilation_w=1, pad_t=case.pads[0], pad_l=case.pads[1], x_image=H * W * C,
-        x_row=W * C, x_ld=C, y_ld=case.K, algorithm=_core.ConvAlgorithm.implicit,
-        act=_core.Activation(func=_core.Func.clip, alpha=0.0, beta=float("inf")),
+    sizes = dict(
+        N=batch, H=H, W=W, C=C, K=case.K, P=P, Q=Q, pad_t=case.pads[0], pad_l=case.pads[1], x_image=H * W * C,
+        x_row=W * C, x_ld=C, y_ld=case.K, act=_core.Activation(func=_core.Func.clip, alpha=0.0, beta=float("inf")),
+    )  # fmt: skip
+    desc: Any = _core.Winograd(m=4, r=3, **sizes) if winograd else _core.Conv2d(
+        R=case.R, S=case.S, groups=1, stride_h=case.strides[0], stride_w=case.strides[1], dilation_h=1, dilation_w=1,
+        algorithm=_core.ConvAlgorithm.implicit, **sizes,
     )  # fmt: skip
     x = rng.standard_normal(batch * H * W * C, np.float32)
     y = np.zeros(batch * P * Q * case.K, np.float32)
-    inputs = [plan.external(0, 0, x.size), plan.weight(store.pack_conv2d(w, None, 1, _core.Isa.scalar)),
-              plan.weight(store.put(rng.standard_normal(case.K, np.float32)))]  # fmt: skip
-    plan.conv2d(desc, inputs, plan.external(1, 0, y.size))
+    packed = store.pack_winograd(w, None, 4, SCALAR) if winograd else store.pack_conv2d(w, None, 1, SCALAR)
+    bias = plan.weight(store.put(rng.standard_normal(case.K, np.float32)))
+    inputs = [plan.external(0, 0, x.size), plan.weight(packed), bias]
+    (plan.winograd_conv2d if winograd else plan.conv2d)(desc, inputs, plan.external(1, 0, y.size))
     executor = target.executor(1)
     executor.run(plan, [x, y])  # real numbers, not whatever the memory held
     if not np.isfinite(y).all():
@@ -240,6 +244,10 @@ def layers(report: Report, torch: Torch | None, left: Callable[[], float], smoke
             row: dict[str, Any] = {"network": network, "layer": case.name, "precision": precision, "batch": batch,
                                    "times": case.times, "R": case.R, "flops": flops}  # fmt: skip
             attempt(row, "fastconv", layer, target, case, batch)
+            if precision == "fp32" and (case.R, case.S, case.strides, case.C % 4) == (3, 3, (1, 1), 0):
+                attempt(row, "winograd", layer, target, case, batch, True)
+                sizes = (batch, case.P, case.Q, case.C, case.K, target.owner.info.multiprocessors)
+                row["winograd_chosen"] = target.owner.library.choose_winograd(*sizes)
             if torch:
                 attempt(row, "torch", torch.layer, case, batch, precision)
             report.add("layers", row)

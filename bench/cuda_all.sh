@@ -149,6 +149,10 @@ if ! step hopper 120 "${run_tests[@]}" tests/cuda/test_hopper.py --deselect "$ro
   echo "   all that follows goes without its kernel (FASTCONV_CUDA_HOPPER=0)"
 fi
 step tf32_rounds 60 "${run_tests[@]}" "$rounds"
+if ! step winograd 60 "${run_tests[@]}" tests/cuda/test_winograd.py; then
+  export FASTCONV_CUDA_WINOGRAD=0
+  echo "   networks go without Winograd in what follows (FASTCONV_CUDA_WINOGRAD=0)"
+fi
 files=(conv2d device arrays fit ops training weighted models finetune)
 [ -n "$EMULATE" ] && files=(device arrays fit)
 tests_end=$((SECONDS + 150))  # for all of them; a file that its time ends has told about some
@@ -174,8 +178,9 @@ step times "$left" "$PYTHON" -m bench.cuda time "${smoke[@]}" --seconds "$measur
 # -- memory and races -------------------------------------------------------------------------------------------------
 # The small shapes of each kind of kernel. A tool that its time ends has been through some of them: its findings stand
 # in the log as it goes, and the verdict says which it was.
-small=(tests/cuda/test_hopper.py tests/cuda/test_conv2d.py tests/cuda/test_weighted.py tests/cuda/test_training.py
-  -k "3x3 or one-pixel or test_deep or test_tiles or test_linear or test_small or test_batch_norms or test_pools")
+kinds="3x3 or one-pixel or blocks or test_deep or test_tiles or test_linear or test_small or test_batch_norms or test_pools"
+small=(tests/cuda/test_hopper.py tests/cuda/test_conv2d.py tests/cuda/test_winograd.py tests/cuda/test_weighted.py
+  tests/cuda/test_training.py -k "$kinds")
 give_tests 200
 for tool in memcheck racecheck; do
   if [ -n "$EMULATE" ]; then

@@ -24,6 +24,28 @@ def results(folder: Path, name: str, bad: list[str]) -> dict[str, Any]:
     return {"torch": "torch: not known", "rows": [], "models": [], "layers": [], "left_out": [], **found}
 
 
+def winograd_table(layers: list[dict[str, Any]], bad: list[str]) -> None:
+    """Prints F(4x4, 3x3) beside the direct product in fp32: the verdict on its rule (csrc/cuda/winograd.cu)."""
+    tried = [row for row in layers if "winograd_chosen" in row]
+    bad += [
+        f"Winograd, layer {row['layer']} batch {row['batch']}: {row['winograd_error']}"
+        for row in tried
+        if "winograd_error" in row
+    ]
+    timed = [row for row in tried if "winograd" in row and "fastconv" in row]
+    if not timed:
+        return
+    print("\nWinograd in fp32, ms            batch    direct  winograd  ratio  rule")
+    wrong = 0
+    for row in timed:
+        gain, told = row["winograd"] / row["fastconv"], "takes it" if row["winograd_chosen"] else "direct"
+        if gain > 1.0 if row["winograd_chosen"] else gain < 0.9:
+            wrong, told = wrong + 1, f"{told}: WRONG"
+        name = f"{row['network']:10} {row['layer']:18} {row['batch']:7}"
+        print(f"{name} {ms(row, 'fastconv'):>9} {ms(row, 'winograd'):>9} {gain:6.2f}  {told}")
+    print(f"its rule is right for {len(timed) - wrong} of {len(timed)} layers (FASTCONV_CUDA_WINOGRAD=0 leaves it out)")
+
+
 def table(folder: Path) -> int:
     """Prints the table; 1 where a figure of ours is missing or a limit of the acceptance is missed."""
     bad: list[str] = []
@@ -54,6 +76,7 @@ def table(folder: Path) -> int:
     launches = report.get("hopper_launches", -1)
     told = f"{launches} launches" if launches >= 0 else "not on this card, not built, or left out"
     print(f"\nsm_90a's own kernel: {told}")
+    winograd_table(report["layers"], bad)
     slow = []
     total: dict[tuple[str, str, int], list[float]] = {}
     for row in report["layers"]:
@@ -61,7 +84,7 @@ def table(folder: Path) -> int:
             bad.append(f"layer {row['layer']} {row['precision']} batch {row['batch']}: {row['fastconv_error']}")
             continue
         sums = total.setdefault((row["network"], row["precision"], row["batch"]), [0.0, 0.0, 0.0])
-        sums[0] += row["times"] * row["fastconv"]
+        sums[0] += row["times"] * row["winograd" if row.get("winograd_chosen") and "winograd" in row else "fastconv"]
         sums[1] += row["times"] * row.get("torch", float("nan"))
         sums[2] += row["times"] * row["flops"]
         judged = row["precision"] == "fp16" and row["batch"] == 32 and row["R"] == 3 and "torch" in row

@@ -35,3 +35,19 @@ def test_table_shows_what_there_is(tmp_path: Path, capsys: pytest.CaptureFixture
     assert table(tmp_path) == 1
     told = capsys.readouterr().out
     assert "vgg16      fp32        2.0e-06" in told and "accuracy: no results" not in told
+
+
+def test_table_judges_the_rule_of_winograd(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Wrong where it is taken and loses, or left and would gain a tenth; networks count what is taken."""
+    report = Report(tmp_path / "times.json")
+    for name, chosen, winograd in (("a", True, 0.5), ("b", True, 1.1), ("c", False, 0.8), ("d", False, 0.95)):
+        row = {"network": "vgg16", "layer": name, "precision": "fp32", "batch": 32, "times": 1, "R": 3, "flops": 10**9}
+        report.add("layers", {**row, "fastconv": 1.0, "winograd": winograd, "winograd_chosen": chosen})
+    row = {"network": "vgg16", "layer": "e", "precision": "fp32", "batch": 32, "times": 1, "R": 3, "flops": 10**9}
+    report.add("layers", {**row, "fastconv": 1.0, "winograd_error": "DeviceError", "winograd_chosen": True})
+    assert table(tmp_path) == 1
+    told = capsys.readouterr().out
+    for name, verdict in (("a", "takes it"), ("b", "takes it: WRONG"), ("c", "direct: WRONG"), ("d", "direct")):
+        assert any(f" {name} " in line and line.endswith(f"  {verdict}") for line in told.splitlines())
+    assert "right for 2 of 4 layers" in told and "Winograd, layer e batch 32: DeviceError" in told
+    assert "vgg16      fp32     32     4.600" in told
