@@ -115,7 +115,7 @@ class Compiler:
     def __init__(self, graph: Graph, cache: WeightCache, selection: Selection, states: States | None = None) -> None:
         self.target = cache.target
         self.isa = isa = selection.isa
-        self.selection = self.target.selection(selection)
+        self.selection = self.target.selection(selection, states=bool(graph.states))
         self.graph = prepare(graph, self.selection, self.target)
         self.cache = cache
         self.memory = plan_memory(self.graph)

@@ -70,8 +70,9 @@ class Target:
         """Elements of its further outputs."""
         return _core.extent_more(desc, isa, op)
 
-    def selection(self, asked: Selection) -> Selection:
-        """What decides the algorithms of convolutions where the user has asked for this."""
+    def selection(self, asked: Selection, *, states: bool = False) -> Selection:
+        """What decides the algorithms of convolutions where the user has asked for this; states: of a plan with memory
+        that training changes."""
         return asked
 
     def level(self, isa: _core.Isa) -> str:

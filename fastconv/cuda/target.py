@@ -23,7 +23,7 @@ class DeviceSelection(Selection):
     """Depthwise, or the one product, or Winograd where the plugin's rule says so; images with few channels get them
     rounded up to 16 bytes on the way in.
 
-    winograd_on: the GPU, where it may take Winograd: in fp32, unless sums must be direct.
+    winograd_on: the GPU, where it may take Winograd: in fp32, unless sums must be direct, and not to train.
     """
 
     winograd_on: Device | None = None
@@ -98,8 +98,8 @@ class Target(Base):
     def extent_more(self, desc: Any, isa: _core.Isa, op: _core.Op) -> Sequence[int]:
         return _core.extent_more(desc, SIZES, op)
 
-    def selection(self, asked: Selection) -> Selection:
-        exact = asked.strict or self.precision != "fp32"
+    def selection(self, asked: Selection, *, states: bool = False) -> Selection:
+        exact = asked.strict or states or self.precision != "fp32"
         return DeviceSelection(asked.isa, strict=True, winograd_on=None if exact else self.owner)
 
     def level(self, isa: _core.Isa) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import fastconv
-from fastconv import _core
+from fastconv import _core, layers, models
 from fastconv.cuda import library
 from fastconv.cuda.library import device
 from fastconv.errors import DeviceError, UnsupportedOpError
@@ -235,6 +235,8 @@ def test_only_for_what_it_computes() -> None:
     assert target("fp32").selection(asked).choose(plain).choice == Choice("winograd", 4)
     assert algorithm("fp32", plain, constant=False) != "winograd"
     assert algorithm("fp32", plain, Selection(SCALAR, strict=True)) != "winograd"
+    trains = target("fp32").selection(asked, states=True)
+    assert trains.choose(plain).choice.algorithm != "winograd"
     assert not any(algorithm(p, plain) == "winograd" for p in ("tf32", "fp16", "bf16"))
     changes: tuple[dict[str, Any], ...] = (
         {"strides": (2, 2), "P": 4, "Q": 4}, {"dilations": (2, 2), "pads": (2, 2, 2, 2)}, {"groups": 2},
@@ -286,3 +288,18 @@ def test_a_network_takes_it_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     assert algorithms("strict") == [] and algorithms("tf32") == []
     monkeypatch.setenv("FASTCONV_CUDA_WINOGRAD", "0")
     assert algorithms("fp32") == []
+
+
+def test_training_sums_directly() -> None:
+    """Its frozen convolutions, too, forward and for the gradient of their input."""
+    force_winograd(1)
+    model = models.Sequential([
+        layers.Input((8, 8, 32)), layers.Conv2D(32, 3, padding="same"), layers.Conv2D(32, 3, padding="same"),
+        layers.GlobalAveragePooling2D(), layers.Dense(3, activation="softmax"),
+    ])  # fmt: skip
+    model.layers[1].trainable = False
+    x = np.random.default_rng(1).standard_normal((2, 8, 8, 32), np.float32)
+    model.compile("sgd", "sparse_categorical_crossentropy", device="cuda")
+    model.fit(x, np.array([0, 2]), batch_size=2, verbose=0)
+    (step,) = model.trainer().steps.values()
+    assert not any(op.algorithm.startswith("F(") for op in step.compiled.ops)
