@@ -111,6 +111,11 @@ def test_tiles_and_slices_of_the_product() -> None:
         for slices in (1, 3):
             force(tile, slices)
             winograd(case, residual=slices == 3, act="hard_swish")
+    tiles = 9
+    for slices in (1, 2, 4):
+        force(2, slices)
+        partial = slices * case.K if slices > 1 else 0
+        assert workspace(case) == 4 * 36 * tiles * (case.C + case.K + partial)
 
 
 def test_blocks_of_tiles() -> None:
