@@ -72,6 +72,11 @@ def layer(target: Target, case: cases.ConvCase, batch: int, winograd: bool = Fal
     return replay_ms(executor, plan)
 
 
+def transforms(case: cases.ConvCase) -> bool:
+    """Whether Winograd's kernels can."""
+    return (case.R, case.S, case.strides, case.C % 4) == (3, 3, (1, 1), 0)
+
+
 def replay_ms(executor: Any, plan: Any) -> float:
     """Milliseconds of one replay of a plan's graph."""
     return repeat(lambda n: float(executor.time(plan, n)) * n * 1e-6)
@@ -244,7 +249,7 @@ def layers(report: Report, torch: Torch | None, left: Callable[[], float], smoke
             row: dict[str, Any] = {"network": network, "layer": case.name, "precision": precision, "batch": batch,
                                    "times": case.times, "R": case.R, "flops": flops}  # fmt: skip
             attempt(row, "fastconv", layer, target, case, batch)
-            if precision == "fp32" and (case.R, case.S, case.strides, case.C % 4) == (3, 3, (1, 1), 0):
+            if precision == "fp32" and transforms(case):
                 attempt(row, "winograd", layer, target, case, batch, True)
                 sizes = (batch, case.P, case.Q, case.C, case.K, target.owner.info.multiprocessors)
                 row["winograd_chosen"] = target.owner.library.choose_winograd(*sizes)
@@ -276,6 +281,23 @@ def tiles(report: Report, left: Callable[[], float], smoke: bool) -> None:
                     report.add("tiles", row)
 
 
+def blocks(report: Report, left: Callable[[], float], smoke: bool) -> None:
+    """Winograd's tiles in blocks whose planes fit a cache or do not, for the bound in csrc/cuda/winograd.cu."""
+    target = Target("cuda", "fp32")
+    for network, case in SMOKE if smoke else LAYERS:
+        if not transforms(case) or case.C < 128:
+            continue
+        for most in (256, 1024, 4096):
+            if left() < 0:
+                report["left_out"].append(f"blocks of {most} tiles {network} {case.name}")
+                continue
+            row: dict[str, Any] = {"layer": case.name, "precision": "fp32", "batch": 32, "block": most}
+            target.owner.call("force_winograd", -1, most)
+            attempt(row, "fastconv", layer, target, case, 32, True)
+            target.owner.call("force_winograd", -1, 0)
+            report.add("tiles", row)
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="bench.cuda", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("what", choices=("accuracy", "time", "table"))
@@ -299,6 +321,7 @@ def main(argv: list[str] | None = None) -> int:
         else:
             models(report, torch, lambda: started + 0.4 * share - time.monotonic(), smoke)
             layers(report, torch, lambda: started + 0.85 * share - time.monotonic(), smoke)
+            blocks(report, lambda: started + 0.9 * share - time.monotonic(), smoke)
             tiles(report, lambda: started + share - time.monotonic(), smoke)
             report["hopper_launches"] = Target("cuda", "fp16").owner.library.hopper_launches()
     finally:
