@@ -160,7 +160,7 @@ int64_t tiles_of(int64_t N, int64_t P, int64_t Q) { return N * ceil_div(P, OUT) 
 
 // Tiles of a block: as many as the workspace holds, in blocks of about equal size, whole rows of the products' tiles.
 int64_t block_of(int64_t tiles, int64_t C, int64_t K) {
-  const int64_t most = forced_tiles > 0 ? forced_tiles : max_i(128, MOST_FLOATS / (PLANES * (C + K)));
+  const int64_t most = forced_tiles > 0 ? forced_tiles : max_i(128, MOST_FLOATS / (PLANES * (C + K)) / 128 * 128);
   if (tiles <= most || forced_tiles > 0) return min_i(tiles, most);
   return ceil_div(ceil_div(tiles, ceil_div(tiles, most)), 128) * 128;
 }

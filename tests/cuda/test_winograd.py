@@ -146,10 +146,10 @@ def workspace(case: cases.ConvCase) -> int:
 
 
 def test_workspace_is_bounded() -> None:
-    """128 MB and what the slices of a product may take, whatever the batch."""
-    for batch in (1, 32, 256):
+    """128 MB, whatever the batch, in whole rows of the products' tiles."""
+    for batch in (1, 32, 37, 256):
         size = workspace(cases.ConvCase("vgg", batch, 112, 112, 128, 128, 3, 3, pads=SAME))
-        assert size <= 160 << 20 and (batch == 1 or size > 100 << 20)
+        assert size <= 128 << 20 and (batch == 1 or (size > 100 << 20 and size % (4 * 36 * 256 * 128) == 0))
 
 
 def test_rounding_error() -> None:
