@@ -97,6 +97,13 @@ struct Conv2d {
   int64_t taps_per_slice;  // the depth is cut where a panel of all taps would not stay in L2
 };
 
+// A product's depth counts as two taps where a panel and the one that is fetched meanwhile would fill L2.
+static inline int64_t depth_parts(const Conv2d& d) {
+  const int64_t depth = d.C / d.groups;
+  return d.algorithm == ConvAlgorithm::gemm && depth > 1024 && depth % 2 == 0 ? 2 : 1;
+}
+static inline bool cuts_depth(const Conv2d& d) { return d.taps_per_slice < d.R * d.S * depth_parts(d); }
+
 // r x r, stride 1, by F(m x m, r x r): tiles of m x m outputs, (m + r - 1)^2 products of [tiles x C] by [C x K]
 // (cpu/winograd.cpp). winograd_conv2d does it all, a block of tiles at a time: in x, weights, bias, residual. Where
 // there are few tiles and many weights (winograd_workspace), winograd_input (in: x; out: the planes of all tiles) and

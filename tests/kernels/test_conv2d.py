@@ -115,6 +115,11 @@ LARGE = [  # several chunks: of rows, of panels, of groups
     ConvCase("half-vector", 1, 56, 56, 96, 24, 1, 1),
     ConvCase("half-vector-odd", 1, 35, 35, 96, 40, 1, 1),
     ConvCase("lines", 1, 113, 113, 3, 32, 3, 3, strides=(2, 2)),
+    ConvCase("points", 2, 57, 45, 64, 256, 1, 1, strides=(2, 2)),
+    ConvCase("points-groups", 1, 40, 31, 96, 64, 1, 1, strides=(3, 2), groups=2),
+    ConvCase("depth-in-parts", 2, 7, 9, 2048, 130, 1, 1),
+    ConvCase("depth-in-parts-groups", 1, 5, 5, 2052, 68, 1, 1, groups=2),
+    ConvCase("depth-odd", 1, 5, 5, 1025, 33, 1, 1),
 ]
 
 
