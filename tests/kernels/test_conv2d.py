@@ -104,7 +104,7 @@ def test_lines_of_stems(isa: Any) -> None:
 @isas
 @pytest.mark.parametrize("act", ("identity", "relu", "relu6", "leaky_relu"))
 def test_groups_of_stems(isa: Any, act: str) -> None:
-    """3x3 stems of whole vectors (csrc/cpu/stagger.h): lines of any length, images one behind the other, several panels.
+    """3x3 stems of whole vectors (csrc/cpu/stagger.h): lines of any length, several images and panels.
     A residual, here of zeros, is computed by whole tiles: the sums are the same bit for bit."""
     V = _core.vector_length(isa)
     for K in (2 * V, 4 * V, 8 * V):
