@@ -5,6 +5,7 @@
 // rows, so that a thread finds in its own caches what it wrote in the operation before (conv_checks.cpp). The reduction
 // runs in one order, (r, s, c), in one accumulator per output, so that results depend on neither tiles nor threads.
 #include "cpu/half_tile.h"
+#include "cpu/stagger.h"
 
 namespace fastconv {
 namespace FASTCONV_ISA {
@@ -184,6 +185,47 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
   if (act_later) activate_row(d.act, b.out + row_begin * d.y_ld, (row_end - row_begin) * d.K);
 }
 
+// Outputs of a 3x3 stem of whole vectors go through cpu/stagger.h, but for pieces of a line that are shorter than a
+// group of pixels. Returns the longest group; 0 where there is none for this shape.
+int64_t staggered_rows(const Conv2d& d, const Buffers& b) {
+  const Panels panels(d.K, MAX_NV);
+  const bool runs = d.algorithm == ConvAlgorithm::row_run, fits = runs && d.R == 3 && d.K % Vec::N == 0;
+  if (!fits || d.panel_chunks != 1 || b.in[3] || panels.count == 0) return 0;
+  const int64_t wide = STAGGER_ROWS[panels.width(0)], narrow = STAGGER_ROWS[panels.width(panels.count - 1)];
+  return wide && narrow && d.Q >= max_i(wide, narrow) ? max_i(wide, narrow) : 0;
+}
+
+constexpr int64_t STAGGERED = 128 << 10;  // bytes of outputs that are written before something else is done with them
+
+// Pixels [from, to); those of the first and the last line are at least a group.
+void run_staggered(const Conv2d& d, const Buffers& b, int64_t from, int64_t to, Fetch after) {
+  const Panels panels(d.K, MAX_NV);
+  const bool clips = d.act.func == Func::clip, in_place = clips || d.act.func == Func::identity;
+  const int64_t many = in_place && panels.count == 1 ? to - from : max_i(1, STAGGERED / 4 / d.K / d.Q);  // lines
+  const int64_t all = to - from;
+  Stagger s;
+  s.x_pixel = d.stride_w * d.x_ld, s.x_line = d.stride_h * d.x_row, s.x_image = d.x_image;
+  s.run = d.dilation_h * d.x_row, s.len = d.S * d.C;
+  s.y_ld = d.y_ld, s.Q = d.Q, s.P = d.P;
+  s.lo = clips ? d.act.alpha : -__builtin_inff(), s.hi = clips ? d.act.beta : __builtin_inff();
+  for (int64_t end; from < to; from = end) {
+    end = min_i(to, (from / d.Q + many) * d.Q);
+    const Pixel at = pixel_of(d, from);
+    s.x = b.in[0] + at.n * s.x_image + at.p * s.x_line + at.q * s.x_pixel;
+    s.p = at.p, s.q = at.q, s.rows = end - from;
+    s.next = after.from, s.bytes = after.bytes * s.rows / all;
+    after.from += s.bytes;
+    for (int64_t panel = 0; panel < panels.count; panel++, s.bytes = 0) {
+      const int64_t k = panels.start(panel) * Vec::N;
+      s.w = b.in[1] + k * 3 * s.len;
+      s.bias = b.in[2] ? b.in[2] + k : nullptr;
+      s.y = b.out + from * d.y_ld + k;
+      find_stagger(panels.width(panel))(s);
+    }
+    if (!in_place) activate_rows(d.act, b.out + from * d.y_ld, d.y_ld, s.rows, d.K);
+  }
+}
+
 }  // namespace
 
 void conv2d(const Conv2d& d, const Buffers& b, int64_t begin, int64_t end) {
@@ -198,6 +240,24 @@ void conv2d(const Conv2d& d, const Buffers& b, int64_t begin, int64_t end) {
   s.sums = s.zeros + zeros;
   s.pointers = (const float**)(s.sums + (cuts_depth(d) ? d.rows_per_chunk * MAX_NV * Vec::N : 0));
   s.taps = (int32_t*)(s.pointers + d.R * d.S * depth_parts(d) * 16);
+
+  if (const int64_t group = staggered_rows(d, b)) {
+    const int64_t row_begin = begin * d.rows_per_chunk, row_end = min_i(M, end * d.rows_per_chunk);
+    int64_t from = row_begin, to = row_end;
+    if (d.Q - from % d.Q < group) from = min_i(to, from + d.Q - from % d.Q);
+    if (from < to && to - max_i(from, (to - 1) / d.Q * d.Q) < group) to = max_i(from, (to - 1) / d.Q * d.Q);
+    for (int64_t p = 0; p < panels.count; p++) {
+      if (row_begin < from) run_panel(d, b, s, 0, panels, p, row_begin, from, {nullptr, 0});
+      if (to < row_end) run_panel(d, b, s, 0, panels, p, to, row_end, {nullptr, 0});
+    }
+    Fetch after = {nullptr, 0};
+    for (int64_t chunk = begin; chunk < end; chunk++) {
+      const Fetch more = next_operation(b, chunk, true);
+      if (!after.from) after.from = more.from;
+      after.bytes += more.bytes;
+    }
+    return run_staggered(d, b, from, to, after);
+  }
 
   // Neighbouring chunks are the panels of one range of rows; who has several ranges reads each panel once for all.
   const int64_t parts = d.groups * d.panel_chunks;

@@ -101,6 +101,23 @@ def test_lines_of_stems(isa: Any) -> None:
             check(isa, case, with_bias=True, with_residual=W > 110, act="relu6", gaps=(0, 5, 3))
 
 
+@isas
+@pytest.mark.parametrize("act", ("identity", "relu", "relu6", "leaky_relu"))
+def test_groups_of_stems(isa: Any, act: str) -> None:
+    """3x3 stems of whole vectors (csrc/cpu/stagger.h): lines of any length, several images and panels.
+    A residual, here of zeros, is computed by whole tiles: the sums are the same bit for bit."""
+    V = _core.vector_length(isa)
+    for K in (2 * V, 4 * V, 8 * V):
+        for Q in (*range(1, 14), 112):
+            case = ConvCase(f"{Q}-{K}", 3, 7, 2 * Q + 1, 3, K, 3, 3, strides=(2, 2), dilations=(1 + Q % 2, 1))
+            x, w, bias, residual = operands(np.random.default_rng(Q), case)
+            b = bias if Q % 3 else None
+            got = conv2d(isa, case, x, w, b, act=act, gaps=(0, Q % 4, 0), algorithm="row_run")
+            close(got, expected(case, x, w, b, None, act), terms=27, scale=6.0, note=case)
+            whole = conv2d(isa, case, x, w, b, 0 * residual, act=act, gaps=(0, 1, 2), algorithm="row_run")
+            np.testing.assert_array_equal(got, whole, err_msg=str(case))
+
+
 LARGE = [  # several chunks: of rows, of panels, of groups
     ConvCase("rows", 1, 28, 28, 64, 64, 3, 3, pads=(1, 1, 1, 1)),
     ConvCase("rows-7", 2, 14, 14, 48, 96, 3, 3, pads=(1, 1, 1, 1)),
