@@ -14,12 +14,12 @@ Errors are of the largest output of the same network in float32 on the CPU.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ import numpy as np
 import fastconv
 from bench import quick
 from bench.cuda_table import table
-from bench.cuda_torch import Torch, repeat, torch_or_none
+from bench.cuda_torch import Torch, made, repeat, torch_or_none
 from fastconv import _core
 from fastconv.cuda.target import Target
 from tests import cases
@@ -93,12 +93,31 @@ def attempt(row: dict[str, Any], key: str, run: Callable[..., float], *arguments
 
 
 # -- what is measured -----------------------------------------------------------------------------------------------
+class Report(dict[str, Any]):
+    """Results, written after every row: a kernel that hangs leaves nothing but what is there by then."""
+
+    def __init__(self, path: Path | None) -> None:
+        super().__init__(rows=[], layers=[], models=[], tiles=[], left_out=[])
+        self._path = path
+
+    def add(self, kind: str, row: dict[str, Any]) -> None:
+        self[kind].append(row)
+        self.write()
+
+    def write(self) -> None:
+        if self._path:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            part = self._path.with_suffix(".part")
+            part.write_text(json.dumps(self, indent=1))
+            part.replace(self._path)
+
+
 Network = tuple[str, bytes, tuple[int, ...]]  # name, ONNX file, shape of an image
 
 
 def networks(smoke: bool) -> list[Network]:
     if not smoke:
-        return [(name, make().SerializeToString(), (3, 224, 224)) for name, make in quick.MAKERS.items()]
+        return [(name, made(name).SerializeToString(), (3, 224, 224)) for name in quick.MAKERS]
     from tests.models import nets
 
     model = nets.NETS["resnet"]()
@@ -109,7 +128,7 @@ def images(batch: int, shape: tuple[int, ...]) -> Any:
     return np.random.default_rng(batch).standard_normal((batch, *shape), np.float32)
 
 
-def accuracy(report: dict[str, Any], torch: Torch | None, smoke: bool) -> None:
+def accuracy(report: Report, torch: Torch | None, smoke: bool) -> None:
     for name, data, shape in networks(smoke):
         x = images(2, shape)
         want = fastconv.load(data, precision="strict")(x)
@@ -134,11 +153,11 @@ def accuracy(report: dict[str, Any], torch: Torch | None, smoke: bool) -> None:
             attempt(row, "fastconv", mine)
             if torch:
                 attempt(row, "torch", theirs)
-            report["rows"].append(row)
+            report.add("rows", row)
             print(row, flush=True)
 
 
-def models(report: dict[str, Any], torch: Torch | None, left: Callable[[], float], smoke: bool) -> None:
+def models(report: Report, torch: Torch | None, left: Callable[[], float], smoke: bool) -> None:
     for name, data, shape in networks(smoke):
         for precision in PRECISIONS:
             for batch in BATCHES[1:2] if smoke else BATCHES:
@@ -152,18 +171,23 @@ def models(report: dict[str, Any], torch: Torch | None, left: Callable[[], float
                     attempt(row, "torch_graph", torch_model, row, torch, name, precision, x)
                 if precision in ("fp32", "tf32") and not smoke:
                     attempt(row, "onnxruntime_numpy", onnxruntime_ms, data, x, precision)
-                report["models"].append(row)
+                report.add("models", row)
                 print(row, flush=True)
+
+
+@functools.lru_cache(maxsize=1)
+def loaded(data: bytes, precision: str) -> fastconv.Model:
+    return fastconv.load(data, device="cuda", precision=precision)
 
 
 def one_model(row: dict[str, Any], data: bytes, precision: str, x: Any) -> float:
     """Milliseconds of a replay; those of calls go to the row."""
-    model = fastconv.load(data, device="cuda", precision=precision)
+    model = loaded(data, precision)
     plan = model.compile(x.shape).plan
     model(x)
     device_x = upload(model, x)
-    attempt(row, "fastconv_call", call_ms, partial(model, device_x))
-    attempt(row, "fastconv_numpy", call_ms, partial(model, x))
+    attempt(row, "fastconv_call", call_ms, functools.partial(model, device_x))
+    attempt(row, "fastconv_numpy", call_ms, functools.partial(model, x))
     return replay_ms(model._executor, plan)
 
 
@@ -176,7 +200,10 @@ def torch_model(row: dict[str, Any], torch: Torch, name: str, precision: str, x:
         torch.torch.cuda.synchronize()
 
     attempt(row, "torch_eager_call", call_ms, eager)
-    return torch.time(partial(run, given))
+    graph = torch.time(functools.partial(run, given))
+    if precision in ("fp16", "bf16"):
+        attempt(row, "torch_autocast_call", lambda: call_ms(torch.autocast(name, precision, x)))
+    return graph
 
 
 def upload(model: Any, x: Any) -> Any:
@@ -200,7 +227,7 @@ def onnxruntime_ms(data: bytes, x: Any, precision: str) -> float:
     return call_ms(lambda: session.run(None, {name: x}))
 
 
-def layers(report: dict[str, Any], torch: Torch | None, left: Callable[[], float], smoke: bool) -> None:
+def layers(report: Report, torch: Torch | None, left: Callable[[], float], smoke: bool) -> None:
     plans: Iterator[tuple[int, str]] = ((b, p) for p in PRECISIONS for b in ((1,) if smoke else BATCHES))
     for batch, precision in plans:
         target = Target("cuda", precision)
@@ -215,14 +242,14 @@ def layers(report: dict[str, Any], torch: Torch | None, left: Callable[[], float
             attempt(row, "fastconv", layer, target, case, batch)
             if torch:
                 attempt(row, "torch", torch.layer, case, batch, precision)
-            report["layers"].append(row)
+            report.add("layers", row)
             print(row, flush=True)
 
 
 TILES, HOPPER_TILES = 4, 3  # csrc/cuda/conv_choice.h
 
 
-def tiles(report: dict[str, Any], left: Callable[[], float], smoke: bool) -> None:
+def tiles(report: Report, left: Callable[[], float], smoke: bool) -> None:
     """Every tile and number of slices, for the choice in csrc/cuda/conv2d.cu to be corrected by."""
     for batch, precision in ((32, "fp16"), (1, "fp16"), (1, "fp32"), (32, "tf32")):
         target = Target("cuda", precision)
@@ -238,7 +265,7 @@ def tiles(report: dict[str, Any], left: Callable[[], float], smoke: bool) -> Non
                     target.owner.call("force", tile, slices)
                     attempt(row, "fastconv", layer, target, case, batch)
                     target.owner.call("force", -1, 1)
-                    report["tiles"].append(row)
+                    report.add("tiles", row)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -253,7 +280,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.what == "table":
         return table(args.folder)
-    report: dict[str, Any] = {"rows": [], "layers": [], "models": [], "tiles": [], "left_out": []}
+    report = Report(args.json)
     started, share, smoke = time.monotonic(), args.seconds, args.smoke
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(124))  # of timeout: what was measured is written
     try:
@@ -267,9 +294,7 @@ def main(argv: list[str] | None = None) -> int:
             tiles(report, lambda: started + share - time.monotonic(), smoke)
             report["hopper_launches"] = Target("cuda", "fp16").owner.library.hopper_launches()
     finally:
-        if args.json:
-            args.json.parent.mkdir(parents=True, exist_ok=True)
-            args.json.write_text(json.dumps(report, indent=1))
+        report.write()
     return 0
 
 

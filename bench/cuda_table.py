@@ -15,17 +15,21 @@ def ms(row: dict[str, Any], key: str) -> str:
     return f"{row[key]:.3f}" if key in row else ("error" if f"{key}_error" in row else "-")
 
 
+def results(folder: Path, name: str, bad: list[str]) -> dict[str, Any]:
+    """What there is: a step that found no time, or was ended before its first row, leaves the other's results."""
+    path = folder / f"{name}.json"
+    found = json.loads(path.read_text()) if path.exists() else {}
+    if not any(found.get(kind) for kind in ("rows", "models", "layers")):
+        bad.append(f"{name}: no results")
+    return {"torch": "torch: not known", "rows": [], "models": [], "layers": [], "left_out": [], **found}
+
+
 def table(folder: Path) -> int:
     """Prints the table; 1 where a figure of ours is missing or a limit of the acceptance is missed."""
     bad: list[str] = []
     card = folder / "card.txt"
     print(card.read_text().strip() if card.exists() else "card unknown")
-    files = {name: folder / f"{name}.json" for name in ("accuracy", "times")}
-    for name, path in files.items():
-        if not path.exists():
-            print(f"{name}: no results")
-            return 1
-    report = json.loads(files["accuracy"].read_text())
+    report = results(folder, "accuracy", bad)
     print(f"\nlargest error, of the largest output         ({report['torch']})")
     print(f"{'model':10} {'precision':9} {'fastconv':>9} {'torch':>9}")
     for row in report["rows"]:
@@ -34,7 +38,7 @@ def table(folder: Path) -> int:
         bound = 1e-4 if row["precision"] == "fp32" else 1.5 * row.get("torch", float("inf"))
         if not row.get("fastconv", float("inf")) <= bound:
             bad.append(f"accuracy {row['model']} {row['precision']}: {row.get('fastconv_error', shown[0])}")
-    report = json.loads(files["times"].read_text())
+    report = results(folder, "times", bad)
     print("\nwhole models, ms (device: replays of a graph; call: wall clock, tensors on the device)")
     print("model      prec  batch  fastconv     torch  ratio |     call    eager  ratio")
     for row in report["models"]:
@@ -48,7 +52,8 @@ def table(folder: Path) -> int:
                 f"resnet50 fp16 batch {row['batch']}: {x}, limit {y}" for x, y in limits if x == "-" or float(x) > y
             ]
     launches = report.get("hopper_launches", -1)
-    print("\nsm_90a's own kernel: " + (f"{launches} launches" if launches >= 0 else "not on this card, or not built"))
+    told = f"{launches} launches" if launches >= 0 else "not on this card, not built, or left out"
+    print(f"\nsm_90a's own kernel: {told}")
     slow = []
     total: dict[tuple[str, str, int], list[float]] = {}
     for row in report["layers"]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +20,25 @@ def repeat(run: Callable[[int], float], seconds: float = 0.03) -> float:
     return float(np.median([run(n) / n for _ in range(5)]))
 
 
+@functools.cache
+def made(name: str) -> Any:
+    """The ONNX model of a network of bench.quick: made once, VGG16's weights take seconds."""
+    return quick.MAKERS[name]()
+
+
+# ONNX operators of bench.quick's networks: (torch.nn.functional, inputs, attributes) -> output.
+OPERATIONS: dict[str, Callable[[Any, Any, Any], Any]] = {
+    "Conv": lambda f, x, a: f.conv2d(*x, stride=a.get("strides", (1, 1)), padding=a.get("pads", (0, 0))[:2]),
+    "Identity": lambda f, x, a: x[0],
+    "Relu": lambda f, x, a: f.relu(x[0]),
+    "Add": lambda f, x, a: x[0] + x[1],
+    "MaxPool": lambda f, x, a: f.max_pool2d(x[0], a["kernel_shape"], a["strides"], a.get("pads", (0, 0))[:2]),
+    "GlobalAveragePool": lambda f, x, a: x[0].mean((2, 3), keepdim=True),
+    "Flatten": lambda f, x, a: x[0].flatten(1),
+    "Gemm": lambda f, x, a: f.linear(x[0], x[1] if a.get("transB") else x[1].T, *x[2:]),
+}
+
+
 class Torch:
     """torch on the GPU, in channels_last. Raises ImportError or RuntimeError where it is not there."""
 
@@ -28,6 +49,7 @@ class Torch:
             raise RuntimeError("torch sees no GPU")
         self.torch: Any = torch
         torch.backends.cudnn.benchmark = True
+        self._made: tuple[Any, Any] = (None, None)  # the latest network, by name and precision
         self.version = f"torch {torch.__version__}, cuDNN {torch.backends.cudnn.version()}"
 
     def precise(self, precision: str) -> Any:
@@ -44,6 +66,7 @@ class Torch:
             for _ in range(3):
                 run()
         t.cuda.current_stream().wait_stream(stream)
+        gc.collect()  # nobody's memory is freed while torch captures: that would break the capture
         graph = t.cuda.CUDAGraph()
         with t.cuda.graph(graph), t.no_grad():
             run()
@@ -75,10 +98,16 @@ class Torch:
 
     def network(self, name: str, precision: str) -> Callable[[Any], Any]:
         """The network of bench.quick as torch functions, with its weights."""
+        dtype = self.precise(precision)  # the flags are of this moment
+        if self._made[0] != (name, precision):
+            self._made = ((name, precision), self._network(name, dtype))
+        run: Callable[[Any], Any] = self._made[1]
+        return run
+
+    def _network(self, name: str, dtype: Any) -> Callable[[Any], Any]:
         import onnx
 
-        t, dtype, graph = self.torch, self.precise(precision), quick.MAKERS[name]().graph
-        f = t.nn.functional
+        t, graph = self.torch, made(name).graph
         weights = {i.name: t.tensor(onnx.numpy_helper.to_array(i)).cuda() for i in graph.initializer}
         for key, v in weights.items():
             if v.is_floating_point():
@@ -90,27 +119,24 @@ class Torch:
         def run(x: Any) -> Any:
             values = {**weights, source: x}
             for n, a in nodes:
-                i = [values[k] for k in n.input if k]
-                if n.op_type == "Conv":
-                    y = f.conv2d(*i, stride=a.get("strides", (1, 1)), padding=a.get("pads", (0, 0))[:2])
-                elif n.op_type == "Relu":
-                    y = t.relu(i[0])
-                elif n.op_type == "Add":
-                    y = i[0] + i[1]
-                elif n.op_type == "MaxPool":
-                    y = f.max_pool2d(i[0], a["kernel_shape"], a["strides"], a.get("pads", (0, 0))[:2])
-                elif n.op_type == "GlobalAveragePool":
-                    y = i[0].mean((2, 3), keepdim=True)
-                elif n.op_type == "Flatten":
-                    y = i[0].flatten(1)
-                elif n.op_type == "Gemm":
-                    y = f.linear(i[0], i[1] if a.get("transB") else i[1].T, i[2] if len(i) > 2 else None)
-                else:
-                    raise ValueError(f"{n.op_type} in {name}")
-                values[n.output[0]] = y
+                values[n.output[0]] = OPERATIONS[n.op_type](t.nn.functional, [values[k] for k in n.input if k], a)
             return values[result]
 
         return run
+
+    def autocast(self, name: str, precision: str, x: Any) -> Callable[[], Any]:
+        """A call of the network in float32 that casts on the way, as `torch.autocast` does it."""
+        t, run, given = self.torch, self.network(name, "fp32"), self.input(x, "fp32")
+        dtype = {"fp16": t.float16, "bf16": t.bfloat16}[precision]
+
+        def call() -> Any:
+            with t.no_grad(), t.autocast(given.device.type, dtype=dtype):
+                y = run(given)
+            if given.is_cuda:
+                t.cuda.synchronize()
+            return y
+
+        return call
 
     def input(self, x: Any, precision: str) -> Any:
         t = self.torch

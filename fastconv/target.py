@@ -92,11 +92,15 @@ class Target:
 CPU = Target()
 
 
+def trained_in(device: str) -> tuple[str, ...]:
+    """The precisions in which training computes there."""
+    return ("fp32", "strict") if device == "cpu" else ("fp32", "strict", "tf32")
+
+
 def training_precision(device: str, precision: str | None, model: Any) -> str:
-    """The precision that was asked for; None: the model's, where it is on this device and trains in it, else "fp32"."""
-    own = getattr(model, "precision", "fp32")
-    kept = getattr(model, "device", "cpu") == device and own in ("strict", "tf32")
-    return precision or (own if kept else "fp32")
+    """The precision that was asked for; None: the model's, where this device trains in it, else "fp32"."""
+    own = str(getattr(model, "precision", "fp32"))
+    return precision or (own if own in trained_in(device) else "fp32")
 
 
 def training_target(device: str, precision: str) -> Target:
@@ -104,7 +108,7 @@ def training_target(device: str, precision: str) -> Target:
     ValueError for what is no precision."""
     from .errors import DeviceError
 
-    trains = ("fp32", "strict") if device == "cpu" else ("fp32", "strict", "tf32")
+    trains = trained_in(device)
     if precision not in trains:
         known = precision in ("tf32", "fp16", "bf16")
         message = f"precision={precision!r}: on {device!r} training computes in one of {trains}"

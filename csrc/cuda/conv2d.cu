@@ -12,6 +12,9 @@ static int forced_tile = -1, forced_slices = 1;
 
 void force_conv(int tile, int slices) { forced_tile = tile < TILES + HOPPER_TILES ? tile : -1, forced_slices = slices; }
 
+// Whether sm_90a's kernel is for this card, or a test asks for it.
+static bool hopper_wanted(int capability) { return forced_tile < 0 ? capability == 90 : forced_tile >= TILES; }
+
 static ConvChoice forced_choice(int64_t steps) {
   const int64_t per = ceil_div(steps, max_i(1, min_i(forced_slices, steps)));
   return {forced_tile, (int)ceil_div(steps, per), (int)per};
@@ -85,21 +88,19 @@ Conv2d as_conv(const Linear& l) {
 
 }  // namespace
 
-int64_t partial_floats(int64_t M, int64_t K, int64_t groups, int64_t depth, int64_t taps, Precision precision,
-                       int multiprocessors) {
-  int64_t slices = choose_conv(M, K / groups, groups, steps_of(depth, precision), multiprocessors).slices;
-  if (precision != Precision::fp32 && groups == 1 && depth > 0)
-    slices = max_i(slices, choose_hopper(M, K, hopper_steps(depth, taps, precision), multiprocessors).slices);
+int64_t partial_floats(int64_t M, int64_t K, int64_t groups, int64_t depth, int64_t taps, const Machine& m) {
+  int64_t slices = choose_conv(M, K / groups, groups, steps_of(depth, m.precision), m.multiprocessors).slices;
+  if (hopper_wanted(m.capability) && m.precision != Precision::fp32 && groups == 1 && depth > 0)
+    slices = max_i(slices, choose_hopper(M, K, hopper_steps(depth, taps, m.precision), m.multiprocessors).slices);
   return slices > 1 ? slices * M * K : 0;
 }
 
-int64_t workspace_floats(const Conv2d& d, Precision precision, int multiprocessors) {
-  return partial_floats(d.N * d.P * d.Q, d.K, d.groups, d.C / d.groups * d.R * d.S, d.R * d.S, precision,
-                        multiprocessors);
+int64_t workspace_floats(const Conv2d& d, const Machine& m) {
+  return partial_floats(d.N * d.P * d.Q, d.K, d.groups, d.C / d.groups * d.R * d.S, d.R * d.S, m);
 }
 
-int64_t workspace_floats(const Linear& d, Precision precision, int multiprocessors) {
-  return d.M <= FEW_ROWS ? 0 : workspace_floats(as_conv(d), precision, multiprocessors);
+int64_t workspace_floats(const Linear& d, const Machine& m) {
+  return d.M <= FEW_ROWS ? 0 : workspace_floats(as_conv(d), m);
 }
 
 static void run_hopper(ConvArguments a, const Call& c, float* partial) {
@@ -131,9 +132,8 @@ void run_product(ConvArguments a, const Call& c, float* partial) {
   a.wide_y = wide(a.y, {a.y_ld, a.y_row, a.y_image, a.groups == 1 ? 0 : a.K}) &&
              (!a.residual || wide(a.residual, {a.res_ld, a.res_row, a.res_image}));
   const bool wide_x = wide(a.x, {a.x_ld, a.x_row, a.x_image, a.C});
-  const bool forced = forced_tile >= TILES;
-  const bool suits = c.capability == 90 && forced_tile < 0 && suits_hopper(a, width);
-  if (c.precision != Precision::fp32 && wide_x && (forced || suits) && hopper_can(a) && hopper_built())
+  const bool suits = hopper_wanted(c.capability) && (forced_tile >= TILES || suits_hopper(a, width));
+  if (c.precision != Precision::fp32 && wide_x && suits && hopper_can(a) && hopper_built())
     return run_hopper(a, c, partial);
   switch (c.precision) {
     case Precision::fp32:

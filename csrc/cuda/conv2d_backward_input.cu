@@ -87,12 +87,11 @@ __global__ void depthwise_kernel(const __grid_constant__ Conv2dBackwardInput d, 
 
 }  // namespace
 
-int64_t workspace_floats(const Conv2dBackwardInput& d, Precision precision, int multiprocessors) {
+int64_t workspace_floats(const Conv2dBackwardInput& d, const Machine& m) {
   int64_t partial = 0;
   for_phases(d, [&](int64_t, int64_t, int64_t rows, int64_t columns, const Taps& r, const Taps& s) {
     const int64_t taps = r.count * s.count, depth = d.K / d.groups * taps;
-    const int64_t floats = partial_floats(d.N * rows * columns, d.C, d.groups, depth, taps, precision, multiprocessors);
-    partial = max_i(partial, floats);
+    partial = max_i(partial, partial_floats(d.N * rows * columns, d.C, d.groups, depth, taps, m));
   });
   return weight_floats(d) + partial;
 }

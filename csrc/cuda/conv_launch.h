@@ -11,8 +11,8 @@ void launch_conv_tf32(const ConvArguments& d, const ConvChoice& choice, bool gat
 void launch_conv_fp16(const ConvArguments& d, const ConvChoice& choice, bool gather, cudaStream_t stream);
 void launch_conv_bf16(const ConvArguments& d, const ConvChoice& choice, bool gather, cudaStream_t stream);
 
-// sm_90a's kernel (conv_wgmma.cu), of all precisions but fp32: whether this library has it, whether it can do this
-// convolution, of channels that are 16 bytes wide, and its launch.
+// sm_90a's kernel (conv_wgmma.cu), of all precisions but fp32: whether this library has it and the environment does not
+// say FASTCONV_CUDA_HOPPER=0, whether it can do this convolution, of channels that are 16 bytes wide, and its launch.
 bool hopper_built();
 bool hopper_can(const ConvArguments& d);
 int64_t hopper_launches();  // so far: for tests, and for what measures to say what it measured
@@ -21,8 +21,7 @@ void launch_conv_hopper(const ConvArguments& d, const ConvChoice& choice, Precis
 // Fills in what follows from the others (steps, slices, what is 16 bytes wide), chooses and launches. partial: at least
 // partial_floats() of workspace.
 void run_product(ConvArguments a, const Call& c, float* partial);
-int64_t partial_floats(int64_t M, int64_t K, int64_t groups, int64_t depth, int64_t taps, Precision precision,
-                       int multiprocessors);
+int64_t partial_floats(int64_t M, int64_t K, int64_t groups, int64_t depth, int64_t taps, const Machine& m);
 
 inline int narrow(int64_t v) {
   if (v > 0x3fffffff || v < -0x3fffffff) throw std::invalid_argument("a dimension is too large for the GPU's kernels");

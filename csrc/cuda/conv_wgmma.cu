@@ -1,4 +1,7 @@
 // Tensor maps, conditions and launches of conv_wgmma.cuh.
+#include <stdlib.h>
+#include <string.h>
+
 #include <atomic>
 
 #include "conv_launch.h"
@@ -161,12 +164,16 @@ bool small(int v) { return v >= -128 && v <= 127; }
 }  // namespace
 
 bool hopper_built() {
+  const char* given = getenv("FASTCONV_CUDA_HOPPER");
+  if (given && !strcmp(given, "0")) return false;
 #if defined(__CUDACC__)
   // compiled for sm_90a, and not by the driver from the PTX of an older one
   static const bool built = [] {
     cudaFuncAttributes a;
-    return cudaFuncGetAttributes(&a, (const void*)conv_wgmma<half_t, 128, 5>) == cudaSuccess && a.ptxVersion == 90 &&
-           a.binaryVersion == 90;
+    if (cudaFuncGetAttributes(&a, (const void*)conv_wgmma<half_t, 128, 5>) == cudaSuccess)
+      return a.ptxVersion == 90 && a.binaryVersion == 90;
+    cudaGetLastError();
+    return false;
   }();
   return built;
 #else

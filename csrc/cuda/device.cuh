@@ -18,8 +18,12 @@
 namespace fastconv {
 namespace cuda {
 
+// The run-time library also keeps an error until somebody asks for the last one, which the check of the next launch
+// would do: it is taken here.
 inline void check(cudaError_t error, const char* what) {
-  if (error != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
+  if (error == cudaSuccess) return;
+  cudaGetLastError();
+  throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
 }
 
 // The block's dynamic shared memory, 16-byte aligned; no kernel has any other.

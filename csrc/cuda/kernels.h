@@ -28,12 +28,18 @@ struct Call {
 
 bool present(Op op);  // whether the GPU has a kernel for it: absent.def
 
-int64_t workspace_floats(const Conv2d& d, Precision precision, int multiprocessors);
-int64_t workspace_floats(const Linear& d, Precision precision, int multiprocessors);
-int64_t workspace_floats(const Conv2dBackwardInput& d, Precision precision, int multiprocessors);
-int64_t workspace_floats(const NormalizeBackward& d, Precision precision, int multiprocessors);
+// What a plan's operations have in common.
+struct Machine {
+  Precision precision;
+  int multiprocessors, capability;  // capability: 10 major + minor
+};
+
+int64_t workspace_floats(const Conv2d& d, const Machine& m);
+int64_t workspace_floats(const Linear& d, const Machine& m);
+int64_t workspace_floats(const Conv2dBackwardInput& d, const Machine& m);
+int64_t workspace_floats(const NormalizeBackward& d, const Machine& m);
 template <class D>
-int64_t workspace_floats(const D&, Precision, int) {
+int64_t workspace_floats(const D&, const Machine&) {
   return 0;
 }
 

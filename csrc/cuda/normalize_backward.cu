@@ -113,7 +113,7 @@ __global__ void lrn_backward_kernel(const __grid_constant__ LrnBackward d, uint3
 
 }  // namespace
 
-int64_t workspace_floats(const NormalizeBackward& d, Precision, int) { return 2 * d.outer * d.groups; }
+int64_t workspace_floats(const NormalizeBackward& d, const Machine&) { return 2 * d.outer * d.groups; }
 
 void normalize_backward(const NormalizeBackward& d, const Call& c) {
   require_float(c);

@@ -33,8 +33,7 @@ struct Operation {
 // Operations on fixed operands, and the graph of their launches. One run at a time.
 class Plan {
  public:
-  Plan(Precision precision, int multiprocessors, int capability, cudaStream_t stream)
-      : precision_(precision), multiprocessors_(multiprocessors), capability_(capability), stream_(stream) {}
+  Plan(const Machine& machine, cudaStream_t stream) : machine_(machine), stream_(stream) {}
   ~Plan() {
     while (!replays_.empty()) forget_first();
   }
@@ -51,7 +50,7 @@ class Plan {
   case Op::name:                                                                                \
     if (bytes != sizeof(Descriptor)) throw std::invalid_argument("descriptor of another size"); \
     memcpy(&o.name, descriptor, bytes);                                                         \
-    workspace = workspace_floats(o.name, precision_, multiprocessors_);                         \
+    workspace = workspace_floats(o.name, machine_);                                             \
     break;
 #include "cpu/kernels.def"
 #undef KERNEL
@@ -127,7 +126,7 @@ class Plan {
   }
 
   void* address(const Reference& r, void* const* externals, char* arena) const {
-    const int64_t size = precision_ == Precision::fp16 || precision_ == Precision::bf16 ? 2 : 4;
+    const int64_t size = machine_.precision == Precision::fp16 || machine_.precision == Precision::bf16 ? 2 : 4;
     switch (r.space) {
       case Space::none:
         return nullptr;
@@ -147,9 +146,9 @@ class Plan {
     c.out = address(o.out, externals, arena);
     for (int i = 0; i < 2; i++) c.more[i] = address(o.more[i], externals, arena);
     c.workspace = workspace;
-    c.precision = precision_;
-    c.multiprocessors = multiprocessors_;
-    c.capability = capability_;
+    c.precision = machine_.precision;
+    c.multiprocessors = machine_.multiprocessors;
+    c.capability = machine_.capability;
     c.stream = stream_;
     switch (o.op) {
 #define KERNEL(name, Descriptor) \
@@ -193,8 +192,7 @@ class Plan {
     std::vector<void*> key;
     cudaGraphExec_t exec;  // null until the second run
   };
-  Precision precision_;
-  int multiprocessors_, capability_;
+  Machine machine_;
   cudaStream_t stream_;
   std::vector<Operation> operations_;
   int64_t workspace_floats_ = 0;
@@ -228,7 +226,7 @@ int guarded(const Body& body) {
 #define API extern "C" __attribute__((visibility("default")))
 
 API const char* fastconv_cuda_error() { return last_error.c_str(); }
-API int fastconv_cuda_version() { return 2; }
+API int fastconv_cuda_version() { return 3; }
 
 struct DeviceInfo {
   char name[256];
@@ -282,8 +280,13 @@ API int fastconv_cuda_allocate_host(int64_t bytes, void** p) {
 API int fastconv_cuda_free_host(void* p) {
   return guarded([&] { check(cudaFreeHost(p), "free"); });
 }
+// When it returns the bytes are there for every stream: cudaMemcpy alone may return when they have left `from`, and our
+// streams do not wait for the default one, which it works on.
 API int fastconv_cuda_upload(void* to, const void* from, int64_t bytes) {
-  return guarded([&] { check(cudaMemcpy(to, from, (size_t)bytes, cudaMemcpyHostToDevice), "upload"); });
+  return guarded([&] {
+    check(cudaMemcpy(to, from, (size_t)bytes, cudaMemcpyHostToDevice), "upload");
+    check(cudaStreamSynchronize(nullptr), "upload");
+  });
 }
 API int fastconv_cuda_download(void* to, const void* from, int64_t bytes) {
   return guarded([&] { check(cudaMemcpy(to, from, (size_t)bytes, cudaMemcpyDeviceToHost), "download"); });
@@ -301,6 +304,10 @@ API int fastconv_cuda_stream_destroy(cudaStream_t stream) {
 API int fastconv_cuda_synchronize(cudaStream_t stream) {
   return guarded([&] { check(cudaStreamSynchronize(stream), "run"); });
 }
+// Until all that was started on this thread's device, by anybody, is done.
+API int fastconv_cuda_synchronize_device() {
+  return guarded([&] { check(cudaDeviceSynchronize(), "synchronize"); });
+}
 API int fastconv_cuda_convert(const void* x, int x_float, void* y, int y_float, int64_t n, int precision,
                               cudaStream_t stream) {
   return guarded([&] { convert(x, x_float != 0, y, y_float != 0, n, (Precision)precision, stream); });
@@ -308,7 +315,8 @@ API int fastconv_cuda_convert(const void* x, int x_float, void* y, int y_float, 
 
 API int fastconv_cuda_plan(int precision, int multiprocessors, int capability, cudaStream_t stream,
                            fastconv::cuda::Plan** plan) {
-  return guarded([&] { *plan = new fastconv::cuda::Plan((Precision)precision, multiprocessors, capability, stream); });
+  return guarded(
+      [&] { *plan = new fastconv::cuda::Plan({(Precision)precision, multiprocessors, capability}, stream); });
 }
 API int fastconv_cuda_plan_destroy(fastconv::cuda::Plan* plan) {
   return guarded([&] { delete plan; });

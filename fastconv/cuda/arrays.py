@@ -167,42 +167,50 @@ class Borrowed:
 
 
 def borrow(value: Any, owner: Device, stream: int, where: str) -> Borrowed | None:
-    """`value` if it lies on a GPU, else None. Its own work is waited for on `stream`.
+    """`value` if it lies on a GPU, else None. Work of its owner is waited for: by DLPack on `stream`; what has only the
+    interface names its stream, or None where nothing is under way, and before its version 3 (torch has 2) it says
+    nothing, so that the whole device is waited for.
 
     Raises ShapeError for one on another GPU, that is not contiguous, or not of float32 (or float16: see the executor).
     """
     if isinstance(value, DeviceArray) and value.owner is owner:
         return Borrowed(value.memory.address, value.shape, "f4", value)
+    if hasattr(value, "__dlpack_device__") and hasattr(value, "__dlpack__"):
+        return _borrow_dlpack(value, owner, stream, where)
     if hasattr(value, "__cuda_array_interface__"):
         a = value.__cuda_array_interface__
         shape, strides = tuple(a["shape"]), a.get("strides")
         dtype = np.dtype(a["typestr"])
         if strides is not None and tuple(strides) != _dense(shape, dtype.itemsize):
             raise ShapeError(f"{where}: an array on the GPU must be contiguous, got strides {tuple(strides)}")
-        if a.get("stream") not in (None, 0):
-            owner.call("synchronize", c_void_p(a["stream"] if a["stream"] > 2 else None))
+        if a.get("version", 0) < 3:
+            owner.use()
+            owner.call("synchronize_device")
+        elif a.get("stream") is not None:
+            owner.use()
+            owner.call("synchronize", c_void_p(None if a["stream"] == 1 else a["stream"]))  # 1: the default one
         return Borrowed(a["data"][0], shape, dtype.str, value)
-    if hasattr(value, "__dlpack_device__"):
-        kind, number = value.__dlpack_device__()
-        if int(kind) != CUDA:
-            return None
-        if number != owner.number:
-            raise ShapeError(f"{where}: the array is on cuda:{number}, the model on cuda:{owner.number}")
-        capsule = value.__dlpack__(stream=stream)
-        address = pythonapi.PyCapsule_GetPointer(capsule, b"dltensor")
-        t = cast(address, POINTER(_DLManagedTensor)).contents.dl_tensor
-        shape = tuple(t.shape[i] for i in range(t.ndim))
-        strides = tuple(t.strides[i] for i in range(t.ndim)) if t.strides else None
-        if strides is not None and any(
-            n > 1 and s != d for n, s, d in zip(shape, strides, _dense(shape, 1), strict=True)
-        ):
-            raise ShapeError(f"{where}: an array on the GPU must be contiguous, got strides {strides}")
-        code = {0: "i", 1: "u", 2: "f", 4: "bf"}.get(t.dtype.code, "?")
-        name = f"{code}{t.dtype.bits // 8}"
-        if name not in ("f4", "f2"):
-            raise ShapeError(f"{where}: an array on the GPU must be float32, got DLPack's type {name}")
-        return Borrowed((t.data or 0) + t.byte_offset, shape, name, (value, capsule))
     return None
+
+
+def _borrow_dlpack(value: Any, owner: Device, stream: int, where: str) -> Borrowed | None:
+    kind, number = value.__dlpack_device__()
+    if int(kind) != CUDA:
+        return None
+    if number != owner.number:
+        raise ShapeError(f"{where}: the array is on cuda:{number}, the model on cuda:{owner.number}")
+    capsule = value.__dlpack__(stream=stream)
+    address = pythonapi.PyCapsule_GetPointer(capsule, b"dltensor")
+    t = cast(address, POINTER(_DLManagedTensor)).contents.dl_tensor
+    shape = tuple(t.shape[i] for i in range(t.ndim))
+    strides = tuple(t.strides[i] for i in range(t.ndim)) if t.strides else None
+    if strides is not None and any(n > 1 and s != d for n, s, d in zip(shape, strides, _dense(shape, 1), strict=True)):
+        raise ShapeError(f"{where}: an array on the GPU must be contiguous, got strides {strides}")
+    code = {0: "i", 1: "u", 2: "f", 4: "bf"}.get(t.dtype.code, "?")
+    name = f"{code}{t.dtype.bits // 8}"
+    if name not in ("f4", "f2"):
+        raise ShapeError(f"{where}: an array on the GPU must be float32, got DLPack's type {name}")
+    return Borrowed((t.data or 0) + t.byte_offset, shape, name, (value, capsule))
 
 
 def _dense(shape: tuple[int, ...], item: int) -> tuple[int, ...]:

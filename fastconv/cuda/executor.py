@@ -57,7 +57,7 @@ class DeviceExecutor:
 
     def __del__(self) -> None:
         if getattr(self, "stream", None):
-            self.owner.library._handle.fastconv_cuda_stream_destroy(self.stream)
+            self.owner.destroy("stream", self.stream)
 
     # -- running ------------------------------------------------------------------------------------------------
     def run(self, plan: DevicePlan, arrays: Sequence[Any]) -> None:

@@ -12,7 +12,7 @@ from .. import _core
 from ..errors import DeviceError
 
 NAME = "libfastconv_cuda.so"
-VERSION = 2  # of the interface, fastconv_cuda_version()
+VERSION = 3  # of the interface, fastconv_cuda_version()
 BUILD = "build it with `make cuda`, or `pip install . -C cmake.define.FASTCONV_CUDA=ON`; that needs nvcc 12 or 13"
 
 
@@ -42,6 +42,7 @@ _SIGNATURES = {
     "stream": [POINTER(c_void_p)],
     "stream_destroy": [c_void_p],
     "synchronize": [c_void_p],
+    "synchronize_device": [],
     "convert": [c_void_p, c_int, c_void_p, c_int, c_int64, c_int, c_void_p],
     "plan": [c_int, c_int, c_int, c_void_p, POINTER(c_void_p)],
     "plan_destroy": [c_void_p],
@@ -146,6 +147,11 @@ class Device:
         """Make this the calling thread's device."""
         self.call("set_device", self.number)
 
+    def destroy(self, what: str, handle: c_void_p) -> None:
+        """Destroy a plan or a stream, errors aside; nothing in the child of a fork, whose driver does not answer."""
+        if os.getpid() == self.process:
+            self.library._handle[f"fastconv_cuda_{what}_destroy"](handle)
+
 
 _devices: dict[int, Device] = {}
 _lock = threading.Lock()
@@ -167,6 +173,7 @@ class Memory:
     def __init__(self, owner: Device, size: int, *, host: bool = False) -> None:
         self.owner, self.size, self._free = owner, size, "free_host" if host else "free"
         address = c_void_p()
+        owner.use()  # the calling thread may never have been here
         owner.call("allocate_host" if host else "allocate", size, byref(address))
         self.address = address.value or 0
 

@@ -72,7 +72,7 @@ class DevicePlan:
 
     def __del__(self) -> None:
         if getattr(self, "handle", None):
-            self.owner.library._handle.fastconv_cuda_plan_destroy(self.handle)
+            self.owner.destroy("plan", self.handle)
 
     # -- tensors ------------------------------------------------------------------------------------------------
     def _add(self, t: Tensor) -> int:

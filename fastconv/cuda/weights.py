@@ -84,7 +84,7 @@ class DeviceWeight:
     def _upload(self, kind: str) -> Memory:
         assert self._array is not None
         data = np.ascontiguousarray(self._array if self.packed else stored(self._array, kind))
-        memory = Memory(self.owner, data.nbytes)
+        memory = Memory(self.owner, data.nbytes)  # makes it this thread's device
         self.owner.call("upload", c_void_p(memory.address), c_void_p(data.ctypes.data), data.nbytes)
         if self.packed:
             self._array = None

@@ -72,6 +72,13 @@ __global__ void copy_without_wait(float* y, int) {
 __global__ void copy_never_waited(float* y, int) {
   if (threadIdx.x == 0) copy_async16(shared_bytes(), y, true);
 }
+__global__ void vector_unaligned(float* y, int) {
+  if (threadIdx.x == 0) *(uint4*)shared_bytes() = *(const uint4*)(y + 1);
+}
+__global__ void vector_unaligned_write(float* y, int) {
+  const uint4 v = *(const uint4*)y;
+  if (threadIdx.x == 0) *(uint4*)(y + 2) = v;
+}
 __global__ void copy_unaligned(float* y, int) {
   if (threadIdx.x == 0) copy_async16(shared_bytes(), y + 1, true);
   copy_async_commit();
@@ -111,6 +118,8 @@ const Case CASES[] = {
     CASE(in_place_shift),
     CASE(copy_without_wait),
     CASE(copy_never_waited),
+    CASE(vector_unaligned),
+    CASE(vector_unaligned_write),
     CASE(copy_unaligned),
     CASE(lanes_apart),
     CASE(waits_for_ever),

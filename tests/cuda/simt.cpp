@@ -261,6 +261,14 @@ void wait_until(bool (*ready)(void*), void* state) {
   leave();
 }
 
+void aligned(const void* address, size_t bytes) {
+  const uintptr_t a = (uintptr_t)address;
+  if (!self || a % bytes == 0) return;
+  if (a - (uintptr_t)shared_memory >= SHARED_LIMIT && a - heap.base >= heap.size) return;
+  fail("access of %zu bytes at an unaligned address", bytes);
+  wait_until([](void*) { return false; }, nullptr);  // the host's own instruction may trap: never to go on
+}
+
 void meet(void* mine, Operation op) {
   Warp& w = warps[self->id / WARP];
   self->mine = mine;

@@ -23,8 +23,21 @@ struct dim3 {
   unsigned x, y, z;
   dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
 };
+namespace simt {
+// The hardware insists that an access of `bytes` bytes lies at a multiple of them.
+void aligned(const void* address, size_t bytes);
+}  // namespace simt
+// The compiler may move it in pieces, nvcc does not.
 struct alignas(16) uint4 {
   uint32_t x, y, z, w;
+  uint4() = default;
+  uint4(const uint4& from) : x(from.x), y(from.y), z(from.z), w(from.w) { simt::aligned(&from, 16); }
+  uint4& operator=(const uint4& from) {
+    simt::aligned(&from, 16);
+    simt::aligned(this, 16);
+    x = from.x, y = from.y, z = from.z, w = from.w;
+    return *this;
+  }
 };
 
 namespace simt {
@@ -155,6 +168,7 @@ cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_t s);
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* s, unsigned flags);
 cudaError_t cudaStreamDestroy(cudaStream_t s);
 cudaError_t cudaStreamSynchronize(cudaStream_t s);
+cudaError_t cudaDeviceSynchronize();
 cudaError_t cudaStreamBeginCapture(cudaStream_t s, cudaStreamCaptureMode mode);
 cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t* graph);
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long flags);

@@ -81,8 +81,14 @@ void* first_stack(char* end, void (*entry)()) {
 
 // Accesses of kernels are looked at; atomic ones are the host's own, of counters.
 #define HOOK(n)                                                                   \
-  extern "C" void __tsan_read##n(void* p) { simt::touch(p, n, false); }           \
-  extern "C" void __tsan_write##n(void* p) { simt::touch(p, n, true); }           \
+  extern "C" void __tsan_read##n(void* p) {                                       \
+    simt::aligned(p, n);                                                          \
+    simt::touch(p, n, false);                                                     \
+  }                                                                               \
+  extern "C" void __tsan_write##n(void* p) {                                      \
+    simt::aligned(p, n);                                                          \
+    simt::touch(p, n, true);                                                      \
+  }                                                                               \
   extern "C" void __tsan_unaligned_read##n(void* p) { simt::touch(p, n, false); } \
   extern "C" void __tsan_unaligned_write##n(void* p) { simt::touch(p, n, true); }
 HOOK(1)

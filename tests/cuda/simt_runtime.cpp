@@ -1,4 +1,6 @@
-// The emulated run-time library: memory, streams that run at once, graphs that are lists of calls.
+// The emulated run-time library: memory, streams that run at once, graphs that are lists of calls. What the default
+// stream copies to the device is there when somebody waits for it, not when cudaMemcpy returns: streams that do not
+// block never wait. An error of a call is the last one, too, until that is asked for.
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <time.h>
@@ -26,6 +28,18 @@ struct Event {
 namespace {
 constexpr size_t HEAP = size_t(512) << 20, GAP = 512;
 std::string shown;
+thread_local cudaError_t last_error = cudaSuccess;
+
+struct Upload {
+  char* to;
+  std::vector<char> bytes;
+};
+std::vector<Upload> uploads;  // on the default stream, under way
+
+void finish_uploads() {
+  for (const Upload& u : uploads) memcpy(u.to, u.bytes.data(), u.bytes.size());
+  uploads.clear();
+}
 
 char* reserve(size_t bytes) {
   void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -80,6 +94,7 @@ std::string Heap::describe(uintptr_t address) const {
 }
 
 void enqueue(cudaStream_t s, std::function<void()> work) {
+  if (!s) finish_uploads();
   if (s && s->captured)
     s->captured->work.push_back(std::move(work));
   else
@@ -99,7 +114,11 @@ const char* cudaGetErrorString(cudaError_t e) {
   simt::error_count = 0;
   return simt::shown.c_str();
 }
-cudaError_t cudaGetLastError() { return state(); }
+cudaError_t cudaGetLastError() {
+  const cudaError_t last = simt::last_error;
+  simt::last_error = cudaSuccess;
+  return last == cudaSuccess ? state() : last;
+}
 cudaError_t cudaGetDeviceCount(int* n) {
   const char* given = getenv("SIMT_DEVICES");
   *n = given ? atoi(given) : 1;
@@ -114,17 +133,22 @@ cudaError_t cudaDriverGetVersion(int* version) {
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int) {
   memset(p, 0, sizeof *p);
   strcpy(p->name, "emulated");
-  const char* given = getenv("SIMT_MAJOR");
-  p->major = given ? atoi(given) : 8;
-  p->multiProcessorCount = 4;
+  const auto number = [](const char* variable, int usual) {
+    const char* given = getenv(variable);
+    return given ? atoi(given) : usual;
+  };
+  p->major = number("SIMT_MAJOR", 8);
+  p->multiProcessorCount = number("SIMT_MULTIPROCESSORS", 4);
   p->totalGlobalMem = simt::HEAP;
   return cudaSuccess;
 }
 cudaError_t cudaMalloc(void** p, size_t bytes) {
   *p = heap.allocate(bytes);
+  if (!*p) simt::last_error = cudaErrorMemoryAllocation;
   return *p ? cudaSuccess : cudaErrorMemoryAllocation;
 }
 cudaError_t cudaFree(void* p) {
+  simt::finish_uploads();
   if (p && !heap.release(p)) simt::fail("cudaFree of what is no allocation");
   return state();
 }
@@ -149,7 +173,13 @@ static void copy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) 
   if (!simt::error_count) memcpy(to, from, bytes);
 }
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
-  copy(to, from, bytes, kind);
+  simt::finish_uploads();
+  if (kind != cudaMemcpyHostToDevice || bytes == 0) {
+    copy(to, from, bytes, kind);
+    return state();
+  }
+  check_range(to, bytes);
+  if (!simt::error_count) simt::uploads.push_back({(char*)to, {(const char*)from, (const char*)from + bytes}});
   return state();
 }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t s) {
@@ -171,7 +201,9 @@ cudaError_t cudaStreamDestroy(cudaStream_t s) {
   delete s;
   return cudaSuccess;
 }
+cudaError_t cudaDeviceSynchronize() { return cudaStreamSynchronize(nullptr); }
 cudaError_t cudaStreamSynchronize(cudaStream_t s) {
+  if (!s) simt::finish_uploads();
   if (s && s->captured) simt::fail("synchronising a stream that is being captured");
   return state();
 }

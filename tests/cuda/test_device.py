@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import os
 import subprocess
 import sys
 import threading
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -18,8 +16,7 @@ import pytest
 
 import fastconv
 from fastconv import DeviceError, ShapeError, UnsupportedOpError, _core
-from fastconv.cuda import Target, arrays, library
-from fastconv.cuda.arrays import Spare, _lent
+from fastconv.cuda import Target, library
 from tests.models import nets, nets_formats
 from tests.models.gate import network as gate_network
 
@@ -153,143 +150,41 @@ def test_pickle() -> None:
     np.testing.assert_array_equal(twin(feed()), model(feed()))
 
 
-# -- arrays that are on the device -------------------------------------------------------------------------------------
-class Foreign:
-    """Another library's array: lends its memory by one of the two protocols."""
+# -- memory, errors, threads -----------------------------------------------------------------------------------------
+def test_uploads_are_there_when_they_return() -> None:
+    """cudaMemcpy may return before its bytes have arrived, and streams that do not block do not wait for it."""
+    from fastconv.cuda.executor import TO_HOST
 
-    def __init__(self, model: fastconv.Model, x: np.ndarray[Any, Any], protocol: str) -> None:
-        self._target = model._target
-        self._array = self._target.empty(x.shape, [])
-        from fastconv.cuda import DeviceArray
-
-        self.array = DeviceArray(model._target.owner, x.shape)
-        owner = model._target.owner
-        owner.call("upload", ctypes.c_void_p(self.array.memory.address), ctypes.c_void_p(x.ctypes.data), x.nbytes)
-        if protocol == "interface":
-            self.__cuda_array_interface__ = dict(self.array.__cuda_array_interface__)
-
-
-class ForeignDlpack(Foreign):
-    def __init__(self, model: fastconv.Model, x: np.ndarray[Any, Any]) -> None:
-        super().__init__(model, x, "dlpack")
-        self.streams: list[Any] = []
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return self.array.__dlpack_device__()
-
-    def __dlpack__(self, *, stream: Any = None) -> Any:
-        self.streams.append(stream)
-        return self.array.__dlpack__(stream=stream)
+    owner, x = Target("cuda", "fp32").owner, np.arange(64, dtype=np.float32)
+    y, memory, stream = np.zeros_like(x), library.Memory(owner, x.nbytes), ctypes.c_void_p()
+    owner.call("stream", ctypes.byref(stream))
+    address = ctypes.c_void_p(memory.address)
+    owner.call("upload", address, ctypes.c_void_p(x.ctypes.data), x.nbytes)
+    owner.call("copy", ctypes.c_void_p(y.ctypes.data), address, x.nbytes, TO_HOST, stream)
+    owner.call("synchronize", stream)
+    owner.destroy("stream", stream)
+    np.testing.assert_array_equal(y, x)
 
 
-@pytest.mark.parametrize("precision", ("fp32", "fp16"))
-def test_device_arrays(precision: str) -> None:
-    model, x = load(precision), np.ascontiguousarray(feed())
+def test_an_error_is_told_once() -> None:
+    """Memory that is not there is an error of its own, not of the launch that follows."""
+    model, x = load(), feed()
     want = model(x)
-    by_interface, by_dlpack = Foreign(model, x, "interface"), ForeignDlpack(model, x)
-    for given in (by_interface, by_dlpack, by_interface.array):
-        got = model(given)
-        assert type(got).__name__ == "DeviceArray" and got.shape == want.shape
-        np.testing.assert_array_equal(np.asarray(got), want)
-    assert by_dlpack.streams == [model._executor.stream.value]
-    del given, by_dlpack
-    gc.collect()
-    assert not _lent  # capsules that nobody took give their array back
+    with pytest.raises(DeviceError, match=r"device memory, .* bytes: out of memory"):
+        library.Memory(model._target.owner, 1 << 45)
+    np.testing.assert_array_equal(load()(x), want)
 
 
-class Copies:
-    """Counts the executor's copies and conversions of whole arrays."""
-
-    def __init__(self, model: fastconv.Model, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.count = 0
-        for name in ("_copy", "_convert"):
-            monkeypatch.setattr(model._executor, name, self._counted(getattr(model._executor, name)))
-
-    def _counted(self, method: Any) -> Any:
-        def counted(*arguments: Any) -> None:
-            self.count += 1
-            method(*arguments)
-
-        return counted
-
-    def of(self, run: Any) -> int:
-        before = self.count
-        run()
-        return self.count - before
-
-
-@pytest.mark.parametrize("protocol", ("interface", "dlpack"))
-def test_no_copies(protocol: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Arrays whose addresses come again are worked on as they are, in graphs of their own; others are copied once."""
-    model, x = load("tf32"), np.ascontiguousarray(feed())
-    want, copies = model(x), Copies(model, monkeypatch)
-    make = ForeignDlpack if protocol == "dlpack" else lambda m, a: Foreign(m, a, "interface")
-    given = make(model, x)
-    results = []
-
-    def run(array: Any = given) -> None:
-        results[:] = [model(array)]  # the result before is let go: its memory comes again
-
-    assert [copies.of(run) for _ in range(2)] == [2, 2]  # two results live in turn: two sets of addresses
-    assert [copies.of(run) for _ in range(6)] == [0] * 6
-    assert model._executor.captured(model.compile(x.shape).plan)
-    np.testing.assert_array_equal(np.asarray(results[0]), want)
-    other = make(model, 2 * x)
-    assert copies.of(lambda: run(other)) == 2
-    twice = np.asarray(results[0])
-    assert not np.array_equal(twice, want)
-    run()
-    np.testing.assert_array_equal(np.asarray(results[0]), want)
-    assert copies.of(lambda: model(x)) == 2  # numpy: to the device and back
-
-
-def test_results_that_were_lent_are_not_used_again() -> None:
-    """Another library may read one after this object is gone: its memory is freed, which waits, and not reused."""
-    model, x = load(), np.ascontiguousarray(feed())
-    given = Foreign(model, x, "interface")
-    addresses = set()
-    for _ in range(4):
-        y = model(given)
-        addresses.add(y.__cuda_array_interface__["data"][0])
-        del y
-        assert not any(model._target._spare._free.values())
-    y = model(given)
-    kept = y.memory
-    del y
-    assert model(given).memory is kept
-
-
-def test_wrong_device_arrays() -> None:
-    model, x = load(), np.ascontiguousarray(feed())
-    with pytest.raises(ShapeError, match="expected"):
-        model(Foreign(model, x[:, :, :2].copy(), "interface"))
-    strided = Foreign(model, x, "interface")
-    strided.__cuda_array_interface__["strides"] = (4, 8, 12, 16)
-    with pytest.raises(ShapeError, match="contiguous"):
-        model(strided)
-    double = Foreign(model, x, "interface")
-    double.__cuda_array_interface__["typestr"] = "<f8"
-    with pytest.raises(ShapeError, match="float32"):
-        model(double)
-
-
-def test_taken_capsule() -> None:
-    """Whoever takes a capsule renames it and calls its deleter."""
-    from fastconv.cuda.arrays import _DLManagedTensor, pythonapi
-
-    model = load()
-    got = model(Foreign(model, np.ascontiguousarray(feed()), "interface"))
-    capsule = got.__dlpack__()
-    address = pythonapi.PyCapsule_GetPointer(capsule, b"dltensor")
-    managed = ctypes.cast(address, ctypes.POINTER(_DLManagedTensor))
-    assert managed.contents.dl_tensor.data == got.memory.address
-    assert tuple(managed.contents.dl_tensor.shape[: len(got.shape)]) == got.shape
-    pythonapi.PyCapsule_SetName(capsule, b"used_dltensor")
-    del capsule
-    gc.collect()
-    assert address in _lent
-    managed.contents.deleter(managed)
-    assert address not in _lent
+def test_memory_is_of_its_device_in_every_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that never called a model has device 0, whatever the model's is."""
+    owner = Target("cuda", "fp32").owner
+    calls: list[Any] = []
+    call = owner.call
+    monkeypatch.setattr(owner, "call", lambda *a: (calls.append(a[0]), call(*a))[1])
+    thread = threading.Thread(target=lambda: library.Memory(owner, 16))
+    thread.start()
+    thread.join()
+    assert calls[: calls.index("allocate")][-1:] == ["set_device"]
 
 
 # -- what it does not do --------------------------------------------------------------------------------------------
@@ -314,46 +209,3 @@ def test_no_gate_is_taken() -> None:
     assert "gate" in {op.algorithm for op in cpu.inspect(x.shape)}
     assert "gate" not in {op.algorithm for op in gpu.inspect(x.shape)}
     np.testing.assert_allclose(gpu(x), cpu(x), rtol=1e-4, atol=1e-5)
-
-
-def test_spare_memory_in_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No piece has two holders, and no more are kept than MOST, however takes and gives interleave."""
-
-    class Piece:
-        def __init__(self, owner: Any, size: int) -> None:
-            self.size, self.holders = size, 0
-
-    monkeypatch.setattr(arrays, "Memory", Piece)
-    spare, failures = Spare(), []
-    watched = {Spare.take.__code__, Spare.give.__code__}
-
-    def switch(frame: Any, event: str, arg: object) -> Any:
-        if frame.f_code not in watched:
-            return None
-        frame.f_trace_opcodes = True
-        time.sleep(0)  # between any two instructions another thread may go on
-        return switch
-
-    def work() -> None:
-        sys.settrace(switch)
-        try:
-            for _ in range(60):
-                held: list[Any] = [spare.take(None, 64) for _ in range(2)]  # type: ignore[arg-type]
-                for piece in held:
-                    piece.holders += 1
-                assert [piece.holders for piece in held] == [1, 1]
-                for piece in held:
-                    piece.holders -= 1
-                    spare.give(piece)
-                assert len(spare._free[64]) <= Spare.MOST
-        except (AssertionError, IndexError, KeyError) as error:
-            failures.append(repr(error))
-        finally:
-            sys.settrace(None)
-
-    threads = [threading.Thread(target=work) for _ in range(6)]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
-    assert not failures

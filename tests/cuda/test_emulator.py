@@ -31,6 +31,8 @@ FINDINGS = {
     "in_place_shift": "reads what thread",
     "copy_without_wait": None,  # stale bytes, which a comparison shows
     "copy_never_waited": "a thread ends before its asynchronous copies",
+    "vector_unaligned": "access of 16 bytes at an unaligned address",
+    "vector_unaligned_write": "access of 16 bytes at an unaligned address",
     "copy_unaligned": "unaligned address",
     "lanes_apart": "lanes of a warp meet in different operations",
     "waits_for_ever": "deadlock",

@@ -13,6 +13,7 @@ import fastconv
 from fastconv import layers, models, optimizers
 from fastconv.errors import DeviceError, ModelError
 from fastconv.layers.initializers import seeded
+from fastconv.target import training_precision
 from fastconv.training_state import load_training
 from tests.models import nets
 
@@ -186,6 +187,29 @@ def test_network_from_a_file() -> None:
         distances.append((x, model))
         assert model.device == device and model.runtime().device == device
     assert distance(distances[1][1], distances[0][1]) < 2e-5
+
+
+def test_precision_that_nobody_names() -> None:
+    """The model's where the device trains in it, whatever the device is called; else float32."""
+
+    class Placed:
+        def __init__(self, device: str, precision: str) -> None:
+            self.device, self.precision = device, precision
+
+    for device, precision, new, want in (
+        ("cuda", "tf32", "cuda:0", "tf32"), ("cuda:1", "tf32", "cuda", "tf32"), ("cuda", "tf32", "cpu", "fp32"),
+        ("cpu", "strict", "cuda", "strict"), ("cuda", "strict", "cpu", "strict"), ("cuda", "fp16", "cuda", "fp32"),
+        ("cpu", "fp32", "cuda:0", "fp32"),
+    ):  # fmt: skip
+        assert training_precision(new, None, Placed(device, precision)) == want
+        assert training_precision(new, "strict", Placed(device, precision)) == "strict"
+    model = network("dense")
+    model.compile("sgd", "mse", device="cuda", precision="tf32")
+    model.compile("sgd", "mse", device="cuda:0")
+    assert (model.device, model.precision) == ("cuda:0", "tf32")
+    model.compile("sgd", "mse", precision="strict")
+    model.compile("sgd", "mse", device="cpu")
+    assert (model.device, model.precision) == ("cpu", "strict")
 
 
 def test_refusals() -> None:
