@@ -160,7 +160,7 @@ void tile(const Tile& t) {
       }
     }
     for (int64_t k = 0; k < t.n_taps; k++) {
-      const float *p[MR], *const* a = t.runs ? t.a : t.a + k * MR;
+      const float *p[MR], *const *a = t.runs ? t.a : t.a + k * MR;
       const int64_t offset = k * t.run + behind;
 #pragma GCC unroll 16
       for (int i = 0; i < MR; i++) p[i] = a[i] + offset;
