@@ -10,24 +10,26 @@ struct Vectors {
   int64_t rows, x_row, y_row, count, x_step, y_step;
 };
 
-// Four vectors at a time: one after the other takes swish 0.7 ns more. The only loop over each function, for each costs
-// a kilobyte or two.
-__attribute__((noinline)) void map(const Activation& act, const float* x, float* y, const Vectors& v) {
-  with_function(act, [=](const auto& function) {
-    const auto f = function;  // copies, for y might alias what they are read from
-    const int64_t rows = v.rows, count = v.count, x_step = v.x_step, y_step = v.y_step;
-    const int64_t x_next = v.x_row - count * x_step, y_next = v.y_row - count * y_step;
-    const float* from = x;
-    float* to = y;
-    for (int64_t r = 0; r < rows; r++, from += x_next, to += y_next) {
-      int64_t i = 0;
-      for (; i + 4 <= count; i += 4, from += 4 * x_step, to += 4 * y_step) {
+// Four vectors at a time: one after the other takes swish 0.7 ns more. The only loops over each function, for each of
+// five costs about a kilobyte; on their own, for with_function() with all of them inlined sets up 19 ns.
+template <class F>
+__attribute__((noinline)) void map(const F& function, const float* x, float* y, const Vectors& v) {
+  const F f = function;  // copies, for y might alias what they are read from
+  const int64_t rows = v.rows, count = v.count, x_step = v.x_step, y_step = v.y_step;
+  const int64_t x_next = v.x_row - count * x_step, y_next = v.y_row - count * y_step;
+  for (int64_t r = 0; r < rows; r++, x += x_next, y += y_next) {
+    int64_t i = 0;
+    for (; i + 4 <= count; i += 4, x += 4 * x_step, y += 4 * y_step) {
 #pragma GCC unroll 4
-        for (int t = 0; t < 4; t++) store(to + t * y_step, f(load(from + t * x_step)));
-      }
-      for (; i < count; i++, from += x_step, to += y_step) store(to, f(load(from)));
+      for (int t = 0; t < 4; t++) store(y + t * y_step, f(load(x + t * x_step)));
     }
-  });
+#pragma GCC unroll 1
+    for (; i < count; i++, x += x_step, y += y_step) store(y, f(load(x)));
+  }
+}
+
+void map(const Activation& act, const float* x, float* y, const Vectors& v) {
+  with_function(act, [=](const auto& f) { map(f, x, y, v); });
 }
 
 // What rows have beyond whole vectors, n floats each, a few rows at a time as whole ones.
