@@ -47,7 +47,7 @@ Inputs find_inputs(const Linear& d, const float* x, int32_t* list) {
 
 // What gemm.h's finish_tile does, for sums in memory: a stream ends once in a panel, and inlined into each this was
 // half of its code.
-void finish_stream(const Tile& t, float* sums, int rows, int nv) {
+__attribute__((noinline)) void finish_stream(const Tile& t, float* sums, int rows, int nv) {
   constexpr int V = Vec::N;
   const bool clip = t.act->func == Func::clip, in_place = clip || t.act->func == Func::identity;
   const Vec lo = set1(clip ? t.act->alpha : -__builtin_inff()), hi = set1(clip ? t.act->beta : __builtin_inff());

@@ -32,8 +32,10 @@ void map(const Activation& act, const float* x, float* y, const Vectors& v) {
   with_function(act, [=](const auto& f) { map(f, x, y, v); });
 }
 
-// What rows have beyond whole vectors, n floats each, a few rows at a time as whole ones.
-void map_tails(const Activation& act, const float* x, int64_t x_ld, float* y, int64_t y_ld, int64_t rows, int n) {
+// What rows have beyond whole vectors, n floats each, a few rows at a time as whole ones. Rare, and its buffer would
+// cost the others a frame.
+__attribute__((noinline)) void map_tails(const Activation& act, const float* x, int64_t x_ld, float* y, int64_t y_ld,
+                                         int64_t rows, int n) {
   constexpr int64_t ROOM = 16;
   alignas(64) float part[ROOM * Vec::N];
   for (int64_t r = 0; r < rows; r += ROOM) {
