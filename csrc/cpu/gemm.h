@@ -130,8 +130,8 @@ void tile(const Tile& t) {
   const char* next = t.next;
   const float *start = t.start, *residual = t.residual;
   float* y = t.y;
+  const int64_t pointers = t.runs ? 0 : MR;  // from tap to tap
   for (int64_t block = 0; block < t.count; block++) {
-    const int64_t behind = block * t.a_step;
     Vec acc[MR][NV];
     if (start) {
 #pragma GCC unroll 16
@@ -159,9 +159,10 @@ void tile(const Tile& t) {
         if (residual) __builtin_prefetch(residual + i * t.res_ld + j * V, 0, 3);
       }
     }
-    for (int64_t k = 0; k < t.n_taps; k++) {
-      const float *p[MR], *const *a = t.runs ? t.a : t.a + k * MR;
-      const int64_t offset = k * t.run + behind;
+    const float* const* a = t.a;
+    int64_t offset = block * t.a_step;
+    for (int64_t k = 0; k < t.n_taps; k++, a += pointers, offset += t.run) {
+      const float* p[MR];
 #pragma GCC unroll 16
       for (int i = 0; i < MR; i++) p[i] = a[i] + offset;
       const float* w = t.w + (t.taps ? t.taps[k] : k) * t.len * t.w_ld;
