@@ -120,6 +120,7 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
   t.w = b.in[1] + (group * panels.vectors + panels.start(panel)) * Vec::N * taps * len;
   t.w_ld = nv * Vec::N;
   t.res_ld = d.res_ld;
+  t.runs = runs;
   t.run = runs ? d.dilation_h * d.x_row : 0;
   t.tail = (int)(columns - (nv - 1) * Vec::N);
 
@@ -128,7 +129,7 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
   const bool points = strided_points(d), lines = (runs && d.Q >= 4 * ROWS[nv]) || points, even = gemm || lines;
   const bool halves = gemm && !cuts_depth(d) && HALF_ROWS[nv] && 2 * t.tail <= Vec::N && (row_end - row_begin) % 2 == 0;
   const auto cut = [&](int64_t rows) { return halves ? RowBlocks(rows, HALF_ROWS[nv], 2) : RowBlocks(rows, nv); };
-  const auto find = halves ? find_half_tile : runs ? find_tile<true> : find_tile<false>;
+  const auto find = halves ? find_half_tile : find_tile;
   const int64_t all_blocks =
       lines ? (row_end - row_begin + d.Q - 1) / d.Q * cut(d.Q).count : cut(row_end - row_begin).count;
   const int64_t slice = runs ? taps : min_i(taps, d.taps_per_slice), tap_bytes = len * t.w_ld * 4;
