@@ -29,7 +29,8 @@ __attribute__((noinline)) void map(const F& function, const float* x, float* y, 
 }
 
 void map(const Activation& act, const float* x, float* y, const Vectors& v) {
-  with_function(act, [=](const auto& f) { map(f, x, y, v); });
+  // by reference: to copy v by vectors would wait for the stores that have just made it
+  with_function(act, [&](const auto& f) { map(f, x, y, v); });
 }
 
 // What rows have beyond whole vectors, n floats each, a few rows at a time as whole ones. Rare, and its buffer would
