@@ -55,8 +55,8 @@ void WeightStore::touch(size_t end) {
   constexpr int64_t PATIENCE = 6000000, PACE = 200000;  // nanoseconds of CPU time: once, and for each page seen
   const Block& region = regions_.back();
   for (; touched_ < end; touched_ += HUGE_PAGE) {
-    huge_ = nanoseconds_ <= PATIENCE + pages_++ * PACE;
-    if (!huge_) {
+    if (nanoseconds_ > PATIENCE + pages_++ * PACE) {
+      small_++;
       madvise(region.data() + touched_, HUGE_PAGE, MADV_NOHUGEPAGE);
       continue;
     }
@@ -64,6 +64,7 @@ void WeightStore::touch(size_t end) {
     *(volatile char*)(region.data() + touched_) = 0;
     nanoseconds_ += nanoseconds_now(CLOCK_THREAD_CPUTIME_ID) - start;
   }
+  huge_ = 2 * small_ <= pages_;
 }
 
 float* WeightStore::allocate(int64_t floats) {

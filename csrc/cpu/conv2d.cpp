@@ -12,12 +12,6 @@ namespace FASTCONV_ISA {
 
 namespace {
 
-struct Pixel {
-  int64_t n, p, q;
-};
-
-inline Pixel pixel_of(const Conv2d& d, int64_t row) { return {row / (d.P * d.Q), row / d.Q % d.P, row % d.Q}; }
-
 struct Scratch {
   const float** pointers;  // taps x rows
   int32_t* taps;
@@ -87,12 +81,12 @@ bool strided_points(const Conv2d& d) {
 }
 
 int64_t gather_rows(const Conv2d& d, const float* x, int64_t row, int64_t rows, const Scratch& s) {
-  const int64_t parts = depth_parts(d), len = d.C / d.groups / parts;
-  for (int64_t k = 0; k < parts; k++) {
+  const int64_t len = d.C / d.groups / d.depth_parts;
+  for (int64_t k = 0; k < d.depth_parts; k++) {
     for (int64_t i = 0; i < rows; i++) s.pointers[k * rows + i] = x + (row + i) * d.x_ld + k * len;
     s.taps[k] = (int32_t)k;
   }
-  return parts;
+  return d.depth_parts;
 }
 
 // Of the taps that gather() found, those in [begin, end).
@@ -109,7 +103,7 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
                int64_t row_begin, int64_t row_end, Fetch after) {
   const int64_t Cg = d.C / d.groups, Kg = d.K / d.groups;
   const bool runs = d.algorithm == ConvAlgorithm::row_run, gemm = d.algorithm == ConvAlgorithm::gemm;
-  const int64_t parts = depth_parts(d), taps = runs ? d.R : d.R * d.S * parts, len = runs ? d.S * Cg : Cg / parts;
+  const int64_t taps = runs ? d.R : d.R * d.S * d.depth_parts, len = runs ? d.S * Cg : Cg / d.depth_parts;
   const int nv = panels.width(panel);
   const int64_t first = panels.start(panel) * Vec::N, columns = min_i(Kg - first, nv * Vec::N);
   const int64_t k = group * Kg + first;
@@ -126,12 +120,14 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
 
   // A stem's outputs are cut line by line, and those of a strided 1x1: within a line each block lies as far behind the
   // one before, as in a product.
-  const bool points = strided_points(d), lines = (runs && d.Q >= 4 * ROWS[nv]) || points, even = gemm || lines;
   const bool halves = gemm && !cuts_depth(d) && HALF_ROWS[nv] && 2 * t.tail <= Vec::N && (row_end - row_begin) % 2 == 0;
   const auto cut = [&](int64_t rows) { return halves ? RowBlocks(rows, HALF_ROWS[nv], 2) : RowBlocks(rows, nv); };
   const auto find = halves ? find_half_tile : find_tile;
-  const int64_t all_blocks =
-      lines ? (row_end - row_begin + d.Q - 1) / d.Q * cut(d.Q).count : cut(row_end - row_begin).count;
+  const int64_t through = cut(row_end - row_begin).count;
+  const int64_t by_line = (row_end - row_begin + d.Q - 1) / d.Q * cut(d.Q).count;
+  const bool points = strided_points(d) && 10 * by_line <= 11 * through;  // short lines are worse than no lines
+  const bool lines = (runs && d.Q >= 4 * ROWS[nv]) || points, even = gemm || lines;
+  const int64_t all_blocks = lines ? by_line : through;
   const int64_t slice = runs ? taps : min_i(taps, d.taps_per_slice), tap_bytes = len * t.w_ld * 4;
   const Activation none = {Func::identity, 0, 0};
   const bool clips = d.act.func == Func::clip || d.act.func == Func::identity;
@@ -165,9 +161,9 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
         t.a = s.pointers;
         t.taps = runs || points ? nullptr : s.taps;
         float* sums = s.sums + (at - row_begin) * t.w_ld;
-        const bool first = tap == 0, last = end == taps;
-        if (!first || !last) keep_taps(t, rows, tap, end);
-        t.start = first ? nullptr : sums;
+        const bool fresh = tap == 0, last = end == taps;
+        if (!fresh || !last) keep_taps(t, rows, tap, end);
+        t.start = fresh ? nullptr : sums;
         t.start_ld = t.w_ld;
         t.y = last ? b.out + at * d.y_ld + k : sums;
         t.cold = last && !even;
@@ -186,47 +182,6 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
   if (act_later) activate_row(d.act, b.out + row_begin * d.y_ld, (row_end - row_begin) * d.K);
 }
 
-// Outputs of a 3x3 stem of whole vectors go through cpu/stagger.h, but for pieces of a line that are shorter than a
-// group of pixels. Returns the longest group; 0 where there is none for this shape.
-int64_t staggered_rows(const Conv2d& d, const Buffers& b) {
-  const Panels panels(d.K, MAX_NV);
-  const bool runs = d.algorithm == ConvAlgorithm::row_run, fits = runs && d.R == 3 && d.K % Vec::N == 0;
-  if (!fits || d.panel_chunks != 1 || b.in[3] || panels.count == 0) return 0;
-  const int64_t wide = STAGGER_ROWS[panels.width(0)], narrow = STAGGER_ROWS[panels.width(panels.count - 1)];
-  return wide && narrow && d.Q >= max_i(wide, narrow) ? max_i(wide, narrow) : 0;
-}
-
-constexpr int64_t STAGGERED = 128 << 10;  // bytes of outputs that are written before something else is done with them
-
-// Pixels [from, to); those of the first and the last line are at least a group.
-void run_staggered(const Conv2d& d, const Buffers& b, int64_t from, int64_t to, Fetch after) {
-  const Panels panels(d.K, MAX_NV);
-  const bool clips = d.act.func == Func::clip, in_place = clips || d.act.func == Func::identity;
-  const int64_t many = in_place && panels.count == 1 ? to - from : max_i(1, STAGGERED / 4 / d.K / d.Q);  // lines
-  const int64_t all = to - from;
-  Stagger s;
-  s.x_pixel = d.stride_w * d.x_ld, s.x_line = d.stride_h * d.x_row, s.x_image = d.x_image;
-  s.run = d.dilation_h * d.x_row, s.len = d.S * d.C;
-  s.y_ld = d.y_ld, s.Q = d.Q, s.P = d.P;
-  s.lo = clips ? d.act.alpha : -__builtin_inff(), s.hi = clips ? d.act.beta : __builtin_inff();
-  for (int64_t end; from < to; from = end) {
-    end = min_i(to, (from / d.Q + many) * d.Q);
-    const Pixel at = pixel_of(d, from);
-    s.x = b.in[0] + at.n * s.x_image + at.p * s.x_line + at.q * s.x_pixel;
-    s.p = at.p, s.q = at.q, s.rows = end - from;
-    s.next = after.from, s.bytes = after.bytes * s.rows / all;
-    after.from += s.bytes;
-    for (int64_t panel = 0; panel < panels.count; panel++, s.bytes = 0) {
-      const int64_t k = panels.start(panel) * Vec::N;
-      s.w = b.in[1] + k * 3 * s.len;
-      s.bias = b.in[2] ? b.in[2] + k : nullptr;
-      s.y = b.out + from * d.y_ld + k;
-      find_stagger(panels.width(panel))(s);
-    }
-    if (!in_place) activate_rows(d.act, b.out + from * d.y_ld, d.y_ld, s.rows, d.K);
-  }
-}
-
 }  // namespace
 
 void conv2d(const Conv2d& d, const Buffers& b, int64_t begin, int64_t end) {
@@ -240,24 +195,16 @@ void conv2d(const Conv2d& d, const Buffers& b, int64_t begin, int64_t end) {
   for (int64_t c = 0; c < zeros; c++) s.zeros[c] = 0;
   s.sums = s.zeros + zeros;
   s.pointers = (const float**)(s.sums + (cuts_depth(d) ? d.rows_per_chunk * MAX_NV * Vec::N : 0));
-  s.taps = (int32_t*)(s.pointers + d.R * d.S * depth_parts(d) * 16);
+  s.taps = (int32_t*)(s.pointers + d.R * d.S * d.depth_parts * 16);
 
   if (const int64_t group = staggered_rows(d, b)) {
     const int64_t row_begin = begin * d.rows_per_chunk, row_end = min_i(M, end * d.rows_per_chunk);
-    int64_t from = row_begin, to = row_end;
-    if (d.Q - from % d.Q < group) from = min_i(to, from + d.Q - from % d.Q);
-    if (from < to && to - max_i(from, (to - 1) / d.Q * d.Q) < group) to = max_i(from, (to - 1) / d.Q * d.Q);
+    const Range rows = staggered_range(d, group, row_begin, row_end);
     for (int64_t p = 0; p < panels.count; p++) {
-      if (row_begin < from) run_panel(d, b, s, 0, panels, p, row_begin, from, {nullptr, 0});
-      if (to < row_end) run_panel(d, b, s, 0, panels, p, to, row_end, {nullptr, 0});
+      if (row_begin < rows.begin) run_panel(d, b, s, 0, panels, p, row_begin, rows.begin, {nullptr, 0});
+      if (rows.end < row_end) run_panel(d, b, s, 0, panels, p, rows.end, row_end, {nullptr, 0});
     }
-    Fetch after = {nullptr, 0};
-    for (int64_t chunk = begin; chunk < end; chunk++) {
-      const Fetch more = next_operation(b, chunk, true);
-      if (!after.from) after.from = more.from;
-      after.bytes += more.bytes;
-    }
-    return run_staggered(d, b, from, to, after);
+    return run_staggered(d, b, rows, fetched_during(b, begin, end));
   }
 
   // Neighbouring chunks are the panels of one range of rows; who has several ranges reads each panel once for all.

@@ -20,6 +20,12 @@ static constexpr int STAGGER_ROWS[5] = {0, 0, 4, 0, 2};
 static constexpr int STAGGER_ROWS[5] = {0, 0, 0, 0, 0};
 #endif
 
+struct Pixel {
+  int64_t n, p, q;
+};
+
+inline Pixel pixel_of(const Conv2d& d, int64_t row) { return {row / (d.P * d.Q), row / d.Q % d.P, row % d.Q}; }
+
 struct Stagger {
   const float* x;                    // of the first pixel
   int64_t x_pixel, x_line, x_image;  // floats from pixel to pixel, line to line, image to image
@@ -169,6 +175,73 @@ static inline StaggerFunction stagger_of_width() {
 
 static inline StaggerFunction find_stagger(int nv) {
   return nv == 2 ? stagger_of_width<2>() : nv == 4 ? stagger_of_width<4>() : nullptr;
+}
+
+// Outputs of a 3x3 stem of whole vectors go through cpu/stagger.h, but for pieces of a line that are shorter than a
+// group of pixels. Returns the longest group; 0 where there is none for this shape.
+static inline int64_t staggered_rows(const Conv2d& d, const Buffers& b) {
+  const Panels panels(d.K, MAX_NV);
+  const bool runs = d.algorithm == ConvAlgorithm::row_run, fits = runs && d.R == 3 && d.K % Vec::N == 0;
+  if (!fits || d.panel_chunks != 1 || b.in[3] || panels.count == 0) return 0;
+  const int64_t wide = STAGGER_ROWS[panels.width(0)], narrow = STAGGER_ROWS[panels.width(panels.count - 1)];
+  return wide && narrow && d.Q >= max_i(wide, narrow) ? max_i(wide, narrow) : 0;
+}
+
+// Bytes of outputs that are written before something else is done with them.
+static constexpr int64_t STAGGERED = 128 << 10;
+
+struct Range {
+  int64_t begin, end;
+};
+
+// Of the pixels [begin, end), those without pieces of a first and a last line that are shorter than a group.
+static inline Range staggered_range(const Conv2d& d, int64_t group, int64_t begin, int64_t end) {
+  Range r = {begin, end};
+  const int64_t first = d.Q - begin % d.Q;
+  if (first < group) r.begin = min_i(end, begin + first);
+  const int64_t last_line = max_i(r.begin, (end - 1) / d.Q * d.Q);
+  if (r.begin < end && end - last_line < group) r.end = last_line;
+  return r;
+}
+
+// What to fetch of the next operation's weights during the chunks [begin, end).
+static inline Fetch fetched_during(const Buffers& b, int64_t begin, int64_t end) {
+  Fetch all = {nullptr, 0};
+  for (int64_t chunk = begin; chunk < end; chunk++) {
+    const Fetch more = next_operation(b, chunk, true);
+    if (!all.from) all.from = more.from;
+    all.bytes += more.bytes;
+  }
+  return all;
+}
+
+// The pixels of a staggered_range().
+static inline void run_staggered(const Conv2d& d, const Buffers& b, Range pixels, Fetch after) {
+  const int64_t to = pixels.end, all = to - pixels.begin;
+  const Panels panels(d.K, MAX_NV);
+  const bool clips = d.act.func == Func::clip, in_place = clips || d.act.func == Func::identity;
+  const int64_t many = in_place && panels.count == 1 ? all : max_i(1, STAGGERED / 4 / d.K / d.Q);  // lines
+  Stagger s;
+  s.x_pixel = d.stride_w * d.x_ld, s.x_line = d.stride_h * d.x_row, s.x_image = d.x_image;
+  s.run = d.dilation_h * d.x_row, s.len = d.S * d.C;
+  s.y_ld = d.y_ld, s.Q = d.Q, s.P = d.P;
+  s.lo = clips ? d.act.alpha : -__builtin_inff(), s.hi = clips ? d.act.beta : __builtin_inff();
+  for (int64_t from = pixels.begin, end; from < to; from = end) {
+    end = min_i(to, (from / d.Q + many) * d.Q);
+    const Pixel at = pixel_of(d, from);
+    s.x = b.in[0] + at.n * s.x_image + at.p * s.x_line + at.q * s.x_pixel;
+    s.p = at.p, s.q = at.q, s.rows = end - from;
+    s.next = after.from, s.bytes = after.bytes * s.rows / all;
+    after.from += s.bytes;
+    for (int64_t panel = 0; panel < panels.count; panel++, s.bytes = 0) {
+      const int64_t k = panels.start(panel) * Vec::N;
+      s.w = b.in[1] + k * 3 * s.len;
+      s.bias = b.in[2] ? b.in[2] + k : nullptr;
+      s.y = b.out + from * d.y_ld + k;
+      find_stagger(panels.width(panel))(s);
+    }
+    if (!in_place) activate_rows(d.act, b.out + from * d.y_ld, d.y_ld, s.rows, d.K);
+  }
 }
 
 }  // namespace FASTCONV_ISA

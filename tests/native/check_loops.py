@@ -69,6 +69,7 @@ def check(level: str, lines: Iterable[str], limits: Limits) -> tuple[list[str], 
     problem."""
     found: list[str] = []
     seen: set[tuple[int, float]] = set()
+    staggered: set[tuple[int, float]] = set()
     count = 0
     kind = loops.ArmInstruction if level == "neon" else loops.Instruction
     for name, body in loops.functions(lines, kind):
@@ -77,6 +78,7 @@ def check(level: str, lines: Iterable[str], limits: Limits) -> tuple[list[str], 
             continue
         rows, vectors, count = int(tile[3]), float(tile[4]), count + 1
         if tile[2] == "stagger":
+            staggered.add((rows, vectors))
             wrong = problems(level, 3 * rows, vectors, loops.main_loop(body), STAGGER[level].get((rows, vectors)))
             found += [f"stagger<{rows}, {vectors:g}> {text}" for text in wrong]
             continue
@@ -86,6 +88,10 @@ def check(level: str, lines: Iterable[str], limits: Limits) -> tuple[list[str], 
         wrong = problems(level, rows, vectors, loops.main_loop(body), limits.get((rows, vectors)))
         found += [f"tile<{rows}, {vectors:g}> {text}" for text in wrong]
     found += [f"tile<{rows}, {vectors:g}> is missing" for rows, vectors in limits if (rows, vectors) not in seen]
+    wanted = STAGGER[level] if limits is CONV[level] else {}
+    found += [
+        f"stagger<{rows}, {vectors:g}> is missing" for rows, vectors in wanted if (rows, vectors) not in staggered
+    ]
     return found, count
 
 
