@@ -70,8 +70,9 @@ def _has_weights(node: Node) -> bool:
     return node.op == "Conv" and node.input(1).is_const
 
 
-def _pixels(conv: Node) -> int:
-    return math.prod(conv.output.shape[:3])
+def _pixels(conv: Node) -> tuple[int, int]:
+    """The pixels that use a convolution's weights, and the size of those."""
+    return math.prod(conv.output.shape[:3]), conv.input(1).size
 
 
 class WeightCache:
@@ -169,10 +170,10 @@ class Compiler:
             raise UnsupportedOpError(f"node {node.name!r} ({node.op}): {error}") from error
 
     def _pack_early(self, conv: Node) -> None:
-        """Weights that few pixels use come first: they are read from memory, and the first pages are huge ones.
+        """Weights that few pixels use come first, small ones first: they are read from memory, and huge pages are few.
 
         WeightStore (csrc/memory.h) takes small pages where the system is slow to find more; layers of many pixels
-        lose nothing by them.
+        lose little by them.
         """
         choice = self.selection.choose(shape_of(conv), constant=True).choice
         if choice.algorithm in ("gemm", "implicit", "winograd"):
