@@ -149,6 +149,7 @@ class Plan {
     c.precision = machine_.precision;
     c.multiprocessors = machine_.multiprocessors;
     c.capability = machine_.capability;
+    c.forced = machine_.forced;
     c.stream = stream_;
     switch (o.op) {
 #define KERNEL(name, Descriptor) \
@@ -208,6 +209,8 @@ using namespace fastconv::cuda;
 namespace {
 
 thread_local std::string last_error;
+
+Forced forced;  // of the plans to come
 
 // What every interface function does: no exception crosses into C.
 template <class Body>
@@ -316,7 +319,7 @@ API int fastconv_cuda_convert(const void* x, int x_float, void* y, int y_float, 
 API int fastconv_cuda_plan(int precision, int multiprocessors, int capability, cudaStream_t stream,
                            fastconv::cuda::Plan** plan) {
   return guarded(
-      [&] { *plan = new fastconv::cuda::Plan({(Precision)precision, multiprocessors, capability}, stream); });
+      [&] { *plan = new fastconv::cuda::Plan({(Precision)precision, multiprocessors, capability, forced}, stream); });
 }
 API int fastconv_cuda_plan_destroy(fastconv::cuda::Plan* plan) {
   return guarded([&] { delete plan; });
@@ -359,8 +362,10 @@ API int fastconv_cuda_time(fastconv::cuda::Plan* plan, void* const* externals, i
 }
 // Convolutions that sm_90a's own kernel was launched for, so far; -1 where this library or this device has none.
 API int64_t fastconv_cuda_hopper_launches() { return hopper_built() ? hopper_launches() : -1; }
+// For tests and for measuring: the tile and the slices of plans that are made from now on; those that there are keep
+// theirs, for which their workspaces are. tile -1: the usual choice.
 API int fastconv_cuda_force(int tile, int slices) {
-  return guarded([&] { force_conv(tile, slices); });
+  return guarded([&] { forced = {tile < TILES + HOPPER_TILES ? tile : -1, slices}; });
 }
 API int fastconv_cuda_choose(int64_t M, int64_t K, int64_t groups, int64_t steps, int multiprocessors, int32_t* out) {
   return guarded([&] {
