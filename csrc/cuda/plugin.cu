@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include <algorithm>
+#include <mutex>
 #include <vector>
 
 #include "conv_launch.h"
@@ -29,6 +30,16 @@ struct Operation {
 #undef KERNEL
   };
 };
+
+// A device must not be waited for while a stream of it is being captured, by whatever thread: who does one of them
+// holds this lock of the calling thread's device. (Streams that other libraries capture are theirs to look after.)
+static std::mutex& capture_lock() {
+  constexpr int LOCKS = 64;  // devices beyond share them
+  static std::mutex locks[LOCKS];
+  int device = 0;
+  check(cudaGetDevice(&device), "device");
+  return locks[device % LOCKS];
+}
 
 // Operations on fixed operands, and the graph of their launches. One run at a time.
 class Plan {
@@ -74,7 +85,7 @@ class Plan {
     }
     std::rotate(replays_.begin() + at, replays_.begin() + at + 1, replays_.end());  // the latest stands last
     cudaGraphExec_t& exec = replays_.back().exec;
-    if (!exec) exec = capture(externals, arena, workspace);
+    if (!exec) exec = instantiate(capture(externals, arena, workspace));
     check(cudaGraphLaunch(exec, stream_), "graph launch");
   }
 
@@ -165,7 +176,8 @@ class Plan {
     for (const Operation& o : operations_) launch_one(o, externals, arena, workspace);
   }
 
-  cudaGraphExec_t capture(void* const* externals, char* arena, float* workspace) {
+  cudaGraph_t capture(void* const* externals, char* arena, float* workspace) {
+    const std::lock_guard<std::mutex> hold(capture_lock());
     cudaGraph_t graph = nullptr;
     check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "capture");
     try {
@@ -176,6 +188,10 @@ class Plan {
       throw;
     }
     check(cudaStreamEndCapture(stream_, &graph), "end of capture");
+    return graph;
+  }
+
+  cudaGraphExec_t instantiate(cudaGraph_t graph) {
     cudaGraphExec_t exec = nullptr;
     const cudaError_t error = cudaGraphInstantiate(&exec, graph, 0);
     cudaGraphDestroy(graph);
@@ -309,7 +325,10 @@ API int fastconv_cuda_synchronize(cudaStream_t stream) {
 }
 // Until all that was started on this thread's device, by anybody, is done.
 API int fastconv_cuda_synchronize_device() {
-  return guarded([&] { check(cudaDeviceSynchronize(), "synchronize"); });
+  return guarded([&] {
+    const std::lock_guard<std::mutex> hold(capture_lock());
+    check(cudaDeviceSynchronize(), "synchronize");
+  });
 }
 API int fastconv_cuda_convert(const void* x, int x_float, void* y, int y_float, int64_t n, int precision,
                               cudaStream_t stream) {
