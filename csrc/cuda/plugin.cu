@@ -245,7 +245,7 @@ int guarded(const Body& body) {
 #define API extern "C" __attribute__((visibility("default")))
 
 API const char* fastconv_cuda_error() { return last_error.c_str(); }
-API int fastconv_cuda_version() { return 3; }
+API int fastconv_cuda_version() { return 4; }
 
 struct DeviceInfo {
   char name[256];
@@ -309,6 +309,14 @@ API int fastconv_cuda_upload(void* to, const void* from, int64_t bytes) {
 }
 API int fastconv_cuda_download(void* to, const void* from, int64_t bytes) {
   return guarded([&] { check(cudaMemcpy(to, from, (size_t)bytes, cudaMemcpyDeviceToHost), "download"); });
+}
+// The device that this memory lies on; -1 where every device reaches it (managed, pinned) or CUDA does not know it.
+API int fastconv_cuda_device_of(const void* p, int* device) {
+  return guarded([&] {
+    cudaPointerAttributes a;
+    check(cudaPointerGetAttributes(&a, p), "address");
+    *device = a.type == cudaMemoryTypeDevice ? a.device : -1;
+  });
 }
 // kind: 1 to the device, 2 to the host, 3 on the device
 API int fastconv_cuda_copy(void* to, const void* from, int64_t bytes, int kind, cudaStream_t stream) {

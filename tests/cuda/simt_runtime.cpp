@@ -160,8 +160,17 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int) {
 }
 cudaError_t cudaMalloc(void** p, size_t bytes) {
   *p = heap.allocate(bytes);
-  if (!*p) simt::last_error = cudaErrorMemoryAllocation;
-  return *p ? cudaSuccess : cudaErrorMemoryAllocation;
+  if (!*p) return simt::last_error = cudaErrorMemoryAllocation;
+  simt::device_of[(uintptr_t)*p] = simt::current_device;
+  return cudaSuccess;
+}
+cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* a, const void* p) {
+  const auto next = heap.allocations.upper_bound((uintptr_t)p);
+  *a = {cudaMemoryTypeUnregistered, -1};
+  if (next == heap.allocations.begin()) return cudaSuccess;
+  const auto found = std::prev(next);
+  if ((uintptr_t)p < found->first + found->second) *a = {cudaMemoryTypeDevice, simt::device_of[found->first]};
+  return cudaSuccess;
 }
 cudaError_t cudaFree(void* p) {
   simt::finish_uploads();
