@@ -20,17 +20,15 @@ struct ConvChoice {
 
 // steps: of 128 bytes of depth. The tile with the least estimated time wins: blocks go by in waves over the
 // multiprocessors, a step takes as long as its operands and its arithmetic, slices cost their partial sums.
-ConvChoice choose_conv(int64_t M, int64_t K, int64_t groups, int64_t steps, int multiprocessors);
+ConvChoice choose_conv(int64_t M, int64_t K, int64_t groups, int64_t steps, int multiprocessors,
+                       const Forced& forced = {});
 
 constexpr int HOPPER_TILES = 3;  // numbered behind the others: 128 rows by
 constexpr int HOPPER_COLUMNS[HOPPER_TILES] = {256, 128, 64};
 
 // The same among the tiles of conv_wgmma.cuh, a block of which has a multiprocessor for itself. steps: of 128 bytes of
 // a tap.
-ConvChoice choose_hopper(int64_t M, int64_t K, int64_t steps, int multiprocessors);
-
-// For tests and for measuring: this tile and number of slices from now on, tile -1 for the usual choice.
-void force_conv(int tile, int slices);
+ConvChoice choose_hopper(int64_t M, int64_t K, int64_t steps, int multiprocessors, const Forced& forced = {});
 
 }  // namespace cuda
 }  // namespace fastconv
