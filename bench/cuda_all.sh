@@ -133,8 +133,9 @@ fi
 
 # -- correct? -------------------------------------------------------------------------------------------------------
 # Warnings of packages that we do not choose are no errors here, nor that pytest-timeout's option in pyproject.toml is
-# unknown without it. A file whose packages are missing fails by itself. Each file has a process of its own: after an illegal access none can go on, and a kernel that
-# hangs is left by ending the process (timeouts by thread: a signal would wait for the driver).
+# unknown without it. A file whose packages are missing fails by itself. Each file has a process of its own: after an
+# illegal access none can go on, and a kernel that hangs is left by ending the process (timeouts by thread: a signal
+# would wait for the driver).
 run_tests=()
 give_tests() {  # give_tests SECONDS: of each test at most
   run_tests=("$PYTHON" -m pytest -q -W default -W "ignore:Unknown config option:pytest.PytestConfigWarning")

@@ -12,6 +12,7 @@ import argparse
 import re
 import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +59,11 @@ def network(name: str) -> Any:
     return Model(LayerSource(getattr(applications, name)(weights=None)))
 
 
-def plan(name: str) -> Path:
-    """The network's plan, written anew: it is in the page cache then."""
+def plan(name: str, isa: Sequence[str] | None = None) -> Path:
+    """The network's plan, written anew: it is in the page cache then. isa: this machine's best if None."""
     path = embedded.ROOT / "build" / "embedded" / f"{name}.fcplan"
     path.parent.mkdir(parents=True, exist_ok=True)
-    network(name).save(path)
+    network(name).save(path, isa=isa)
     return path
 
 
@@ -87,17 +88,28 @@ def show(what: str, value: str, right: bool) -> bool:
     return right
 
 
+def program_bytes(runtime: bool, to: embedded.Target | None = None) -> int:
+    """Of examples/embedded, stripped, with the kernels of MobileNetV2's plan; with the C++ runtime linked in or not.
+
+    to: has one level; this machine's best if None.
+    """
+    to = to or embedded.target()
+    file = plan("MobileNetV2", to.levels)
+    kernels = embedded.call(sys.executable, "-m", "fastconv.cli", "info", file, "--kernels").strip()
+    prefix = embedded.build_library(to, kernels, to.folder.with_name(f"{to.levels[-1]}-figures"))
+    option = "ON" if runtime else "OFF"
+    program = embedded.build_example(to, prefix, f"runtime_{option}", f"-DCLASSIFY_STATIC_RUNTIME={option}")
+    embedded.call(f"{to.tools}strip", program)
+    return program.stat().st_size
+
+
 def sizes() -> bool:
     """A stripped program with the kernels of one plan."""
-    kernels = embedded.call(sys.executable, "-m", "fastconv.cli", "info", plan("MobileNetV2"), "--kernels").strip()
-    to = embedded.target()
-    prefix = embedded.build_library(to, kernels, to.folder.with_name(f"{to.name}-figures"))
     right = True
-    for runtime, option in (("the system's C++ runtime", "OFF"), ("the C++ runtime linked in", "ON")):
-        program = embedded.build_example(to, prefix, f"runtime_{option}", f"-DCLASSIFY_STATIC_RUNTIME={option}")
-        embedded.call("strip", program)
-        n = program.stat().st_size
-        right &= show(f"program for MobileNetV2, {to.name}, {runtime}", f"{n:,} bytes (aim {LARGEST:,})", n <= LARGEST)
+    for what, runtime in (("the system's C++ runtime", False), ("the C++ runtime linked in", True)):
+        n = program_bytes(runtime)
+        text = f"program for MobileNetV2, {embedded.target().name}, {what}"
+        right &= show(text, f"{n:,} bytes (aim {LARGEST:,})", n <= LARGEST)
     return right
 
 

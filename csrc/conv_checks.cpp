@@ -70,6 +70,7 @@ static void prepare_images(Conv2d& d, Isa isa) {
   d.panel_chunks = 1;
   d.rows_per_chunk = cut.rows, d.row_chunks = cut.bands;
   d.chunks = cut.groups * cut.bands;
+  d.depth_parts = 1;
   d.taps_per_slice = d.R * d.S;
 }
 
@@ -92,6 +93,8 @@ void prepare(Conv2d& d, Isa isa) {
   d.row_chunks = M == 0 ? 0 : ceil_div(M, d.rows_per_chunk);
   d.chunks = d.groups * d.panel_chunks * d.row_chunks;
   const int64_t tap_bytes = 4 * d.C / d.groups * std::min<int64_t>(columns, table.max_panel * table.vector_length);
+  const bool deep = d.algorithm == ConvAlgorithm::gemm && tap_bytes > PANEL_BYTES / 2 && d.C / d.groups % 2 == 0;
+  d.depth_parts = deep ? 2 : 1;  // a panel and the next one would fill L2
   const bool whole = d.algorithm == ConvAlgorithm::row_run || d.R * d.S * tap_bytes <= PANEL_BYTES;
   d.taps_per_slice = whole ? d.R * d.S : std::max<int64_t>(1, SLICE_BYTES / tap_bytes);
 }
@@ -259,8 +262,8 @@ Extent extent(const Linear& d, Isa isa) {
 int64_t scratch_bytes(const Conv2d& d, Isa isa) {
   if (d.algorithm == ConvAlgorithm::images) return (int64_t)image_bytes(d, d.rows_per_chunk, 1, isa) + 64;
   const int64_t zeros = ceil_div(d.C / d.groups, 16) * 16;
-  const int64_t sums = d.taps_per_slice < d.R * d.S ? d.rows_per_chunk * MOST_COLUMNS : 0;
-  return (zeros + sums) * 4 + d.R * d.S * (16 * 8 + 4) + 64;
+  const int64_t sums = cuts_depth(d) ? d.rows_per_chunk * MOST_COLUMNS : 0;
+  return (zeros + sums) * 4 + d.R * d.S * d.depth_parts * (16 * 8 + 4) + 64;
 }
 
 int64_t scratch_bytes(const Winograd& d, Isa isa, Op op) {

@@ -47,22 +47,24 @@ Block& Block::operator=(Block&& other) noexcept {
   return *this;
 }
 
-// One byte of each huge page up to `end` of the last region; gives them up when they take too long. 2 MB cost 0.1 ms in
-// a huge page and 0.7 in small ones (Zen 5, virtual), but 3 to 5 in a huge page that the host must find.
+// One byte of each huge page up to `end` of the last region, as long as they do not take too much time; what follows
+// then is small pages, until those seen since have paid for another try. 2 MB cost 0.1 ms in a huge page and 0.7 in
+// small ones (Zen 5, virtual), but 3 to 5 in a huge page that the host must find, and those come one by one or all
+// together.
 void WeightStore::touch(size_t end) {
-  constexpr int64_t PATIENCE = 2500000, SLOW = 800000;  // nanoseconds of CPU time: in all, and on average
-  Block& region = regions_.back();
-  for (; huge_ && touched_ < end; touched_ += HUGE_PAGE) {
+  constexpr int64_t PATIENCE = 6000000, PACE = 200000;  // nanoseconds of CPU time: once, and for each page seen
+  const Block& region = regions_.back();
+  for (; touched_ < end; touched_ += HUGE_PAGE) {
+    if (nanoseconds_ > PATIENCE + pages_++ * PACE) {
+      small_++;
+      madvise(region.data() + touched_, HUGE_PAGE, MADV_NOHUGEPAGE);
+      continue;
+    }
     const int64_t start = nanoseconds_now(CLOCK_THREAD_CPUTIME_ID);
     *(volatile char*)(region.data() + touched_) = 0;
     nanoseconds_ += nanoseconds_now(CLOCK_THREAD_CPUTIME_ID) - start;
-    pages_++;
-    if (nanoseconds_ > PATIENCE && nanoseconds_ > pages_ * SLOW) {
-      huge_ = false;
-      const size_t done = touched_ + HUGE_PAGE, size = (region.size() + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
-      if (done < size) madvise(region.data() + done, size - done, MADV_NOHUGEPAGE);
-    }
   }
+  huge_ = 2 * small_ <= pages_;
 }
 
 float* WeightStore::allocate(int64_t floats) {
@@ -73,7 +75,7 @@ float* WeightStore::allocate(int64_t floats) {
   bytes = (bytes + 63) / 64 * 64;
   std::lock_guard<std::mutex> lock(mutex_);
   if (regions_.empty() || bytes > free_) {
-    Block region(bytes > REGION ? bytes : REGION, huge_);
+    Block region(bytes > REGION ? bytes : REGION);
     free_ = region.size();
     touched_ = 0;
     regions_.push_back(std::move(region));

@@ -32,12 +32,12 @@ class Block {
 
 // A growing store of packed weights; addresses never move. Memory is taken in regions. Huge pages are touched one by
 // one as they are handed out: where the system takes milliseconds for each, since memory is fragmented or a virtual
-// machine's host must find them first (1.6 s instead of 0.33 for VGG16), the rest is taken in small pages.
+// machine's host must find them first (1.6 s instead of 0.33 for VGG16), most of the rest is taken in small pages.
 class WeightStore {
  public:
   float* allocate(int64_t floats);  // 64-byte aligned; throws std::bad_alloc
   int64_t bytes() const { return used_; }
-  bool huge() const { return huge_; }  // false once huge pages took too long
+  bool huge() const { return huge_; }  // false where most huge pages took too long
 
  private:
   void touch(size_t end);
@@ -46,7 +46,8 @@ class WeightStore {
   size_t free_ = 0;     // in the last region
   size_t touched_ = 0;  // of the last region
   std::atomic<bool> huge_{true};
-  int64_t pages_ = 0, nanoseconds_ = 0;  // huge pages touched so far, and what that took
+  int64_t pages_ = 0, small_ = 0;  // handed out so far; small_: in small pages
+  int64_t nanoseconds_ = 0;        // that touching the huge ones took
   int64_t used_ = 0;
 };
 

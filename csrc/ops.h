@@ -94,8 +94,11 @@ struct Conv2d {
   ConvAlgorithm algorithm;
   Activation act;
   int64_t rows_per_chunk, row_chunks, panels_per_chunk, panel_chunks;
+  int64_t depth_parts;     // as so many taps the depth of a gemm counts, else 1
   int64_t taps_per_slice;  // the depth is cut where a panel of all taps would not stay in L2
 };
+
+static inline bool cuts_depth(const Conv2d& d) { return d.taps_per_slice < d.R * d.S * d.depth_parts; }
 
 // r x r, stride 1, by F(m x m, r x r): tiles of m x m outputs, (m + r - 1)^2 products of [tiles x C] by [C x K]
 // (cpu/winograd.cpp). winograd_conv2d does it all, a block of tiles at a time: in x, weights, bias, residual. Where

@@ -377,6 +377,7 @@ class Conv2d:
     act: Activation
     algorithm: ConvAlgorithm
     chunks: int
+    depth_parts: int
     dilation_h: int
     dilation_w: int
     groups: int
@@ -1753,5 +1754,5 @@ DEFAULT_WINOGRAD: int = 4
 LARGEST_WINOGRAD: int = 6
 MAX_RANK: int = 8
 PLAN_MAGIC: bytes
-PLAN_VERSION: int = 4
+PLAN_VERSION: int = 5
 __version__: str

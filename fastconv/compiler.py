@@ -18,7 +18,7 @@ from .packing import as_float32
 from .packing_states import pack_at_run_time, turned_weight
 from .passes import optimize, plan_memory
 from .prepare import prepare
-from .selection import DEFAULT_WINOGRAD, Choice, Selection
+from .selection import DEFAULT_WINOGRAD, Choice, Selection, shape_of
 from .stems import spread
 from .target import CPU, Target
 from .views import View, reach, round_up, row_strides
@@ -64,6 +64,15 @@ def _is_ragged(graph: Graph, output: Value) -> bool:
     while node is not None and node.op == "Copy":
         node = producers.get(node.input(0))
     return node is not None and node.op == "Suppress"
+
+
+def _has_weights(node: Node) -> bool:
+    return node.op == "Conv" and node.input(1).is_const
+
+
+def _pixels(conv: Node) -> tuple[int, int]:
+    """The pixels that use a convolution's weights, and the size of those."""
+    return math.prod(conv.output.shape[:3]), conv.input(1).size
 
 
 class WeightCache:
@@ -128,19 +137,13 @@ class Compiler:
         self.packer = self.target.packer(cache.store, isa)
 
     def compile(self) -> Compiled:
+        for node in sorted(filter(_has_weights, self.graph.nodes), key=_pixels):
+            self._lower(node, Compiler._pack_early)
         for node in self.graph.nodes:
             lowering = LOWERINGS.get(node.op)
             if lowering is None:
                 raise UnsupportedOpError(f"node {node.name!r}: operator {node.op} has no kernel")
-            try:
-                lowering(self, node)
-            except MemoryError:
-                raise ModelError(f"node {node.name!r} ({node.op}): no memory for its weights") from None
-            except (TypeError, ValueError, OverflowError) as error:
-                if isinstance(error, FastconvError):
-                    raise
-                # the descriptor's own check: sizes that no kernel can address
-                raise UnsupportedOpError(f"node {node.name!r} ({node.op}): {error}") from error
+            self._lower(node, lowering)
         g = self.graph
         needed = self.plan.arena_bytes + 4 * sum(v.size for v in g.outputs)
         if needed > _physical_memory():
@@ -154,6 +157,27 @@ class Compiler:
             max(self.memory.arena_bytes, self.plan.arena_bytes),
             tuple(i for i, v in enumerate(g.outputs) if _is_ragged(g, v)),
         )
+
+    def _lower(self, node: Node, lowering: Callable[[Compiler, Node], None]) -> None:
+        try:
+            lowering(self, node)
+        except MemoryError:
+            raise ModelError(f"node {node.name!r} ({node.op}): no memory for its weights") from None
+        except (TypeError, ValueError, OverflowError) as error:
+            if isinstance(error, FastconvError):
+                raise
+            # the descriptor's own check: sizes that no kernel can address
+            raise UnsupportedOpError(f"node {node.name!r} ({node.op}): {error}") from error
+
+    def _pack_early(self, conv: Node) -> None:
+        """Weights that few pixels use come first, small ones first: they are read from memory, and huge pages are few.
+
+        WeightStore (csrc/memory.h) takes small pages where the system is slow to find more; layers of many pixels
+        lose little by them.
+        """
+        choice = self.selection.choose(shape_of(conv), constant=True).choice
+        if choice.algorithm in ("gemm", "implicit", "winograd"):
+            self.packed(conv, choice)
 
     # -- where things are ---------------------------------------------------------------------------------------
     def view(self, value: Value) -> View:

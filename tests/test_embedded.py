@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import onnx
 import pytest
 
 import fastconv
+from bench.embedded import LARGEST, program_bytes
 from fastconv import _core
 from fastconv.model import Model
 from fastconv.models import LayerSource
@@ -252,3 +254,8 @@ def test_kernels_that_a_plan_does_not_use_are_dropped(plan: Path, photo: Path, c
     done = embedded.run(TARGET, small, other, photo)
     assert done.returncode == 1 and "other.fcplan: this build leaves softmax out" in done.stderr
     assert "FASTCONV_KERNELS" in done.stderr
+
+
+def test_the_size_of_a_program() -> None:
+    """With MobileNetV2's kernels and one instruction set, the C++ runtime included: LARGEST bytes, 600 kB."""
+    assert program_bytes(True, replace(TARGET, levels=TARGET.levels[-1:])) <= LARGEST == 600_000

@@ -5,17 +5,12 @@
 // rows, so that a thread finds in its own caches what it wrote in the operation before (conv_checks.cpp). The reduction
 // runs in one order, (r, s, c), in one accumulator per output, so that results depend on neither tiles nor threads.
 #include "cpu/half_tile.h"
+#include "cpu/stagger.h"
 
 namespace fastconv {
 namespace FASTCONV_ISA {
 
 namespace {
-
-struct Pixel {
-  int64_t n, p, q;
-};
-
-inline Pixel pixel_of(const Conv2d& d, int64_t row) { return {row / (d.P * d.Q), row / d.Q % d.P, row % d.Q}; }
 
 struct Scratch {
   const float** pointers;  // taps x rows
@@ -64,7 +59,7 @@ int64_t gather(const Conv2d& d, const float* x, Pixel& at, int64_t rows, const S
   return live;
 }
 
-// One filter row is one run of memory; x holds its own padding. The filter rows lie d.dilation_h image rows apart.
+// One filter row is one run of memory; x needs no padding. The filter rows lie d.dilation_h image rows apart.
 int64_t gather_runs(const Conv2d& d, const float* x, Pixel& at, int64_t rows, const Scratch& s) {
   const float* base = nullptr;
   for (int64_t i = 0; i < rows; i++) {
@@ -79,10 +74,19 @@ int64_t gather_runs(const Conv2d& d, const float* x, Pixel& at, int64_t rows, co
   return d.R;
 }
 
+// 1x1 with a stride and without padding: each pixel is a run of its own.
+bool strided_points(const Conv2d& d) {
+  return d.algorithm == ConvAlgorithm::implicit && d.R * d.S == 1 && d.pad_t == 0 && d.pad_l == 0 &&
+         (d.P - 1) * d.stride_h < d.H && (d.Q - 1) * d.stride_w < d.W;
+}
+
 int64_t gather_rows(const Conv2d& d, const float* x, int64_t row, int64_t rows, const Scratch& s) {
-  for (int64_t i = 0; i < rows; i++) s.pointers[i] = x + (row + i) * d.x_ld;
-  s.taps[0] = 0;
-  return 1;
+  const int64_t len = d.C / d.groups / d.depth_parts;
+  for (int64_t k = 0; k < d.depth_parts; k++) {
+    for (int64_t i = 0; i < rows; i++) s.pointers[k * rows + i] = x + (row + i) * d.x_ld + k * len;
+    s.taps[k] = (int32_t)k;
+  }
+  return d.depth_parts;
 }
 
 // Of the taps that gather() found, those in [begin, end).
@@ -99,7 +103,7 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
                int64_t row_begin, int64_t row_end, Fetch after) {
   const int64_t Cg = d.C / d.groups, Kg = d.K / d.groups;
   const bool runs = d.algorithm == ConvAlgorithm::row_run, gemm = d.algorithm == ConvAlgorithm::gemm;
-  const int64_t taps = runs ? d.R : d.R * d.S, len = runs ? d.S * Cg : Cg;
+  const int64_t taps = runs ? d.R : d.R * d.S * d.depth_parts, len = runs ? d.S * Cg : Cg / d.depth_parts;
   const int nv = panels.width(panel);
   const int64_t first = panels.start(panel) * Vec::N, columns = min_i(Kg - first, nv * Vec::N);
   const int64_t k = group * Kg + first;
@@ -110,16 +114,20 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
   t.w = b.in[1] + (group * panels.vectors + panels.start(panel)) * Vec::N * taps * len;
   t.w_ld = nv * Vec::N;
   t.res_ld = d.res_ld;
+  t.runs = runs;
   t.run = runs ? d.dilation_h * d.x_row : 0;
   t.tail = (int)(columns - (nv - 1) * Vec::N);
 
-  // A stem's outputs are cut line by line: within a line each block lies as far behind the one before, as in a product.
-  const bool lines = runs && d.Q >= 4 * ROWS[nv], even = gemm || lines;
-  const bool halves = gemm && HALF_ROWS[nv] && 2 * t.tail <= Vec::N && (row_end - row_begin) % 2 == 0;
+  // A stem's outputs are cut line by line, and those of a strided 1x1: within a line each block lies as far behind the
+  // one before, as in a product.
+  const bool halves = gemm && !cuts_depth(d) && HALF_ROWS[nv] && 2 * t.tail <= Vec::N && (row_end - row_begin) % 2 == 0;
   const auto cut = [&](int64_t rows) { return halves ? RowBlocks(rows, HALF_ROWS[nv], 2) : RowBlocks(rows, nv); };
-  const auto find = halves ? find_half_tile : runs ? find_tile<true> : find_tile<false>;
-  const int64_t all_blocks =
-      lines ? (row_end - row_begin + d.Q - 1) / d.Q * cut(d.Q).count : cut(row_end - row_begin).count;
+  const auto find = halves ? find_half_tile : find_tile;
+  const int64_t through = cut(row_end - row_begin).count;
+  const int64_t by_line = (row_end - row_begin + d.Q - 1) / d.Q * cut(d.Q).count;
+  const bool points = strided_points(d) && 10 * by_line <= 11 * through;  // short lines are worse than no lines
+  const bool lines = (runs && d.Q >= 4 * ROWS[nv]) || points, even = gemm || lines;
+  const int64_t all_blocks = lines ? by_line : through;
   const int64_t slice = runs ? taps : min_i(taps, d.taps_per_slice), tap_bytes = len * t.w_ld * 4;
   const Activation none = {Func::identity, 0, 0};
   const bool clips = d.act.func == Func::clip || d.act.func == Func::identity;
@@ -145,17 +153,17 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
       for (int64_t i = 0; i < blocks.count; i += t.count) {
         const int64_t at = from + blocks.start(i), rows = blocks.size(i);
         t.count = even ? blocks.same(i) : 1;
-        t.a_step = rows * (runs ? d.stride_w : 1) * d.x_ld;
+        t.a_step = rows * (lines ? d.stride_w : 1) * d.x_ld;
         if (lines) pixel = pixel_of(d, at);
-        t.n_taps = gemm   ? gather_rows(d, x, at, rows, s)
-                   : runs ? gather_runs(d, x, pixel, rows, s)
-                          : gather(d, x, pixel, rows, s);
+        t.n_taps = gemm             ? gather_rows(d, x, at, rows, s)
+                   : runs || points ? gather_runs(d, x, pixel, rows, s)
+                                    : gather(d, x, pixel, rows, s);
         t.a = s.pointers;
-        t.taps = runs ? nullptr : s.taps;
+        t.taps = runs || points ? nullptr : s.taps;
         float* sums = s.sums + (at - row_begin) * t.w_ld;
-        const bool first = tap == 0, last = end == taps;
-        if (!first || !last) keep_taps(t, rows, tap, end);
-        t.start = first ? nullptr : sums;
+        const bool fresh = tap == 0, last = end == taps;
+        if (!fresh || !last) keep_taps(t, rows, tap, end);
+        t.start = fresh ? nullptr : sums;
         t.start_ld = t.w_ld;
         t.y = last ? b.out + at * d.y_ld + k : sums;
         t.cold = last && !even;
@@ -164,7 +172,9 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
         t.bias = b.in[2] ? b.in[2] + k : nullptr;
         t.residual = last && b.in[3] ? b.in[3] + at * d.res_ld + k : nullptr;
         t.next = next;
-        next += t.next_step * t.n_taps * len * t.count;
+        const int64_t fetched = t.next_step * t.n_taps * len * t.count;
+        prefetch_pages(next, fetched);
+        next += fetched;
         (i < blocks.more ? large : small)(t);
       }
     }
@@ -184,8 +194,18 @@ void conv2d(const Conv2d& d, const Buffers& b, int64_t begin, int64_t end) {
   const int64_t zeros = (Cg + 15) / 16 * 16;
   for (int64_t c = 0; c < zeros; c++) s.zeros[c] = 0;
   s.sums = s.zeros + zeros;
-  s.pointers = (const float**)(s.sums + (d.taps_per_slice < d.R * d.S ? d.rows_per_chunk * MAX_NV * Vec::N : 0));
-  s.taps = (int32_t*)(s.pointers + d.R * d.S * 16);
+  s.pointers = (const float**)(s.sums + (cuts_depth(d) ? d.rows_per_chunk * MAX_NV * Vec::N : 0));
+  s.taps = (int32_t*)(s.pointers + d.R * d.S * d.depth_parts * 16);
+
+  if (const int64_t group = staggered_rows(d, b)) {
+    const int64_t row_begin = begin * d.rows_per_chunk, row_end = min_i(M, end * d.rows_per_chunk);
+    const Range rows = staggered_range(d, group, row_begin, row_end);
+    for (int64_t p = 0; p < panels.count; p++) {
+      if (row_begin < rows.begin) run_panel(d, b, s, 0, panels, p, row_begin, rows.begin, {nullptr, 0});
+      if (rows.end < row_end) run_panel(d, b, s, 0, panels, p, rows.end, row_end, {nullptr, 0});
+    }
+    return run_staggered(d, b, rows, fetched_during(b, begin, end));
+  }
 
   // Neighbouring chunks are the panels of one range of rows; who has several ranges reads each panel once for all.
   const int64_t parts = d.groups * d.panel_chunks;

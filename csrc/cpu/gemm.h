@@ -15,7 +15,8 @@ namespace FASTCONV_ISA {
 
 struct Tile {
   const float* const* a;  // live taps x rows
-  int64_t run;            // RUNS: `a` holds the rows of the first tap alone, each other tap lies so many floats behind
+  bool runs = false;      // `a` holds the rows of the first tap alone, each other tap lies `run` floats behind
+  int64_t run = 0;
   int64_t count, a_step;  // blocks of rows; `a` holds those of the first, each other block lies so many floats behind
   const int32_t* taps;    // which tap of the weights each row of `a` belongs to; null: 0, 1, 2 ...
   int64_t n_taps, len;    // len: elements per tap
@@ -45,6 +46,12 @@ static inline int64_t fetch_step(int nv, int64_t bytes, int64_t steps) {
 
 // The next weights arrive while this panel computes: without it 7x7 layers wait for memory.
 static inline void prefetch_l2(const char* p) { __builtin_prefetch(p, 0, 2); }
+
+// A prefetch holds the loop up until its page is found (some 80 ns in a virtual machine): the pages of `bytes` from p
+// on are found at once, several at a time.
+static inline void prefetch_pages(const char* p, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 4096) prefetch_l2(p + i);
+}
 
 // residual and y: of this block. Inlined, or the accumulators lie in memory.
 template <int MR, int NV>
@@ -120,7 +127,7 @@ __attribute__((always_inline)) static inline void finish_tile(const Tile& t, con
 }
 
 // Not static: the linker keeps one copy for convolutions, Winograd and dense layers, 180 kB less on AVX-512.
-template <int MR, int NV, bool RUNS = false>
+template <int MR, int NV>
 void tile(const Tile& t) {
   constexpr int V = Vec::N;
   // Where the accumulators leave no register for all weights, the last vector is a memory operand of its FMAs.
@@ -129,8 +136,8 @@ void tile(const Tile& t) {
   const char* next = t.next;
   const float *start = t.start, *residual = t.residual;
   float* y = t.y;
+  const int64_t pointers = t.runs ? 0 : MR;  // from tap to tap
   for (int64_t block = 0; block < t.count; block++) {
-    const int64_t behind = block * t.a_step;
     Vec acc[MR][NV];
     if (start) {
 #pragma GCC unroll 16
@@ -158,10 +165,12 @@ void tile(const Tile& t) {
         if (residual) __builtin_prefetch(residual + i * t.res_ld + j * V, 0, 3);
       }
     }
-    for (int64_t k = 0; k < t.n_taps; k++) {
+    const float* const* a = t.a;
+    int64_t offset = block * t.a_step;
+    for (int64_t k = 0; k < t.n_taps; k++, a += pointers, offset += t.run) {
       const float* p[MR];
 #pragma GCC unroll 16
-      for (int i = 0; i < MR; i++) p[i] = (RUNS ? t.a[i] + k * t.run : t.a[k * MR + i]) + behind;
+      for (int i = 0; i < MR; i++) p[i] = a[i] + offset;
       const float* w = t.w + (t.taps ? t.taps[k] : k) * t.len * t.w_ld;
       for (int64_t c = 0; c < t.len; c++, w += t.w_ld) {
         Vec held[NV];
@@ -214,23 +223,22 @@ static inline Fetch next_operation(const Buffers& b, int64_t chunk, bool residen
 
 using TileFunction = void (*)(const Tile&);
 
-template <int NV, bool RUNS, int MR = ROWS[NV]>
+template <int NV, int MR = ROWS[NV]>
 static inline TileFunction tile_of_rows(int64_t rows) {
   if constexpr (MR == 0) {
     return nullptr;
   } else {
-    return rows == MR ? tile<MR, NV, RUNS> : tile_of_rows<NV, RUNS, MR - 1>(rows);
+    return rows == MR ? tile<MR, NV> : tile_of_rows<NV, MR - 1>(rows);
   }
 }
 
 // The tile of nv vectors and `rows` rows; both within ROWS and MAX_NV.
-template <bool RUNS = false>
 static inline TileFunction find_tile(int nv, int64_t rows) {
-  if (nv == 1) return tile_of_rows<1, RUNS>(rows);
-  if (nv == 2) return tile_of_rows<2, RUNS>(rows);
+  if (nv == 1) return tile_of_rows<1>(rows);
+  if (nv == 2) return tile_of_rows<2>(rows);
   if constexpr (MAX_NV == 4) {
-    if (nv == 3) return tile_of_rows<3, RUNS>(rows);
-    if (nv == 4) return tile_of_rows<4, RUNS>(rows);
+    if (nv == 3) return tile_of_rows<3>(rows);
+    if (nv == 4) return tile_of_rows<4>(rows);
   }
   return nullptr;
 }

@@ -45,6 +45,39 @@ Inputs find_inputs(const Linear& d, const float* x, int32_t* list) {
   return {list, n};
 }
 
+// What gemm.h's finish_tile does, for sums in memory: a stream ends once in a panel, and inlined into each this was
+// half of its code.
+__attribute__((noinline)) void finish_stream(const Tile& t, float* sums, int rows, int nv) {
+  constexpr int V = Vec::N;
+  const bool clip = t.act->func == Func::clip, in_place = clip || t.act->func == Func::identity;
+  const Vec lo = set1(clip ? t.act->alpha : -__builtin_inff()), hi = set1(clip ? t.act->beta : __builtin_inff());
+  const auto put = [&](int i, int j, Vec v) {
+    float* y = t.y + i * t.y_ld + j * V;
+    if (j < nv - 1 || t.tail == V) return store(y, v);
+    store_n(y, v, t.tail);
+  };
+  for (int i = 0; i < rows; i++) {
+    for (int j = 0; j < nv; j++) {
+      float* sum = sums + (i * nv + j) * V;
+      Vec v = load(sum);
+      if (t.residual) {
+        const float* r = t.residual + i * t.res_ld + j * V;
+        v = add(v, j < nv - 1 || t.tail == V ? load(r) : load_n(r, t.tail));
+      }
+      if (in_place) {
+        put(i, j, min(hi, max(lo, v)));
+      } else {
+        store(sum, v);
+      }
+    }
+  }
+  if (in_place) return;
+  activate_row(*t.act, sums, rows * nv * V);
+  for (int i = 0; i < rows; i++) {
+    for (int j = 0; j < nv; j++) put(i, j, load(sums + (i * nv + j) * V));
+  }
+}
+
 // Few rows, weights from memory: one tile as wide as the panel. Its depth is read in STREAMS parts side by side, which
 // go to the same sums, and fetched AHEAD bytes ahead, past the pages at which the prefetcher of the CPU stops. Where
 // inputs are left out, every line is fetched: there is no row of lines that a prefetcher could follow.
@@ -82,18 +115,21 @@ void stream(const Tile& t) {
       }
       step(t.inputs[i], false);
     }
-    return finish_tile<MR, NV>(t, t.residual, t.y, acc);
-  }
-  if (t.cold) {
-    for (int64_t c = 0; c < part; c++) {
+  } else {
+    int64_t c = 0;
+    for (; t.cold && c < part; c++) {
 #pragma GCC unroll 8
       for (int s = 0; s < STREAMS; s++) step(s * part + c, true);
     }
-  } else {
-    for (int64_t c = 0; c < STREAMS * part; c++) step(c, false);
+    for (c *= STREAMS; c < t.len; c++) step(c, false);
   }
-  for (int64_t c = STREAMS * part; c < t.len; c++) step(c, false);
-  finish_tile<MR, NV>(t, t.residual, t.y, acc);
+  alignas(64) float sums[MR * NV * V];
+#pragma GCC unroll 3
+  for (int i = 0; i < MR; i++) {
+#pragma GCC unroll 8
+    for (int j = 0; j < NV; j++) store(sums + (i * NV + j) * V, acc[i][j]);
+  }
+  finish_stream(t, sums, MR, NV);
 }
 
 template <int NV>

@@ -8,24 +8,22 @@
 namespace fastconv {
 namespace cuda {
 
-static int forced_tile = -1, forced_slices = 1;
-
-void force_conv(int tile, int slices) { forced_tile = tile < TILES + HOPPER_TILES ? tile : -1, forced_slices = slices; }
-
 // Whether sm_90a's kernel is for this card, or a test asks for it.
-static bool hopper_wanted(int capability) { return forced_tile < 0 ? capability == 90 : forced_tile >= TILES; }
-
-static ConvChoice forced_choice(int64_t steps) {
-  const int64_t per = ceil_div(steps, max_i(1, min_i(forced_slices, steps)));
-  return {forced_tile, (int)ceil_div(steps, per), (int)per};
+static bool hopper_wanted(int capability, const Forced& forced) {
+  return forced.tile < 0 ? capability == 90 : forced.tile >= TILES;
 }
 
-ConvChoice choose_conv(int64_t M, int64_t K, int64_t groups, int64_t steps, int multiprocessors) {
+static ConvChoice forced_choice(int64_t steps, const Forced& forced) {
+  const int64_t per = ceil_div(steps, max_i(1, min_i(forced.slices, steps)));
+  return {forced.tile, (int)ceil_div(steps, per), (int)per};
+}
+
+ConvChoice choose_conv(int64_t M, int64_t K, int64_t groups, int64_t steps, int multiprocessors, const Forced& forced) {
   // Relative cost of a step and of a block's start and end, in units of 64 x 64 outputs; nothing here is measured yet.
   constexpr double START = 6.0, SLICE = 3.0;
   ConvChoice best{0, 1, (int)steps};
   double least = 0;
-  if (forced_tile >= 0 && forced_tile < TILES) return forced_choice(steps);
+  if (forced.tile >= 0 && forced.tile < TILES) return forced_choice(steps, forced);
   for (int t = 0; t < TILES; t++) {
     const Tile& tile = TILE[t];
     const double area = tile.rows * tile.columns / 4096.0, edge = (tile.rows + tile.columns) / 128.0;
@@ -45,10 +43,10 @@ ConvChoice choose_conv(int64_t M, int64_t K, int64_t groups, int64_t steps, int 
   return best;
 }
 
-ConvChoice choose_hopper(int64_t M, int64_t K, int64_t steps, int multiprocessors) {
+ConvChoice choose_hopper(int64_t M, int64_t K, int64_t steps, int multiprocessors, const Forced& forced) {
   // In units of a step of 128 x 128: of a block's start and end, and of its partial sums; nothing here is measured yet.
   constexpr double START = 6.0, SLICE = 4.0, STEP_COST[HOPPER_TILES] = {1.9, 1.0, 0.65};
-  if (forced_tile >= TILES) return forced_choice(steps);
+  if (forced.tile >= TILES) return forced_choice(steps, forced);
   ConvChoice best{TILES, 1, (int)steps};
   double least = 0;
   for (int t = 0; t < HOPPER_TILES; t++) {
@@ -89,9 +87,10 @@ Conv2d as_conv(const Linear& l) {
 }  // namespace
 
 int64_t partial_floats(int64_t M, int64_t K, int64_t groups, int64_t depth, int64_t taps, const Machine& m) {
-  int64_t slices = choose_conv(M, K / groups, groups, steps_of(depth, m.precision), m.multiprocessors).slices;
-  if (hopper_wanted(m.capability) && m.precision != Precision::fp32 && groups == 1 && depth > 0)
-    slices = max_i(slices, choose_hopper(M, K, hopper_steps(depth, taps, m.precision), m.multiprocessors).slices);
+  const int64_t steps = steps_of(depth, m.precision), by_tap = hopper_steps(depth, taps, m.precision);
+  int64_t slices = choose_conv(M, K / groups, groups, steps, m.multiprocessors, m.forced).slices;
+  if (hopper_wanted(m.capability, m.forced) && m.precision != Precision::fp32 && groups == 1 && depth > 0)
+    slices = max_i(slices, choose_hopper(M, K, by_tap, m.multiprocessors, m.forced).slices);
   return slices > 1 ? slices * M * K : 0;
 }
 
@@ -105,7 +104,7 @@ int64_t workspace_floats(const Linear& d, const Machine& m) {
 
 static void run_hopper(ConvArguments a, const Call& c, float* partial) {
   a.steps = narrow(hopper_steps(a.depth, a.depth / a.C, c.precision));
-  const ConvChoice choice = choose_hopper(a.M, a.K, a.steps, c.multiprocessors);
+  const ConvChoice choice = choose_hopper(a.M, a.K, a.steps, c.multiprocessors, c.forced);
   a.steps_per_slice = choice.steps_per_slice;
   a.partial = choice.slices > 1 ? partial : nullptr;
   launch_conv_hopper(a, choice, c.precision, c.stream);
@@ -121,7 +120,7 @@ void run_product(ConvArguments a, const Call& c, float* partial) {
   const int64_t width = width_of(c.precision);
   narrow(a.M);
   a.steps = narrow(steps_of(a.depth, c.precision));
-  const ConvChoice choice = choose_conv(a.M, a.K, a.groups, a.steps, c.multiprocessors);
+  const ConvChoice choice = choose_conv(a.M, a.K, a.groups, a.steps, c.multiprocessors, c.forced);
   a.steps_per_slice = choice.steps_per_slice;
   a.partial = choice.slices > 1 ? partial : nullptr;
   const auto wide = [&](const void* p, std::initializer_list<int64_t> strides) {
@@ -132,7 +131,7 @@ void run_product(ConvArguments a, const Call& c, float* partial) {
   a.wide_y = wide(a.y, {a.y_ld, a.y_row, a.y_image, a.groups == 1 ? 0 : a.K}) &&
              (!a.residual || wide(a.residual, {a.res_ld, a.res_row, a.res_image}));
   const bool wide_x = wide(a.x, {a.x_ld, a.x_row, a.x_image, a.C});
-  const bool suits = hopper_wanted(c.capability) && (forced_tile >= TILES || suits_hopper(a, width));
+  const bool suits = hopper_wanted(c.capability, c.forced) && (c.forced.tile >= TILES || suits_hopper(a, width));
   if (c.precision != Precision::fp32 && wide_x && suits && hopper_can(a) && hopper_built())
     return run_hopper(a, c, partial);
   switch (c.precision) {

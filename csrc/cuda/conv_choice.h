@@ -20,23 +20,22 @@ struct ConvChoice {
 
 // steps: of 128 bytes of depth. The tile with the least estimated time wins: blocks go by in waves over the
 // multiprocessors, a step takes as long as its operands and its arithmetic, slices cost their partial sums.
-ConvChoice choose_conv(int64_t M, int64_t K, int64_t groups, int64_t steps, int multiprocessors);
+ConvChoice choose_conv(int64_t M, int64_t K, int64_t groups, int64_t steps, int multiprocessors,
+                       const Forced& forced = {});
 
 constexpr int HOPPER_TILES = 3;  // numbered behind the others: 128 rows by
 constexpr int HOPPER_COLUMNS[HOPPER_TILES] = {256, 128, 64};
 
 // The same among the tiles of conv_wgmma.cuh, a block of which has a multiprocessor for itself. steps: of 128 bytes of
 // a tap.
-ConvChoice choose_hopper(int64_t M, int64_t K, int64_t steps, int multiprocessors);
+ConvChoice choose_hopper(int64_t M, int64_t K, int64_t steps, int multiprocessors, const Forced& forced = {});
 
 // Whether F(4x4, 3x3) (winograd.cu) should take less time in float32 than the direct product, for a 3x3 convolution of
 // stride and dilation 1 in one group. FASTCONV_CUDA_WINOGRAD=0 in the environment: never.
 bool choose_winograd(int64_t N, int64_t P, int64_t Q, int64_t C, int64_t K, int multiprocessors);
 
-// For tests and for measuring: this tile and number of slices from now on, tile -1 for the usual choice.
-void force_conv(int tile, int slices);
-
-// The same for Winograd: wanted 1 wherever its kernels can, 0 never, -1 as the rule says; tiles at a time, 0: the most.
+// For tests and for measuring, of Winograd: wanted 1 wherever its kernels can, 0 never, -1 as the rule says; tiles at a
+// time, 0: the most.
 void force_winograd(int wanted, int64_t tiles);
 
 }  // namespace cuda

@@ -11,6 +11,11 @@ namespace cuda {
 // How tensors are stored, and which units multiply. tf32 stores float32 and rounds what the tensor cores read.
 enum class Precision : int32_t { fp32, tf32, fp16, bf16 };
 
+// For tests and for measuring: this tile and number of slices for every product, tile -1: the usual choice.
+struct Forced {
+  int tile = -1, slices = 1;
+};
+
 struct Call {
   const void* in[4];  // of the storage type but where weights.py says float32
   void* out;
@@ -19,6 +24,7 @@ struct Call {
   Precision precision;
   int multiprocessors;
   int capability;  // of the device, 10 major + minor
+  Forced forced;   // as in the plan's Machine
   cudaStream_t stream;
 };
 
@@ -32,6 +38,7 @@ bool present(Op op);  // whether the GPU has a kernel for it: absent.def
 struct Machine {
   Precision precision;
   int multiprocessors, capability;  // capability: 10 major + minor
+  Forced forced;
 };
 
 int64_t workspace_floats(const Conv2d& d, const Machine& m);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include <algorithm>
+#include <mutex>
 #include <vector>
 
 #include "conv_launch.h"
@@ -29,6 +30,16 @@ struct Operation {
 #undef KERNEL
   };
 };
+
+// A device must not be waited for while a stream of it is being captured, by whatever thread: who does one of them
+// holds this lock of the calling thread's device. (Streams that other libraries capture are theirs to look after.)
+static std::mutex& capture_lock() {
+  constexpr int LOCKS = 64;  // devices beyond share them
+  static std::mutex locks[LOCKS];
+  int device = 0;
+  check(cudaGetDevice(&device), "device");
+  return locks[device % LOCKS];
+}
 
 // Operations on fixed operands, and the graph of their launches. One run at a time.
 class Plan {
@@ -74,7 +85,7 @@ class Plan {
     }
     std::rotate(replays_.begin() + at, replays_.begin() + at + 1, replays_.end());  // the latest stands last
     cudaGraphExec_t& exec = replays_.back().exec;
-    if (!exec) exec = capture(externals, arena, workspace);
+    if (!exec) exec = instantiate(capture(externals, arena, workspace));
     check(cudaGraphLaunch(exec, stream_), "graph launch");
   }
 
@@ -149,6 +160,7 @@ class Plan {
     c.precision = machine_.precision;
     c.multiprocessors = machine_.multiprocessors;
     c.capability = machine_.capability;
+    c.forced = machine_.forced;
     c.stream = stream_;
     switch (o.op) {
 #define KERNEL(name, Descriptor) \
@@ -164,7 +176,8 @@ class Plan {
     for (const Operation& o : operations_) launch_one(o, externals, arena, workspace);
   }
 
-  cudaGraphExec_t capture(void* const* externals, char* arena, float* workspace) {
+  cudaGraph_t capture(void* const* externals, char* arena, float* workspace) {
+    const std::lock_guard<std::mutex> hold(capture_lock());
     cudaGraph_t graph = nullptr;
     check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "capture");
     try {
@@ -175,6 +188,10 @@ class Plan {
       throw;
     }
     check(cudaStreamEndCapture(stream_, &graph), "end of capture");
+    return graph;
+  }
+
+  cudaGraphExec_t instantiate(cudaGraph_t graph) {
     cudaGraphExec_t exec = nullptr;
     const cudaError_t error = cudaGraphInstantiate(&exec, graph, 0);
     cudaGraphDestroy(graph);
@@ -208,6 +225,8 @@ using namespace fastconv::cuda;
 namespace {
 
 thread_local std::string last_error;
+
+Forced forced;  // of the plans to come
 
 // What every interface function does: no exception crosses into C.
 template <class Body>
@@ -291,6 +310,14 @@ API int fastconv_cuda_upload(void* to, const void* from, int64_t bytes) {
 API int fastconv_cuda_download(void* to, const void* from, int64_t bytes) {
   return guarded([&] { check(cudaMemcpy(to, from, (size_t)bytes, cudaMemcpyDeviceToHost), "download"); });
 }
+// The device that this memory lies on; -1 where every device reaches it (managed, pinned) or CUDA does not know it.
+API int fastconv_cuda_device_of(const void* p, int* device) {
+  return guarded([&] {
+    cudaPointerAttributes a;
+    check(cudaPointerGetAttributes(&a, p), "address");
+    *device = a.type == cudaMemoryTypeDevice ? a.device : -1;
+  });
+}
 // kind: 1 to the device, 2 to the host, 3 on the device
 API int fastconv_cuda_copy(void* to, const void* from, int64_t bytes, int kind, cudaStream_t stream) {
   return guarded([&] { check(cudaMemcpyAsync(to, from, (size_t)bytes, (cudaMemcpyKind)kind, stream), "copy"); });
@@ -306,7 +333,10 @@ API int fastconv_cuda_synchronize(cudaStream_t stream) {
 }
 // Until all that was started on this thread's device, by anybody, is done.
 API int fastconv_cuda_synchronize_device() {
-  return guarded([&] { check(cudaDeviceSynchronize(), "synchronize"); });
+  return guarded([&] {
+    const std::lock_guard<std::mutex> hold(capture_lock());
+    check(cudaDeviceSynchronize(), "synchronize");
+  });
 }
 API int fastconv_cuda_convert(const void* x, int x_float, void* y, int y_float, int64_t n, int precision,
                               cudaStream_t stream) {
@@ -316,7 +346,7 @@ API int fastconv_cuda_convert(const void* x, int x_float, void* y, int y_float, 
 API int fastconv_cuda_plan(int precision, int multiprocessors, int capability, cudaStream_t stream,
                            fastconv::cuda::Plan** plan) {
   return guarded(
-      [&] { *plan = new fastconv::cuda::Plan({(Precision)precision, multiprocessors, capability}, stream); });
+      [&] { *plan = new fastconv::cuda::Plan({(Precision)precision, multiprocessors, capability, forced}, stream); });
 }
 API int fastconv_cuda_plan_destroy(fastconv::cuda::Plan* plan) {
   return guarded([&] { delete plan; });
@@ -359,8 +389,10 @@ API int fastconv_cuda_time(fastconv::cuda::Plan* plan, void* const* externals, i
 }
 // Convolutions that sm_90a's own kernel was launched for, so far; -1 where this library or this device has none.
 API int64_t fastconv_cuda_hopper_launches() { return hopper_built() ? hopper_launches() : -1; }
+// For tests and for measuring: the tile and the slices of plans that are made from now on; those that there are keep
+// theirs, for which their workspaces are. tile -1: the usual choice.
 API int fastconv_cuda_force(int tile, int slices) {
-  return guarded([&] { force_conv(tile, slices); });
+  return guarded([&] { forced = {tile < TILES + HOPPER_TILES ? tile : -1, slices}; });
 }
 API int fastconv_cuda_force_winograd(int wanted, int64_t tiles) {
   return guarded([&] { force_winograd(wanted, tiles); });

@@ -29,7 +29,7 @@ import numpy.typing as npt
 from ..errors import ShapeError
 from .library import Device, Memory
 
-CUDA = 2  # DLPack's kDLCUDA
+CPU, CUDA, MANAGED = 1, 2, 13  # DLPack's kDLCPU, kDLCUDA, kDLCUDAManaged
 
 
 class _DLDataType(Structure):
@@ -167,37 +167,44 @@ class Borrowed:
 
 
 def borrow(value: Any, owner: Device, stream: int, where: str) -> Borrowed | None:
-    """`value` if it lies on a GPU, else None. Work of its owner is waited for: by DLPack on `stream`; what has only the
+    """`value` if it lies on a GPU, else None. DLPack goes first; where its kind of memory is none of ours, as pinned
+    memory, the interface tells. Work of the array's owner is waited for: by DLPack on `stream`; what comes by the
     interface names its stream, or None where nothing is under way, and before its version 3 (torch has 2) it says
     nothing, so that the whole device is waited for.
 
-    Raises ShapeError for one on another GPU, that is not contiguous, or not of float32 (or float16: see the executor).
+    Raises ShapeError for one in another GPU's memory (managed memory is every GPU's) or that is not contiguous; by
+    DLPack also for types but float32 and float16. What comes by the interface may have any type: see the executor.
     """
     if isinstance(value, DeviceArray) and value.owner is owner:
         return Borrowed(value.memory.address, value.shape, "f4", value)
     if hasattr(value, "__dlpack_device__") and hasattr(value, "__dlpack__"):
-        return _borrow_dlpack(value, owner, stream, where)
+        kind = int(value.__dlpack_device__()[0])
+        if kind in (CUDA, MANAGED):
+            return _borrow_dlpack(value, owner, stream, where)
+        if kind == CPU:
+            return None
     if hasattr(value, "__cuda_array_interface__"):
         a = value.__cuda_array_interface__
         shape, strides = tuple(a["shape"]), a.get("strides")
         dtype = np.dtype(a["typestr"])
         if strides is not None and tuple(strides) != _dense(shape, dtype.itemsize):
             raise ShapeError(f"{where}: an array on the GPU must be contiguous, got strides {tuple(strides)}")
+        address = a["data"][0]
+        if address and not owner.holds(address):
+            raise ShapeError(f"{where}: the array is on another GPU than the model, which is on cuda:{owner.number}")
         if a.get("version", 0) < 3:
             owner.use()
             owner.call("synchronize_device")
         elif a.get("stream") is not None:
             owner.use()
             owner.call("synchronize", c_void_p(None if a["stream"] == 1 else a["stream"]))  # 1: the default one
-        return Borrowed(a["data"][0], shape, dtype.str, value)
+        return Borrowed(address, shape, dtype.str, value)
     return None
 
 
-def _borrow_dlpack(value: Any, owner: Device, stream: int, where: str) -> Borrowed | None:
+def _borrow_dlpack(value: Any, owner: Device, stream: int, where: str) -> Borrowed:
     kind, number = value.__dlpack_device__()
-    if int(kind) != CUDA:
-        return None
-    if number != owner.number:
+    if int(kind) == CUDA and number != owner.number:
         raise ShapeError(f"{where}: the array is on cuda:{number}, the model on cuda:{owner.number}")
     capsule = value.__dlpack__(stream=stream)
     address = pythonapi.PyCapsule_GetPointer(capsule, b"dltensor")

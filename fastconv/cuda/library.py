@@ -37,6 +37,7 @@ _SIGNATURES = {
     "allocate_host": [c_int64, POINTER(c_void_p)],
     "free_host": [c_void_p],
     "upload": [c_void_p, c_void_p, c_int64],
+    "device_of": [c_void_p, POINTER(c_int)],
     "download": [c_void_p, c_void_p, c_int64],
     "copy": [c_void_p, c_void_p, c_int64, c_int, c_void_p],
     "stream": [POINTER(c_void_p)],
@@ -152,6 +153,12 @@ class Device:
     def use(self) -> None:
         """Make this the calling thread's device."""
         self.call("set_device", self.number)
+
+    def holds(self, address: int) -> bool:
+        """Whether this GPU may read memory at that address: all but what another one allocated for itself."""
+        number = c_int(-1)
+        self.call("device_of", c_void_p(address), byref(number))
+        return number.value in (-1, self.number)
 
     def destroy(self, what: str, handle: c_void_p) -> None:
         """Destroy a plan or a stream, errors aside; nothing in the child of a fork, whose driver does not answer."""

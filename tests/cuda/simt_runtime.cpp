@@ -1,10 +1,14 @@
 // The emulated run-time library: memory, streams that run at once, graphs that are lists of calls. What the default
 // stream copies to the device is there when somebody waits for it, not when cudaMemcpy returns: streams that do not
-// block never wait. An error of a call is the last one, too, until that is asked for.
+// block never wait. An error of a call is the last one, too, until that is asked for. All devices are one, but each
+// allocation knows for which it was made. Kernels run on one thread at a time; another may wait for the device
+// meanwhile.
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <time.h>
 
+#include <atomic>
+#include <mutex>
 #include <new>
 #include <vector>
 
@@ -29,14 +33,19 @@ namespace {
 constexpr size_t HEAP = size_t(512) << 20, GAP = 512;
 std::string shown;
 thread_local cudaError_t last_error = cudaSuccess;
+thread_local int current_device = 0;
+std::map<uintptr_t, int> device_of;  // allocations
+std::atomic<int> captures{0};        // streams that are being captured, by any thread
 
 struct Upload {
   char* to;
   std::vector<char> bytes;
 };
 std::vector<Upload> uploads;  // on the default stream, under way
+std::mutex uploads_lock;
 
 void finish_uploads() {
+  const std::lock_guard<std::mutex> hold(uploads_lock);
   for (const Upload& u : uploads) memcpy(u.to, u.bytes.data(), u.bytes.size());
   uploads.clear();
 }
@@ -124,7 +133,14 @@ cudaError_t cudaGetDeviceCount(int* n) {
   *n = given ? atoi(given) : 1;
   return cudaSuccess;
 }
-cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+cudaError_t cudaSetDevice(int device) {
+  simt::current_device = device;
+  return cudaSuccess;
+}
+cudaError_t cudaGetDevice(int* device) {
+  *device = simt::current_device;
+  return cudaSuccess;
+}
 cudaError_t cudaDriverGetVersion(int* version) {
   const char* given = getenv("SIMT_DRIVER");
   *version = given ? atoi(given) : 13000;
@@ -144,8 +160,17 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int) {
 }
 cudaError_t cudaMalloc(void** p, size_t bytes) {
   *p = heap.allocate(bytes);
-  if (!*p) simt::last_error = cudaErrorMemoryAllocation;
-  return *p ? cudaSuccess : cudaErrorMemoryAllocation;
+  if (!*p) return simt::last_error = cudaErrorMemoryAllocation;
+  simt::device_of[(uintptr_t)*p] = simt::current_device;
+  return cudaSuccess;
+}
+cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* a, const void* p) {
+  const auto next = heap.allocations.upper_bound((uintptr_t)p);
+  *a = {cudaMemoryTypeUnregistered, -1};
+  if (next == heap.allocations.begin()) return cudaSuccess;
+  const auto found = std::prev(next);
+  if ((uintptr_t)p < found->first + found->second) *a = {cudaMemoryTypeDevice, simt::device_of[found->first]};
+  return cudaSuccess;
 }
 cudaError_t cudaFree(void* p) {
   simt::finish_uploads();
@@ -179,6 +204,7 @@ cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind 
     return state();
   }
   check_range(to, bytes);
+  const std::lock_guard<std::mutex> hold(simt::uploads_lock);
   if (!simt::error_count) simt::uploads.push_back({(char*)to, {(const char*)from, (const char*)from + bytes}});
   return state();
 }
@@ -201,7 +227,10 @@ cudaError_t cudaStreamDestroy(cudaStream_t s) {
   delete s;
   return cudaSuccess;
 }
-cudaError_t cudaDeviceSynchronize() { return cudaStreamSynchronize(nullptr); }
+cudaError_t cudaDeviceSynchronize() {
+  if (simt::captures) simt::fail("synchronising a device of which a stream is being captured");
+  return cudaStreamSynchronize(nullptr);
+}
 cudaError_t cudaStreamSynchronize(cudaStream_t s) {
   if (!s) simt::finish_uploads();
   if (s && s->captured) simt::fail("synchronising a stream that is being captured");
@@ -209,11 +238,17 @@ cudaError_t cudaStreamSynchronize(cudaStream_t s) {
 }
 cudaError_t cudaStreamBeginCapture(cudaStream_t s, cudaStreamCaptureMode) {
   s->captured = new simt::Graph;
+  simt::captures++;
+  if (const char* given = getenv("SIMT_CAPTURE_MS")) {  // time for other threads to come in between
+    const timespec pause{atoi(given) / 1000, atoi(given) % 1000 * 1000000L};
+    nanosleep(&pause, nullptr);
+  }
   return state();
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t* graph) {
   *graph = s->captured;
   s->captured = nullptr;
+  simt::captures--;
   return state();
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {

@@ -30,6 +30,7 @@ def target(precision: str) -> Target:
 
 
 def force(tile: int, slices: int = 1) -> None:
+    """Of plans that are made from now on."""
     device(0).call("force", tile, slices)
 
 

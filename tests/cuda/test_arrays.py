@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import sys
 import threading
 import time
@@ -14,10 +15,11 @@ import pytest
 
 import fastconv
 from fastconv import ShapeError
-from fastconv.cuda import arrays
+from fastconv.cuda import arrays, library
 from fastconv.cuda.arrays import Spare, _lent
+from tests.models import nets
 
-from .test_device import feed, load
+from .test_device import NET, feed, load
 
 
 class Foreign:
@@ -165,6 +167,51 @@ def test_dlpack_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     watched = Watched(model._target.owner, monkeypatch)
     model._target.borrow(given, "x")
     assert given.streams == [model._executor.stream.value] and watched.named("synchronize") == []
+
+
+class OtherMemory(ForeignDlpack):
+    """DLPack says that its memory is of another kind than the GPU's own."""
+
+    def __init__(self, model: fastconv.Model, x: np.ndarray[Any, Any], kind: int, number: int = 0) -> None:
+        super().__init__(model, x)
+        self.where = kind, number
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.where
+
+
+def test_managed_and_pinned_memory() -> None:
+    """Managed memory, as CuPy's may be, is every GPU's; of other kinds the interface tells, the host's is numpy's."""
+    model, x = load(), np.ascontiguousarray(feed())
+    want = model(x)
+    managed = OtherMemory(model, x, 13, 1)
+    np.testing.assert_array_equal(np.asarray(model(managed)), want)
+    assert managed.streams == [model._executor.stream.value]
+    pinned = OtherMemory(model, x, 3)
+    assert model._target.borrow(pinned, "x") is None
+    pinned.__cuda_array_interface__ = dict(pinned.array.__cuda_array_interface__)
+    np.testing.assert_array_equal(np.asarray(model(pinned)), want)
+    host = OtherMemory(model, x, 1)
+    host.__cuda_array_interface__ = dict(host.array.__cuda_array_interface__)
+    assert model._target.borrow(host, "x") is None
+    assert pinned.streams == host.streams == []
+
+
+@pytest.mark.skipif(bool(os.environ.get("FASTCONV_TEST_CUDA")), reason="the emulator's variables")
+def test_arrays_of_another_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither protocol brings the model an address that its GPU cannot read."""
+    model, x = load(), np.ascontiguousarray(feed())
+    monkeypatch.setattr(library, "_devices", {})
+    monkeypatch.setenv("SIMT_DEVICES", "2")
+    other = fastconv.load(nets.serialized(NET), device="cuda:1")
+    given, by_dlpack = Foreign(other, x, "interface"), ForeignDlpack(other, x)
+    np.testing.assert_array_equal(np.asarray(other(given)), model(x))
+    with pytest.raises(ShapeError, match="is on another GPU than the model, which is on cuda:0"):
+        model(given)
+    with pytest.raises(ShapeError, match="the array is on cuda:1, the model on cuda:0"):
+        model(by_dlpack)
+    given.__cuda_array_interface__.update(shape=(0, *x.shape[1:]), data=(0, False))
+    assert model._target.borrow(given, "x").size == 0  # an empty array has no address
 
 
 def test_wrong_device_arrays() -> None:

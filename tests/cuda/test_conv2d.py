@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,10 +10,12 @@ import numpy as np
 import pytest
 
 from fastconv import _core
+from fastconv.cuda.library import device
 from tests import cases, reference
 from tests.kernels.guard import F32, dense
 from tests.kernels.weighted import ACTIVATIONS, activation
 
+from . import single
 from .single import PRECISIONS, SCALAR, close, constant, force, random, run, target
 
 BY_NAME = {c.name: c for c in cases.small_convs(8)}
@@ -102,9 +105,6 @@ def test_activations(act: str) -> None:
 
 def test_choice_follows_the_sizes() -> None:
     """Large products take large tiles, small deep ones are sliced; every choice covers the depth."""
-    import ctypes
-
-    from fastconv.cuda.library import device
 
     def choose(M: int, K: int, steps: int) -> tuple[int, int, int]:
         out = (ctypes.c_int32 * 3)()
@@ -118,6 +118,30 @@ def test_choice_follows_the_sizes() -> None:
             for steps in (1, 4, 9, 72):
                 tile, slices, per = choose(M, K, steps)
                 assert 0 <= tile < 4 and (slices - 1) * per < steps <= slices * per
+
+
+@pytest.mark.parametrize("later", [(2, 3), (5, 3)])
+def test_a_plan_keeps_its_choice(later: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test forces is of plans made later: the workspace of this one has no room for more slices."""
+    monkeypatch.setattr(single, "_targets", {})  # a workspace that no other plan made larger
+    t, launches, rng = target("fp16"), device(0).library.hopper_launches(), np.random.default_rng(5)
+    x, w = random(rng, "fp16", 144, 256), random(rng, "fp16", 136, 256)
+    desc = _core.Conv2d(
+        N=1, H=12, W=12, C=256, K=136, P=12, Q=12, R=1, S=1, groups=1, stride_h=1, stride_w=1, dilation_h=1,
+        dilation_w=1, x_image=144 * 256, x_row=12 * 256, x_ld=256, y_ld=136, algorithm=_core.ConvAlgorithm.implicit,
+    )  # fmt: skip
+    force(1)
+    store = t.store()
+    plan = t.plan(SCALAR, store)
+    weight = plan.weight(store.pack_conv2d(w.reshape(136, 256, 1, 1), None, 1, SCALAR))
+    plan.conv2d(desc, [plan.external(0, 0, x.size), weight], plan.external(1, 0, 144 * 136))
+    assert device(0).library.workspace(plan.handle) == 0
+    force(*later)
+    for _ in range(2):  # at once, and captured
+        y = np.zeros(144 * 136, np.float32)
+        t.executor(1).run(plan, [x.reshape(-1), y])
+        close(y.reshape(144, 136), x @ w.T, "fp16", terms=256, scale=16.0)
+    assert device(0).library.hopper_launches() == launches
 
 
 def test_empty_batch() -> None:

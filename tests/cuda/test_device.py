@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,38 @@ def test_memory_is_of_its_device_in_every_thread(monkeypatch: pytest.MonkeyPatch
     thread.start()
     thread.join()
     assert calls[: calls.index("allocate")][-1:] == ["set_device"]
+
+
+def test_nobody_waits_for_a_device_during_a_capture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA forbids it, in whatever thread: waiting for the device begins when the capture has ended."""
+    emulated, x = not os.environ.get("FASTCONV_TEST_CUDA"), feed()
+    if emulated:
+        monkeypatch.setenv("SIMT_CAPTURE_MS", "200")
+    models = [load() for _ in range(1 if emulated else 20)]
+    want = [model(x) for model in models]
+    owner, longest, errors, over = models[0]._target.owner, [0.0], [], threading.Event()
+
+    def wait() -> None:
+        while not over.is_set():
+            started = time.monotonic()
+            try:
+                owner.use()
+                owner.call("synchronize_device")
+            except DeviceError as error:
+                errors.append(str(error))
+            longest[0] = max(longest[0], time.monotonic() - started)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    try:
+        got = [model(x) for model in models]  # the second run is captured
+    finally:
+        over.set()
+        thread.join()
+    assert not errors
+    np.testing.assert_array_equal(got, want)
+    assert all(model._executor.captured(model.compile(x.shape).plan) for model in models)
+    assert longest[0] > 0.05 or not emulated  # it did come in between
 
 
 # -- what it does not do --------------------------------------------------------------------------------------------

@@ -101,6 +101,51 @@ def test_lines_of_stems(isa: Any) -> None:
             check(isa, case, with_bias=True, with_residual=W > 110, act="relu6", gaps=(0, 5, 3))
 
 
+@isas
+@pytest.mark.parametrize("act", ("identity", "relu", "relu6", "leaky_relu"))
+def test_groups_of_stems(isa: Any, act: str) -> None:
+    """3x3 stems of whole vectors (csrc/cpu/stagger.h): lines of any length, several images and panels.
+    A residual, here of zeros, is computed by whole tiles: the sums are the same bit for bit."""
+    V = _core.vector_length(isa)
+    for K in (2 * V, 4 * V, 8 * V):
+        for Q in (*range(1, 14), 112):
+            case = ConvCase(f"{Q}-{K}", 3, 7, 2 * Q + 1, 3, K, 3, 3, strides=(2, 2), dilations=(1 + Q % 2, 1))
+            x, w, bias, residual = operands(np.random.default_rng(Q), case)
+            b = bias if Q % 3 else None
+            got = conv2d(isa, case, x, w, b, act=act, gaps=(0, Q % 4, 0), algorithm="row_run")
+            close(got, expected(case, x, w, b, None, act), terms=27, scale=6.0, note=case)
+            whole = conv2d(isa, case, x, w, b, 0 * residual, act=act, gaps=(0, 1, 2), algorithm="row_run")
+            np.testing.assert_array_equal(got, whole, err_msg=str(case))
+
+
+def prepared(isa: Any, case: ConvCase, algorithm: str) -> Any:
+    d = _core.Conv2d(
+        N=case.N, H=case.H, W=case.W, C=case.C, K=case.K, P=case.P, Q=case.Q, R=case.R, S=case.S, groups=case.groups,
+        stride_h=case.strides[0], stride_w=case.strides[1], dilation_h=1, dilation_w=1, pad_t=case.pads[0],
+        pad_l=case.pads[1], x_ld=case.C, x_row=case.W * case.C, x_image=case.H * case.W * case.C, y_ld=case.K,
+        algorithm=getattr(_core.ConvAlgorithm, algorithm),
+    )  # fmt: skip
+    _core.prepare(d, isa)
+    return d
+
+
+@isas
+def test_pieces_of_lines_of_stems(isa: Any) -> None:
+    """Chunks that begin or end within a line, a pixel or a few from its end or beginning: less than a group."""
+    heads, tails = set(), set()
+    for Q, P in ((25, 90), (41, 50), (47, 45), (50, 62)):
+        case = ConvCase(f"{Q}", 1, 2 * P + 1, 2 * Q + 1, 3, 2 * _core.vector_length(isa), 3, 3, strides=(2, 2))
+        x, w, bias, _ = operands(np.random.default_rng(Q), case)
+        got = conv2d(isa, case, x, w, bias, act="relu", algorithm="row_run")  # chunk by chunk
+        close(got, expected(case, x, w, bias, None, "relu"), terms=27, scale=6.0, note=case)
+        d = prepared(isa, case, "row_run")
+        cuts = range(d.rows_per_chunk, P * Q, d.rows_per_chunk)
+        heads |= {Q - cut % Q for cut in cuts}
+        tails |= {cut % Q for cut in cuts}
+    if isa.name == "avx512":
+        assert {1, 2, 3} <= heads and {1, 2, 3} <= tails, (heads, tails)
+
+
 LARGE = [  # several chunks: of rows, of panels, of groups
     ConvCase("rows", 1, 28, 28, 64, 64, 3, 3, pads=(1, 1, 1, 1)),
     ConvCase("rows-7", 2, 14, 14, 48, 96, 3, 3, pads=(1, 1, 1, 1)),
@@ -115,6 +160,11 @@ LARGE = [  # several chunks: of rows, of panels, of groups
     ConvCase("half-vector", 1, 56, 56, 96, 24, 1, 1),
     ConvCase("half-vector-odd", 1, 35, 35, 96, 40, 1, 1),
     ConvCase("lines", 1, 113, 113, 3, 32, 3, 3, strides=(2, 2)),
+    ConvCase("points", 2, 57, 45, 64, 256, 1, 1, strides=(2, 2)),
+    ConvCase("points-groups", 1, 40, 31, 96, 64, 1, 1, strides=(3, 2), groups=2),
+    ConvCase("depth-in-parts", 2, 7, 9, 2048, 130, 1, 1),
+    ConvCase("depth-in-parts-groups", 1, 5, 5, 2052, 68, 1, 1, groups=2),
+    ConvCase("depth-odd", 1, 5, 5, 1025, 33, 1, 1),
 ]
 
 
@@ -129,13 +179,7 @@ def test_chunks(isa: Any, case: ConvCase) -> None:
 def test_large_cases_have_chunks(isa: Any) -> None:
     counts = {}
     for case in LARGE:
-        d = _core.Conv2d(
-            N=case.N, H=case.H, W=case.W, C=case.C, K=case.K, P=case.P, Q=case.Q, R=case.R, S=case.S,
-            groups=case.groups, stride_h=case.strides[0], stride_w=case.strides[1], dilation_h=1, dilation_w=1,
-            pad_t=case.pads[0], pad_l=case.pads[1], x_ld=case.C, x_row=case.W * case.C,
-            x_image=case.H * case.W * case.C, y_ld=case.K, algorithm=_core.ConvAlgorithm.implicit,
-        )  # fmt: skip
-        _core.prepare(d, isa)
+        d = prepared(isa, case, "implicit")
         assert d.chunks == d.row_chunks * d.panel_chunks * case.groups
         counts[case.name] = (d.row_chunks, d.panel_chunks)
     assert counts["rows"][0] > 4 and counts["panels"][1] > 4 and min(counts["both"]) > 1, counts

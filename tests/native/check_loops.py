@@ -31,10 +31,12 @@ STREAMS: dict[str, Limits] = {"avx512": {(1, 8): (20, 9)}, "avx2": {(1, 8): (20,
            "neon": {(1, 8): (23, 9)}}  # fmt: skip
 # half_tile<MR, NV>, whose last vector serves two rows, counts as NV - 1/2 vectors wide.
 HALF: dict[str, Limits] = {"avx512": {(14, 1.5): (57, 16), (10, 2.5): (53, 13)}, "avx2": {}, "neon": {}}
+# stagger<G, NV>: three groups of G rows, each of which reads the weights.
+STAGGER: dict[str, Limits] = {"avx512": {(4, 2): (49, 18), (2, 4): (47, 18)}, "avx2": {}, "neon": {}}
 CONV = {level: {**MAIN[level], **HALF[level]} for level in MAIN}
 SOURCES = {"conv2d": CONV, "winograd": MAIN, "linear": STREAMS}
 TILE = re.compile(
-    r"\bfastconv::(avx2|avx512|neon)::(?:\(anonymous namespace\)::)?(half_)?(?:tile|stream)<(\d+), (\d+)[,>]"
+    r"\bfastconv::(avx2|avx512|neon)::(?:\(anonymous namespace\)::)?(half_|stagger)?(?:tile|stream|)<(\d+), (\d+)[,>]"
 )
 
 
@@ -67,18 +69,29 @@ def check(level: str, lines: Iterable[str], limits: Limits) -> tuple[list[str], 
     problem."""
     found: list[str] = []
     seen: set[tuple[int, float]] = set()
+    staggered: set[tuple[int, float]] = set()
     count = 0
     kind = loops.ArmInstruction if level == "neon" else loops.Instruction
     for name, body in loops.functions(lines, kind):
         tile = TILE.search(name)
         if not tile or tile[1] != level:
             continue
-        rows, vectors = int(tile[3]), int(tile[4]) - (0.5 if tile[2] else 0)
+        rows, vectors, count = int(tile[3]), float(tile[4]), count + 1
+        if tile[2] == "stagger":
+            staggered.add((rows, vectors))
+            wrong = problems(level, 3 * rows, vectors, loops.main_loop(body), STAGGER[level].get((rows, vectors)))
+            found += [f"stagger<{rows}, {vectors:g}> {text}" for text in wrong]
+            continue
+        if tile[2] == "half_":
+            vectors -= 0.5
         seen.add((rows, vectors))
-        count += 1
         wrong = problems(level, rows, vectors, loops.main_loop(body), limits.get((rows, vectors)))
-        found += [f"tile<{rows}, {vectors}> {text}" for text in wrong]
-    found += [f"tile<{rows}, {vectors}> is missing" for rows, vectors in limits if (rows, vectors) not in seen]
+        found += [f"tile<{rows}, {vectors:g}> {text}" for text in wrong]
+    found += [f"tile<{rows}, {vectors:g}> is missing" for rows, vectors in limits if (rows, vectors) not in seen]
+    wanted = STAGGER[level] if limits is CONV[level] else {}
+    found += [
+        f"stagger<{rows}, {vectors:g}> is missing" for rows, vectors in wanted if (rows, vectors) not in staggered
+    ]
     return found, count
 
 
