@@ -66,15 +66,6 @@ def _is_ragged(graph: Graph, output: Value) -> bool:
     return node is not None and node.op == "Suppress"
 
 
-def _has_weights(node: Node) -> bool:
-    return node.op == "Conv" and node.input(1).is_const
-
-
-def _pixels(conv: Node) -> tuple[int, int]:
-    """The pixels that use a convolution's weights, and the size of those."""
-    return math.prod(conv.output.shape[:3]), conv.input(1).size
-
-
 class WeightCache:
     """Packed weights of one model on one ISA level, shared by its plans; each (weight, scale, packing) exists once."""
 
@@ -137,12 +128,10 @@ class Compiler:
         self.packer = self.target.packer(cache.store, isa)
 
     def compile(self) -> Compiled:
-        for node in sorted(filter(_has_weights, self.graph.nodes), key=_pixels):
+        lowerings = [(node, self._lowering(node)) for node in self.graph.nodes]
+        for node in self._early():
             self._lower(node, Compiler._pack_early)
-        for node in self.graph.nodes:
-            lowering = LOWERINGS.get(node.op)
-            if lowering is None:
-                raise UnsupportedOpError(f"node {node.name!r}: operator {node.op} has no kernel")
+        for node, lowering in lowerings:
             self._lower(node, lowering)
         g = self.graph
         needed = self.plan.arena_bytes + 4 * sum(v.size for v in g.outputs)
@@ -169,12 +158,26 @@ class Compiler:
             # the descriptor's own check: sizes that no kernel can address
             raise UnsupportedOpError(f"node {node.name!r} ({node.op}): {error}") from error
 
-    def _pack_early(self, conv: Node) -> None:
-        """Weights that few pixels use come first, small ones first: they are read from memory, and huge pages are few.
+    def _lowering(self, node: Node) -> Callable[[Compiler, Node], None]:
+        lowering = LOWERINGS.get(node.op)
+        if lowering is None:
+            raise UnsupportedOpError(f"node {node.name!r}: operator {node.op} has no kernel")
+        return lowering
 
-        WeightStore (csrc/memory.h) takes small pages where the system is slow to find more; layers of many pixels
-        lose little by them.
-        """
+    def _early(self) -> list[Node]:
+        """Convolutions whose weights few pixels use, small weights first."""
+        if not self.target.packs_early:
+            return []
+
+        def order(conv: Node) -> tuple[int, int]:
+            shape = shape_of(conv)
+            return shape.N * shape.P * shape.Q, conv.input(1).size
+
+        return sorted((n for n in self.graph.nodes if n.op == "Conv" and n.input(1).is_const), key=order)
+
+    def _pack_early(self, conv: Node) -> None:
+        """What few pixels use is read from memory, and wants huge pages, which the first weights get: WeightStore
+        (csrc/memory.h) takes small ones where the system is slow to find more. Dense layers do not care."""
         choice = self.selection.choose(shape_of(conv), constant=True).choice
         if choice.algorithm in ("gemm", "implicit", "winograd"):
             self.packed(conv, choice)

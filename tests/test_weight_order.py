@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 
 from fastconv import _core
 from fastconv.compiler import Compiler, WeightCache
+from fastconv.errors import UnsupportedOpError
 from fastconv.graph import Graph, Value
 from fastconv.selection import Selection
 
@@ -33,3 +35,15 @@ def test_weights_of_few_pixels_are_packed_first() -> None:
     out = np.empty(y.shape, np.float32)
     _core.Executor(1).run(plan, [rng.standard_normal(x.shape, np.float32), out])
     assert np.isfinite(out).all()
+
+
+def test_nothing_is_packed_for_a_graph_without_kernels() -> None:
+    g = Graph("unknown")
+    x, w = g.add_input("x", (1, 8, 8, 16)), g.constant(np.ones((16, 16, 1, 1), np.float32))
+    y = g.add("Conv", [x, w], x.shape, strides=(1, 1), dilations=(1, 1), pads=(0,) * 4, group=1)
+    g.outputs = [g.add("Unheard", [y], x.shape)]
+    cache = WeightCache()
+    compiler = Compiler(g, cache, Selection(getattr(_core.Isa, _core.isa_levels()[-1]), False))
+    with pytest.raises(UnsupportedOpError, match="Unheard has no kernel"):
+        compiler.compile()
+    assert not cache.packed

@@ -124,7 +124,8 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
   const auto cut = [&](int64_t rows) { return halves ? RowBlocks(rows, HALF_ROWS[nv], 2) : RowBlocks(rows, nv); };
   const auto find = halves ? find_half_tile : find_tile;
   const int64_t through = cut(row_end - row_begin).count;
-  const int64_t by_line = (row_end - row_begin + d.Q - 1) / d.Q * cut(d.Q).count;
+  const int64_t head = min_i(row_end - row_begin, (d.Q - row_begin % d.Q) % d.Q), rest = row_end - row_begin - head;
+  const int64_t by_line = cut(head).count + rest / d.Q * cut(d.Q).count + cut(rest % d.Q).count;
   const bool points = strided_points(d) && 10 * by_line <= 11 * through;  // short lines are worse than no lines
   const bool lines = (runs && d.Q >= 4 * ROWS[nv]) || points, even = gemm || lines;
   const int64_t all_blocks = lines ? by_line : through;

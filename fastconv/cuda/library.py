@@ -157,6 +157,7 @@ class Device:
     def holds(self, address: int) -> bool:
         """Whether this GPU may read memory at that address: all but what another one allocated for itself."""
         number = c_int(-1)
+        self.use()
         self.call("device_of", c_void_p(address), byref(number))
         return number.value in (-1, self.number)
 

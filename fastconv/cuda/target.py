@@ -52,6 +52,7 @@ class Target(Base):
     takes_gates = False
     gathers_means = False
     groups_pixels = False
+    packs_early = False  # each layer's weights leave the host before the next one's are packed
     direct_gradients = False
     predicts = False
 
