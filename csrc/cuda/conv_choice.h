@@ -32,11 +32,7 @@ ConvChoice choose_hopper(int64_t M, int64_t K, int64_t steps, int multiprocessor
 
 // Whether F(4x4, 3x3) (winograd.cu) should take less time in float32 than the direct product, for a 3x3 convolution of
 // stride and dilation 1 in one group. FASTCONV_CUDA_WINOGRAD=0 in the environment: never.
-bool choose_winograd(int64_t N, int64_t P, int64_t Q, int64_t C, int64_t K, int multiprocessors);
-
-// For tests and for measuring, of Winograd: wanted 1 wherever its kernels can, 0 never, -1 as the rule says; tiles at a
-// time, 0: the most.
-void force_winograd(int wanted, int64_t tiles);
+bool choose_winograd(int64_t N, int64_t P, int64_t Q, int64_t C, int64_t K, int multiprocessors, const Forced& forced);
 
 }  // namespace cuda
 }  // namespace fastconv

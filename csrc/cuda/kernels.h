@@ -11,9 +11,12 @@ namespace cuda {
 // How tensors are stored, and which units multiply. tf32 stores float32 and rounds what the tensor cores read.
 enum class Precision : int32_t { fp32, tf32, fp16, bf16 };
 
-// For tests and for measuring: this tile and number of slices for every product, tile -1: the usual choice.
+// For tests and for measuring: this tile and number of slices for every product, tile -1: the usual choice. Winograd: 1
+// wherever its kernels can, 0 never, -1 as choose_winograd() says; winograd_tiles at a time, 0: the most.
 struct Forced {
   int tile = -1, slices = 1;
+  int winograd = -1;
+  int64_t winograd_tiles = 0;
 };
 
 struct Call {

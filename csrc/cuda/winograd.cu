@@ -153,15 +153,13 @@ __global__ void __launch_bounds__(THREADS) winograd_out(const __grid_constant__ 
   }
 }
 
-int forced_wanted = -1;
-int64_t forced_tiles = 0;
-
 int64_t tiles_of(int64_t N, int64_t P, int64_t Q) { return N * ceil_div(P, OUT) * ceil_div(Q, OUT); }
 
 // Tiles of a block: as many as the workspace holds, in blocks of about equal size, whole rows of the products' tiles.
-int64_t block_of(int64_t tiles, int64_t C, int64_t K) {
-  const int64_t most = forced_tiles > 0 ? forced_tiles : max_i(128, MOST_FLOATS / (PLANES * (C + K)) / 128 * 128);
-  if (tiles <= most || forced_tiles > 0) return min_i(tiles, most);
+int64_t block_of(int64_t tiles, int64_t C, int64_t K, const Forced& forced) {
+  const int64_t most =
+      forced.winograd_tiles > 0 ? forced.winograd_tiles : max_i(128, MOST_FLOATS / (PLANES * (C + K)) / 128 * 128);
+  if (tiles <= most || forced.winograd_tiles > 0) return min_i(tiles, most);
   return ceil_div(ceil_div(tiles, ceil_div(tiles, most)), 128) * 128;
 }
 
@@ -171,18 +169,16 @@ int64_t partials_of(const Winograd& d, int64_t tiles, const Machine& m) {
 
 }  // namespace
 
-void force_winograd(int wanted, int64_t tiles) { forced_wanted = wanted, forced_tiles = tiles; }
-
 // In steps of 64 x 64 x 32 multiply-adds of a multiprocessor. What the transforms move is from an H100's datasheet: 0.8
 // of 3.35 TB/s and of 67 TFLOP/s make 3700 floats a multiprocessor and step; a launch is taken for 2 us. Nothing here
 // is measured yet. A tenth must be gained: the error is twice that of direct sums.
-bool choose_winograd(int64_t N, int64_t P, int64_t Q, int64_t C, int64_t K, int multiprocessors) {
+bool choose_winograd(int64_t N, int64_t P, int64_t Q, int64_t C, int64_t K, int multiprocessors, const Forced& forced) {
   constexpr double FLOATS = 3700, LAUNCH = 3, GAIN = 0.9;
   const char* given = getenv("FASTCONV_CUDA_WINOGRAD");
   const bool able = C % VECTOR == 0 && K % VECTOR == 0 && N * P * Q > 0;
-  if (!able || forced_wanted == 0 || (given && !strcmp(given, "0"))) return false;
-  if (forced_wanted == 1) return true;
-  const int64_t tiles = tiles_of(N, P, Q), block = block_of(tiles, C, K), columns = ceil_div(K, 64);
+  if (!able || forced.winograd == 0 || (given && !strcmp(given, "0"))) return false;
+  if (forced.winograd == 1) return true;
+  const int64_t tiles = tiles_of(N, P, Q), block = block_of(tiles, C, K, forced), columns = ceil_div(K, 64);
   const double share = 1.0 / multiprocessors;
   const double direct = ceil_div(N * P * Q, 64) * columns * ceil_div(9 * C, 32) * share;  // slices fill them all
   const double squares = std::max(1.0, ceil_div(block, 64) * columns * PLANES * share);
@@ -193,7 +189,7 @@ bool choose_winograd(int64_t N, int64_t P, int64_t Q, int64_t C, int64_t K, int 
 int64_t workspace_floats(const Winograd& d, const Machine& m) {
   const int64_t tiles = tiles_of(d.N, d.P, d.Q);
   if (tiles == 0) return 0;
-  const int64_t block = block_of(tiles, d.C, d.K);
+  const int64_t block = block_of(tiles, d.C, d.K, m.forced);
   return block * PLANES * (d.C + d.K) + max_i(partials_of(d, block, m), partials_of(d, tiles % block, m));
 }
 
@@ -203,7 +199,7 @@ void winograd_conv2d(const Winograd& d, const Call& c) {
     throw std::invalid_argument("winograd_conv2d: the GPU knows F(4x4, 3x3) in fp32, of channels in fours");
   const int64_t tiles = tiles_of(d.N, d.P, d.Q);
   if (tiles == 0) return;
-  const int64_t block = block_of(tiles, d.C, d.K);
+  const int64_t block = block_of(tiles, d.C, d.K, c.forced);
   float *planes = c.workspace, *products = planes + block * PLANES * d.C, *partial = products + block * PLANES * d.K;
   narrow(tiles), narrow(d.N * d.P * d.Q), narrow((d.H + d.pad_t) * d.x_row + (d.W + d.pad_l) * d.x_ld + d.C);
 

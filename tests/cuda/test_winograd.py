@@ -132,6 +132,25 @@ def test_blocks_of_tiles() -> None:
     assert sizes == [4 * 36 * tiles * (case.C + case.K) for tiles in (18, 7, 1)]
 
 
+def test_a_plan_keeps_its_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test forces is of plans made later: the workspace of this one holds one tile at a time."""
+    monkeypatch.setattr(single, "_targets", {})  # a workspace that no other plan made larger
+    case, rng, t = SHAPES[2], np.random.default_rng(7), target("fp32")
+    x, w = random(rng, "fp32", 1, case.H, case.W, case.C), random(rng, "fp32", case.K, case.C, 3, 3)
+    shape = (1, case.P, case.Q, case.K)
+    force_winograd(-1, 1)
+    store = t.store()
+    plan = t.plan(SCALAR, store)
+    weight = plan.weight(store.pack_winograd(w, None, 4, SCALAR))
+    desc = descriptor(case, dense(x.shape), dense(shape), (0, 0, 0))
+    plan.winograd_conv2d(desc, [plan.external(0, 0, x.size), weight], plan.external(1, 0, int(np.prod(shape))))
+    force_winograd(-1, 0)
+    y = np.zeros(int(np.prod(shape)), np.float32)
+    t.executor(1).run(plan, [x.reshape(-1), y])
+    want = reference.conv2d(x, w, None, None, strides=(1, 1), dilations=(1, 1), pads=case.pads, groups=1)
+    close(y.reshape(shape), want, "fp32", terms=9 * case.C, scale=8 * float(np.sqrt(9 * case.C)))
+
+
 def workspace(case: cases.ConvCase) -> int:
     """Bytes that a plan with this one operation reserves."""
     t = target("fp32")
