@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -23,7 +23,7 @@ from fastconv.callbacks import Callback, Progress
 from fastconv.data import names_to_metadata
 from fastconv.errors import FastconvError, ModelError
 from fastconv.finetune_network import Network, build_network, own_preset
-from fastconv.finetune_recipe import Recipe, counts_of, names_of, several
+from fastconv.finetune_recipe import Recipe, counts_of, difference, names_of, several
 from fastconv.layers.base import Layer
 from fastconv.layers.initializers import seeded
 from fastconv.loading import load
@@ -314,7 +314,7 @@ class Run:
         theirs = {"device": ["cpu", "fp32"], "preset": mine["preset"], "size": mine["size"], **theirs}  # unsaid before
         for name, value in mine.items():
             if theirs.get(name) != value:
-                raise ModelError(f"{where}: {_difference(name, theirs.get(name), value)}")
+                raise ModelError(f"{where}: {difference(name, theirs.get(name), value)}")
         if not are_of(state.get("callbacks"), self.callbacks):
             raise ModelError(f"{where}: made by a run with other callbacks")
         learnt, optimizer = unpacked(where, self.network.learning, arrays, state)
@@ -390,17 +390,3 @@ class _Keeper(Callback):
             self.run.history.setdefault(name, []).append(float(value))
         self.run.epoch = epoch + 1
         self.save(epoch + 1, 0)
-
-
-def _difference(name: str, old: Any, new: Any) -> str:
-    if name in ("recipe", "preset") and isinstance(old, Mapping):
-        what = "settings" if name == "recipe" else "preparation of images"
-        changed = [f"{k} was {old.get(k)!r}, is {v!r}" for k, v in new.items() if old.get(k) != v]
-        return f"made by a run with other {what}: {'; '.join(changed)}"
-    if name == "size":
-        return f"made by a run on images of size {old}, these are of {new}"
-    if name == "weights":
-        return "made for another network"
-    if name == "device":
-        return f"made by a run on {old!r}, this one is on {new!r}: rounding is another one there"
-    return f"made for other data: {name} were {old!r}, are {new!r}"

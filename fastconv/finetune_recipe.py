@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,3 +57,18 @@ def names_of(augment: Any) -> tuple[str, ...]:
     if isinstance(augment, Layer):
         return ("custom",)
     return () if augment is None else several(augment)
+
+
+def difference(name: str, old: Any, new: Any) -> str:
+    """In words, why a checkpoint whose entry `name` is `old` is not of a run where it is `new`."""
+    if name in ("recipe", "preset") and isinstance(old, Mapping):
+        what = "settings" if name == "recipe" else "preparation of images"
+        changed = [f"{k} was {old.get(k)!r}, is {v!r}" for k, v in new.items() if old.get(k) != v]
+        return f"made by a run with other {what}: {'; '.join(changed)}"
+    if name == "size":
+        return f"made by a run on images of size {old}, these are of {new}"
+    if name == "weights":
+        return "made for another network"
+    if name == "device":
+        return f"made by a run on {old!r}, this one is on {new!r}: rounding is another one there"
+    return f"made for other data: {name} were {old!r}, are {new!r}"

@@ -28,6 +28,7 @@ from .source import Source
 from .summary import network_summary
 from .target import target
 from .taught import missing, only_runs
+from .threads import thread_count
 from .tuning import Tuning
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from .models.model import Model as LayersModel
 
 MAX_PLANS = 16  # compiled shapes that a model keeps
-MAX_THREADS = 1024
 
 
 class Model:
@@ -385,15 +385,6 @@ class Model:
     def __repr__(self) -> str:
         ins = ", ".join(f"{i.name}{show(i.shape)}" for i in self.inputs)
         return f"<fastconv.Model {self.name!r} ({ins}), {self.threads} threads, {self._target.level(self._isa)}>"
-
-
-def thread_count(threads: int | None) -> int:
-    """How many threads `threads` means. Raises ValueError."""
-    if threads is not None and not (
-        isinstance(threads, (int, np.integer)) and not isinstance(threads, bool) and 1 <= threads <= MAX_THREADS
-    ):
-        raise ValueError(f"threads={threads!r}: expected None or an int from 1 to {MAX_THREADS}")
-    return int(threads) if threads else _core.usable_cpus()
 
 
 def _rebuild(source: Source, options: dict[str, Any], isa: str) -> Model:

@@ -22,12 +22,13 @@ from .forks import hold_at_fork
 from .graph import Graph, Shape
 from .inputs import TensorInfo
 from .isa import resolve_isa
-from .model import Model, thread_count
+from .model import Model
 from .onnx.reader import InputInfo, OutputInfo
 from .paths import target_path
 from .selection import DEFAULT_WINOGRAD
 from .source import Source
 from .target import CPU
+from .threads import thread_count
 from .tuning import Tuning
 
 LEVELS = ("scalar", "avx2", "avx512", "neon")

@@ -21,13 +21,13 @@ from fastconv.isa import resolve_isa
 from fastconv.layers.base import Feed, Layer, Scope, draw
 from fastconv.layers.variable import Variable, last_change, touch
 from fastconv.losses import Loss
-from fastconv.model import thread_count
 from fastconv.models.kept import Kept, changing
 from fastconv.optimizers import Optimizer
 from fastconv.passes import remove_dead, restore_activations, restore_norms, simplify
 from fastconv.passes.recompute import recompute
 from fastconv.passes.split import split
 from fastconv.target import CPU, Target
+from fastconv.threads import thread_count
 
 if TYPE_CHECKING:
     from fastconv.models.model import Model

@@ -17,7 +17,6 @@ from fastconv.errors import ShapeError
 from fastconv.layers.initializers import next_seed
 from fastconv.layers.variable import Variable
 from fastconv.layers.windows import whole
-from fastconv.model import thread_count
 from fastconv.models.batches import (
     ArrayBatches,
     Batches,
@@ -31,6 +30,7 @@ from fastconv.models.evaluation import Evaluation, Logs
 from fastconv.models.kept import Keeper, Kept
 from fastconv.models.trainer import Trainer, moving_statistics
 from fastconv.target import CPU, Target, training_precision, training_target
+from fastconv.threads import thread_count
 
 MetricLike = str | metrics.Metric | Callable[..., Any]
 

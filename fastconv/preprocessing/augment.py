@@ -10,7 +10,7 @@ import numpy.typing as npt
 from fastconv import _core
 from fastconv.errors import ShapeError
 from fastconv.graph import Graph
-from fastconv.model import thread_count
+from fastconv.threads import thread_count
 
 if TYPE_CHECKING:
     from fastconv.compiler import Compiled
