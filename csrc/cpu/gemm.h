@@ -47,8 +47,8 @@ static inline int64_t fetch_step(int nv, int64_t bytes, int64_t steps) {
 // The next weights arrive while this panel computes: without it 7x7 layers wait for memory.
 static inline void prefetch_l2(const char* p) { __builtin_prefetch(p, 0, 2); }
 
-// A prefetch holds the loop up until its page is found (some 80 ns in a virtual machine): the pages of `bytes` from p
-// on are found at once, several at a time.
+// One line of each page of `bytes` from p on, ahead of the others: lines that wait until their page is found hold the
+// loop up (4 to 7 ns a page, 1 for a single line; docs/performance.md).
 static inline void prefetch_pages(const char* p, int64_t bytes) {
   for (int64_t i = 0; i < bytes; i += 4096) prefetch_l2(p + i);
 }
