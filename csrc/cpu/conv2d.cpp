@@ -120,8 +120,8 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
 
   // A stem's outputs are cut line by line, and those of a strided 1x1: within a line each block lies as far behind the
   // one before, as in a product.
-  const bool halves = gemm && !cuts_depth(d) && HALF_ROWS[nv] && 2 * t.tail <= Vec::N && (row_end - row_begin) % 2 == 0;
-  const auto cut = [&](int64_t rows) { return halves ? RowBlocks(rows, HALF_ROWS[nv], 2) : RowBlocks(rows, nv); };
+  const bool halves = gemm && !cuts_depth(d) && half_rows(nv) && 2 * t.tail <= Vec::N && (row_end - row_begin) % 2 == 0;
+  const auto cut = [&](int64_t rows) { return halves ? RowBlocks(rows, half_rows(nv), 2) : RowBlocks(rows, nv); };
   const auto find = halves ? find_half_tile : find_tile;
   const int64_t through = cut(row_end - row_begin).count;
   const int64_t head = min_i(row_end - row_begin, (d.Q - row_begin % d.Q) % d.Q), rest = row_end - row_begin - head;

@@ -25,7 +25,7 @@ constexpr double PRICE = 1e-11;          // seconds a byte: half of what reading
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-double slots(int64_t rows, int64_t nv) { return std::max<double>((double)(rows * nv), FEWEST); }
+double slots(int64_t rows, double width) { return std::max((double)rows * width, FEWEST); }
 
 // Rows of a tile of nv vectors.
 int64_t most_rows(const Geometry& table, int64_t rows, int64_t nv) {
@@ -33,18 +33,24 @@ int64_t most_rows(const Geometry& table, int64_t rows, int64_t nv) {
   return same ? std::min<int64_t>(table.rows[nv], 6) : table.rows[nv];
 }
 
-// Products of `rows` rows by `columns` columns over `steps` steps, as tiles.
-void add_products(Cost& cost, const Geometry& table, int64_t rows, int64_t columns, double steps) {
+// `count` panels of `width` vectors over `steps` steps, as tiles of at most `most` rows; rows come in units.
+void add_panels(Cost& cost, int64_t count, double width, int64_t rows, int64_t most, int64_t unit, double steps) {
+  const int64_t units = rows / unit, blocks = ceil_div(units, most / unit);
+  const int64_t fewest = units / blocks * unit, more = units % blocks;
+  const double step = (double)(blocks - more) * slots(fewest, width) + (double)more * slots(fewest + unit, width);
+  cost.terms[COST_FMA] += (double)count * steps * step;
+  cost.terms[COST_STORE] += (double)(count * rows) * width;
+}
+
+// Products of `rows` rows by `columns` columns; halves: two rows may share the last vector (half_tile.h).
+void add_products(Cost& cost, const Geometry& table, int64_t rows, int64_t columns, double steps, bool halves = false) {
   if (rows <= 0) return;
   const int64_t vectors = ceil_div(columns, table.vector_length), panels = ceil_div(vectors, table.max_panel);
-  for (int64_t wide = 0; wide < 2; wide++) {
-    const int64_t nv = vectors / panels + wide, count = wide ? vectors % panels : panels - vectors % panels;
-    if (count == 0) continue;
-    const int64_t blocks = ceil_div(rows, most_rows(table, rows, nv)), fewest = rows / blocks, more = rows % blocks;
-    const double step = (double)(blocks - more) * slots(fewest, nv) + (double)more * slots(fewest + 1, nv);
-    cost.terms[COST_FMA] += (double)count * steps * step;
-    cost.terms[COST_STORE] += (double)(count * rows * nv);
-  }
+  const int64_t nv = vectors / panels, wide = vectors % panels, tail = columns - (vectors - 1) * table.vector_length;
+  const bool half = halves && table.half_rows[nv] && 2 * tail <= table.vector_length && rows % 2 == 0;
+  if (wide > 0) add_panels(cost, wide, (double)(nv + 1), rows, most_rows(table, rows, nv + 1), 1, steps);
+  add_panels(cost, panels - wide - half, (double)nv, rows, most_rows(table, rows, nv), 1, steps);
+  if (half) add_panels(cost, 1, (double)nv - 0.5, rows, table.half_rows[nv], 2, steps);
 }
 
 void add_images(Cost& cost, const ConvShape& s) {
@@ -96,13 +102,14 @@ void add_conv2d(Cost& cost, ConvShape s, ConvChoice choice, Isa isa) {
     if (s.P <= 64 && s.R <= 64) live = (double)inside / (double)s.P;
   }
   const double taps = live * (double)s.S;
+  const bool halves = choice == ConvChoice::gemm;
   const int64_t whole = M / d.rows_per_chunk, rest = M % d.rows_per_chunk;
   Cost one{};
-  add_products(one, table, d.rows_per_chunk, Kg, taps * (double)Cg);
+  add_products(one, table, d.rows_per_chunk, Kg, taps * (double)Cg, halves);
   const double chunks = (double)(whole * s.groups);
   for (int i = 0; i < COST_TERMS; i++) cost.terms[i] += chunks * one.terms[i];
   one = Cost{};
-  add_products(one, table, rest, Kg, taps * (double)Cg);
+  add_products(one, table, rest, Kg, taps * (double)Cg, halves);
   for (int i = 0; i < COST_TERMS; i++) cost.terms[i] += (double)s.groups * one.terms[i];
   cost.terms[COST_POINTER] += (double)(M * panels * s.groups) * (runs ? (double)s.R : taps);
   cost.terms[COST_WEIGHT] += 4.0 * (double)packed_conv2d_size(s.K, s.C, s.R, s.S, s.groups, isa);

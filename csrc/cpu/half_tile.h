@@ -6,18 +6,19 @@
 // in the order of the whole tiles, by the same operations: the numbers are the same.
 #pragma once
 #include "cpu/gemm.h"
+#include "cpu/table.h"
 
 namespace fastconv {
 namespace FASTCONV_ISA {
 
+// Most rows by width in vectors.
+constexpr int half_rows(int nv) { return GEOMETRY[(int)Isa::FASTCONV_ISA].half_rows[nv]; }
+
 #ifndef FASTCONV_ISA_AVX512  // where eight lanes are a vector, 24 and 40 columns are whole ones
 
-static constexpr int HALF_ROWS[5] = {0, 0, 0, 0, 0};
 static inline TileFunction find_half_tile(int, int64_t) { return nullptr; }
 
 #else
-
-static constexpr int HALF_ROWS[5] = {0, 0, 14, 10, 0};  // most rows by width in vectors
 
 template <int MR, int NV>
 __attribute__((always_inline)) static inline void finish_half_tile(const Tile& t, const float* residual, float* y,
@@ -125,7 +126,7 @@ void half_tile(const Tile& t) {
   }
 }
 
-template <int NV, int MR = HALF_ROWS[NV]>
+template <int NV, int MR = half_rows(NV)>
 static inline TileFunction half_tile_of_rows(int64_t rows) {
   if constexpr (MR == 0) {
     return nullptr;

@@ -22,12 +22,13 @@ struct Geometry {
   int max_panel;      // vectors in the widest weight panel of a convolution
   int dense_panel;    // vectors in a weight panel of a dense layer
   int rows[5];        // most rows of a tile, by its width in vectors
+  int half_rows[5];   // of one whose last vector two rows share; 0: there is none
 };
 
 // By Isa; table.cpp asserts them.
-constexpr Geometry GEOMETRY[] = {{4, 2, 4, {0, 4, 4, 2, 2}},
-                                 {8, 2, 8, {0, 12, 6, 0, 0}},
-                                 {16, 4, 8, {0, 12, 12, 8, 7}},
-                                 {4, 4, 8, {0, 12, 12, 8, 6}}};
+constexpr Geometry GEOMETRY[] = {{4, 2, 4, {0, 4, 4, 2, 2}, {}},
+                                 {8, 2, 8, {0, 12, 6, 0, 0}, {}},
+                                 {16, 4, 8, {0, 12, 12, 8, 7}, {0, 0, 14, 10, 0}},
+                                 {4, 4, 8, {0, 12, 12, 8, 6}, {}}};
 
 }  // namespace fastconv
