@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .models.model import Model as LayersModel
 
 MAX_PLANS = 16  # compiled shapes that a model keeps
+FLOAT32 = np.dtype(np.float32)  # the object that all arrays of native float32 share
 
 
 class Model:
@@ -128,7 +129,7 @@ class Model:
 
     def _ready(self, x: Any) -> Compiled | None:
         """The plan for an only input that needs no look: the usual case, in a hurry."""
-        if self._one_float32 and type(x) is np.ndarray and x.dtype == np.float32 and x.flags.carray and x.size:
+        if self._one_float32 and type(x) is np.ndarray and x.dtype is FLOAT32 and x.flags.carray and x.size:
             return self._plans.get((x.shape,))
         return None
 
@@ -152,6 +153,8 @@ class Model:
             self._executor.run(compiled.plan, [*inputs, *outputs])
         except MemoryError:
             raise ModelError(f"model {self.name!r}: no memory for {compiled.arena_bytes:,} bytes of tensors") from None
+        if not compiled.ragged and not self._converted:
+            return outputs
         # What the plan wrote, without the empty rows of a list of unknown length, in the types that the file declares.
         results: list[npt.NDArray[Any]] = list(outputs)
         for i in compiled.ragged:
