@@ -46,6 +46,13 @@ __device__ inline Pixel pixel_of(const ConvArguments& d, int64_t m) {
 
 __device__ inline int place(int row, int piece) { return row * STEP + ((piece ^ (row & 7)) << 4); }
 
+// How many of a stage's four steps are unrolled. tf32, four: 156 registers, one block less on a multiprocessor. fp16
+// and bf16, four, by nvcc 12: two registers of the 128x128 tile spill (sm_90a).
+template <class T>
+constexpr int STEPS_AT_ONCE = sizeof(T) == 4        ? 1
+                              : FASTCONV_NVCC >= 13 ? 4
+                                                    : 2;
+
 // -- engines: accumulators of a warp's WM x WN tile -------------------------------------------------------------------
 template <class T, bool round, int WM, int WN>
 struct TensorCores {
@@ -62,7 +69,7 @@ struct TensorCores {
 
   // a, b: the first row of this warp in the step's two operands.
   __device__ void step(const char* a, const char* b, int lane) {
-    FASTCONV_UNROLL_BY(sizeof(T) == 4 ? 1 : 4)  // tf32: unrolled, 156 registers, one block less on a multiprocessor
+    FASTCONV_UNROLL_BY(STEPS_AT_ONCE<T>)
     for (int k = 0; k < 4; k++) {
       uint32_t fa[WM / 16][4], fb[WN / 8][2];
       FASTCONV_UNROLL
