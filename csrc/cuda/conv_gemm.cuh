@@ -47,11 +47,11 @@ __device__ inline Pixel pixel_of(const ConvArguments& d, int64_t m) {
 __device__ inline int place(int row, int piece) { return row * STEP + ((piece ^ (row & 7)) << 4); }
 
 // How many of a stage's four steps are unrolled. tf32, four: 156 registers, one block less on a multiprocessor. fp16
-// and bf16, four, by nvcc 12: two registers of the 128x128 tile spill (sm_90a).
-template <class T>
-constexpr int STEPS_AT_ONCE = sizeof(T) == 4        ? 1
-                              : FASTCONV_NVCC >= 13 ? 4
-                                                    : 2;
+// and bf16, by nvcc 12: four spill two registers of the 128x128 tile (sm_90a), two some of the gathering one.
+template <class T, bool Gather>
+constexpr int STEPS_AT_ONCE = sizeof(T) == 4                  ? 1
+                              : FASTCONV_NVCC < 13 && !Gather ? 2
+                                                              : 4;
 
 // -- engines: accumulators of a warp's WM x WN tile -------------------------------------------------------------------
 template <class T, bool round, int WM, int WN>
@@ -68,8 +68,9 @@ struct TensorCores {
   }
 
   // a, b: the first row of this warp in the step's two operands.
+  template <bool Gather>
   __device__ void step(const char* a, const char* b, int lane) {
-    FASTCONV_UNROLL_BY(STEPS_AT_ONCE<T>)
+    FASTCONV_UNROLL_BY((STEPS_AT_ONCE<T, Gather>))
     for (int k = 0; k < 4; k++) {
       uint32_t fa[WM / 16][4], fb[WN / 8][2];
       FASTCONV_UNROLL
@@ -113,6 +114,7 @@ struct PlainFma {
     for (int j = 0; j < WN / 4; j++) c[i][j] = 0.0f;
   }
 
+  template <bool Gather>
   __device__ void step(const char* a, const char* b, int lane) {
     const int row = lane / 4, column = lane % 4;
     FASTCONV_UNROLL_BY(2)  // all eight: 254 registers
@@ -314,7 +316,7 @@ __global__ void __launch_bounds__(BM / WM * BN / WN * 32,
     }
     copy_async_commit();
     const char* from = shared + stage * STAGE;
-    engine.step(from + warp_row * STEP, from + (BM + warp_column) * STEP, lane);
+    engine.template step<Gather>(from + warp_row * STEP, from + (BM + warp_column) * STEP, lane);
     stage = stage + 1 == STAGES ? 0 : stage + 1;
     next = next + 1 == STAGES ? 0 : next + 1;
   }
