@@ -36,9 +36,16 @@ class Merged:
     engines: dict[str, dict[str, str]] = field(default_factory=dict)
     systems: list[Row] = field(default_factory=list)
     runs: int = 1  # of the case that was run most often
+    counts: dict[Case, int] = field(default_factory=dict)
 
     def select(self, threads: int, batch: int) -> dict[str, dict[str, Row]]:
         return {m: rows for (m, b, t), rows in self.cases.items() if (b, t) == (batch, threads)}
+
+    def heading(self, threads: int, batch: int) -> str:
+        """With the number of runs where it is not that of the machine's line."""
+        fewest = min(n for (_, b, t), n in self.counts.items() if (b, t) == (batch, threads))
+        runs = "" if fewest == self.runs else ", one run" if fewest == 1 else f", {fewest} runs"
+        return f"### Threads {threads}, batch {batch}{runs}"
 
     def settings(self) -> list[tuple[int, int]]:
         """(threads, batch) of all cases."""
@@ -85,6 +92,7 @@ def merge(reports: list[Row]) -> Merged:
             runs.setdefault(case, []).append(rows)
     out.runs = max(map(len, runs.values()), default=1)
     for case, several in runs.items():
+        out.counts[case] = len(several)
         engines = dict.fromkeys(e for rows in several for e in rows)
         merged = out.cases[case] = {e: _median([rows[e] for rows in several if e in rows]) for e in engines}
         mine = merged.get("fastconv")
@@ -294,7 +302,7 @@ def page(found: dict[str, list[Row]], merged: Merged, pictures: dict[str, list[P
         ]
         show("models", lambda _: "Time of each engine on each model, relative to onnxruntime")
         for threads, batch in merged.settings():
-            lines += [f"### Threads {threads}, batch {batch}", "", *speed_table(merged, threads, batch), ""]
+            lines += [merged.heading(threads, batch), "", *speed_table(merged, threads, batch), ""]
         scaling = scaling_table(merged)
         if scaling:
             lines += ["### Threads", "", "Times faster than one thread, from the medians above.", "", *scaling, ""]
