@@ -43,9 +43,10 @@ class Merged:
 
     def heading(self, threads: int, batch: int) -> str:
         """With the number of runs where it is not that of the machine's line."""
-        fewest = min(n for (_, b, t), n in self.counts.items() if (b, t) == (batch, threads))
-        runs = "" if fewest == self.runs else ", one run" if fewest == 1 else f", {fewest} runs"
-        return f"### Threads {threads}, batch {batch}{runs}"
+        counts = {n for (_, b, t), n in self.counts.items() if (b, t) == (batch, threads)}
+        fewest, most = min(counts), max(counts)
+        span = f"{fewest} to {most} runs" if fewest < most else f"{most} runs" if most > 1 else "one run"
+        return f"### Threads {threads}, batch {batch}" + ("" if fewest == self.runs else f", {span}")
 
     def settings(self) -> list[tuple[int, int]]:
         """(threads, batch) of all cases."""
@@ -337,7 +338,8 @@ def page(found: dict[str, list[Row]], merged: Merged, pictures: dict[str, list[P
 def summary(merged: Merged, picture: Path | None, page_path: Path, folder: Path) -> str:
     """The text of the README, which stands in `folder`: the first table only."""
     threads, batch = merged.settings()[0]
-    lines = [f"Threads {threads}, batch {batch}. {machine_line(merged.systems, merged.runs)}", ""]
+    runs = max(n for (_, b, t), n in merged.counts.items() if (b, t) == (batch, threads))
+    lines = [f"Threads {threads}, batch {batch}. {machine_line(merged.systems, runs)}", ""]
     lines += [*speed_table(merged, threads, batch), "", versions_line(merged), "", legend(), ""]
     if picture is not None:
         lines += [f"![Time of each engine on each model]({os.path.relpath(picture, folder)})", ""]

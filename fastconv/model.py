@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from .models.model import Model as LayersModel
 
 MAX_PLANS = 16  # compiled shapes that a model keeps
-FLOAT32 = np.dtype(np.float32)  # the object that all arrays of native float32 share
+FLOAT32 = np.dtype(np.float32)  # the object that most arrays share; others, as unpickled ones, are looked at twice
 
 
 class Model:

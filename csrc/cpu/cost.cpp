@@ -1,9 +1,9 @@
 // The cost model of convolutions: seconds = sum over terms of count x coefficient, all of them non-negative.
 //
-// Counts follow the kernels: tiles as gemm.h cuts them (a tile of mr rows and nv vectors takes mr * nv slots a step, at
-// least the eight that two ports times four cycles of latency leave open), blocks as conv_checks.cpp makes them, bytes
-// by where they come from. Coefficients are fitted to measurements with cold weights by bench/fit_cost.py. Nothing here
-// knows of threads, time or the machine.
+// Counts follow the kernels: tiles as gemm.h and half_tile.h cut them (a tile of mr rows and nv vectors, or nv - 1/2,
+// takes mr * nv slots a step, at least the eight that two ports times four cycles of latency leave open), blocks as
+// conv_checks.cpp makes them, bytes by where they come from. Coefficients are fitted to measurements with cold weights
+// by bench/fit_cost.py. Nothing here knows of threads, time or the machine.
 #include "cpu/cost.h"
 
 #include <algorithm>
@@ -59,12 +59,13 @@ void add_images(Cost& cost, const ConvShape& s) {
   cost.terms[COST_FAR] += std::max(0.0, bytes - (double)NEAR);
 }
 
-// Lanes of images: every product counts, and what is turned about as a vector that a tile writes.
+// Lanes of images: every product counts, and turning about 16 images takes 50 cycles for 256 numbers, six slots a
+// vector.
 void add_conv2d_images(Cost& cost, const ConvShape& s, Isa isa) {
   const double V = geometry(isa).vector_length, groups = std::ceil((double)s.N / V);
   const double products = (double)(s.P * s.Q * s.K) * (double)(s.C * s.R * s.S);
   cost.terms[COST_FMA] += groups * products;
-  cost.terms[COST_STORE] += 4 * groups * (double)(s.H * s.W * s.C + s.P * s.Q * s.K);
+  cost.terms[COST_FMA] += 6 * groups * (double)(s.H * s.W * s.C + s.P * s.Q * s.K);
   cost.terms[COST_WEIGHT] += 4.0 * (double)packed_conv2d_size(s.K, s.C, s.R, s.S, s.groups, isa);
   cost.terms[COST_OPERATION] += 1;
 }
@@ -86,7 +87,9 @@ void add_conv2d(Cost& cost, ConvShape s, ConvChoice choice, Isa isa) {
   d.N = s.N, d.H = s.H, d.W = s.W, d.C = s.C, d.K = s.K, d.P = s.P, d.Q = s.Q, d.R = s.R, d.S = s.S;
   d.groups = s.groups, d.stride_h = s.stride_h, d.stride_w = s.stride_w, d.pad_t = s.pad_t, d.pad_l = s.pad_l;
   d.dilation_h = s.dilation_h, d.dilation_w = s.dilation_w;
-  d.algorithm = runs ? ConvAlgorithm::row_run : ConvAlgorithm::implicit;
+  d.algorithm = runs                         ? ConvAlgorithm::row_run
+                : choice == ConvChoice::gemm ? ConvAlgorithm::gemm
+                                             : ConvAlgorithm::implicit;
   prepare(d, isa);
   // A tap of which all pixels of a tile meet padding is skipped; where a line is about a tile that happens line by
   // line.
@@ -102,7 +105,7 @@ void add_conv2d(Cost& cost, ConvShape s, ConvChoice choice, Isa isa) {
     if (s.P <= 64 && s.R <= 64) live = (double)inside / (double)s.P;
   }
   const double taps = live * (double)s.S;
-  const bool halves = choice == ConvChoice::gemm;
+  const bool halves = choice == ConvChoice::gemm && !cuts_depth(d);
   const int64_t whole = M / d.rows_per_chunk, rest = M % d.rows_per_chunk;
   Cost one{};
   add_products(one, table, d.rows_per_chunk, Kg, taps * (double)Cg, halves);

@@ -12,13 +12,16 @@ namespace fastconv {
 namespace FASTCONV_ISA {
 
 // Most rows by width in vectors.
-constexpr int half_rows(int nv) { return GEOMETRY[(int)Isa::FASTCONV_ISA].half_rows[nv]; }
+static constexpr int half_rows(int nv) { return GEOMETRY[(int)Isa::FASTCONV_ISA].half_rows[nv]; }
 
 #ifndef FASTCONV_ISA_AVX512  // where eight lanes are a vector, 24 and 40 columns are whole ones
 
+static_assert(half_rows(1) + half_rows(2) + half_rows(3) + half_rows(4) == 0, "table.h");
 static inline TileFunction find_half_tile(int, int64_t) { return nullptr; }
 
 #else
+
+static_assert(half_rows(1) + half_rows(4) == 0, "table.h");
 
 template <int MR, int NV>
 __attribute__((always_inline)) static inline void finish_half_tile(const Tile& t, const float* residual, float* y,

@@ -25,7 +25,7 @@ struct Geometry {
   int half_rows[5];   // of one whose last vector two rows share; 0: there is none
 };
 
-// By Isa; table.cpp asserts them.
+// By Isa; table.cpp and half_tile.h assert them.
 constexpr Geometry GEOMETRY[] = {{4, 2, 4, {0, 4, 4, 2, 2}, {}},
                                  {8, 2, 8, {0, 12, 6, 0, 0}, {}},
                                  {16, 4, 8, {0, 12, 12, 8, 7}, {0, 0, 14, 10, 0}},

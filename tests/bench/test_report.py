@@ -45,10 +45,12 @@ def test_medians_over_runs(stored: dict[str, Any]) -> None:
     assert any("it broke (in 1 of 3 runs): resnet50" in line for line in report.failures(merged))
     assert "medians of 3 runs" in report.machine_line(merged.systems, merged.runs)
     assert merged.heading(1, 1) == "### Threads 1, batch 1"
-    for run, count in zip(runs, (8, 8, 4), strict=True):
+    for run, count in zip(runs, (32, 32, 4), strict=True):
         run["rows"] += [row | {"batch": count} for row in run["rows"]]
     merged = report.merge(runs)
-    assert merged.heading(1, 8).endswith("batch 8, 2 runs") and merged.heading(1, 4).endswith("batch 4, one run")
+    assert merged.heading(1, 32).endswith("batch 32, 2 runs") and merged.heading(1, 4).endswith("batch 4, one run")
+    runs[0]["rows"] = [r for r in runs[0]["rows"] if (r["model"], r["batch"]) != ("lenet5", 32)]
+    assert report.merge(runs).heading(1, 32).endswith("batch 32, 1 to 2 runs")
 
 
 def test_machines_are_not_mixed(stored: dict[str, Any]) -> None:
