@@ -208,7 +208,10 @@ def test_bench(call: Any, model: str) -> None:
     shaped = call("bench", model, "--shape", "2,3,32,32", "--runs", 1, "--json").json["results"][0]
     assert shaped["batch"] == 2 and shaped["inputs"] == {"x": [2, 3, 32, 32]}
     assert call("bench", model, "--runs", 2).out.split()[:2] == ["threads", "batch"]
-    one_line(call("bench", model, "--threads", "0"), "--threads")
+    one_line(call("bench", model, "--threads", "0"), "--threads 0: expected numbers from 1 to 1024")
+    one_line(call("bench", model, "--threads", "1,9999"), "--threads 1,9999: expected numbers from 1 to 1024")
+    one_line(call("bench", model, "--batch", "0"), "--batch 0: expected numbers of at least 1")
+    one_line(call("inspect", model, "--threads", "9999"), "--threads", "1024")
     one_line(call("bench", model, "--threads", "a"), "--threads 'a': expected some numbers such as 1,2")
     one_line(call("bench", model, "--batch", "many"), "--batch")
 

@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from fastconv.threads import MAX_THREADS
+
 _BOXES_FROM = 70  # columns: in narrower boxes of help the names of options are cut off
 
 app = typer.Typer(
@@ -28,7 +30,9 @@ Shapes = Annotated[
     list[str] | None,
     typer.Option("--shape", metavar="1,3,224,224", help="Input shape; NAME=1,3,224,224 for each of several inputs."),
 ]
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads; all that the process may use if not given.")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, max=MAX_THREADS, help="Threads; all that the process may use if not given.")
+]
 Tuning = Annotated[str | None, typer.Option(metavar="FILE", help="What `fastconv tune` measured on this machine.")]
 Winograd = Annotated[int, typer.Option(metavar="M", help="Largest m of Winograd's F(m x m, 3 x 3): 4, or 6.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]

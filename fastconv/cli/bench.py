@@ -12,6 +12,7 @@ import numpy as np
 from fastconv.cli import inputs, output
 from fastconv.cli.output import Column
 from fastconv.errors import ShapeError
+from fastconv.threads import MAX_THREADS
 
 
 def measure(
@@ -60,8 +61,10 @@ def run(
     """Every combination of --threads and --batch, each a list such as 1,2,4."""
     counts: tuple[int | None, ...] = (None,) if threads is None else inputs.numbers(threads, "--threads", int)
     batch_sizes: tuple[int | None, ...] = (None,) if batches is None else inputs.numbers(batches, "--batch", int)
-    if any(n is not None and n < 1 for n in (*counts, *batch_sizes)):
-        raise ShapeError("--threads and --batch: expected numbers of at least 1")
+    if any(n is not None and not 1 <= n <= MAX_THREADS for n in counts):
+        raise ShapeError(f"--threads {threads}: expected numbers from 1 to {MAX_THREADS}")
+    if any(n is not None and n < 1 for n in batch_sizes):
+        raise ShapeError(f"--batch {batches}: expected numbers of at least 1")
     results = [measure(path, shapes, replace(how, threads=t), b, runs, warmup) for t in counts for b in batch_sizes]
     if as_json:
         output.dump_json({"model": path, "results": results})

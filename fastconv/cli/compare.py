@@ -17,6 +17,7 @@ import numpy.typing as npt
 from fastconv.cli import inputs, output
 from fastconv.cli.output import Column
 from fastconv.errors import FastconvError, ModelError
+from fastconv.saved import is_plan
 
 if TYPE_CHECKING:
     import onnx
@@ -249,6 +250,8 @@ def _attribute(attribute: Any) -> Any:
 
 def run(path: str, shapes: Sequence[str], seed: int, tolerance: float, how: inputs.How, as_json: bool) -> int:
     """Compare; returns 1 where any output differs by more than `tolerance` of onnxruntime's largest magnitude."""
+    if is_plan(path):
+        raise ModelError(f"{path}: a saved plan; compare the ONNX file that it was made of")
     reference = Reference(path)
     model = inputs.load(path, how)
     sizes = inputs.concrete(model, shapes)

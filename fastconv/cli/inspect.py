@@ -175,7 +175,7 @@ def profile(path: str, shapes: Sequence[str], runs: int, how: inputs.How, as_jso
                 r.algorithm,
                 output.dims(r.shape),
                 f"{r.ms:.3f}",
-                f"{r.expected_ms:.3f}",
+                f"{r.expected_ms:.3f}" if r.expected_ms else "-",
                 f"{100 * r.ms / total:.1f}%",
                 f"{r.gflops:.1f}" if r.gflops else "-",
                 f"{100 * r.share:.0f}%" if r.gflops else "-",
@@ -183,9 +183,11 @@ def profile(path: str, shapes: Sequence[str], runs: int, how: inputs.How, as_jso
             for r in result.rows
         ],
     )
+    expected = sum(r.expected_ms for r in result.rows)  # 0 of a saved plan, which does not know it
     output.print_line(
-        f"{result.total_ms:.3f} ms, median of {runs} runs; one thread is expected to take "
-        f"{sum(r.expected_ms for r in result.rows):.3f}; measured peak {result.peak_gflops:.0f} GFLOP/s a core",
+        f"{result.total_ms:.3f} ms, median of {runs} runs; "
+        + (f"one thread is expected to take {expected:.3f}; " if expected else "")
+        + f"measured peak {result.peak_gflops:.0f} GFLOP/s a core",
         style="bold",
     )
     return 0
