@@ -35,16 +35,24 @@ class Merged:
     cases: dict[Case, dict[str, Row]] = field(default_factory=dict)
     engines: dict[str, dict[str, str]] = field(default_factory=dict)
     systems: list[Row] = field(default_factory=list)
-    runs: int = 1  # of the case that was run most often
-    counts: dict[Case, int] = field(default_factory=dict)
+    counts: dict[Case, int] = field(default_factory=dict)  # runs of each
 
     def select(self, threads: int, batch: int) -> dict[str, dict[str, Row]]:
         return {m: rows for (m, b, t), rows in self.cases.items() if (b, t) == (batch, threads)}
 
+    @property
+    def runs(self) -> int:
+        """Of the case that was run most often."""
+        return max(self.counts.values(), default=1)
+
+    def span(self, threads: int, batch: int) -> tuple[int, int]:
+        """Fewest and most runs of a case of this setting."""
+        counts = [n for (_, b, t), n in self.counts.items() if (b, t) == (batch, threads)]
+        return min(counts), max(counts)
+
     def heading(self, threads: int, batch: int) -> str:
         """With the number of runs where it is not that of the machine's line."""
-        counts = {n for (_, b, t), n in self.counts.items() if (b, t) == (batch, threads)}
-        fewest, most = min(counts), max(counts)
+        fewest, most = self.span(threads, batch)
         span = f"{fewest} to {most} runs" if fewest < most else f"{most} runs" if most > 1 else "one run"
         return f"### Threads {threads}, batch {batch}" + ("" if fewest == self.runs else f", {span}")
 
@@ -91,7 +99,6 @@ def merge(reports: list[Row]) -> Merged:
             cases.setdefault((r["model"], r["batch"], r["threads"]), {})[r["engine"]] = r
         for case, rows in cases.items():
             runs.setdefault(case, []).append(rows)
-    out.runs = max(map(len, runs.values()), default=1)
     for case, several in runs.items():
         out.counts[case] = len(several)
         engines = dict.fromkeys(e for rows in several for e in rows)
@@ -338,7 +345,7 @@ def page(found: dict[str, list[Row]], merged: Merged, pictures: dict[str, list[P
 def summary(merged: Merged, picture: Path | None, page_path: Path, folder: Path) -> str:
     """The text of the README, which stands in `folder`: the first table only."""
     threads, batch = merged.settings()[0]
-    runs = max(n for (_, b, t), n in merged.counts.items() if (b, t) == (batch, threads))
+    _, runs = merged.span(threads, batch)
     lines = [f"Threads {threads}, batch {batch}. {machine_line(merged.systems, runs)}", ""]
     lines += [*speed_table(merged, threads, batch), "", versions_line(merged), "", legend(), ""]
     if picture is not None:

@@ -64,8 +64,8 @@ void add_images(Cost& cost, const ConvShape& s) {
 void add_conv2d_images(Cost& cost, const ConvShape& s, Isa isa) {
   const double V = geometry(isa).vector_length, groups = std::ceil((double)s.N / V);
   const double products = (double)(s.P * s.Q * s.K) * (double)(s.C * s.R * s.S);
-  cost.terms[COST_FMA] += groups * products;
-  cost.terms[COST_FMA] += 6 * groups * (double)(s.H * s.W * s.C + s.P * s.Q * s.K);
+  const double turned = (double)(s.H * s.W * s.C + s.P * s.Q * s.K);
+  cost.terms[COST_FMA] += groups * (products + 6 * turned);
   cost.terms[COST_WEIGHT] += 4.0 * (double)packed_conv2d_size(s.K, s.C, s.R, s.S, s.groups, isa);
   cost.terms[COST_OPERATION] += 1;
 }
