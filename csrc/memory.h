@@ -37,7 +37,7 @@ class WeightStore {
  public:
   float* allocate(int64_t floats);  // 64-byte aligned; throws std::bad_alloc
   int64_t bytes() const { return used_; }
-  bool huge() const { return huge_; }  // false where most huge pages took too long
+  bool huge() const { return huge_; }  // whether the next page would be tried as a huge one
 
  private:
   void touch(size_t end);
@@ -46,8 +46,8 @@ class WeightStore {
   size_t free_ = 0;     // in the last region
   size_t touched_ = 0;  // of the last region
   std::atomic<bool> huge_{true};
-  int64_t pages_ = 0, small_ = 0;  // handed out so far; small_: in small pages
-  int64_t nanoseconds_ = 0;        // that touching the huge ones took
+  int64_t pages_ = 0;  // handed out so far
+  int64_t lost_ = 0;   // nanoseconds that touching the huge ones took beyond small ones
   int64_t used_ = 0;
 };
 

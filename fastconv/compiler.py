@@ -178,7 +178,7 @@ class Compiler:
     def _pack_early(self, conv: Node) -> None:
         """What few pixels use is read from memory, and wants huge pages, which the first weights get: WeightStore
         (csrc/memory.h) takes small ones where the system is slow to find more. Dense layers do not care."""
-        choice = self.selection.choose(shape_of(conv), constant=True).choice
+        choice = conv.attrs["chosen"].choice
         if choice.algorithm in ("gemm", "implicit", "winograd"):
             self.packed(conv, choice)
 

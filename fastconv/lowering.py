@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from . import _core, stems
 from .errors import UnsupportedOpError
 from .graph import Node
-from .selection import Choice, choice_name, shape_of
+from .selection import Choice, Chosen, choice_name, shape_of
 from .selection import Shape as ConvShape
 from .views import View, broadcast_strides, collapse, row_strides
 
@@ -76,7 +76,7 @@ def unary_spec(node: Node) -> tuple[str, float, float]:
 @lowers("Conv")
 def conv(c: Compiler, node: Node) -> None:
     shape = shape_of(node)
-    chosen = c.selection.choose(shape, constant=node.input(1).is_const)
+    chosen: Chosen = node.attrs["chosen"]
     N, H, W, C, K, P, Q, R, S = shape[:9]
     x, y = c.view(node.input(0)), c.view(node.output)
     bias, residual = node.optional(2), node.optional(3)

@@ -21,7 +21,7 @@ from .forks import hold_at_fork
 from .graph import Graph, Shape
 from .inputs import FloatArray, TensorInfo, check_input, check_shape, in_order, show
 from .isa import resolve_isa
-from .onnx.reader import read
+from .onnx.reader import OnnxModel, read
 from .profile import Profile, measure
 from .selection import DEFAULT_WINOGRAD, Selection, check_winograd
 from .source import Source
@@ -183,15 +183,21 @@ class Model:
             with self._lock:
                 compiled = self._plans.get(key)
                 if compiled is None:
-                    graph = self._onnx.build(self._feed_shapes(key))
                     compiled = compile_graph(
-                        graph, self._isa, self._cache, strict=self.precision == "strict", winograd=self.winograd,
-                        tuning=self.tuning,
+                        self._graph_at(key), self._isa, self._cache, strict=self.precision == "strict",
+                        winograd=self.winograd, tuning=self.tuning,
                     )  # fmt: skip
                     while len(self._plans) >= MAX_PLANS:
                         self._plans.pop(next(iter(self._plans)))
                     self._plans[key] = compiled
         return compiled
+
+    def _graph_at(self, key: tuple[Shape, ...]) -> Graph:
+        """The graph for these shapes: of a file, whose weights do not change, that which was made to check it."""
+        graph = self._graph
+        if graph is None or tuple(v.shape for v in graph.inputs) != key or not isinstance(self._onnx, OnnxModel):
+            graph = self._onnx.build(self._feed_shapes(key))
+        return graph
 
     def compile(self, *shapes: Sequence[int], **training: Any) -> Compiled:
         """The plan for these input shapes (none: the model's own, a free batch taken as 1), compiled if need be."""

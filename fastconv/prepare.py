@@ -65,7 +65,8 @@ class _Preparation:
 
     def _conv(self, node: Node) -> None:
         shape, isa = shape_of(node), self.selection.isa
-        choice = self.selection.choose(shape, constant=node.input(1).is_const).choice
+        chosen = node.attrs["chosen"] = self.selection.choose(shape, constant=node.input(1).is_const)
+        choice = chosen.choice
         if choice.algorithm == "winograd" and self.target.splits_winograd:
             axes, r = _core.winograd_axes(shape.R, shape.S), max(shape.R, shape.S)
             if axes == 0 and choice.m % 2 == 0:

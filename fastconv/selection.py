@@ -76,10 +76,11 @@ class Selection:
     def choose(self, shape: Shape, *, constant: bool = True) -> Chosen:
         """The choice for a shape; for one that was not measured, the cost model's."""
         measured = self.tuning.seconds(shape, self.isa) if self.tuning is not None else {}
-        allowed = [(s, c) for c in self.candidates(shape, constant=constant) if (s := measured.get(c)) is not None]
-        if allowed:
-            seconds, choice = min(allowed)
-            return Chosen(choice, seconds, "tuned")
+        if measured:
+            allowed = [(s, c) for c in self.candidates(shape, constant=constant) if (s := measured.get(c)) is not None]
+            if allowed:
+                seconds, choice = min(allowed)
+                return Chosen(choice, seconds, "tuned")
         core = shape.core
         choice = Choice(*_core.choose_conv2d(core, self.isa, self._largest(shape, constant)))
         return Chosen(choice, expected(shape, choice, self.isa), "model")

@@ -1,7 +1,7 @@
 // Declares the kernels of the level that a file is compiled for.
 #pragma once
 #include "cpu/simd/simd.h"
-#include "cpu/winograd.h"
+#include "cpu/table.h"
 #include "ops.h"
 
 namespace fastconv {
@@ -22,9 +22,10 @@ static inline void activate_row(const Activation& act, float* y, int64_t n) { ac
 void conv2d_images(const Conv2d& d, const Buffers& b, int64_t begin, int64_t end);
 void conv2d_backward_weight_images(const Conv2dBackwardWeight& d, const Buffers& b, int64_t begin, int64_t end);
 
-// cpu/winograd_filter.cpp, see cpu/table.h
+// cpu/winograd_filter.cpp and pack_panel.cpp, see cpu/table.h
 void winograd_filter(const WinogradFilter& G, float* out, int64_t plane, const float* w, int64_t stride,
                      const float* scale, int64_t lanes);
+void pack_panel(const FilterPanel& p);
 
 }  // namespace FASTCONV_ISA
 }  // namespace fastconv

@@ -30,29 +30,10 @@ int64_t packed_linear_size(int64_t K, int64_t C, Isa isa) {
   return vectors(K, V) * V * C;
 }
 
-// One panel: out[(tap * C + c) * width + lane] = w[lane][c][tap] for lane < columns, zero beyond.
+// out[(tap * C + c) * width + lane] = w[lane][c][tap] * scale[lane] for lane < columns, zero beyond.
 static void pack_panel(float* out, const float* w, const float* scale, int64_t columns, int64_t width, int64_t C,
                        int64_t taps) {
-  constexpr int64_t B = 16;
-  const int64_t row = C * taps;
-  if (columns < width) memset(out, 0, sizeof(float) * row * width);
-  for (int64_t c0 = 0; c0 < C; c0 += B) {
-    const int64_t c1 = c0 + B < C ? c0 + B : C;
-    for (int64_t k0 = 0; k0 < columns; k0 += B) {
-      const int64_t k1 = k0 + B < columns ? k0 + B : columns;
-      for (int64_t t = 0; t < taps; t++) {
-        for (int64_t c = c0; c < c1; c++) {
-          float* o = out + (t * C + c) * width;
-          const float* x = w + c * taps + t;
-          if (scale) {
-            for (int64_t k = k0; k < k1; k++) o[k] = x[k * row] * scale[k];
-          } else {
-            for (int64_t k = k0; k < k1; k++) o[k] = x[k * row];
-          }
-        }
-      }
-    }
-  }
+  kernels(best_isa()).pack_panel({w, scale, out, C * taps, taps, columns, width, C, taps, false});
 }
 
 int64_t panel_count(int64_t K, Isa isa) {

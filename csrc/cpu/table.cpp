@@ -42,7 +42,7 @@ const KernelTable table = {
 #define KERNEL(name, Descriptor) ENTRY(name),
 #include "cpu/kernels.def"
 #undef KERNEL
-    ENTRY(winograd_filter), fma_rate, 2.0 * CHAINS * Vec::N};
+    ENTRY(winograd_filter), ENTRY(pack_panel), fma_rate, 2.0 * CHAINS * Vec::N};
 
 }  // namespace FASTCONV_ISA
 }  // namespace fastconv

@@ -5,6 +5,15 @@
 
 namespace fastconv {
 
+// Element (k, c, tap) of w lies at k * w_k + c * w_c + tap and goes to out[(tap * depth + c) * width + k], times
+// scale[k] where there is a scale. Lanes from `columns` to `width` become zero. flip: taps in reverse order.
+struct FilterPanel {
+  const float *w, *scale;
+  float* out;
+  int64_t w_k, w_c, columns, width, depth, taps;
+  bool flip;
+};
+
 struct KernelTable {
 #define KERNEL(name, Descriptor) void (*name)(const Descriptor&, const Buffers&, int64_t, int64_t);
 #include "cpu/kernels.def"
@@ -12,7 +21,8 @@ struct KernelTable {
   // U = G g G^T of `lanes` <= 16 filters that lie `stride` floats apart: out[e * plane + lane]; scale may be null.
   void (*winograd_filter)(const WinogradFilter& G, float* out, int64_t plane, const float* w, int64_t stride,
                           const float* scale, int64_t lanes);
-  float (*fma_rate)(int64_t iterations);  // does iterations * fma_rate_flops floating-point operations in registers
+  void (*pack_panel)(const FilterPanel& p);  // of any level's width; w_c == taps
+  float (*fma_rate)(int64_t iterations);     // does iterations * fma_rate_flops floating-point operations in registers
   double fma_rate_flops;
 };
 
