@@ -16,7 +16,9 @@ namespace {
 
 constexpr int V = Vec::N;
 constexpr bool HOLDS_WEIGHTS = REGISTERS == 32;
-constexpr int QT = 7;  // outputs of a block
+constexpr int QT = 7;                                // outputs of a block
+constexpr int64_t LINE = 16;                         // floats
+constexpr int LANES = HOLDS_WEIGHTS ? 1 : LINE / V;  // of a line, that take turns
 
 struct Lane {      // one vector of channels
   const float* x;  // first channel of the first pixel
@@ -25,6 +27,11 @@ struct Lane {      // one vector of channels
   float* y;
   Vec bias, lo, hi;
   int n;  // channels in use
+};
+
+struct Line {
+  Lane lanes[LANES];
+  int count;
 };
 
 static inline Vec get(const float* p, int n) { return n == V ? load(p) : load_n(p, n); }
@@ -69,7 +76,7 @@ static inline void block(const DepthwiseConv2d& d, const Lane& lane, const Row& 
     for (int i = 0; i < S; i++) line[i] = HELD ? held[r * S + i] : load(w + i * w_ld);
 #pragma GCC unroll 32
     for (int c = LEFT; c < COLUMNS - RIGHT; c++) {
-      const Vec v = load(x + c * x_ld);
+      const Vec v = load_once(x + c * x_ld);
 #pragma GCC unroll 8
       for (int t = 0; t < QT; t++) {
         const int s = c - t * ST;
@@ -115,30 +122,40 @@ static void border_block(const DepthwiseConv2d& d, const Lane& lane, const Row& 
   }
 }
 
-// Rows [begin, end) of a lane. The last block begins early where Q is no multiple of QT: what both compute is the same.
 template <int R, int S, int ST>
-static void rows_by_blocks(const DepthwiseConv2d& d, const Lane& lane, int64_t begin, int64_t end, int64_t w_ld) {
+static inline void any_block(const DepthwiseConv2d& d, const Lane& lane, const Row& row, int64_t q, int64_t w_ld,
+                             const Vec* held) {
   constexpr int COLUMNS = (QT - 1) * ST + S, EDGE = R / 2, FAR = ST == 1 ? EDGE : EDGE - 1;
+  const int64_t left = d.pad_l - q * ST, right = q * ST - d.pad_l + COLUMNS - d.W;
+  const bool whole = lane.n == V && q + QT <= d.Q;
+  if (whole && left <= 0 && right <= 0) {
+    block<R, S, ST, 0, 0>(d, lane, row, q, w_ld, held);
+  } else if (whole && left == EDGE && right <= 0) {
+    block<R, S, ST, EDGE, 0>(d, lane, row, q, w_ld, held);
+  } else if (whole && left <= 0 && right == FAR) {
+    block<R, S, ST, 0, FAR>(d, lane, row, q, w_ld, held);
+  } else if (whole && left == EDGE && right == FAR) {
+    block<R, S, ST, EDGE, FAR>(d, lane, row, q, w_ld, held);
+  } else {
+    border_block<R, S, ST>(d, lane, row, q, w_ld);
+  }
+}
+
+// Rows [begin, end) of a line. The last block begins early where Q is no multiple of QT: what both compute is the same.
+// Vectors of a line take turns block by block: while one computes from L1, the lines that the next block needs arrive.
+template <int R, int S, int ST>
+static void rows_by_blocks(const DepthwiseConv2d& d, const Line& line, int64_t begin, int64_t end, int64_t w_ld) {
   Vec held[R * S];
 #pragma GCC unroll 9
-  for (int i = 0; HOLDS_WEIGHTS && R * S <= 9 && i < R * S; i++) held[i] = load(lane.w + i * w_ld);
+  for (int i = 0; HOLDS_WEIGHTS && R * S <= 9 && i < R * S; i++) held[i] = load(line.lanes[0].w + i * w_ld);
   for (int64_t at = begin; at < end; at++) {
-    const int64_t n = at / d.P, ih = at % d.P * ST - d.pad_t;
-    const Row row = {lane.x + n * d.x_image + ih * d.x_row, ih, at * d.Q, (int)max_i(0, -ih), (int)min_i(R, d.H - ih)};
+    const int64_t n = at / d.P, ih = at % d.P * ST - d.pad_t, first = n * d.x_image + ih * d.x_row;
+    Row row = {nullptr, ih, at * d.Q, (int)max_i(0, -ih), (int)min_i(R, d.H - ih)};
     for (int64_t next = 0; next < d.Q; next += QT) {
-      const int64_t q = next + QT <= d.Q || d.Q < QT || lane.residual ? next : d.Q - QT;
-      const int64_t left = d.pad_l - q * ST, right = q * ST - d.pad_l + COLUMNS - d.W;
-      const bool whole = lane.n == V && q + QT <= d.Q;
-      if (whole && left <= 0 && right <= 0) {
-        block<R, S, ST, 0, 0>(d, lane, row, q, w_ld, held);
-      } else if (whole && left == EDGE && right <= 0) {
-        block<R, S, ST, EDGE, 0>(d, lane, row, q, w_ld, held);
-      } else if (whole && left <= 0 && right == FAR) {
-        block<R, S, ST, 0, FAR>(d, lane, row, q, w_ld, held);
-      } else if (whole && left == EDGE && right == FAR) {
-        block<R, S, ST, EDGE, FAR>(d, lane, row, q, w_ld, held);
-      } else {
-        border_block<R, S, ST>(d, lane, row, q, w_ld);
+      const int64_t q = next + QT <= d.Q || d.Q < QT || line.lanes[0].residual ? next : d.Q - QT;
+      for (int i = 0; i < line.count; i++) {
+        row.x = line.lanes[i].x + first;
+        any_block<R, S, ST>(d, line.lanes[i], row, q, w_ld, held);
       }
     }
   }
@@ -173,15 +190,18 @@ static inline void block_any(const DepthwiseConv2d& d, const Lane& lane, int64_t
   }
 }
 
-static void rows_any(const DepthwiseConv2d& d, const Lane& lane, int64_t begin, int64_t end, int64_t w_ld) {
+static void rows_any(const DepthwiseConv2d& d, const Line& line, int64_t begin, int64_t end, int64_t w_ld) {
   const int64_t reach = (QT - 1) * d.stride_w + (d.S - 1) * d.dilation_w;
   for (int64_t at = begin; at < end; at++) {
     for (int64_t q = 0; q < d.Q; q += QT) {
       const int64_t iw = q * d.stride_w - d.pad_l;
-      if (lane.n == V && iw >= 0 && iw + reach < d.W && q + QT <= d.Q) {
-        block_any<true>(d, lane, at, q, w_ld);
-      } else {
-        block_any<false>(d, lane, at, q, w_ld);
+      const bool inside = iw >= 0 && iw + reach < d.W && q + QT <= d.Q;
+      for (int i = 0; i < line.count; i++) {
+        if (inside && line.lanes[i].n == V) {
+          block_any<true>(d, line.lanes[i], at, q, w_ld);
+        } else {
+          block_any<false>(d, line.lanes[i], at, q, w_ld);
+        }
       }
     }
   }
@@ -209,8 +229,6 @@ static void rows_multiplied(const DepthwiseConv2d& d, const Lane& lane, int64_t 
     put(d, lane, pixel, acc);
   }
 }
-
-constexpr int64_t LINE = 16;  // floats
 
 struct Range {  // output rows of all images, and channels
   int64_t row_begin, row_end, k_begin, k_end;
@@ -248,7 +266,7 @@ static Vec activate_and_sum(const Activation& act, float* y, int64_t y_ld, int64
   return sum_pixels<false>(Identity{}, y, y_ld, count, n);
 }
 
-using Rows = void (*)(const DepthwiseConv2d&, const Lane&, int64_t, int64_t, int64_t);
+using Rows = void (*)(const DepthwiseConv2d&, const Line&, int64_t, int64_t, int64_t);
 
 static Rows rows_function(const DepthwiseConv2d& d) {  // null: with a channel multiplier
   if (d.multiplier != 1) return nullptr;
@@ -259,26 +277,37 @@ static Rows rows_function(const DepthwiseConv2d& d) {  // null: with a channel m
   return d.stride_h == 1 ? rows_by_blocks<5, 5, 1> : rows_by_blocks<5, 5, 2>;
 }
 
+// Of the channels from k on. With a channel multiplier x stays the first channel of all.
+static Lane lane_at(const DepthwiseConv2d& d, const Buffers& b, int64_t k) {
+  const bool clip = d.act.func == Func::clip;
+  Lane lane;
+  lane.n = (int)min_i(V, d.K - k);
+  lane.x = b.in[0] + (d.multiplier == 1 ? k : 0);
+  lane.w = b.in[1] + k;
+  lane.residual = b.in[3] ? b.in[3] + k : nullptr;
+  lane.y = b.out + k;
+  lane.bias = b.in[2] ? get(b.in[2] + k, lane.n) : zero();
+  lane.lo = set1(clip ? d.act.alpha : -__builtin_inff());
+  lane.hi = set1(clip ? d.act.beta : __builtin_inff());
+  return lane;
+}
+
 // Rows of one line. sums: null, or where the sums of its outputs go, divided by P Q.
-static void band_of_line(const DepthwiseConv2d& d, const Buffers& b, Rows rows, Lane lane, const Range& range,
-                         float* sums) {
+static void band_of_line(const DepthwiseConv2d& d, const Buffers& b, Rows rows, const Range& range, float* sums) {
   const int64_t w_ld = (d.K + V - 1) / V * V;
   const int64_t batch = max_i(1, 256 / max_i(1, d.Q));  // rows whose vectors wait in L1 for the activation
   Vec total[LINE / V];
   for (int64_t i = 0; i < LINE / V; i++) total[i] = zero();
   for (int64_t row = range.row_begin; row < range.row_end; row += batch) {
     const int64_t stop = min_i(range.row_end, row + batch), pixels = (stop - row) * d.Q;
-    for (int64_t k = range.k_begin; k < range.k_end; k += V) {
-      lane.n = (int)min_i(V, d.K - k);
-      lane.x = b.in[0] + (rows ? k : 0);
-      lane.w = b.in[1] + k;
-      lane.y = b.out + k;
-      lane.residual = b.in[3] ? b.in[3] + k : nullptr;
-      lane.bias = b.in[2] ? get(b.in[2] + k, lane.n) : zero();
+    for (int64_t k = range.k_begin; k < range.k_end; k += LANES * V) {
+      Line line;
+      line.count = 0;
+      for (int64_t c = k; c < min_i(range.k_end, k + LANES * V); c += V) line.lanes[line.count++] = lane_at(d, b, c);
       if (rows) {
-        rows(d, lane, row, stop, w_ld);
+        rows(d, line, row, stop, w_ld);
       } else {
-        rows_multiplied(d, lane, row, stop, k, w_ld);
+        for (int i = 0; i < line.count; i++) rows_multiplied(d, line.lanes[i], row, stop, k + i * V, w_ld);
       }
     }
     float* y = b.out + row * d.Q * d.y_ld;
@@ -301,17 +330,13 @@ static void band_of_line(const DepthwiseConv2d& d, const Buffers& b, Rows rows, 
 
 // sums: null, or of the first band of rows_per_chunk rows; those of the next ones follow.
 static void compute(const DepthwiseConv2d& d, const Buffers& b, const Range& range, float* sums) {
-  const bool clip = d.act.func == Func::clip;
-  Lane lane;
-  lane.lo = set1(clip ? d.act.alpha : -__builtin_inff());
-  lane.hi = set1(clip ? d.act.beta : __builtin_inff());
   const Rows rows = rows_function(d);
   const int64_t band = sums ? d.rows_per_chunk : max_i(1, range.row_end - range.row_begin);
   for (int64_t k = range.k_begin; k < range.k_end; k += LINE) {
     float* to = sums;
     for (int64_t row = range.row_begin; row < range.row_end; row += band) {
       const Range part = {row, min_i(range.row_end, row + band), k, min_i(d.K, k + LINE)};
-      band_of_line(d, b, rows, lane, part, to);
+      band_of_line(d, b, rows, part, to);
       if (to) to += d.K;
     }
   }

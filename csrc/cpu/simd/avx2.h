@@ -35,6 +35,12 @@ static inline Vec fma_at(Vec x, const float* w, Vec acc) {
   __asm__("vfmadd231ps %2, %1, %0" : "+x"(acc.v) : "x"(x.v), "m"(*(const __m256_u*)w));
   return acc;
 }
+// For several uses: compilers would make w a memory operand of each of them.
+static inline Vec load_once(const float* w) {
+  Vec a = load(w);
+  __asm__("" : "+x"(a.v));
+  return a;
+}
 // min and max return b where either is NaN.
 static inline Vec min(Vec a, Vec b) { return {_mm256_min_ps(a.v, b.v)}; }
 static inline Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }

@@ -20,6 +20,7 @@ static inline __mmask16 mask_n(int n) { return (__mmask16)((1u << n) - 1u); }
 static inline Vec zero() { return {_mm512_setzero_ps()}; }
 static inline Vec set1(float x) { return {_mm512_set1_ps(x)}; }
 static inline Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
+static inline Vec load_once(const float* p) { return load(p); }
 static inline void store(float* p, Vec a) { _mm512_storeu_ps(p, a.v); }
 static inline Vec load_n(const float* p, int n) { return {_mm512_maskz_loadu_ps(mask_n(n), p)}; }
 static inline void store_n(float* p, Vec a, int n) { _mm512_mask_storeu_ps(p, mask_n(n), a.v); }

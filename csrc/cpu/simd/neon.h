@@ -19,6 +19,7 @@ static constexpr int ROWS[5] = {0, 12, 12, 8, 6};  // rows of a tile by its widt
 static inline Vec zero() { return {vdupq_n_f32(0)}; }
 static inline Vec set1(float x) { return {vdupq_n_f32(x)}; }
 static inline Vec load(const float* p) { return {vld1q_f32(p)}; }
+static inline Vec load_once(const float* p) { return load(p); }
 static inline void store(float* p, Vec a) { vst1q_f32(p, a.v); }
 static inline Vec load_n(const float* p, int n) {
   if (n >= 4) return load(p);

@@ -26,6 +26,7 @@ static inline Vec load(const float* p) {
   __builtin_memcpy(&r.v, p, 16);
   return r;
 }
+static inline Vec load_once(const float* p) { return load(p); }
 static inline void store(float* p, Vec a) { __builtin_memcpy(p, &a.v, 16); }
 static inline Vec load_n(const float* p, int n) {
   Vec r = zero();
