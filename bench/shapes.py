@@ -62,9 +62,17 @@ def _distinct(layers: list[Layer]) -> list[Layer]:
 
 
 VGG16_DENSE = [DenseCase("fc6", 1, 25088, 4096), DenseCase("fc7", 1, 4096, 4096), DenseCase("fc8", 1, 4096, 1000)]
+# Without padding, so that the kernel is measured without the copy that pads: InceptionV3's stem, and that of MobileNetV2
+# on an image which carries its border.
+STEMS: list[Layer] = [
+    ConvCase("stem-299-32", 1, 299, 299, 3, 32, 3, 3, (2, 2), (0, 0, 0, 0)),
+    ConvCase("stem-225-32", 1, 225, 225, 3, 32, 3, 3, (2, 2), (0, 0, 0, 0)),
+    ConvCase("stem-226-64", 1, 226, 226, 3, 64, 3, 3, (1, 1), (0, 0, 0, 0)),
+]
 LAYERS: dict[str, list[Layer]] = {
     "resnet50": [*NETWORKS["resnet50"], DenseCase("fc", 1, 2048, 1000)],
     "vgg16": [*NETWORKS["vgg16"], *VGG16_DENSE],
     "mobilenet_v2": _distinct([*NETWORKS["mobilenet_v2"], DenseCase("classifier", 1, 1280, 1000)]),
     "efficientnet_b0": _distinct(_efficientnet_b0()),
+    "stems": STEMS,
 }

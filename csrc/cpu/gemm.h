@@ -118,11 +118,17 @@ __attribute__((always_inline)) static inline void finish_tile(const Tile& t, con
       for (int j = 0; j < NV; j++) acc[i][j] = load(whole + (i * NV + j) * V);
     }
   }
+  const bool dense = t.y_ld == (NV - 1) * V + t.tail;  // what a row writes beyond its end, the next one overwrites
 #pragma GCC unroll 16
   for (int i = 0; i < MR; i++) {
 #pragma GCC unroll 16
     for (int j = 0; j < NV - 1; j++) store(y + i * t.y_ld + j * V, acc[i][j]);
-    store_n(y + i * t.y_ld + (NV - 1) * V, acc[i][NV - 1], t.tail);
+    float* last = y + i * t.y_ld + (NV - 1) * V;
+    if (dense && i < MR - 1) {
+      store(last, acc[i][NV - 1]);
+    } else {
+      store_n(last, acc[i][NV - 1], t.tail);
+    }
   }
 }
 
