@@ -127,8 +127,10 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
   const int64_t head = min_i(row_end - row_begin, (d.Q - row_begin % d.Q) % d.Q), rest = row_end - row_begin - head;
   const int64_t by_line = cut(head).count + rest / d.Q * cut(d.Q).count + cut(rest % d.Q).count;
   const bool points = strided_points(d) && 10 * by_line <= 11 * through;  // short lines are worse than no lines
-  const bool lines = (runs && d.Q >= 4 * ROWS[nv]) || points, even = gemm || lines;
-  const int64_t all_blocks = lines ? by_line : through;
+  const bool lines = (runs && d.Q >= 4 * ROWS[nv]) || points;
+  // Short lines of a stem are a block each, and one call goes through an image's: LeNet-5's 14 and 10 pixels.
+  const bool whole = runs && !lines && d.Q <= ROWS[nv] && d.Q * nv >= 8, even = gemm || lines || whole;
+  const int64_t all_blocks = lines ? by_line : whole ? (row_end - row_begin) / d.Q + 1 : through;
   const int64_t slice = runs ? taps : min_i(taps, d.taps_per_slice), tap_bytes = len * t.w_ld * 4;
   const Activation none = {Func::identity, 0, 0};
   const bool clips = d.act.func == Func::clip || d.act.func == Func::identity;
@@ -147,15 +149,18 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
     t.next_step = fetch_step(nv, bytes, steps);
     Pixel pixel = gemm ? Pixel{} : pixel_of(d, row_begin);
     for (int64_t from = row_begin, to; from < row_end; from = to) {
-      to = lines ? min_i(row_end, (from / d.Q + 1) * d.Q) : row_end;
-      const RowBlocks blocks = cut(to - from);
+      to = lines || whole ? min_i(row_end, (from / d.Q + 1) * d.Q) : row_end;
+      if (whole && from % d.Q == 0 && to - from == d.Q) {
+        to += min_i((row_end - to) / d.Q, d.P - 1 - from / d.Q % d.P) * d.Q;
+      }
+      const RowBlocks blocks = whole ? RowBlocks(to - from, d.Q, 1) : cut(to - from);
       const TileFunction small = find(nv, blocks.size(blocks.more)),
                          large = blocks.more ? find(nv, blocks.size(0)) : small;
       for (int64_t i = 0; i < blocks.count; i += t.count) {
         const int64_t at = from + blocks.start(i), rows = blocks.size(i);
         t.count = even ? blocks.same(i) : 1;
-        t.a_step = rows * (lines ? d.stride_w : 1) * d.x_ld;
-        if (lines) pixel = pixel_of(d, at);
+        t.a_step = whole ? d.stride_h * d.x_row : rows * (lines ? d.stride_w : 1) * d.x_ld;
+        if (lines || whole) pixel = pixel_of(d, at);
         t.n_taps = gemm             ? gather_rows(d, x, at, rows, s)
                    : runs || points ? gather_runs(d, x, pixel, rows, s)
                                     : gather(d, x, pixel, rows, s);

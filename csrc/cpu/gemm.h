@@ -118,13 +118,14 @@ __attribute__((always_inline)) static inline void finish_tile(const Tile& t, con
       for (int j = 0; j < NV; j++) acc[i][j] = load(whole + (i * NV + j) * V);
     }
   }
-  const bool dense = t.y_ld == (NV - 1) * V + t.tail;  // what a row writes beyond its end, the next one overwrites
+  // What a dense row writes beyond its end, the next ones of this tile overwrite.
+  const int64_t beyond = t.y_ld == (NV - 1) * V + t.tail ? V - t.tail : MR * t.y_ld;
 #pragma GCC unroll 16
   for (int i = 0; i < MR; i++) {
 #pragma GCC unroll 16
     for (int j = 0; j < NV - 1; j++) store(y + i * t.y_ld + j * V, acc[i][j]);
     float* last = y + i * t.y_ld + (NV - 1) * V;
-    if (dense && i < MR - 1) {
+    if (beyond <= (MR - 1 - i) * t.y_ld) {
       store(last, acc[i][NV - 1]);
     } else {
       store_n(last, acc[i][NV - 1], t.tail);
@@ -142,7 +143,6 @@ void tile(const Tile& t) {
   const char* next = t.next;
   const float *start = t.start, *residual = t.residual;
   float* y = t.y;
-  const int64_t pointers = t.runs ? 0 : MR;  // from tap to tap
   for (int64_t block = 0; block < t.count; block++) {
     Vec acc[MR][NV];
     if (start) {
@@ -172,13 +172,16 @@ void tile(const Tile& t) {
       }
     }
     const float* const* a = t.a;
-    int64_t offset = block * t.a_step;
-    for (int64_t k = 0; k < t.n_taps; k++, a += pointers, offset += t.run) {
-      const float* p[MR];
+    const float* p[MR];
+    int64_t at = block * t.a_step;  // where the tap begins behind its pointers
+    for (int64_t k = 0; k < t.n_taps; k++, a += MR, at += t.run) {
+      if (k == 0 || !t.runs) {
 #pragma GCC unroll 16
-      for (int i = 0; i < MR; i++) p[i] = a[i] + offset;
+        for (int i = 0; i < MR; i++) p[i] = a[i];
+      }
       const float* w = t.w + (t.taps ? t.taps[k] : k) * t.len * t.w_ld;
-      for (int64_t c = 0; c < t.len; c++, w += t.w_ld) {
+      const int64_t end = at + t.len;
+      for (int64_t c = at; c < end; c++, w += t.w_ld) {
         Vec held[NV];
 #pragma GCC unroll 16
         for (int j = 0; j < HELD; j++) held[j] = load(w + j * V);

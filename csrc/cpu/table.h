@@ -38,7 +38,7 @@ struct Geometry {
 // By Isa; table.cpp and half_tile.h assert them.
 constexpr Geometry GEOMETRY[] = {{4, 2, 4, {0, 4, 4, 2, 2}, {}},
                                  {8, 2, 8, {0, 12, 6, 0, 0}, {}},
-                                 {16, 4, 8, {0, 12, 12, 8, 7}, {0, 0, 14, 10, 0}},
+                                 {16, 4, 8, {0, 14, 12, 8, 7}, {0, 0, 14, 10, 0}},
                                  {4, 4, 8, {0, 12, 12, 8, 6}, {}}};
 
 }  // namespace fastconv

@@ -14,7 +14,7 @@ struct Vec {
 static constexpr int REGISTERS = 32;
 static constexpr int MAX_NV = 4;                   // 6x64 tile: 24 accumulators, 4 weights, 1 broadcast
 static constexpr int DENSE_NV = 8;                 // panel of a dense layer, in vectors
-static constexpr int ROWS[5] = {0, 12, 12, 8, 7};  // rows of a tile by its width in vectors
+static constexpr int ROWS[5] = {0, 14, 12, 8, 7};  // rows of a tile by its width in vectors
 
 static inline __mmask16 mask_n(int n) { return (__mmask16)((1u << n) - 1u); }
 static inline Vec zero() { return {_mm512_setzero_ps()}; }
