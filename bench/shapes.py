@@ -62,8 +62,8 @@ def _distinct(layers: list[Layer]) -> list[Layer]:
 
 
 VGG16_DENSE = [DenseCase("fc6", 1, 25088, 4096), DenseCase("fc7", 1, 4096, 4096), DenseCase("fc8", 1, 4096, 1000)]
-# Without padding, so that the kernel is measured without the copy that pads: InceptionV3's stem, and that of MobileNetV2
-# on an image which carries its border.
+# Without padding, so that the kernel is measured without the copy that pads: InceptionV3's stem, those of MobileNetV2
+# and VGG16 on an image that carries its border.
 STEMS: list[Layer] = [
     ConvCase("stem-299-32", 1, 299, 299, 3, 32, 3, 3, (2, 2), (0, 0, 0, 0)),
     ConvCase("stem-225-32", 1, 225, 225, 3, 32, 3, 3, (2, 2), (0, 0, 0, 0)),

@@ -142,7 +142,7 @@ void prepare(Winograd& d, Isa isa, Op op) {
     // a line's planes are a third as large
     const int64_t most = (d.C * d.K <= 64 * 64 ? 14 : d.C * d.K <= 128 * 128 ? 28 : 42) * (d.axes ? 2 : 1);
     d.chunks = ceil_div(tiles, most);
-    if (d.chunks % 2 && d.chunks > 1 && d.chunks < 8) d.chunks--;  // two threads get as much each
+    if (d.chunks == 3) d.chunks = 2;  // two threads get as much each
     d.block = d.chunks ? ceil_div(tiles, d.chunks) : 0;
   }
 }

@@ -1,4 +1,4 @@
-"""Convolutions of few channels: each filter row is one run over a copy of the image that carries its padding.
+"""Convolutions of few channels: each filter row is one run over the image, or over a copy that carries its padding.
 
 Where the outputs of a pixel are less than half a vector, neighbouring pixels share one: to the kernel they are one
 pixel of `group` times as many outputs and `group` times the stride, whose filters are zero where the others reach. The
@@ -68,7 +68,7 @@ def padded(c: Compiler, node: Node, shape: Shape, x: View, seconds: float) -> tu
     N, H, W, C = shape[:4]
     top, left, bottom, right = shape.pads
     Hp, Wp, Cp = H + top + bottom, W + left + right, round_up(C, c.channel_unit(node))
-    if not any(shape.pads) and "x_perm" not in node.attrs and x.ld == Cp:
+    if not any(shape.pads) and "x_perm" not in node.attrs and x.ld == C == Cp:
         return c.tensor(x), {}, 0.0
     dims = (N, Hp, Wp, Cp)
     copy = View("arena", None, c.workspace(node) // 4, dims, row_strides(dims))

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
+import fastconv
 from fastconv import _core
 from fastconv.compiler import Compiled, Compiler, WeightCache
 from fastconv.graph import Graph, Weight
@@ -96,3 +98,40 @@ def test_strict_keeps_infinite_pixels_apart() -> None:
     touched = np.isnan(run(plan, [x])) | (np.abs(run(plan, [x])) == 1.0)
     assert not np.isnan(run(plan, [x])).any()
     assert touched[0, 12:17, 12:17].all()
+
+
+def slice_of_three() -> tuple[bytes, dict[str, F32]]:
+    """A model with a 3x3 stem without padding whose three channels lie among the four of a concatenation; its
+    weights."""
+    rng = np.random.default_rng(5)
+    shapes = {"a": (3, 5, 1, 1), "b": (1, 5, 1, 1), "c": (6, 4, 1, 1), "w": (8, 3, 3, 3)}
+    weights = {n: rng.standard_normal(s, np.float32) for n, s in shapes.items()}
+    nodes = [
+        helper.make_node("Conv", ["x", "a"], ["three"]), helper.make_node("Conv", ["x", "b"], ["fourth"]),
+        helper.make_node("Concat", ["three", "fourth"], ["four"], axis=1),
+        helper.make_node("Conv", ["four", "c"], ["z"]), helper.make_node("Conv", ["three", "w"], ["y"]),
+    ]  # fmt: skip
+    values = {"x": (2, 5, 9, 11), "y": (2, 8, 7, 9), "z": (2, 6, 9, 11)}
+    x, y, z = (helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in values.items())
+    initializers = [numpy_helper.from_array(w, n) for n, w in weights.items()]
+    graph = helper.make_graph(nodes, "slice", [x], [y, z], initializers)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]).SerializeToString(), weights
+
+
+@pytest.mark.parametrize("isa", LEVELS, ids=lambda i: i.name)
+def test_an_image_without_padding_is_taken_as_it_is(isa: Any) -> None:
+    case = ConvCase("bare", 2, 9, 11, 3, 8, 3, 3)
+    plan, values, want = compiled(case, isa, False, False)
+    assert [op.algorithm for op in plan.ops] == ["row_run"]
+    close(run(plan, values), want, terms=27, scale=1.0, note=case.name)
+
+
+@pytest.mark.parametrize("isa", LEVELS, ids=lambda i: i.name)
+def test_a_slice_is_copied(isa: Any) -> None:
+    data, weights = slice_of_three()
+    model = fastconv.Model(data, _isa=isa.name)
+    assert [op.algorithm for op in model.inspect() if op.name == "y"] == ["border", "row_run"]
+    x = np.random.default_rng(6).standard_normal((2, 5, 9, 11), np.float32)
+    three = reference.conv2d(x.transpose(0, 2, 3, 1), weights["a"], None, None)
+    want = reference.conv2d(three, weights["w"], None, None).transpose(0, 3, 1, 2)
+    close(model(x)[0], want, terms=27 * 5, scale=2.0, note="slice")

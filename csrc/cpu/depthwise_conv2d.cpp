@@ -49,8 +49,8 @@ static inline void put(const DepthwiseConv2d& d, const Lane& lane, int64_t pixel
 }
 
 struct Row {
-  const float* x;  // of the lane, at image row ih, which may lie outside
-  int64_t ih, pixel;
+  const float* x;  // of the lane, at an image row that may lie outside
+  int64_t pixel;
   int r_begin, r_end;  // filter rows inside the image
 };
 
@@ -71,16 +71,16 @@ static inline void block(const DepthwiseConv2d& d, const Lane& lane, const Row& 
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++, x += x_row, w += S * w_ld) {
     if (r < row.r_begin || r >= row.r_end) continue;
-    Vec line[S];
+    Vec weights[S];
 #pragma GCC unroll 8
-    for (int i = 0; i < S; i++) line[i] = HELD ? held[r * S + i] : load(w + i * w_ld);
+    for (int i = 0; i < S; i++) weights[i] = HELD ? held[r * S + i] : load(w + i * w_ld);
 #pragma GCC unroll 32
     for (int c = LEFT; c < COLUMNS - RIGHT; c++) {
       const Vec v = load_once(x + c * x_ld);
 #pragma GCC unroll 8
       for (int t = 0; t < QT; t++) {
         const int s = c - t * ST;
-        if (s >= 0 && s < S) acc[t] = fma(v, line[s], acc[t]);
+        if (s >= 0 && s < S) acc[t] = fma(v, weights[s], acc[t]);
       }
     }
   }
@@ -150,7 +150,7 @@ static void rows_by_blocks(const DepthwiseConv2d& d, const Line& line, int64_t b
   for (int i = 0; HOLDS_WEIGHTS && R * S <= 9 && i < R * S; i++) held[i] = load(line.lanes[0].w + i * w_ld);
   for (int64_t at = begin; at < end; at++) {
     const int64_t n = at / d.P, ih = at % d.P * ST - d.pad_t, first = n * d.x_image + ih * d.x_row;
-    Row row = {nullptr, ih, at * d.Q, (int)max_i(0, -ih), (int)min_i(R, d.H - ih)};
+    Row row = {nullptr, at * d.Q, (int)max_i(0, -ih), (int)min_i(R, d.H - ih)};
     for (int64_t next = 0; next < d.Q; next += QT) {
       const int64_t q = next + QT <= d.Q || d.Q < QT || line.lanes[0].residual ? next : d.Q - QT;
       for (int i = 0; i < line.count; i++) {

@@ -1,4 +1,4 @@
-// Weights in the order in which kernels read them (compiled with baseline flags: any level can be packed anywhere).
+// Weights in the order in which kernels read them. Any level can be packed anywhere: the best level here transposes.
 #include <string.h>
 
 #include "cpu/dispatch.h"

@@ -9,7 +9,7 @@ namespace fastconv {
 namespace FASTCONV_ISA {
 namespace {
 
-enum { BLOCK = 16 };  // channels of a work item; checks_training.cpp counts chunks alike
+enum { BLOCK = 16 };  // channels of a work item; conv_backward_checks.cpp counts chunks alike
 
 // Columns are contiguous in w.
 void copy_columns(const PackWeights& d, const FilterPanel& p, int64_t c0, int64_t c1) {

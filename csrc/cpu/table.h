@@ -5,8 +5,9 @@
 
 namespace fastconv {
 
-// Element (k, c, tap) of w lies at k * w_k + c * w_c + tap and goes to out[(tap * depth + c) * width + k], times
-// scale[k] where there is a scale. Lanes from `columns` to `width` become zero. flip: taps in reverse order.
+// Element (k, c, tap) of w, but for other orders in pack_weights.cpp, lies at k * w_k + c * w_c + tap and goes to
+// out[(tap * depth + c) * width + k], times scale[k] where there is a scale. Lanes from `columns` to `width` become
+// zero. flip: taps in reverse order.
 struct FilterPanel {
   const float *w, *scale;
   float* out;

@@ -8,6 +8,7 @@ import pytest
 import fastconv
 from fastconv.tuning import Tuning
 from tests.models import nets, nets_exports, nets_formats
+from tests.test_stems import slice_of_three
 
 assert nets_exports and nets_formats  # importing them fills NETS
 TOLERANCE = {"fp32": 1e-5, "tf32": 4e-3, "fp16": 4e-3, "bf16": 4e-2}  # of the largest magnitude
@@ -46,6 +47,15 @@ def test_stem_gets_whole_vectors() -> None:
     assert [op.algorithm for op in ops[:2]] == ["border", "row_run"]
     assert all(op.isa == "cuda fp16" for op in ops)
     assert not any(op.algorithm.startswith("F(") for op in ops)
+
+
+def test_stem_in_a_concatenation() -> None:
+    """Its three channels lie among four, as many as a stem is rounded up to; but the fourth is another's."""
+    data, _ = slice_of_three()
+    x = np.random.default_rng(6).standard_normal((2, 5, 9, 11), np.float32)
+    want = fastconv.load(data, precision="strict")(x)
+    for got, expected in zip(fastconv.load(data, device="cuda")(x), want, strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-4)
 
 
 def test_nothing_is_expected_or_measured() -> None:

@@ -102,6 +102,19 @@ def test_lines_of_stems(isa: Any) -> None:
 
 
 @isas
+def test_short_lines_of_stems(isa: Any) -> None:
+    """Lines of one block each, whose run ends with an image or with a chunk, which may end within a line."""
+    V, inside = _core.vector_length(isa), 0
+    for K in (V - 1, 2 * V):
+        for Q in (4, 8, 10, 12, 14):
+            case = ConvCase(f"{Q}-{K}", 2, 301, 2 * Q + 1, 3, K, 3, 3, strides=(2, 2))
+            check(isa, case, with_bias=True, with_residual=Q > 9, act="relu", gaps=(0, 2, 1))
+            d = prepared(isa, case, "row_run")
+            inside += any(cut % Q for cut in range(d.rows_per_chunk, 2 * case.P * Q, d.rows_per_chunk))
+    assert inside
+
+
+@isas
 @pytest.mark.parametrize("act", ("identity", "relu", "relu6", "leaky_relu"))
 def test_groups_of_stems(isa: Any, act: str) -> None:
     """3x3 stems of whole vectors (csrc/cpu/stagger.h): lines of any length, several images and panels.
