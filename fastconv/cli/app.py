@@ -110,7 +110,9 @@ def finetune(
     photos: Annotated[str, typer.Argument(metavar="PHOTOS", help="Folder with one folder of images for each class.")],
     model: Annotated[str, typer.Option("--model", "-m", metavar="MODEL", help="ONNX file.", show_default=False)],
     out: Annotated[str, typer.Option("--out", "-o", metavar="FILE", help="ONNX file to write.", show_default=False)],
-    epochs: Annotated[str, typer.Option(metavar="N[,N]", help="Of the new head, and of fine-tuning after it.")] = "5",
+    epochs: Annotated[
+        str, typer.Option(metavar="N[,N]", help="Of the new head, and of fine-tuning after it; one number: of each.")
+    ] = "5",
     unfreeze: Annotated[int, typer.Option(min=0, help="Last blocks that learn while fine-tuning; 0: none.")] = 1,
     hidden: Annotated[str | None, typer.Option(metavar="N,...", help="Units of dense layers in the head.")] = None,
     dropout: Annotated[float, typer.Option(min=0.0, max=0.99, help="In the head.")] = 0.2,
@@ -161,7 +163,9 @@ def info(
 @app.command("compile")
 def compile_(
     model: Onnx,
-    target: Annotated[str, typer.Option("--output", "-o", metavar="X.fcplan", help="The plan.", show_default=False)],
+    target: Annotated[
+        str, typer.Option("--out", "--output", "-o", metavar="X.fcplan", help="The plan.", show_default=False)
+    ],
     shape: Shapes = None,
     isa: Annotated[
         str | None,
@@ -307,7 +311,7 @@ def _report(e: Exception) -> int:
     if isinstance(e, _USAGE_ERROR):
         message = e.format_message()
         if message:  # without arguments typer has shown the help already
-            error(f"{message} (fastconv --help)")
+            error(f"{message} ({e.ctx.command_path if e.ctx else 'fastconv'} --help)")
         return 1
     if isinstance(e, OSError):
         error(f"{e.filename}: {e.strerror or e}" if e.filename is not None else e)
