@@ -51,13 +51,13 @@ Block& Block::operator=(Block&& other) noexcept {
 // pages: then small ones, until those seen have paid for another try. 2 MB cost 0.1 ms in a huge page and 0.7 in small
 // ones (Zen 5, virtual), but 3 to 5 in a huge page that the host must find, and those come one by one or all together.
 void WeightStore::touch(size_t end) {
-  constexpr int64_t SMALL = 700000;   // nanoseconds of CPU time that 2 MB take in small pages
-  constexpr int64_t PACE = 50000;     // of which may be lost for each page seen
-  constexpr int POPULATE_WRITE = 23;  // MADV_POPULATE_WRITE, Linux 5.14, which older headers lack
+  constexpr int64_t SMALL = 700000;                     // nanoseconds of CPU time that 2 MB take in small pages
+  constexpr int64_t PATIENCE = 5000000, PACE = 100000;  // that may be lost: once, and for each page seen
+  constexpr int POPULATE_WRITE = 23;                    // MADV_POPULATE_WRITE, Linux 5.14, which older headers lack
   const Block& region = regions_.back();
   for (; touched_ < end; touched_ += HUGE_PAGE) {
     char* page = region.data() + touched_;
-    if (lost_ > pages_++ * PACE) {
+    if (lost_ > PATIENCE + pages_++ * PACE) {
       madvise(page, HUGE_PAGE, MADV_NOHUGEPAGE);
       madvise(page, HUGE_PAGE, POPULATE_WRITE);  // a tenth cheaper than faults, which do it where this is unknown
       continue;
@@ -67,7 +67,7 @@ void WeightStore::touch(size_t end) {
     const int64_t taken = nanoseconds_now(CLOCK_THREAD_CPUTIME_ID) - start;
     if (taken > SMALL) lost_ += taken - SMALL;
   }
-  huge_ = lost_ <= pages_ * PACE;
+  huge_ = lost_ <= PATIENCE + pages_ * PACE;
 }
 
 float* WeightStore::allocate(int64_t floats) {
