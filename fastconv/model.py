@@ -170,12 +170,9 @@ class Model:
 
     def _default_shapes(self) -> dict[str, Shape] | None:
         """Input shapes with a free first axis taken as 1; None where another axis is free."""
-        shapes: dict[str, Shape] = {}
-        for info in self.inputs:
-            if any(not isinstance(d, int) for d in info.shape[1:]):
-                return None
-            shapes[info.name] = tuple(d if isinstance(d, int) else 1 for d in info.shape)
-        return shapes
+        if any(not isinstance(d, int) for i in self.inputs for d in i.shape[1:]):
+            return None
+        return {i.name: tuple(d if isinstance(d, int) else 1 for d in i.shape) for i in self.inputs}
 
     def _compiled(self, key: tuple[Shape, ...]) -> Compiled:
         compiled = self._plans.get(key)

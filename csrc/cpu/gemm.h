@@ -118,18 +118,11 @@ __attribute__((always_inline)) static inline void finish_tile(const Tile& t, con
       for (int j = 0; j < NV; j++) acc[i][j] = load(whole + (i * NV + j) * V);
     }
   }
-  // What a dense row writes beyond its end, the next ones of this tile overwrite.
-  const int64_t beyond = t.y_ld == (NV - 1) * V + t.tail ? V - t.tail : MR * t.y_ld;
 #pragma GCC unroll 16
   for (int i = 0; i < MR; i++) {
 #pragma GCC unroll 16
     for (int j = 0; j < NV - 1; j++) store(y + i * t.y_ld + j * V, acc[i][j]);
-    float* last = y + i * t.y_ld + (NV - 1) * V;
-    if (beyond <= (MR - 1 - i) * t.y_ld) {
-      store(last, acc[i][NV - 1]);
-    } else {
-      store_n(last, acc[i][NV - 1], t.tail);
-    }
+    store_n(y + i * t.y_ld + (NV - 1) * V, acc[i][NV - 1], t.tail);
   }
 }
 
