@@ -150,7 +150,8 @@ define measure
 	  || status=$$?; \
 	$(BENCH_PY) -m bench.models --engines $(ENGINES) --models resnet50,mobilenet_v2 --batch 2,4,16 \
 	  --json build/bench/batch-$(RUN).json || status=$$?; \
-	$(BENCH_PY) -m bench.load --dir $(MODELS)/classic --models vgg16,resnet50 --json build/bench/load.json || status=$$?; \
+	$(BENCH_PY) -m bench.load --dir $(MODELS)/classic --models vgg16,resnet50 --threads 1,2 --json build/bench/load.json \
+	  || status=$$?; \
 	$(BENCH_PY) -m bench.roofline --models resnet50,mobilenet_v2,vgg16 --json build/bench/layers.json || status=$$?; \
 	$(BENCH_PY) -m bench.kernels --json build/bench/kernels.json || status=$$?; \
 	$(BENCH_PY) -m bench.training --json build/bench/training.json || status=$$?; \

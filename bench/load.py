@@ -1,6 +1,6 @@
 """Time and peak memory of loading a model and running it once, each time in a fresh process, engines in turns.
 
-    python -m bench.load --dir MODELS --models resnet50,vgg16 [--engines fastconv,onnxruntime] [--runs 7] [--json OUT]
+    python -m bench.load --dir MODELS --models resnet50,vgg16 [--engines fastconv,onnxruntime] [--threads 1,2] [...]
 
 Importing the engine is reported apart from loading and the first run. The peak is the process's largest resident set,
 file pages included: VmHWM where the system has it, since ru_maxrss starts from the parent's figure on Linux.
@@ -9,6 +9,7 @@ file pages included: VmHWM where the system has it, since ru_maxrss starts from 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import resource
 import statistics
@@ -17,6 +18,8 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from bench.options import numbers
 
 FIGURES = ("import_s", "load_s", "first_run_s", "total_s", "peak_mb")
 
@@ -115,10 +118,10 @@ def table(rows: list[dict[str, Any]]) -> Any:
     out = Table(title="Load and first run", title_justify="left")
     for column in ("model", "engine"):
         out.add_column(column, no_wrap=True)
-    for column in ("import s", "load s", "first run s", "load + run s", "ratio", "peak MiB", "ratio"):
+    for column in ("threads", "import s", "load s", "first run s", "load + run s", "ratio", "peak MiB", "ratio"):
         out.add_column(column, justify="right", no_wrap=True)
     for r in rows:
-        head = [r["model"], r["engine"]]
+        head = [r["model"], r["engine"], str(r["threads"])]
         if "failed" in r:
             out.add_row(*head, "[red]failed[/red]")
             continue
@@ -135,7 +138,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--models", default="", help="comma-separated names (default: all files of the folder)")
     parser.add_argument("--engines", default="fastconv,onnxruntime", help="the last one is the reference")
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=numbers, default=[1])
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--json", type=Path, help="file for the results")
     parser.add_argument("--child", help=argparse.SUPPRESS)
@@ -159,8 +162,8 @@ def main(argv: list[str] | None = None) -> int:
     if missing or not names:
         parser.error(f"no model files {missing or '*.onnx'} in {args.dir}")
     rows: list[dict[str, Any]] = []
-    for name in names:
-        rows += compare(args.dir / f"{name}.onnx", engines, args.batch, args.threads, args.runs)
+    for name, threads in itertools.product(names, args.threads):
+        rows += compare(args.dir / f"{name}.onnx", engines, args.batch, threads, args.runs)
         if args.json:
             report = {"kind": "load", "system": timing.system(), "runs": args.runs, "rows": rows}
             args.json.write_text(json.dumps(report, indent=1) + "\n")

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import peers, runner, timing
+from bench.options import numbers
 from bench.runner import Row
 
 FOLDER = Path("build/models/classic")
@@ -90,13 +91,6 @@ def export_missing(folder: Path, names: list[str]) -> list[str]:
     if known:
         export.main(["--out", str(folder), "--models", ",".join(known), "--skip-existing"])
     return [n for n in names if not (folder / f"{n}.onnx").is_file()]
-
-
-def numbers(text: str) -> list[int]:
-    values = [int(t) for t in text.split(",") if t]
-    if not values or min(values) < 1:
-        raise argparse.ArgumentTypeError(f"expected positive numbers, got {text!r}")
-    return values
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -237,15 +237,16 @@ def kernel_table(report: Row) -> list[str]:
 
 
 def load_table(report: Row) -> list[str]:
-    head = ["model", "engine", "load s", "first run s", "both s", "ratio", "peak MiB", "ratio"]
+    head = ["model", "engine", "threads", "load s", "first run s", "both s", "ratio", "peak MiB", "ratio"]
     rows = []
     for r in report["rows"]:
+        setting = [r["model"], r["engine"], str(r["threads"])]
         if "failed" in r:
-            rows.append([r["model"], r["engine"], "failed", *[""] * 5])
+            rows.append([*setting, "failed", *[""] * 5])
             continue
         times = [f"{r[k]:.3f}" for k in ("load_s", "first_run_s", "total_s")]
         ratios = [f"{r['total_s_ratio']:.2f}", f"{r['peak_mb']:.0f}", f"{r['peak_mb_ratio']:.2f}"]
-        rows.append([r["model"], r["engine"], *times, *ratios])
+        rows.append([*setting, *times, *ratios])
     return markdown(head, rows, left=2)
 
 
@@ -323,7 +324,7 @@ def page(found: dict[str, list[Row]], merged: Merged, pictures: dict[str, list[P
         show("batch", lambda _: "Time per image against the batch size")
     for report in found["load"]:
         lines += ["## Loading a model and running it once", "", machine_line([report["system"]]), ""]
-        lines += ["In fresh processes; ratios are to the last engine of each model.", "", *load_table(report), ""]
+        lines += ["In fresh processes; ratios are to the last engine of each setting.", "", *load_table(report), ""]
         bad = [f"- {r['model']}: {r['engine']} failed: {r['failed']}" for r in report["rows"] if "failed" in r]
         lines += [*bad, ""] if bad else []
     for report in found["training"]:

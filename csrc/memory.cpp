@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <new>
 #include <utility>
 
@@ -47,27 +48,57 @@ Block& Block::operator=(Block&& other) noexcept {
   return *this;
 }
 
-// One byte of each huge page up to `end` of the last region, unless those before have lost too much time against small
-// pages: then small ones, until those seen have paid for another try. 2 MB cost 0.1 ms in a huge page and 0.7 in small
-// ones (Zen 5, virtual), but 3 to 5 in a huge page that the host must find, and those come one by one or all together.
-void WeightStore::touch(size_t end) {
-  constexpr int64_t SMALL = 700000;                     // nanoseconds of CPU time that 2 MB take in small pages
-  constexpr int64_t PATIENCE = 5000000, PACE = 100000;  // that may be lost: once, and for each page seen
-  constexpr int POPULATE_WRITE = 23;                    // MADV_POPULATE_WRITE, Linux 5.14, which older headers lack
-  const Block& region = regions_.back();
-  for (; touched_ < end; touched_ += HUGE_PAGE) {
-    char* page = region.data() + touched_;
-    if (lost_ > PATIENCE + pages_++ * PACE) {
-      madvise(page, HUGE_PAGE, MADV_NOHUGEPAGE);
-      madvise(page, HUGE_PAGE, POPULATE_WRITE);  // a tenth cheaper than faults, which do it where this is unknown
-      continue;
+// 2 MB cost 0.1 ms in a huge page and 0.7 in small ones (Zen 5, virtual), but 3 to 5 in a huge page that the host must
+// find, and those come one by one or all together.
+static constexpr int64_t SMALL = 700000;                     // nanoseconds of CPU time that 2 MB take in small pages
+static constexpr int64_t PATIENCE = 5000000, PACE = 100000;  // that may be lost: once, and for each page seen
+
+// A tenth cheaper than faults. Another thread may be writing there: where the system does not know this, one byte is
+// written that stays as it is, and faults do the rest.
+static void populate(char* p, size_t bytes) {
+  constexpr int POPULATE_WRITE = 23;  // MADV_POPULATE_WRITE, Linux 5.14, which older headers lack
+  if (madvise(p, bytes, POPULATE_WRITE) != 0) __atomic_fetch_or(p, 0, __ATOMIC_RELAXED);
+}
+
+bool WeightStore::impatient(int64_t pages) const { return lost_ > PATIENCE + pages * PACE; }
+
+bool WeightStore::huge() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return !impatient(pages_);
+}
+
+// One byte of each huge page, unless those before have lost too much time against small pages: then small ones, until
+// those seen have paid for another try.
+void WeightStore::touch(const float* p, int64_t floats) {
+  const char *at = (const char*)p, *end = at + floats * (int64_t)sizeof(float);
+  while (at < end) {
+    char* page = nullptr;
+    bool small = false;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      size_t r = regions_.size() - 1;
+      while (at < regions_[r].block.data() || at >= regions_[r].block.data() + regions_[r].block.size()) r--;
+      Region& region = regions_[r];
+      const size_t i = (at - region.block.data()) / HUGE_PAGE;
+      at = region.block.data() + (i + 1) * HUGE_PAGE;
+      if (region.touched[i]) continue;
+      region.touched[i] = true;
+      page = region.block.data() + i * HUGE_PAGE;
+      if (impatient(pages_) && i >= region.small) {
+        // all until the next try at once: this waits for the threads that are at work on other pages
+        const size_t run = (lost_ - PATIENCE + PACE - 1) / PACE - pages_, left = region.touched.size() - i;
+        region.small = i + std::min(run, left);
+        madvise(page, (region.small - i) * HUGE_PAGE, MADV_NOHUGEPAGE);
+      }
+      small = i < region.small;
+      pages_++;
     }
     const int64_t start = nanoseconds_now(CLOCK_THREAD_CPUTIME_ID);
-    *(volatile char*)page = 0;
+    populate(page, small ? HUGE_PAGE : 4096);
     const int64_t taken = nanoseconds_now(CLOCK_THREAD_CPUTIME_ID) - start;
-    if (taken > SMALL) lost_ += taken - SMALL;
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (!small && taken > SMALL) lost_ += taken - SMALL;
   }
-  huge_ = lost_ <= PATIENCE + pages_ * PACE;
 }
 
 float* WeightStore::allocate(int64_t floats) {
@@ -78,16 +109,15 @@ float* WeightStore::allocate(int64_t floats) {
   bytes = (bytes + 63) / 64 * 64;
   std::lock_guard<std::mutex> lock(mutex_);
   if (regions_.empty() || bytes > free_) {
-    Block region(bytes > REGION ? bytes : REGION);
-    free_ = region.size();
-    touched_ = 0;
-    regions_.push_back(std::move(region));
+    Block block(bytes > REGION ? bytes : REGION);
+    free_ = block.size();
+    const size_t pages = (block.size() + HUGE_PAGE - 1) / HUGE_PAGE;
+    regions_.push_back({std::move(block), std::vector<bool>(pages), 0});
   }
-  Block& region = regions_.back();
-  char* p = region.data() + (region.size() - free_);
+  const Block& block = regions_.back().block;
+  char* p = block.data() + (block.size() - free_);
   free_ -= bytes;
   used_ += (int64_t)bytes;
-  touch(region.size() - free_);
   return (float*)p;
 }
 

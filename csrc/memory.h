@@ -3,7 +3,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include <atomic>
 #include <mutex>
 #include <vector>
 
@@ -30,23 +29,29 @@ class Block {
   size_t mapped_ = 0;
 };
 
-// A growing store of packed weights; addresses never move. Memory is taken in regions. Huge pages are touched one by
-// one as they are handed out: where the system takes milliseconds for each, since memory is fragmented or a virtual
-// machine's host must find them first (1.6 s instead of 0.33 for VGG16), most of the rest is taken in small pages.
+// A growing store of packed weights; addresses never move. Memory is taken in regions. Who fills a weight touches its
+// pages first, several threads at once if they like: huge pages, but where the system takes milliseconds for each,
+// since memory is fragmented or a virtual machine's host must find them first (1.6 s instead of 0.33 for VGG16), most
+// of the rest are small ones.
 class WeightStore {
  public:
-  float* allocate(int64_t floats);  // 64-byte aligned; throws std::bad_alloc
+  float* allocate(int64_t floats);             // 64-byte aligned, not touched; throws std::bad_alloc
+  void touch(const float* p, int64_t floats);  // of what was allocated; what is touched already stays as it is
   int64_t bytes() const { return used_; }
-  bool huge() const { return huge_; }  // whether the next page would be tried as a huge one
+  bool huge() const;  // whether the next page would be tried as a huge one
 
  private:
-  void touch(size_t end);
-  std::mutex mutex_;
-  std::vector<Block> regions_;
-  size_t free_ = 0;     // in the last region
-  size_t touched_ = 0;  // of the last region
-  std::atomic<bool> huge_{true};
-  int64_t pages_ = 0;  // handed out so far
+  struct Region {
+    Block block;
+    std::vector<bool> touched;  // each of its huge pages
+    size_t small;               // those up to this one that are not touched will be small ones
+  };
+  bool impatient(int64_t pages) const;
+
+  mutable std::mutex mutex_;
+  std::vector<Region> regions_;
+  size_t free_ = 0;    // in the last region
+  int64_t pages_ = 0;  // touched so far
   int64_t lost_ = 0;   // nanoseconds that touching the huge ones took beyond small ones
   int64_t used_ = 0;
 };

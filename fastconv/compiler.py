@@ -67,10 +67,11 @@ def _is_ragged(graph: Graph, output: Value) -> bool:
 
 
 class WeightCache:
-    """Packed weights of one model on one ISA level, shared by its plans; each (weight, scale, packing) exists once."""
+    """Packed weights of one model on one ISA level, shared by its plans; each (weight, scale, packing) exists once.
+    Large ones are packed on `threads` threads."""
 
-    def __init__(self, target: Target = CPU) -> None:
-        self.target = target
+    def __init__(self, target: Target = CPU, threads: int = 1) -> None:
+        self.target, self.threads = target, threads
         self.store = target.store()
         self.packed: dict[object, Any] = {}
         self.before: Mapping[object, Any] = {}  # of a model whose other weights have changed
@@ -128,11 +129,18 @@ class Compiler:
         self.packer = self.target.packer(cache.store, isa)
 
     def compile(self) -> Compiled:
-        lowerings = [(node, self._lowering(node)) for node in self.graph.nodes]
-        for node in self._early():
-            self._lower(node, Compiler._pack_early)
-        for node, lowering in lowerings:
-            self._lower(node, lowering)
+        try:
+            lowerings = [(node, self._lowering(node)) for node in self.graph.nodes]
+            for node in self._early():
+                self._lower(node, Compiler._pack_early)
+            for node, lowering in lowerings:
+                self._lower(node, lowering)
+            self.packer.finish(self.cache.threads)
+        except BaseException as error:
+            self.cache.packed.clear()  # some of them may not be filled
+            if isinstance(error, MemoryError):
+                raise ModelError(f"graph {self.graph.name!r}: no memory for its weights") from None
+            raise
         g = self.graph
         needed = self.plan.arena_bytes + 4 * sum(v.size for v in g.outputs)
         if needed > _physical_memory():

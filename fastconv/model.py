@@ -75,7 +75,7 @@ class Model:
         self.name = self._onnx.name
         self.metadata: dict[str, str] = dict(getattr(self._onnx, "metadata", {}))
         self.inputs = tuple(TensorInfo(i.name, i.shape, str(i.dtype)) for i in self._onnx.inputs)
-        self._cache = WeightCache(self._target)
+        self._cache = WeightCache(self._target, self.threads)
         self._executor = self._target.executor(self.threads)
         self._plans: dict[tuple[Shape, ...], Compiled] = {}
         self._lock = threading.Lock()

@@ -1,11 +1,13 @@
 """Weights on their way into a plan: as float32, in the order of the kernels, large ones part by part.
 
-A part is read into memory that the next one overwrites: it stays in the cache between reading and packing, no weight is
-ever held whole, and no fresh pages are touched, which cost more than reading does.
+A part is read into memory that the thread's next one overwrites: it stays in the cache between reading and packing, no
+weight is ever held whole, and no fresh pages are touched, which cost more than reading does.
 """
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -18,16 +20,58 @@ from .graph import MAX_EXACT, Array, Weight
 PART_BYTES = 1 << 20  # of a weight that is read at a time, where a panel is not more
 ROWS_PER_PART = 128  # of a dense weight: a multiple of every level's panel
 
-Fill = Callable[[int, Array, "Array | None"], None]  # the first row, rows, their factors
+PARTS_PER_THREAD = 8  # at least, or starting one costs more than it brings
+
+Fill = Callable[[int, Array], None]  # the first row, rows
 
 
 class Packer:
-    """Packs the weights of one compilation for a level; `scale` holds a factor per output, or is None."""
+    """Packs the weights of one compilation for a level; `scale` holds a factor per output, or is None.
+
+    Weights of several parts are only reserved: `finish` fills them.
+    """
 
     def __init__(self, store: _core.WeightStore, isa: _core.Isa) -> None:
         self.store = store
         self.isa = isa
-        self._memory = np.empty(0, np.float32)
+        self._parts: deque[tuple[Weight, int, int, Fill]] = deque()  # rows from the first on, how many
+
+    def finish(self, threads: int) -> None:
+        """Read and pack what is left, on `threads` threads."""
+        errors: list[BaseException] = []
+        helpers = [
+            threading.Thread(target=self._fill_parts, args=(errors,), name="fastconv-pack", daemon=True)
+            for _ in range(min(threads - 1, len(self._parts) // PARTS_PER_THREAD))
+        ]
+        try:
+            for helper in helpers:
+                helper.start()
+            self._fill_parts(errors)
+            for helper in helpers:
+                helper.join()
+        finally:
+            self._parts.clear()  # where this thread was interrupted the others end too
+        if errors:
+            raise errors[0]
+
+    def _fill_parts(self, errors: list[BaseException]) -> None:
+        """Parts, one after the other, until none is left or a thread has failed."""
+        memory = np.empty(0, np.float32)
+        while not errors:
+            try:
+                w, first, count, fill = self._parts.popleft()
+            except IndexError:
+                return
+            try:
+                row = w.size // w.shape[0]
+                if memory.size < count * row:
+                    memory = np.empty(count * row, np.float32)
+                rows = memory[: count * row].reshape(count, *w.shape[1:])
+                assert w.read_part is not None
+                w.read_part(first * row, rows)
+                fill(first, rows)
+            except BaseException as error:  # finish() raises it
+                errors.append(error)
 
     def conv2d(self, w: Weight, scale: Array | None, groups: int) -> _core.PackedWeight:
         """w: [K, C / groups, R, S]."""
@@ -36,10 +80,10 @@ class Packer:
         K, C, R, S = w.shape
         packed = self.store.reserve_conv2d(K, C, R, S, self.isa)
 
-        def fill(first: int, rows: Array, factors: Array | None) -> None:
-            _core.pack_conv2d_rows(packed, K, first, rows, factors, self.isa)
+        def fill(first: int, rows: Array) -> None:
+            _core.pack_conv2d_rows(packed, K, first, rows, _factors(scale, first, rows), self.isa)
 
-        self._by_outputs(w, scale, _core.panels(K, self.isa), fill)
+        self._by_outputs(w, _core.panels(K, self.isa), fill)
         return packed
 
     def winograd(self, w: Weight, scale: Array | None, m: int) -> _core.PackedWeight:
@@ -49,10 +93,10 @@ class Packer:
         K, C, R, S = w.shape
         packed = self.store.reserve_winograd(K, C, m, max(R, S), self.isa, _core.winograd_axes(R, S))
 
-        def fill(first: int, rows: Array, factors: Array | None) -> None:
-            _core.pack_winograd_rows(packed, K, first, rows, factors, m, self.isa)
+        def fill(first: int, rows: Array) -> None:
+            _core.pack_winograd_rows(packed, K, first, rows, _factors(scale, first, rows), m, self.isa)
 
-        self._by_outputs(w, scale, _core.panels(K, self.isa), fill)
+        self._by_outputs(w, _core.panels(K, self.isa), fill)
         return packed
 
     def depthwise(self, w: Weight, scale: Array | None) -> _core.PackedWeight:
@@ -67,37 +111,33 @@ class Packer:
         packed = self.store.reserve_linear(K, C, self.isa)
         if trans_b:
 
-            def fill(first: int, rows: Array, factors: Array | None) -> None:
-                _core.pack_linear_rows(packed, first, rows, factors, self.isa, taps)
+            def fill(first: int, rows: Array) -> None:
+                _core.pack_linear_rows(packed, first, rows, _factors(scale, first, rows), self.isa, taps)
 
-            self._by_outputs(w, scale, range(0, K, ROWS_PER_PART), fill)
+            self._by_outputs(w, range(0, K, ROWS_PER_PART), fill)
             return packed
-        step = max(1, PART_BYTES // (4 * K))
-        for first in range(0, C, step):
-            rows = self._read(w, first, min(step, C - first))
+
+        def fill_inputs(first: int, rows: Array) -> None:
             _core.pack_linear_inputs(packed, C, first, rows, scale, self.isa)
+
+        step = max(1, PART_BYTES // (4 * K))
+        self._parts.extend((w, first, min(step, C - first), fill_inputs) for first in range(0, C, step))
         return packed
 
-    def _by_outputs(self, w: Weight, scale: Array | None, starts: Sequence[int], fill: Fill) -> None:
-        """`fill` for runs of whole panels, which begin at `starts`."""
+    def _by_outputs(self, w: Weight, starts: Sequence[int], fill: Fill) -> None:
+        """Parts of whole panels, which begin at `starts`."""
         K = w.shape[0]
         most = PART_BYTES * K // (4 * w.size)
         ends = [*starts[1:], K]
         first = 0
         for i, end in enumerate(ends):
             if end == K or ends[i + 1] - first > most:
-                fill(first, self._read(w, first, end - first), None if scale is None else scale[first:end])
+                self._parts.append((w, first, end - first, fill))
                 first = end
 
-    def _read(self, w: Weight, first: int, count: int) -> npt.NDArray[np.float32]:
-        """`count` rows of w; the next call overwrites them."""
-        row = w.size // w.shape[0]
-        if self._memory.size < count * row:
-            self._memory = np.empty(count * row, np.float32)
-        rows = self._memory[: count * row].reshape(count, *w.shape[1:])
-        assert w.read_part is not None
-        w.read_part(first * row, rows)
-        return rows
+
+def _factors(scale: Array | None, first: int, rows: Array) -> Array | None:
+    return None if scale is None else scale[first : first + len(rows)]
 
 
 def _in_parts(weight: Weight) -> bool:

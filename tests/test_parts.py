@@ -1,7 +1,9 @@
-"""Dense weights that are packed while they are read, some rows at a time: the same bits as when held whole."""
+"""Weights packed while they are read, some rows at a time, on several threads: the same bits as when held whole."""
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +143,69 @@ def test_file_that_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         f.truncate(2000)
     with pytest.raises(ModelError, match="changed"):
         net(np.zeros((1, C, SIDE, SIDE), np.float32))
+
+
+def wide(path: Path) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """A file of one dense layer, which is read input by input, and a row for it."""
+    rng = np.random.default_rng(2)
+    graph = helper.make_graph(
+        [helper.make_node("Gemm", ["x", "w"], ["y"])], "wide",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 40])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", K])],
+        [numpy_helper.from_array(rng.standard_normal((40, K), np.float32), "w")],
+    )  # fmt: skip
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return rng.standard_normal((1, 40), np.float32)
+
+
+@pytest.fixture
+def many_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "PART_BYTES", 4 * K)
+    monkeypatch.setattr(packing, "PARTS_PER_THREAD", 4)
+
+
+@pytest.mark.usefixtures("many_parts")
+@pytest.mark.parametrize("threads", (2, 3, 5))
+def test_parts_on_threads(threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = wide(tmp_path / "wide.onnx")
+    want = fastconv.load(tmp_path / "wide.onnx", threads=1)(x)
+    pack, seen, rows = _core.pack_linear_inputs, set[str](), list[int]()
+
+    def slow(packed: Any, inputs: int, first: int, *rest: Any) -> None:
+        seen.add(threading.current_thread().name)
+        rows.append(first)
+        time.sleep(0.002)
+        pack(packed, inputs, first, *rest)
+
+    monkeypatch.setattr(_core, "pack_linear_inputs", slow)
+    got = fastconv.load(tmp_path / "wide.onnx", threads=threads)(x)
+    assert sorted(rows) == list(range(40))
+    assert len(seen) > 1, "one thread did it all"
+    np.testing.assert_array_equal(got.view(np.int32), want.view(np.int32))
+    assert not [t for t in threading.enumerate() if t.name.startswith("fastconv-pack")]
+
+
+@pytest.mark.usefixtures("many_parts")
+@pytest.mark.parametrize("threads", (1, 3))
+@pytest.mark.parametrize("error", (MemoryError("no"), KeyboardInterrupt(), IndexError("no")), ids=repr)
+def test_a_part_that_fails(error: BaseException, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not filled is not used: the next run packs all again."""
+    x = wide(tmp_path / "wide.onnx")
+    want = fastconv.load(tmp_path / "wide.onnx", threads=1)(x)
+    pack, left = _core.pack_linear_inputs, [7]
+
+    def failing(*args: Any) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            raise error
+        pack(*args)
+
+    monkeypatch.setattr(_core, "pack_linear_inputs", failing)
+    net = fastconv.load(tmp_path / "wide.onnx", threads=threads)
+    with pytest.raises(ModelError if isinstance(error, MemoryError) else type(error)):
+        net(x)
+    assert not net._cache.packed
+    np.testing.assert_array_equal(net(x).view(np.int32), want.view(np.int32))
 
 
 def test_rows_that_do_not_fit() -> None:

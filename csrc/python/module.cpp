@@ -9,6 +9,7 @@ void init_ops(py::module_& m);
 void init_select(py::module_& m);
 void init_file(py::module_& m);
 }  // namespace fastconv
+void init_pack(py::module_& m);
 void init_plan(py::module_& m);
 
 PYBIND11_MODULE(_core, m) {
@@ -16,6 +17,7 @@ PYBIND11_MODULE(_core, m) {
   m.attr("__version__") = FASTCONV_VERSION;
   init_onnx(m);
   fastconv::init_ops(m);
+  init_pack(m);
   init_plan(m);
   fastconv::init_select(m);
   fastconv::init_file(m);

@@ -144,6 +144,9 @@ class DevicePacker:
     def __init__(self, store: DeviceStore) -> None:
         self.store = store
 
+    def finish(self, threads: int) -> None:
+        """Nothing is left to do."""
+
     def conv2d(self, w: Weight, scale: Array | None, groups: int) -> DeviceWeight:
         return self.store.pack_conv2d(as_float32(w), scale, groups, ANY)
 

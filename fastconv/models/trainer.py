@@ -80,9 +80,9 @@ class Trainer:
         self.trained, self.moving, self.strict, self.recompute = list(trained), list(moving), strict, recompute
         self.isa = resolve_isa(None)
         self.target = target
-        self.cache = WeightCache(target)
-        self.memory = target.memory()
         self.threads = thread_count(model.threads)
+        self.cache = WeightCache(target, self.threads)
+        self.memory = target.memory()
         self.executor = target.executor(self.threads)
         self._bound: dict[Variable, Any] = {}  # the memory that compiled steps change
         self.steps: dict[object, Step] = {}
@@ -129,7 +129,7 @@ class Trainer:
         if self.frozen not in (None, frozen):
             self.steps.clear()
             self.halves.forget()
-            packed, self.cache = self.cache.packed, WeightCache(self.target)
+            packed, self.cache = self.cache.packed, WeightCache(self.target, self.threads)
             self.cache.before = packed
         self.frozen, self._looked = frozen, now
 

@@ -155,6 +155,7 @@ def test_plots(tmp_path: Path, stored: dict[str, Any]) -> None:
 
 def test_load_and_kernel_tables() -> None:
     loaded = {
+        "threads": 2,
         "load_s": 0.5,
         "first_run_s": 0.1,
         "total_s": 0.6,
@@ -162,10 +163,13 @@ def test_load_and_kernel_tables() -> None:
         "peak_mb": 700,
         "peak_mb_ratio": 0.7,
     }
-    rows = [{"model": "vgg16", "engine": "fastconv", **loaded}, {"model": "vgg16", "engine": "mnn", "failed": "gone"}]
+    rows = [
+        {"model": "vgg16", "engine": "fastconv", **loaded},
+        {"model": "vgg16", "engine": "mnn", "threads": 1, "failed": "gone"},
+    ]
     table = report.load_table({"rows": rows})
-    assert table[2] == "| vgg16 | fastconv | 0.500 | 0.100 | 0.600 | 0.40 | 700 | 0.70 |"
-    assert table[3].startswith("| vgg16 | mnn | failed |")
+    assert table[2] == "| vgg16 | fastconv | 2 | 0.500 | 0.100 | 0.600 | 0.40 | 700 | 0.70 |"
+    assert table[3].startswith("| vgg16 | mnn | 1 | failed |")
     row = {"network": "n", "layer": "l", "isa": "avx2", "algorithm": "gemm", "us": 10.0, "gflops": 55.5, "share": 0.951}
     table = report.kernel_table({"rows": [row | {"gbs": 3.0, "share_bandwidth": 0.1}]})
     assert table[2] == "| n | l | avx2 | gemm | 10.0 | 55.5 | 95% | 3.0 | 10% |"
