@@ -60,11 +60,11 @@ static void populate(char* p, size_t bytes) {
   if (madvise(p, bytes, POPULATE_WRITE) != 0) __atomic_fetch_or(p, 0, __ATOMIC_RELAXED);
 }
 
-bool WeightStore::impatient(int64_t pages) const { return lost_ > PATIENCE + pages * PACE; }
+bool WeightStore::impatient() const { return lost_ > PATIENCE + pages_ * PACE; }
 
 bool WeightStore::huge() const {
   std::lock_guard<std::mutex> lock(mutex_);
-  return !impatient(pages_);
+  return !impatient();
 }
 
 // One byte of each huge page, unless those before have lost too much time against small pages: then small ones, until
@@ -81,16 +81,16 @@ void WeightStore::touch(const float* p, int64_t floats) {
       Region& region = regions_[r];
       const size_t i = (at - region.block.data()) / HUGE_PAGE;
       at = region.block.data() + (i + 1) * HUGE_PAGE;
-      if (region.touched[i]) continue;
-      region.touched[i] = true;
+      if (region.pages[i] == Page::touched) continue;
       page = region.block.data() + i * HUGE_PAGE;
-      if (impatient(pages_) && i >= region.small) {
+      if (impatient() && region.pages[i] == Page::fresh) {
         // all until the next try at once: this waits for the threads that are at work on other pages
-        const size_t run = (lost_ - PATIENCE + PACE - 1) / PACE - pages_, left = region.touched.size() - i;
-        region.small = i + std::min(run, left);
-        madvise(page, (region.small - i) * HUGE_PAGE, MADV_NOHUGEPAGE);
+        const size_t run = (lost_ - PATIENCE + PACE - 1) / PACE - pages_, last = std::min(i + run, region.pages.size());
+        madvise(page, (last - i) * HUGE_PAGE, MADV_NOHUGEPAGE);
+        std::replace(&region.pages[i], &region.pages[0] + last, Page::fresh, Page::small);
       }
-      small = i < region.small;
+      small = region.pages[i] == Page::small;
+      region.pages[i] = Page::touched;
       pages_++;
     }
     const int64_t start = nanoseconds_now(CLOCK_THREAD_CPUTIME_ID);
@@ -110,9 +110,9 @@ float* WeightStore::allocate(int64_t floats) {
   std::lock_guard<std::mutex> lock(mutex_);
   if (regions_.empty() || bytes > free_) {
     Block block(bytes > REGION ? bytes : REGION);
-    free_ = block.size();
-    const size_t pages = (block.size() + HUGE_PAGE - 1) / HUGE_PAGE;
-    regions_.push_back({std::move(block), std::vector<bool>(pages), 0});
+    const size_t size = block.size();
+    regions_.push_back({std::move(block), std::vector<Page>((size + HUGE_PAGE - 1) / HUGE_PAGE)});
+    free_ = size;
   }
   const Block& block = regions_.back().block;
   char* p = block.data() + (block.size() - free_);

@@ -41,12 +41,12 @@ class WeightStore {
   bool huge() const;  // whether the next page would be tried as a huge one
 
  private:
+  enum class Page : char { fresh, small, touched };  // small: to be touched in small pages
   struct Region {
     Block block;
-    std::vector<bool> touched;  // each of its huge pages
-    size_t small;               // those up to this one that are not touched will be small ones
+    std::vector<Page> pages;  // its huge pages
   };
-  bool impatient(int64_t pages) const;
+  bool impatient() const;
 
   mutable std::mutex mutex_;
   std::vector<Region> regions_;

@@ -127,20 +127,20 @@ class Compiler:
         self.states = {v: (states or {})[v.name] for v in graph.states}
         self._tensors: dict[object, int] = {}
         self.packer = self.target.packer(cache.store, isa)
+        self._packed: dict[object, Any] = {}  # what this compilation adds to the cache
 
     def compile(self) -> Compiled:
+        lowerings = [(node, self._lowering(node)) for node in self.graph.nodes]
         try:
-            lowerings = [(node, self._lowering(node)) for node in self.graph.nodes]
             for node in self._early():
                 self._lower(node, Compiler._pack_early)
             for node, lowering in lowerings:
                 self._lower(node, lowering)
             self.packer.finish(self.cache.threads)
-        except BaseException as error:
-            self.cache.packed.clear()  # some of them may not be filled
-            if isinstance(error, MemoryError):
-                raise ModelError(f"graph {self.graph.name!r}: no memory for its weights") from None
+        except BaseException:
+            self.cache.store = self.target.store()  # the old one cannot take back what this compilation had of it
             raise
+        self.cache.packed.update(self._packed)  # not before they are filled: others may copy from there
         g = self.graph
         needed = self.plan.arena_bytes + 4 * sum(v.size for v in g.outputs)
         if needed > _physical_memory():
@@ -156,15 +156,16 @@ class Compiler:
         )
 
     def _lower(self, node: Node, lowering: Callable[[Compiler, Node], None]) -> None:
+        self.packer.label = f"node {node.name!r} ({node.op})"
         try:
             lowering(self, node)
         except MemoryError:
-            raise ModelError(f"node {node.name!r} ({node.op}): no memory for its weights") from None
+            raise ModelError(f"{self.packer.label}: no memory for its weights") from None
         except (TypeError, ValueError, OverflowError) as error:
             if isinstance(error, FastconvError):
                 raise
             # the descriptor's own check: sizes that no kernel can address
-            raise UnsupportedOpError(f"node {node.name!r} ({node.op}): {error}") from error
+            raise UnsupportedOpError(f"{self.packer.label}: {error}") from error
 
     def _lowering(self, node: Node) -> Callable[[Compiler, Node], None]:
         lowering = LOWERINGS.get(node.op)
@@ -230,11 +231,19 @@ class Compiler:
     # -- weights ------------------------------------------------------------------------------------------------
     def _put(self, value: Value) -> Any:
         assert value.weight is not None
-        key = (value.weight.key, "dense")
-        packed = self.cache.find(key)
+        weight = value.weight
+        return self._once((weight.key, "dense"), lambda: self.cache.store.put(as_float32(weight)))
+
+    def _once(self, key: object, pack: Callable[[], Any]) -> Any:
+        """What is packed under this key, by `pack` where nothing is."""
+        packed = self._found(key)
         if packed is None:
-            packed = self.cache.packed[key] = self.cache.store.put(as_float32(value.weight))
+            packed = self._packed[key] = pack()
         return packed
+
+    def _found(self, key: object) -> Any:
+        packed = self._packed.get(key)
+        return self.cache.find(key) if packed is None else packed
 
     def constant(self, value: Value | None) -> int:
         """The tensor of an optional constant vector; -1 where it is absent."""
@@ -252,9 +261,7 @@ class Compiler:
         if w is None:
             raise UnsupportedOpError(f"node {node.name!r} ({node.op}): weights that are computed at run time")
         scale, key = node.attrs.get("scale"), _packed_key(node, how)
-        packed = self.cache.find(key)
-        if packed is None:
-            packed = self.cache.packed[key] = pack(source or w, scale)
+        packed = self._once(key, lambda: pack(source or w, scale))
         number = self._tensors.get(key)
         if number is None:
             number = self._tensors[key] = self.plan.weight(packed)
@@ -263,8 +270,8 @@ class Compiler:
     def packed_from(self, node: Node, choice: Choice, first: int) -> int:
         """The tensor of a convolution's packed constant weights from an element on."""
         self.packed(node, choice)
-        packed = self.cache.packed[_packed_key(node, self._packing(node, choice))]
-        number: int = self.plan.weight(packed, first)
+        key = _packed_key(node, self._packing(node, choice))
+        number: int = self.plan.weight(self._found(key), first)
         return number
 
     def packed(self, node: Node, choice: Choice, group: int = 1) -> int:

@@ -1,7 +1,8 @@
 """Weights on their way into a plan: as float32, in the order of the kernels, large ones part by part.
 
-A part is read into memory that the thread's next one overwrites: it stays in the cache between reading and packing, no
-weight is ever held whole, and no fresh pages are touched, which cost more than reading does.
+A part is read into memory that the thread's next one overwrites: it stays in the cache between reading and packing
+(but for a panel that is larger), no weight is ever held whole, and no fresh pages are touched, which cost more than
+reading does.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core
-from .errors import UnsupportedOpError
+from .errors import ModelError, UnsupportedOpError
 from .graph import MAX_EXACT, Array, Weight
 
 PART_BYTES = 1 << 20  # of a weight that is read at a time, where a panel is not more
@@ -28,29 +29,32 @@ Fill = Callable[[int, Array], None]  # the first row, rows
 class Packer:
     """Packs the weights of one compilation for a level; `scale` holds a factor per output, or is None.
 
-    Weights of several parts are only reserved: `finish` fills them.
+    Weights that come in parts are only reserved, for the node that `label` names then: `finish` fills them.
     """
 
     def __init__(self, store: _core.WeightStore, isa: _core.Isa) -> None:
         self.store = store
         self.isa = isa
-        self._parts: deque[tuple[Weight, int, int, Fill]] = deque()  # rows from the first on, how many
+        self.label = ""
+        self._parts: deque[tuple[str, Weight, int, int, Fill]] = deque()  # label, weight, first row, rows
 
     def finish(self, threads: int) -> None:
-        """Read and pack what is left, on `threads` threads."""
+        """Read and pack what is left, on `threads` threads. Raises ModelError where memory is short."""
         errors: list[BaseException] = []
-        helpers = [
-            threading.Thread(target=self._fill_parts, args=(errors,), name="fastconv-pack", daemon=True)
-            for _ in range(min(threads - 1, len(self._parts) // PARTS_PER_THREAD))
-        ]
+        helpers: list[threading.Thread] = []
         try:
-            for helper in helpers:
-                helper.start()
+            for _ in range(min(threads - 1, len(self._parts) // PARTS_PER_THREAD)):
+                helper = threading.Thread(target=self._fill_parts, args=(errors,), name="fastconv-pack", daemon=True)
+                try:
+                    helper.start()
+                except RuntimeError:  # no more threads here: those that are there do it
+                    break
+                helpers.append(helper)
             self._fill_parts(errors)
+        finally:
+            self._parts.clear()  # where Ctrl-C came in between, the others end too
             for helper in helpers:
                 helper.join()
-        finally:
-            self._parts.clear()  # where this thread was interrupted the others end too
         if errors:
             raise errors[0]
 
@@ -59,7 +63,7 @@ class Packer:
         memory = np.empty(0, np.float32)
         while not errors:
             try:
-                w, first, count, fill = self._parts.popleft()
+                label, w, first, count, fill = self._parts.popleft()
             except IndexError:
                 return
             try:
@@ -70,6 +74,8 @@ class Packer:
                 assert w.read_part is not None
                 w.read_part(first * row, rows)
                 fill(first, rows)
+            except MemoryError:
+                errors.append(ModelError(f"{label}: no memory for its weights"))
             except BaseException as error:  # finish() raises it
                 errors.append(error)
 
@@ -121,7 +127,7 @@ class Packer:
             _core.pack_linear_inputs(packed, C, first, rows, scale, self.isa)
 
         step = max(1, PART_BYTES // (4 * K))
-        self._parts.extend((w, first, min(step, C - first), fill_inputs) for first in range(0, C, step))
+        self._parts.extend((self.label, w, first, min(step, C - first), fill_inputs) for first in range(0, C, step))
         return packed
 
     def _by_outputs(self, w: Weight, starts: Sequence[int], fill: Fill) -> None:
@@ -132,7 +138,7 @@ class Packer:
         first = 0
         for i, end in enumerate(ends):
             if end == K or ends[i + 1] - first > most:
-                self._parts.append((w, first, end - first, fill))
+                self._parts.append((self.label, w, first, end - first, fill))
                 first = end
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from pathlib import Path
@@ -189,23 +190,63 @@ def test_parts_on_threads(threads: int, tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("threads", (1, 3))
 @pytest.mark.parametrize("error", (MemoryError("no"), KeyboardInterrupt(), IndexError("no")), ids=repr)
 def test_a_part_that_fails(error: BaseException, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is not filled is not used: the next run packs all again."""
+    """What is not filled is not used: the next run packs all again, in memory of its own."""
     x = wide(tmp_path / "wide.onnx")
     want = fastconv.load(tmp_path / "wide.onnx", threads=1)(x)
-    pack, left = _core.pack_linear_inputs, [7]
+    pack, calls = _core.pack_linear_inputs, itertools.count(1)
 
     def failing(*args: Any) -> None:
-        left[0] -= 1
-        if left[0] == 0:
+        if next(calls) == 7:
             raise error
         pack(*args)
 
     monkeypatch.setattr(_core, "pack_linear_inputs", failing)
     net = fastconv.load(tmp_path / "wide.onnx", threads=threads)
-    with pytest.raises(ModelError if isinstance(error, MemoryError) else type(error)):
+    short = isinstance(error, MemoryError)
+    with pytest.raises(ModelError if short else type(error), match="node 'y'.*no memory" if short else None):
         net(x)
-    assert not net._cache.packed
+    assert not net._cache.packed and net._cache.store.bytes == 0
     np.testing.assert_array_equal(net(x).view(np.int32), want.view(np.int32))
+
+
+@pytest.mark.usefixtures("many_parts")
+def test_nothing_is_shared_before_it_is_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = wide(tmp_path / "wide.onnx")
+    net = fastconv.load(tmp_path / "wide.onnx", threads=2)
+    pack, seen = _core.pack_linear_inputs, list[int]()
+
+    def looking(*args: Any) -> None:
+        seen.append(len(net._cache.packed))
+        pack(*args)
+
+    monkeypatch.setattr(_core, "pack_linear_inputs", looking)
+    net(x)
+    assert seen == [0] * 40 and net._cache.packed
+
+
+@pytest.mark.usefixtures("many_parts")
+def test_where_no_thread_can_be_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = wide(tmp_path / "wide.onnx")
+    want = fastconv.load(tmp_path / "wide.onnx", threads=1)(x)
+
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    got = fastconv.load(tmp_path / "wide.onnx", threads=4)(x)
+    np.testing.assert_array_equal(got.view(np.int32), want.view(np.int32))
+
+
+def test_a_shape_that_fails_takes_nothing() -> None:
+    """Weights of shapes that were compiled before stay, what a failing one packed goes."""
+    net = fastconv.load(model(False).SerializeToString(), threads=1)
+    x = np.zeros((1, C, SIDE, SIDE), np.float32)
+    want, used = net(x), net._cache.store.bytes
+    kept = dict(net._cache.packed)
+    with pytest.raises(ModelError, match="more than this machine has"):
+        net.compile((1 << 29, C, SIDE, SIDE))
+    assert kept.items() <= net._cache.packed.items() and net._cache.store.bytes <= used
+    np.testing.assert_array_equal(net(np.zeros((2, C, SIDE, SIDE), np.float32))[:1], want)
 
 
 def test_rows_that_do_not_fit() -> None:

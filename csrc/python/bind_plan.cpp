@@ -4,7 +4,6 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
-#include <array>
 
 #include "clock.h"
 #include "conv_checks.h"

@@ -143,6 +143,7 @@ class DevicePacker:
 
     def __init__(self, store: DeviceStore) -> None:
         self.store = store
+        self.label = ""
 
     def finish(self, threads: int) -> None:
         """Nothing is left to do."""
