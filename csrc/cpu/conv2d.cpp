@@ -4,7 +4,7 @@
 // chunk is a range of rows times a panel, or times all panels where the weights are small; neighbouring chunks share
 // rows, so that a thread finds in its own caches what it wrote in the operation before (conv_checks.cpp). The reduction
 // runs in one order, (r, s, c), in one accumulator per output, so that results depend on neither tiles nor threads.
-#include "cpu/half_tile.h"
+#include "cpu/row_cut.h"
 #include "cpu/stagger.h"
 
 namespace fastconv {
@@ -74,12 +74,6 @@ int64_t gather_runs(const Conv2d& d, const float* x, Pixel& at, int64_t rows, co
   return d.R;
 }
 
-// 1x1 with a stride and without padding: each pixel is a run of its own.
-bool strided_points(const Conv2d& d) {
-  return d.algorithm == ConvAlgorithm::implicit && d.R * d.S == 1 && d.pad_t == 0 && d.pad_l == 0 &&
-         (d.P - 1) * d.stride_h < d.H && (d.Q - 1) * d.stride_w < d.W;
-}
-
 int64_t gather_rows(const Conv2d& d, const float* x, int64_t row, int64_t rows, const Scratch& s) {
   const int64_t len = d.C / d.groups / d.depth_parts;
   for (int64_t k = 0; k < d.depth_parts; k++) {
@@ -118,19 +112,7 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
   t.run = runs ? d.dilation_h * d.x_row : 0;
   t.tail = (int)(columns - (nv - 1) * Vec::N);
 
-  // A stem's outputs are cut line by line, and those of a strided 1x1: within a line each block lies as far behind the
-  // one before, as in a product.
-  const bool halves = gemm && !cuts_depth(d) && half_rows(nv) && 2 * t.tail <= Vec::N && (row_end - row_begin) % 2 == 0;
-  const auto cut = [&](int64_t rows) { return halves ? RowBlocks(rows, half_rows(nv), 2) : RowBlocks(rows, nv); };
-  const auto find = halves ? find_half_tile : find_tile;
-  const int64_t through = cut(row_end - row_begin).count;
-  const int64_t head = min_i(row_end - row_begin, (d.Q - row_begin % d.Q) % d.Q), rest = row_end - row_begin - head;
-  const int64_t by_line = cut(head).count + rest / d.Q * cut(d.Q).count + cut(rest % d.Q).count;
-  const bool points = strided_points(d) && 10 * by_line <= 11 * through;  // short lines are worse than no lines
-  const bool lines = (runs && d.Q >= 4 * ROWS[nv]) || points;
-  // Short lines of a stem are a block each, and one call goes through an image's: LeNet-5's 14 and 10 pixels.
-  const bool whole = runs && !lines && d.Q <= ROWS[nv] && d.Q * nv >= 8, even = gemm || lines || whole;
-  const int64_t all_blocks = lines ? by_line : whole ? (row_end - row_begin) / d.Q + 1 : through;
+  const RowCut cut(d, nv, t.tail, row_begin, row_end);
   const int64_t slice = runs ? taps : min_i(taps, d.taps_per_slice), tap_bytes = len * t.w_ld * 4;
   const Activation none = {Func::identity, 0, 0};
   const bool clips = d.act.func == Func::clip || d.act.func == Func::identity;
@@ -144,35 +126,32 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
     const bool other = end == taps && after.bytes > 0;
     const int64_t ahead = last_panel && end == taps ? 0 : min_i(slice, end < taps ? taps - end : taps) * tap_bytes;
     const char* next = other ? after.from : (const char*)t.w + end * tap_bytes;
-    const int64_t bytes = other ? after.bytes : all_blocks < 2 ? 0 : ahead;
-    const int64_t steps = all_blocks * (end - tap) * len;
+    const int64_t bytes = other ? after.bytes : cut.count < 2 ? 0 : ahead;
+    const int64_t steps = cut.count * (end - tap) * len;
     t.next_step = fetch_step(nv, bytes, steps);
     Pixel pixel = gemm ? Pixel{} : pixel_of(d, row_begin);
     for (int64_t from = row_begin, to; from < row_end; from = to) {
-      to = lines || whole ? min_i(row_end, (from / d.Q + 1) * d.Q) : row_end;
-      if (whole && from % d.Q == 0 && to - from == d.Q) {
-        to += min_i((row_end - to) / d.Q, d.P - 1 - from / d.Q % d.P) * d.Q;
-      }
-      const RowBlocks blocks = whole ? RowBlocks(to - from, d.Q, 1) : cut(to - from);
-      const TileFunction small = find(nv, blocks.size(blocks.more)),
-                         large = blocks.more ? find(nv, blocks.size(0)) : small;
+      to = cut.piece_end(from);
+      const RowBlocks blocks = cut.piece(to - from);
+      const TileFunction small = cut.tile(blocks.size(blocks.more)),
+                         large = blocks.more ? cut.tile(blocks.size(0)) : small;
       for (int64_t i = 0; i < blocks.count; i += t.count) {
         const int64_t at = from + blocks.start(i), rows = blocks.size(i);
-        t.count = even ? blocks.same(i) : 1;
-        t.a_step = whole ? d.stride_h * d.x_row : rows * (lines ? d.stride_w : 1) * d.x_ld;
-        if (lines || whole) pixel = pixel_of(d, at);
-        t.n_taps = gemm             ? gather_rows(d, x, at, rows, s)
-                   : runs || points ? gather_runs(d, x, pixel, rows, s)
-                                    : gather(d, x, pixel, rows, s);
+        t.count = cut.even ? blocks.same(i) : 1;
+        t.a_step = cut.step(rows);
+        if (cut.seeks()) pixel = pixel_of(d, at);
+        t.n_taps = gemm         ? gather_rows(d, x, at, rows, s)
+                   : cut.by_run ? gather_runs(d, x, pixel, rows, s)
+                                : gather(d, x, pixel, rows, s);
         t.a = s.pointers;
-        t.taps = runs || points ? nullptr : s.taps;
+        t.taps = cut.by_run ? nullptr : s.taps;
         float* sums = s.sums + (at - row_begin) * t.w_ld;
         const bool fresh = tap == 0, last = end == taps;
         if (!fresh || !last) keep_taps(t, rows, tap, end);
         t.start = fresh ? nullptr : sums;
         t.start_ld = t.w_ld;
         t.y = last ? b.out + at * d.y_ld + k : sums;
-        t.cold = last && !even;
+        t.cold = last && !cut.even;
         t.y_ld = last ? d.y_ld : t.w_ld;
         t.act = last && !act_later ? &d.act : &none;
         t.bias = b.in[2] ? b.in[2] + k : nullptr;

@@ -187,7 +187,8 @@ def profile(path: str, shapes: Sequence[str], runs: int, how: inputs.How, as_jso
     output.print_line(
         f"{result.total_ms:.3f} ms, median of {runs} runs; "
         + (f"one thread is expected to take {expected:.3f}; " if expected else "")
-        + f"measured peak {result.peak_gflops:.0f} GFLOP/s a core",
+        + f"measured peak {result.peak_gflops:.0f} GFLOP/s a core"
+        + (f", times {result.threads} threads" if result.threads > 1 else ""),
         style="bold",
     )
     return 0
