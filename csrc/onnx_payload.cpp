@@ -169,7 +169,7 @@ void FileSource::check_unchanged() const {
   struct stat st;
   if (fstat(fd_, &st) != 0 || static_cast<uint64_t>(st.st_size) != size_ || st.st_mtim.tv_sec != mtime_s_ ||
       st.st_mtim.tv_nsec != mtime_ns_)
-    throw ScanError("model file: it changed after it was loaded");
+    throw ScanError("model file: it changed after it was loaded; load it again");
 }
 
 void FileSource::read(uint64_t offset, uint64_t n, void* dst) const {

@@ -133,7 +133,8 @@ def augmentation(wanted: Any, size: tuple[int, int]) -> Sequential:
     if isinstance(wanted, Layer):
         return Sequential([Input((*size, 3)), wanted], name="augment")
     if isinstance(wanted, str) or any(name not in AUGMENTATIONS for name in wanted):
-        raise ValueError(f"augment={wanted!r}: expected names among {', '.join(AUGMENTATIONS)}")
+        given = wanted if isinstance(wanted, str) else ",".join(map(str, wanted))
+        raise ValueError(f"augment={given!r}: expected names among {', '.join(AUGMENTATIONS)}")
     made = [AUGMENTATIONS[name]() for name in wanted] or [Rescaling(1.0)]
     return Sequential([Input((*size, 3)), *made], name="augment")
 

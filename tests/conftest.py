@@ -9,3 +9,15 @@ import pytest
 
 if os.environ.get("FASTCONV_TEST_ALL"):
     pytest.importorskip = importlib.import_module  # type: ignore[assignment]
+
+# Not in `make check`, which takes less than two minutes: emulated GPUs, engines, whole networks, training, processes.
+SLOW = (
+    *("tests/cuda/", "tests/bench/", "tests/applications/", "tests/test_finetune.py", "tests/test_cli_finetune.py"),
+    *("tests/test_config.py", "tests/test_properties.py", "tests/test_threads.py::test_pool"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.nodeid.startswith(SLOW):
+            item.add_marker(pytest.mark.slow)

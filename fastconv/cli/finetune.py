@@ -87,7 +87,7 @@ def parse_epochs(text: str) -> tuple[int, int]:
     """5 is 5 epochs of the head and 5 of fine-tuning; 8,3 are different ones."""
     counts = inputs.numbers(text, "--epochs", int)
     if len(counts) > 2 or min(counts) < 0 or not any(counts):
-        raise ShapeError(f"--epochs {text!r}: expected one number or two, such as 5 or 8,3")
+        raise ShapeError(f"--epochs {text!r}: expected one number or two, such as 5 or 8,3, not all of them 0")
     return int(counts[0]), int(counts[-1])
 
 
