@@ -54,10 +54,12 @@ static constexpr int64_t SMALL = 700000;                     // nanoseconds of C
 static constexpr int64_t PATIENCE = 5000000, PACE = 100000;  // that may be lost: once, and for each page seen
 
 // A tenth cheaper than faults. Another thread may be writing there: where the system does not know this, one byte is
-// written that stays as it is, and faults do the rest.
+// written as it is, and faults do the rest.
 static void populate(char* p, size_t bytes) {
   constexpr int POPULATE_WRITE = 23;  // MADV_POPULATE_WRITE, Linux 5.14, which older headers lack
-  if (madvise(p, bytes, POPULATE_WRITE) != 0) __atomic_fetch_or(p, 0, __ATOMIC_RELAXED);
+  if (madvise(p, bytes, POPULATE_WRITE) == 0) return;
+  char zero = 0;
+  __atomic_compare_exchange_n(p, &zero, char(0), false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
 }
 
 bool WeightStore::impatient() const { return lost_ > PATIENCE + pages_ * PACE; }
@@ -84,7 +86,8 @@ void WeightStore::touch(const float* p, int64_t floats) {
       if (region.pages[i] == Page::touched) continue;
       page = region.block.data() + i * HUGE_PAGE;
       if (impatient() && region.pages[i] == Page::fresh) {
-        // all until the next try at once: this waits for the threads that are at work on other pages
+        // all until the next try at once: this waits for the threads that are at work on other pages. One that is about
+        // to be a huge page may become small ones by it
         const size_t run = (lost_ - PATIENCE + PACE - 1) / PACE - pages_, last = std::min(i + run, region.pages.size());
         madvise(page, (last - i) * HUGE_PAGE, MADV_NOHUGEPAGE);
         std::replace(&region.pages[i], &region.pages[0] + last, Page::fresh, Page::small);

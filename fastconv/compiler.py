@@ -138,7 +138,8 @@ class Compiler:
                 self._lower(node, lowering)
             self.packer.finish(self.cache.threads)
         except BaseException:
-            self.cache.store = self.target.store()  # the old one cannot take back what this compilation had of it
+            # The old store cannot take back what this compilation had of it: it goes when no other weight needs it.
+            self.cache.store = self.target.store()
             raise
         self.cache.packed.update(self._packed)  # not before they are filled: others may copy from there
         g = self.graph
@@ -232,7 +233,7 @@ class Compiler:
     def _put(self, value: Value) -> Any:
         assert value.weight is not None
         weight = value.weight
-        return self._once((weight.key, "dense"), lambda: self.cache.store.put(as_float32(weight)))
+        return self._once((weight.key, "dense"), lambda: self.packer.store.put(as_float32(weight)))
 
     def _once(self, key: object, pack: Callable[[], Any]) -> Any:
         """What is packed under this key, by `pack` where nothing is."""

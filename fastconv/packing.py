@@ -21,7 +21,7 @@ from .graph import MAX_EXACT, Array, Weight
 PART_BYTES = 1 << 20  # of a weight that is read at a time, where a panel is not more
 ROWS_PER_PART = 128  # of a dense weight: a multiple of every level's panel
 
-PARTS_PER_THREAD = 8  # at least, or starting one costs more than it brings
+PARTS_PER_THREAD = 8  # for each thread beside the caller's: starting one takes as long as a part
 
 Fill = Callable[[int, Array], None]  # the first row, rows
 
@@ -56,7 +56,7 @@ class Packer:
             for helper in helpers:
                 helper.join()
         if errors:
-            raise errors[0]
+            raise errors.pop(0)  # no reference cycle keeps the weights of a load that failed
 
     def _fill_parts(self, errors: list[BaseException]) -> None:
         """Parts, one after the other, until none is left or a thread has failed."""

@@ -29,7 +29,7 @@ SDIST_WANTS = (
     "include/fastconv.h",
     "cmake/library.cmake",
 )
-QUICK = "not full and not torch and not slow"  # as in `make check`
+QUICK = "not full and not torch and not slow"  # those of `make check`, and the long ones
 NOT_SOURCES = (".so", ".o", ".pyc", ".onnx")
 TRIAL = """
 import sys

@@ -10,8 +10,9 @@ import pytest
 if os.environ.get("FASTCONV_TEST_ALL"):
     pytest.importorskip = importlib.import_module  # type: ignore[assignment]
 
-# Not in `make check`, which takes less than two minutes: emulated GPUs, engines, whole networks, training, processes.
-SLOW = (
+# Marked `long`, which `make check` leaves out to take less than two minutes: emulated GPUs, engines, whole networks,
+# training, processes.
+LONG = (
     *("tests/cuda/", "tests/bench/", "tests/applications/", "tests/test_finetune.py", "tests/test_cli_finetune.py"),
     *("tests/test_config.py", "tests/test_properties.py", "tests/test_threads.py::test_pool"),
 )
@@ -19,5 +20,5 @@ SLOW = (
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.nodeid.startswith(SLOW):
-            item.add_marker(pytest.mark.slow)
+        if item.nodeid.startswith(LONG):
+            item.add_marker(pytest.mark.long)

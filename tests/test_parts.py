@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import itertools
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -237,16 +240,40 @@ def test_where_no_thread_can_be_started(tmp_path: Path, monkeypatch: pytest.Monk
     np.testing.assert_array_equal(got.view(np.int32), want.view(np.int32))
 
 
-def test_a_shape_that_fails_takes_nothing() -> None:
-    """Weights of shapes that were compiled before stay, what a failing one packed goes."""
+def test_a_shape_that_fails_takes_no_weights_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a shape before it stay and serve the next one; it does not go on in the store of the one that failed."""
     net = fastconv.load(model(False).SerializeToString(), threads=1)
-    x = np.zeros((1, C, SIDE, SIDE), np.float32)
-    want, used = net(x), net._cache.store.bytes
-    kept = dict(net._cache.packed)
-    with pytest.raises(ModelError, match="more than this machine has"):
-        net.compile((1 << 29, C, SIDE, SIDE))
-    assert kept.items() <= net._cache.packed.items() and net._cache.store.bytes <= used
-    np.testing.assert_array_equal(net(np.zeros((2, C, SIDE, SIDE), np.float32))[:1], want)
+    x = np.zeros((3, C, SIDE, SIDE), np.float32)
+    want, kept, store = net(x[:1]), dict(net._cache.packed), net._cache.store
+
+    def failing(self: packing.Packer, threads: int) -> None:
+        raise ModelError("no")
+
+    with monkeypatch.context() as m, pytest.raises(ModelError, match="no"):
+        m.setattr(packing.Packer, "finish", failing)
+        net(x[:2])
+    assert net._cache.packed == kept and net._cache.store is not store
+    np.testing.assert_array_equal(net(x)[:1], want)
+    assert kept.items() <= net._cache.packed.items()
+    np.testing.assert_array_equal(net(x[:1]), want)
+
+
+def test_a_failed_load_frees_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = wide(tmp_path / "wide.onnx")
+
+    def failing(*args: Any) -> None:
+        raise OSError("no")
+
+    monkeypatch.setattr(_core, "pack_linear_inputs", failing)
+    net = fastconv.load(tmp_path / "wide.onnx", threads=1)
+    store = weakref.ref(net._cache.store)
+    gc.disable()
+    try:
+        with contextlib.suppress(OSError):
+            net(x)
+        assert store() is None
+    finally:
+        gc.enable()
 
 
 def test_rows_that_do_not_fit() -> None:
