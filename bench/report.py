@@ -23,6 +23,8 @@ from bench import plots
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 WORST = ("ok", "inexact", "wrong", "failed")
+SCALING = """Times faster than one thread, from the medians above. Round trip: of a flag between two cores, before and
+after each case; a virtual machine's cores may lie in one block of a processor at one time and in two at another."""
 KINDS = ("models", "kernels", "layers", "load", "training")
 Row = dict[str, Any]
 Case = tuple[str, int, int]  # model, batch, threads
@@ -130,6 +132,7 @@ def _median(rows: list[Row]) -> Row:
         "median_ms": _middle(r["median_ms"] for r in rows),
         "ratio": _middle(r["ratio"] for r in rows if r["reference"] == "onnxruntime"),
         "turns": sum(r["turns"] for r in rows),
+        "round_trip_ns": _middle(r.get("round_trip_ns") for r in rows),
     }
 
 
@@ -187,8 +190,9 @@ def scaling_table(merged: Merged) -> list[str]:
         for engine in engines:
             one, many = (rows.get(engine, {}).get("median_ms") for rows in (alone, merged.cases[model, batch, threads]))
             cells.append(f"{one / many:.2f}" if one and many else "-")
-        lines.append([model, str(batch), str(threads), *cells])
-    return markdown(["model", "batch", "threads", *engines], lines) if lines else []
+        apart = next(iter(merged.cases[model, batch, threads].values())).get("round_trip_ns")
+        lines.append([model, str(batch), str(threads), *cells, "-" if apart is None else f"{apart:.0f}"])
+    return markdown(["model", "batch", "threads", *engines, "round trip ns"], lines) if lines else []
 
 
 def failures(merged: Merged) -> list[str]:
@@ -314,7 +318,7 @@ def page(found: dict[str, list[Row]], merged: Merged, pictures: dict[str, list[P
             lines += [merged.heading(threads, batch), "", *speed_table(merged, threads, batch), ""]
         scaling = scaling_table(merged)
         if scaling:
-            lines += ["### Threads", "", "Times faster than one thread, from the medians above.", "", *scaling, ""]
+            lines += ["### Threads", "", SCALING, "", *scaling, ""]
         bad = failures(merged)
         lines += ["What is not ok:", "", *bad, ""] if bad else []
         lines += ["Settings (T: the number of threads):", ""]

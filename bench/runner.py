@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench import peers, timing
+from fastconv import _core
 
 TOLERANCE, INEXACT = 1e-4, 1e-2
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,6 +55,7 @@ class Row:
     reference: str = ""
     pairs: list[float] = field(default_factory=list)  # ratios to the reference, turn by turn
     ratios: dict[str, float] = field(default_factory=dict)
+    round_trip_ns: float | None = None  # of a flag between two cores, where there are several threads
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,7 @@ def run_case(
             if row.status == "wrong":
                 del loaded[name]
 
+    apart = [_core.measure_round_trip()] if threads > 1 else []
     samples = timing.interleave(
         {name: partial(engine.run, x) for name, engine in loaded.items()},
         runs=settings.runs,
@@ -149,6 +152,10 @@ def run_case(
         settle=settings.settle,
         pause=settings.pause if threads > 1 else 0.0,
     )
+    if apart:
+        apart.append(_core.measure_round_trip())
+        for row in rows.values():
+            row.round_trip_ns = sum(apart) / len(apart)
     for name, s in samples.items():
         row, ratios = rows[name], s.ratios(samples[reference])
         row.turns, row.median_ms, row.p10_ms, row.p90_ms = len(s.ns), s.median_ms, s.p10_ms, s.p90_ms

@@ -83,6 +83,7 @@ __all__: list[str] = [
     "linear_seconds",
     "linear_terms",
     "measure_peak",
+    "measure_round_trip",
     "moved_seconds",
     "pack_conv2d_rows",
     "pack_linear_inputs",
@@ -1581,6 +1582,9 @@ def linear_seconds(M: int, C: int, K: int, isa: Isa) -> float:
 def linear_terms(M: int, C: int, K: int, isa: Isa) -> dict[str, float]: ...
 def measure_peak(isa: Isa, seconds: float = 0.05) -> float:
     """The FMA rate of one core in GFLOP/s: independent chains in registers, best of many short runs."""
+
+def measure_round_trip() -> float:
+    """Nanoseconds that a flag takes from one core to another and back; 0 where only one CPU may be used."""
 
 def moved_seconds(bytes: float, isa: Isa) -> float:
     """The same for an operation that reads and writes so many bytes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import numpy as np
 import pytest
@@ -24,6 +25,8 @@ def test_show_config() -> None:
     assert f"isa found    {' '.join(isa_levels())}" in text and f"isa used     {resolve_isa().name}" in text
     assert f"threads      {fastconv._core.usable_cpus()}" in text
     assert "huge pages" in text and "cuda plugin  absent" in text
+    apart = r"\d+ ns between two cores" if fastconv._core.usable_cpus() > 1 else "one core"
+    assert re.search(rf"^round trip   {apart}$", text, re.MULTILINE)
 
 
 def test_show_config_prints() -> None:

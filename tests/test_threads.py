@@ -211,6 +211,15 @@ def test_affinity() -> None:
     assert 1 <= _core.usable_cpus() <= len(os.sched_getaffinity(0))
 
 
+def test_round_trip() -> None:
+    """Tens of nanoseconds between neighbours, hundreds between sockets; milliseconds would be the scheduler's."""
+    one = min(os.sched_getaffinity(0))
+    code = f"import os; os.sched_setaffinity(0, {{{one}}}); import fastconv; print(fastconv._core.measure_round_trip())"
+    assert python(code).stdout.strip() == "0.0"
+    if _core.usable_cpus() > 1:
+        assert 5 < min(_core.measure_round_trip() for _ in range(5)) < 20_000
+
+
 def test_a_discarded_model_ends_its_threads() -> None:
     code = """
 import gc, os, fastconv

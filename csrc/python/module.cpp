@@ -8,6 +8,7 @@ namespace fastconv {
 void init_ops(py::module_& m);
 void init_select(py::module_& m);
 void init_file(py::module_& m);
+void init_round_trip(py::module_& m);
 }  // namespace fastconv
 void init_pack(py::module_& m);
 void init_plan(py::module_& m);
@@ -21,4 +22,5 @@ PYBIND11_MODULE(_core, m) {
   init_plan(m);
   fastconv::init_select(m);
   fastconv::init_file(m);
+  fastconv::init_round_trip(m);
 }
