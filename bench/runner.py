@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -153,6 +154,7 @@ def run_case(
         pause=settings.pause if threads > 1 else 0.0,
     )
     if apart:
+        time.sleep(settings.pause)  # threads of the last engine may still spin
         apart.append(_core.measure_round_trip())
         for row in rows.values():
             row.round_trip_ns = sum(apart) / len(apart)

@@ -217,7 +217,7 @@ def test_round_trip() -> None:
     code = f"import os; os.sched_setaffinity(0, {{{one}}}); import fastconv; print(fastconv._core.measure_round_trip())"
     assert python(code).stdout.strip() == "0.0"
     if _core.usable_cpus() > 1:
-        assert 5 < min(_core.measure_round_trip() for _ in range(5)) < 20_000
+        assert 5 < _core.measure_round_trip() < 20_000
 
 
 def test_a_discarded_model_ends_its_threads() -> None:

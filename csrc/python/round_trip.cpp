@@ -2,7 +2,6 @@
 #include <pybind11/pybind11.h>
 
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <thread>
 
@@ -16,7 +15,7 @@ namespace fastconv {
 
 namespace {
 
-// Nanoseconds of a flag from one thread to another and back: the median of short runs, so that those in which a thread
+// Nanoseconds of a flag from one thread to another and back: the best of short runs, so that those in which a thread
 // waits for a CPU do not count. 0 where this process may use one CPU alone.
 double measure_round_trip() {
   constexpr int RUNS = 41, TRIPS = 100;
@@ -32,7 +31,7 @@ double measure_round_trip() {
       pong.value.store(i, std::memory_order_release);
     }
   });
-  std::array<double, RUNS> ns;
+  double best = 1e9;
   for (int run = 0, i = 1; run < RUNS; run++) {
     const int64_t start = nanoseconds_now(CLOCK_MONOTONIC);
     for (const int end = i + TRIPS; i < end; i++) {
@@ -41,11 +40,10 @@ double measure_round_trip() {
         if (++spins % 10000 == 0) std::this_thread::yield();
       }
     }
-    ns[run] = (double)(nanoseconds_now(CLOCK_MONOTONIC) - start) / TRIPS;
+    best = std::min(best, (double)(nanoseconds_now(CLOCK_MONOTONIC) - start) / TRIPS);
   }
   other.join();
-  std::nth_element(ns.begin(), ns.begin() + RUNS / 2, ns.end());
-  return ns[RUNS / 2];
+  return best;
 }
 
 }  // namespace
