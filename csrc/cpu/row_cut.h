@@ -40,7 +40,7 @@ class RowCut {
 
   // Row `from` begins a piece: rows that are cut on their own. Its end.
   int64_t piece_end(int64_t from) const {
-    if (!lines_ && !whole_) return end_;
+    if (!seeks()) return end_;
     const int64_t to = min_i(end_, (from / d_.Q + 1) * d_.Q);
     if (!whole_ || from % d_.Q != 0 || to - from != d_.Q) return to;
     return to + min_i((end_ - to) / d_.Q, d_.P - 1 - from / d_.Q % d_.P) * d_.Q;

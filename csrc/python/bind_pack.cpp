@@ -27,11 +27,14 @@ const float* scale_of(const std::optional<Array>& scale, int64_t K) {
   return scale->data();
 }
 
-// Room that is filled at once.
-float* fresh(WeightStore& store, int64_t floats) {
-  float* out = store.allocate(floats);
-  store.touch(out, floats);
-  return out;
+// A weight of n floats that fill(out) packs at once.
+template <class Fill>
+PackedWeight filled(const std::shared_ptr<WeightStore>& store, int64_t n, const Fill& fill) {
+  ReleaseGil release;
+  float* out = store->allocate(n);
+  store->touch(out, n);
+  fill(out);
+  return {store, out, n};
 }
 
 // The start of a packed weight, of which `floats` from the first-th on are filled in now.
@@ -43,10 +46,9 @@ float* part_of(const PackedWeight& packed, int64_t first, int64_t floats) {
 PackedWeight put(const std::shared_ptr<WeightStore>& store, const Array& array) {
   const float* x = array.data();
   const int64_t n = array.size();
-  ReleaseGil release;
-  float* out = fresh(*store, n);
-  if (n) memcpy(out, x, sizeof(float) * n);
-  return {store, out, n};
+  return filled(store, n, [&](float* out) {
+    if (n) memcpy(out, x, sizeof(float) * n);
+  });
 }
 
 PackedWeight pack_conv(const std::shared_ptr<WeightStore>& store, const Array& w, const std::optional<Array>& scale,
@@ -54,11 +56,8 @@ PackedWeight pack_conv(const std::shared_ptr<WeightStore>& store, const Array& w
   if (w.ndim() != 4 || groups < 1 || w.shape(0) % groups) throw std::invalid_argument("w must be [K, C/groups, R, S]");
   const int64_t K = w.shape(0), C = w.shape(1) * groups, R = w.shape(2), S = w.shape(3);
   const float *x = w.data(), *s = scale_of(scale, K);
-  ReleaseGil release;
-  const int64_t n = packed_conv2d_size(K, C, R, S, groups, isa);
-  float* out = fresh(*store, n);
-  pack_conv2d(out, x, s, K, C, R, S, groups, isa);
-  return {store, out, n};
+  return filled(store, packed_conv2d_size(K, C, R, S, groups, isa),
+                [&](float* out) { pack_conv2d(out, x, s, K, C, R, S, groups, isa); });
 }
 
 // The axes of an R x S filter. Throws where it has no F(m).
@@ -75,11 +74,8 @@ PackedWeight pack_wino(const std::shared_ptr<WeightStore>& store, const Array& w
   const int64_t K = w.shape(0), C = w.shape(1), R = w.shape(2), S = w.shape(3);
   const int64_t r = std::max(R, S), axes = winograd_form_of(R, S, m);
   const float *x = w.data(), *s = scale_of(scale, K);
-  ReleaseGil release;
-  const int64_t n = packed_winograd_size(K, C, m, r, axes, isa);
-  float* out = fresh(*store, n);
-  pack_winograd(out, x, s, K, C, m, r, axes, isa);
-  return {store, out, n};
+  return filled(store, packed_winograd_size(K, C, m, r, axes, isa),
+                [&](float* out) { pack_winograd(out, x, s, K, C, m, r, axes, isa); });
 }
 
 PackedWeight pack_depth(const std::shared_ptr<WeightStore>& store, const Array& w, const std::optional<Array>& scale,
@@ -87,11 +83,8 @@ PackedWeight pack_depth(const std::shared_ptr<WeightStore>& store, const Array& 
   if (w.ndim() != 4 || w.shape(1) != 1) throw std::invalid_argument("w must be [K, 1, R, S]");
   const int64_t K = w.shape(0), R = w.shape(2), S = w.shape(3);
   const float *x = w.data(), *s = scale_of(scale, K);
-  ReleaseGil release;
-  const int64_t n = packed_depthwise_size(K, R, S, isa);
-  float* out = fresh(*store, n);
-  pack_depthwise(out, x, s, K, R, S, isa);
-  return {store, out, n};
+  return filled(store, packed_depthwise_size(K, R, S, isa),
+                [&](float* out) { pack_depthwise(out, x, s, K, R, S, isa); });
 }
 
 PackedWeight pack_dense(const std::shared_ptr<WeightStore>& store, const Array& w, const std::optional<Array>& scale,
@@ -100,11 +93,8 @@ PackedWeight pack_dense(const std::shared_ptr<WeightStore>& store, const Array& 
   const int64_t K = w.shape(trans_b ? 0 : 1), C = w.shape(trans_b ? 1 : 0);
   if (taps < 1 || C % taps) throw std::invalid_argument("taps must divide the rows of w");
   const float *x = w.data(), *s = scale_of(scale, K);
-  ReleaseGil release;
-  const int64_t n = packed_linear_size(K, C, isa);
-  float* out = fresh(*store, n);
-  pack_linear(out, x, s, K, C, taps, trans_b, isa);
-  return {store, out, n};
+  return filled(store, packed_linear_size(K, C, isa),
+                [&](float* out) { pack_linear(out, x, s, K, C, taps, trans_b, isa); });
 }
 
 // Room for a weight [K, C, R, S] that comes part by part. Sizes are bounded so that products stay far below 2^63.
