@@ -17,6 +17,7 @@ namespace {
 // Enough chunks to keep eight threads busy, none below a few microseconds of work.
 constexpr int64_t CHUNKS = 32, FEW_CHUNKS = 8;
 constexpr int64_t CHUNK_FLOPS = 1 << 20;
+constexpr int64_t FEW_ROWS = 98;
 constexpr int64_t MOST_COLUMNS = 64;          // of a panel, on any level
 constexpr int64_t SMALL_WEIGHTS = 256 << 10;  // bytes: a quarter of L2
 constexpr int64_t PANEL_BYTES = 512 << 10;    // more of a panel is not read at a time: it and what is fetched meanwhile
@@ -74,6 +75,18 @@ static void prepare_images(Conv2d& d, Isa isa) {
   d.taps_per_slice = d.R * d.S;
 }
 
+// M rows in about `wanted` chunks, each of which has so many parts: an even number of parts and a last chunk that is
+// hardly smaller, so that two threads end at the same time. What is left over would be a whole chunk's time.
+static int64_t rows_of_chunk(int64_t M, int64_t wanted, int64_t parts) {
+  const int64_t unit = M <= FEW_ROWS ? 1 : M % 7 == 0 ? 7 : M % 2 == 0 ? 2 : 1;  // whole tiles
+  const auto rows = [&](int64_t chunks) { return std::max<int64_t>(1, ceil_div(ceil_div(M, chunks), unit) * unit); };
+  for (int64_t i = wanted; i >= 1; i--) {
+    const int64_t chunks = ceil_div(M, rows(i));
+    if (chunks * parts % 2 == 0 && 32 * (chunks * rows(i) - M) <= M) return rows(i);
+  }
+  return rows(std::max<int64_t>(1, wanted));
+}
+
 void prepare(Conv2d& d, Isa isa) {
   if (d.algorithm != ConvAlgorithm::gemm && images_pay(d, isa)) return prepare_images(d, isa);
   if (d.algorithm == ConvAlgorithm::images) d.algorithm = ConvAlgorithm::implicit;  // of a file, where it never pays
@@ -86,10 +99,8 @@ void prepare(Conv2d& d, Isa isa) {
   const int64_t columns = d.panels_per_chunk == panels ? Kg : table.max_panel * table.vector_length;
   const int64_t rows_for_flops = ceil_div(CHUNK_FLOPS, 2 * depth * columns);
   // few pixels: rows of one panel stay together, for its weights are most of what is read
-  const int64_t wanted = ceil_div(M <= 98 ? FEW_CHUNKS : CHUNKS, d.panel_chunks * d.groups);
-  const int64_t unit = M % 7 == 0 ? 14 : 12;  // whole tiles
-  d.rows_per_chunk = ceil_div(std::max(ceil_div(M, wanted), rows_for_flops), unit) * unit;
-  if (M % 7 == 0 && M <= 7 * 14) d.rows_per_chunk = std::max<int64_t>(7, ceil_div(ceil_div(M, wanted), 7) * 7);
+  const int64_t wanted = ceil_div(M <= FEW_ROWS ? FEW_CHUNKS : CHUNKS, d.panel_chunks * d.groups);
+  d.rows_per_chunk = rows_of_chunk(M, std::min(wanted, M / rows_for_flops), d.panel_chunks * d.groups);
   d.row_chunks = M == 0 ? 0 : ceil_div(M, d.rows_per_chunk);
   d.chunks = d.groups * d.panel_chunks * d.row_chunks;
   const int64_t tap_bytes = 4 * d.C / d.groups * std::min<int64_t>(columns, table.max_panel * table.vector_length);

@@ -44,13 +44,27 @@ static inline int64_t fetch_step(int nv, int64_t bytes, int64_t steps) {
   return min_i(64 * fetched_lines(nv), (bytes + steps - 1) / steps);
 }
 
-// The next weights arrive while this panel computes: without it 7x7 layers wait for memory.
-static inline void prefetch_l2(const char* p) { __builtin_prefetch(p, 0, 2); }
+// The next weights arrive while this panel computes: without it 7x7 layers wait for memory. Inlined at once, for g++
+// drops calls that have no effect that it knows.
+__attribute__((always_inline)) static inline void prefetch_l2(const char* p) { __builtin_prefetch(p, 0, 2); }
+
+// What a step fetches. A line that is asked for again while it is on its way costs as much as another one: where one
+// line is enough, or none, the tile's own description stands in, which is in L1. (The weights just read would, too, but
+// a second stream of prefetches takes the CPU's own prefetchers from x and y.)
+static inline const char* fetch_from(const Tile& t) { return t.next_step ? t.next : (const char*)&t; }
+template <int NV>
+__attribute__((always_inline)) static inline void fetch_ahead(const Tile& t, const char* next) {
+  prefetch_l2(next);
+  if (fetched_lines(NV) == 2) prefetch_l2(t.next_step > 64 ? next + 64 : (const char*)&t);
+}
 
 // One line of each page of `bytes` from p on, ahead of the others: lines that wait until their page is found hold the
-// loop up (4 to 7 ns a page, 1 for a single line; docs/performance.md).
+// loop up (4 to 7 ns a page, 1 for a single line; docs/performance.md). First one page of each eight, whose entries in
+// the page table share a line, so that these lines come side by side.
 static inline void prefetch_pages(const char* p, int64_t bytes) {
-  for (int64_t i = 0; i < bytes; i += 4096) prefetch_l2(p + i);
+  constexpr int64_t PAGE = 4096;
+  for (int64_t i = 0; i < bytes; i += 8 * PAGE) prefetch_l2(p + i);
+  for (int64_t i = 0; i < bytes; i += PAGE) prefetch_l2(p + i);
 }
 
 // residual and y: of this block. Inlined, or the accumulators lie in memory.
@@ -133,7 +147,7 @@ void tile(const Tile& t) {
   // Where the accumulators leave no register for all weights, the last vector is a memory operand of its FMAs.
   constexpr bool last_from_memory = MR * NV + NV >= 32 || (Vec::N == 8 && MR * NV + NV >= 16);
   constexpr int HELD = last_from_memory ? (NV > 4 ? 0 : NV - 1) : NV;
-  const char* next = t.next;
+  const char* next = fetch_from(t);
   const float *start = t.start, *residual = t.residual;
   float* y = t.y;
   for (int64_t block = 0; block < t.count; block++) {
@@ -178,8 +192,7 @@ void tile(const Tile& t) {
         Vec held[NV];
 #pragma GCC unroll 16
         for (int j = 0; j < HELD; j++) held[j] = load(w + j * V);
-        prefetch_l2(next);
-        if (fetched_lines(NV) == 2) prefetch_l2(next + 64);
+        fetch_ahead<NV>(t, next);
         next += t.next_step;
         if constexpr (HELD == 0) {  // of dense layers: one weight at a time for all rows
           Vec x[MR];

@@ -86,7 +86,7 @@ template <int MR, int NV>
 void half_tile(const Tile& t) {
   static_assert(MR % 2 == 0, "rows are pairs");
   constexpr int V = Vec::N, W = NV - 1;
-  const char* next = t.next;
+  const char* next = fetch_from(t);
   const float* residual = t.residual;
   float* y = t.y;
   for (int64_t block = 0; block < t.count; block++) {
@@ -109,8 +109,7 @@ void half_tile(const Tile& t) {
 #pragma GCC unroll 4
       for (int j = 0; j < W; j++) held[j] = load(w + j * V);
       const Vec twice = load_twice(w + W * V);
-      prefetch_l2(next);
-      if (fetched_lines(NV) == 2) prefetch_l2(next + 64);
+      fetch_ahead<NV>(t, next);
       next += t.next_step;
 #pragma GCC unroll 16
       for (int i = 0; i < MR; i += 2) {

@@ -201,7 +201,6 @@ void linear(const Linear& d, const Buffers& b, int64_t begin, int64_t end) {
         const bool last = part == parts - 1;
         t.len = d.C * (part + 1) / parts - c;
         t.w = panel + v * V + c * t.w_ld;
-        t.next = (const char*)t.w;
         t.act = last ? &d.act : &none;
         t.cold = stream ? far : part == 0;
         for (int64_t i = 0; i < blocks.count; i++) {

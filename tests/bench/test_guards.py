@@ -57,6 +57,11 @@ def test_main_loop_is_the_inner_one() -> None:
     assert loop_of(listing(STEP)) == loops.Loop(12, 4, 4, 0, 0, 0, address=8)
 
 
+def test_missing_prefetches_are_found() -> None:
+    assert check_loops.check("avx512", listing(STEP), {}, fetches=True)[0] == ["tile<2, 2> fetches nothing ahead"]
+    assert check_loops.check("avx512", listing([*STEP, "prefetcht1 (%r9)"]), {}, fetches=True) == ([], 1)
+
+
 def test_memory_operands_are_reads() -> None:
     step = [s.replace("%zmm2,%zmm1", "0x40(%rax),%zmm2") for s in STEP if s != STEP[1]]
     assert loop_of(listing(step)).reads == 5

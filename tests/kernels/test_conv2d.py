@@ -107,10 +107,10 @@ def test_short_lines_of_stems(isa: Any) -> None:
     V, inside = _core.vector_length(isa), 0
     for K in (V - 1, 2 * V):
         for Q in (4, 8, 10, 12, 14):
-            case = ConvCase(f"{Q}-{K}", 2, 301, 2 * Q + 1, 3, K, 3, 3, strides=(2, 2))
+            case = ConvCase(f"{Q}-{K}", 3, 303, 2 * Q + 1, 3, K, 3, 3, strides=(2, 2))
             check(isa, case, with_bias=True, with_residual=Q > 9, act="relu", gaps=(0, 2, 1))
             d = prepared(isa, case, "row_run")
-            inside += any(cut % Q for cut in range(d.rows_per_chunk, 2 * case.P * Q, d.rows_per_chunk))
+            inside += any(cut % Q for cut in range(d.rows_per_chunk, 3 * case.P * Q, d.rows_per_chunk))
     assert inside
 
 
@@ -146,7 +146,7 @@ def prepared(isa: Any, case: ConvCase, algorithm: str) -> Any:
 def test_pieces_of_lines_of_stems(isa: Any) -> None:
     """Chunks that begin or end within a line, a pixel or a few from its end or beginning: less than a group."""
     heads, tails = set(), set()
-    for Q, P in ((25, 90), (41, 50), (47, 45), (50, 62)):
+    for Q, P in ((47, 52), (25, 98), (33, 77), (25, 105)):
         case = ConvCase(f"{Q}", 1, 2 * P + 1, 2 * Q + 1, 3, 2 * _core.vector_length(isa), 3, 3, strides=(2, 2))
         x, w, bias, _ = operands(np.random.default_rng(Q), case)
         got = conv2d(isa, case, x, w, bias, act="relu", algorithm="row_run")  # chunk by chunk

@@ -22,7 +22,7 @@ REGISTERS = {"avx2": 16, "avx512": 32, "neon": 32}
 Limits = dict[tuple[int, float], tuple[int, int]]
 # (MR, NV): instructions and reads per step. Instructions may be a tenth more, for other compilers.
 MAIN: dict[str, Limits] = {
-    "avx512": {(6, 4): (40, 10), (7, 4): (44, 17), (8, 3): (41, 11), (12, 2): (48, 14), (12, 1): (23, 13)},
+    "avx512": {(6, 4): (40, 10), (7, 4): (44, 17), (8, 3): (43, 11), (12, 2): (48, 14), (12, 1): (23, 13)},
     "avx2": {(6, 2): (26, 8), (12, 1): (35, 13)},
     "neon": {(6, 4): (46, 10), (8, 3): (46, 11), (12, 2): (54, 14), (12, 1): (40, 13)},
 }
@@ -64,9 +64,9 @@ def problems(
     return found
 
 
-def check(level: str, lines: Iterable[str], limits: Limits) -> tuple[list[str], int]:
+def check(level: str, lines: Iterable[str], limits: Limits, fetches: bool = False) -> tuple[list[str], int]:
     """Problems of all tiles in a disassembly, and how many tiles there are. A tile of `limits` that is missing is a
-    problem."""
+    problem; where the source fetches ahead, so is one whose loop does not: compilers drop prefetches silently."""
     found: list[str] = []
     seen: set[tuple[int, float]] = set()
     staggered: set[tuple[int, float]] = set()
@@ -85,7 +85,10 @@ def check(level: str, lines: Iterable[str], limits: Limits) -> tuple[list[str], 
         if tile[2] == "half_":
             vectors -= 0.5
         seen.add((rows, vectors))
-        wrong = problems(level, rows, vectors, loops.main_loop(body), limits.get((rows, vectors)))
+        loop = loops.main_loop(body)
+        wrong = problems(level, rows, vectors, loop, limits.get((rows, vectors)))
+        if fetches and loop and not loop.prefetches:
+            wrong.append("fetches nothing ahead")
         found += [f"tile<{rows}, {vectors:g}> {text}" for text in wrong]
     found += [f"tile<{rows}, {vectors:g}> is missing" for rows, vectors in limits if (rows, vectors) not in seen]
     wanted = STAGGER[level] if limits is CONV[level] else {}
@@ -105,7 +108,7 @@ def main() -> int:
             objdump = "aarch64-linux-gnu-objdump" if level == "neon" else "objdump"
             command = [objdump, "-d", "-C", "--no-show-raw-insn", str(obj)]
             text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            found, count = check(level, text.splitlines(), limits[level])
+            found, count = check(level, text.splitlines(), limits[level], fetches=source != "linear")
             total += count
             failed += len(found)
             for line in found:

@@ -119,6 +119,7 @@ class Loop:
     vector_reloads: int
     scalar_reloads: int
     address: int
+    prefetches: int = 0
 
 
 def functions(lines: Iterable[str], kind: type[Instruction] = Instruction) -> Iterator[tuple[str, list[Instruction]]]:
@@ -153,6 +154,7 @@ def count(body: list[Instruction], framed: bool) -> Loop:
         vector_reloads=sum(i.reads for i, s in pairs if s),
         scalar_reloads=sum(s and not i.stores and not i.vector for i, s in pairs),
         address=body[0].address,
+        prefetches=sum(i.name.startswith(("prefetch", "prfm")) for i in body),
     )
 
 
