@@ -1,5 +1,6 @@
 // Chunks and sizes of the gradients of convolutions, and of weights packed at run time; see training_checks.h.
 #include "check_tools.h"
+#include "conv_checks.h"
 #include "cpu/dispatch.h"
 #include "cpu/select.h"
 #include "cpu/winograd.h"
@@ -146,7 +147,6 @@ Extent extent(const Conv2dBackwardInput& d, Isa isa, Op op) {
 }
 
 void prepare(Conv2dBackwardInput& d, Isa isa, Op op) {
-  constexpr int64_t SMALL_WEIGHTS = 256 << 10, CHUNKS = 32, CHUNK_FLOPS = 1 << 20;  // as in conv_checks.cpp
   const int64_t rows = d.N * d.H, V = geometry(isa).vector_length, widest = geometry(isa).max_panel;
   const int64_t vectors = ceil_div(d.C / d.groups, V), panels = ceil_div(vectors, widest);
   const int64_t depth = d.K / d.groups * d.R * d.S;
@@ -156,7 +156,8 @@ void prepare(Conv2dBackwardInput& d, Isa isa, Op op) {
   const int64_t parts = op == Op::depthwise_backward_input ? 1 : d.groups * d.panel_chunks;
   const int64_t columns = op == Op::depthwise_backward_input ? 4 * d.C : std::min(d.C, d.panels_per_chunk * widest * V);
   const int64_t row_flops = std::max<int64_t>(1, 2 * d.W * depth * columns / (d.stride_h * d.stride_w));
-  d.rows_per_chunk = std::max(ceil_div(rows, ceil_div(CHUNKS, parts)), ceil_div(CHUNK_FLOPS, row_flops));
+  const int64_t rows_for_flops = ceil_div(CHUNK_FLOPS, row_flops);
+  d.rows_per_chunk = even_rows(rows, std::min(ceil_div(CHUNKS, parts), ceil_div(rows, rows_for_flops)), parts, 1, 1);
   d.row_chunks = ceil_div(rows, d.rows_per_chunk);
   d.chunks = parts * d.row_chunks;
 }

@@ -14,14 +14,11 @@ namespace fastconv {
 
 namespace {
 
-// Enough chunks to keep eight threads busy, none below a few microseconds of work.
-constexpr int64_t CHUNKS = 32, FEW_CHUNKS = 8;
-constexpr int64_t CHUNK_FLOPS = 1 << 20;
-constexpr int64_t FEW_ROWS = 98;
-constexpr int64_t MOST_COLUMNS = 64;          // of a panel, on any level
-constexpr int64_t SMALL_WEIGHTS = 256 << 10;  // bytes: a quarter of L2
-constexpr int64_t PANEL_BYTES = 512 << 10;    // more of a panel is not read at a time: it and what is fetched meanwhile
-constexpr int64_t SLICE_BYTES = 400 << 10;    // would not stay in L2
+constexpr int64_t FEW_CHUNKS = 8;
+constexpr int64_t FEW_ROWS = 98;            // two images of 7x7
+constexpr int64_t MOST_COLUMNS = 64;        // of a panel, on any level
+constexpr int64_t PANEL_BYTES = 512 << 10;  // more of a panel is not read at a time: it and what is fetched meanwhile
+constexpr int64_t SLICE_BYTES = 400 << 10;  // would not stay in L2
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -64,6 +61,19 @@ void epilogue_extent(const char* op, const D& d, int64_t rows, Extent& e) {
 
 }  // namespace
 
+int64_t even_rows(int64_t rows, int64_t most, int64_t parts, int64_t unit, int64_t tile) {
+  int64_t best = 0, least = INT64_MAX;
+  for (int64_t i = std::max<int64_t>(1, most); 2 * i >= most && i >= 1; i--) {
+    const int64_t size = std::max<int64_t>(1, ceil_div(ceil_div(rows, i), unit) * unit), ranges = ceil_div(rows, size);
+    // of the thread that has more chunks, in the time of a row; the start and the end of a tile take about as long
+    const int64_t taken = ceil_div(ranges * parts, 2) * (size + ceil_div(size, tile));
+    const bool ragged = 2 * (ranges * size - rows) > size;  // a few rows left over take the time of many
+    if (best == 0 || (!ragged && taken < least)) best = size;
+    if (!ragged) least = std::min(least, taken);
+  }
+  return best;
+}
+
 static void prepare_images(Conv2d& d, Isa isa) {
   const ImageBands cut = image_bands(d, isa, false);
   d.algorithm = ConvAlgorithm::images;
@@ -73,18 +83,6 @@ static void prepare_images(Conv2d& d, Isa isa) {
   d.chunks = cut.groups * cut.bands;
   d.depth_parts = 1;
   d.taps_per_slice = d.R * d.S;
-}
-
-// M rows in about `wanted` chunks, each of which has so many parts: an even number of parts and a last chunk that is
-// hardly smaller, so that two threads end at the same time. What is left over would be a whole chunk's time.
-static int64_t rows_of_chunk(int64_t M, int64_t wanted, int64_t parts) {
-  const int64_t unit = M <= FEW_ROWS ? 1 : M % 7 == 0 ? 7 : M % 2 == 0 ? 2 : 1;  // whole tiles
-  const auto rows = [&](int64_t chunks) { return std::max<int64_t>(1, ceil_div(ceil_div(M, chunks), unit) * unit); };
-  for (int64_t i = wanted; i >= 1; i--) {
-    const int64_t chunks = ceil_div(M, rows(i));
-    if (chunks * parts % 2 == 0 && 32 * (chunks * rows(i) - M) <= M) return rows(i);
-  }
-  return rows(std::max<int64_t>(1, wanted));
 }
 
 void prepare(Conv2d& d, Isa isa) {
@@ -99,8 +97,11 @@ void prepare(Conv2d& d, Isa isa) {
   const int64_t columns = d.panels_per_chunk == panels ? Kg : table.max_panel * table.vector_length;
   const int64_t rows_for_flops = ceil_div(CHUNK_FLOPS, 2 * depth * columns);
   // few pixels: rows of one panel stay together, for its weights are most of what is read
-  const int64_t wanted = ceil_div(M <= FEW_ROWS ? FEW_CHUNKS : CHUNKS, d.panel_chunks * d.groups);
-  d.rows_per_chunk = rows_of_chunk(M, std::min(wanted, M / rows_for_flops), d.panel_chunks * d.groups);
+  const int64_t parts = d.panel_chunks * d.groups, wanted = ceil_div(M <= FEW_ROWS ? FEW_CHUNKS : CHUNKS, parts);
+  const int64_t most = M <= FEW_ROWS ? wanted : std::min(wanted, ceil_div(M, rows_for_flops));
+  const int64_t tail = Kg % table.vector_length;
+  const bool pairs = tail > 0 && 2 * tail <= table.vector_length;  // of rows that share a vector (cpu/half_tile.h)
+  d.rows_per_chunk = even_rows(M, most, parts, pairs ? 2 : 1, table.rows[std::min<int64_t>(vectors, table.max_panel)]);
   d.row_chunks = M == 0 ? 0 : ceil_div(M, d.rows_per_chunk);
   d.chunks = d.groups * d.panel_chunks * d.row_chunks;
   const int64_t tap_bytes = 4 * d.C / d.groups * std::min<int64_t>(columns, table.max_panel * table.vector_length);

@@ -184,8 +184,8 @@ class PlanBuilder {
     for (uint64_t i = 0; i < v_.operations.count; i++) add(r_.at<FileOperation>(v_.operations, i), i);
     const Plan& plan = *saved_.plan;
     require((uint64_t)plan.arena_bytes() == v_.arena_bytes && v_.arena_bytes <= MOST_MEMORY, "size of the arena");
-    require((uint64_t)plan.scratch_bytes() == v_.scratch_bytes && v_.scratch_bytes <= MOST_MEMORY,
-            "size of the scratch");
+    // how work is cut is this library's own matter, and so is what it needs for that: the file's number is not used
+    require((uint64_t)plan.scratch_bytes() <= MOST_MEMORY, "size of the scratch");
   }
 
  private:

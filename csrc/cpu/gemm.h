@@ -50,7 +50,7 @@ __attribute__((always_inline)) static inline void prefetch_l2(const char* p) { _
 
 // What a step fetches. A line that is asked for again while it is on its way costs as much as another one: where one
 // line is enough, or none, the tile's own description stands in, which is in L1. (The weights just read would, too, but
-// a second stream of prefetches takes the CPU's own prefetchers from x and y.)
+// a second stream of prefetches takes the CPU's own prefetchers from x and y; docs/performance.md.)
 static inline const char* fetch_from(const Tile& t) { return t.next_step ? t.next : (const char*)&t; }
 template <int NV>
 __attribute__((always_inline)) static inline void fetch_ahead(const Tile& t, const char* next) {
@@ -59,12 +59,14 @@ __attribute__((always_inline)) static inline void fetch_ahead(const Tile& t, con
 }
 
 // One line of each page of `bytes` from p on, ahead of the others: lines that wait until their page is found hold the
-// loop up (4 to 7 ns a page, 1 for a single line; docs/performance.md). First one page of each eight, whose entries in
-// the page table share a line, so that these lines come side by side.
-static inline void prefetch_pages(const char* p, int64_t bytes) {
+// loop up (4 to 7 ns a page, 1 for a single line; docs/performance.md). First one page of each eight: so many have
+// their entries in one line of the page table, and these lines come side by side.
+__attribute__((always_inline)) static inline void prefetch_pages(const char* p, int64_t bytes) {
   constexpr int64_t PAGE = 4096;
   for (int64_t i = 0; i < bytes; i += 8 * PAGE) prefetch_l2(p + i);
-  for (int64_t i = 0; i < bytes; i += PAGE) prefetch_l2(p + i);
+  for (int64_t i = 0; i < bytes; i += PAGE) {
+    if (i % (8 * PAGE)) prefetch_l2(p + i);
+  }
 }
 
 // residual and y: of this block. Inlined, or the accumulators lie in memory.

@@ -146,7 +146,7 @@ def prepared(isa: Any, case: ConvCase, algorithm: str) -> Any:
 def test_pieces_of_lines_of_stems(isa: Any) -> None:
     """Chunks that begin or end within a line, a pixel or a few from its end or beginning: less than a group."""
     heads, tails = set(), set()
-    for Q, P in ((47, 52), (25, 98), (33, 77), (25, 105)):
+    for Q, P in ((83, 60), (21, 117), (44, 113), (67, 109)):
         case = ConvCase(f"{Q}", 1, 2 * P + 1, 2 * Q + 1, 3, 2 * _core.vector_length(isa), 3, 3, strides=(2, 2))
         x, w, bias, _ = operands(np.random.default_rng(Q), case)
         got = conv2d(isa, case, x, w, bias, act="relu", algorithm="row_run")  # chunk by chunk
@@ -196,6 +196,29 @@ def test_large_cases_have_chunks(isa: Any) -> None:
         assert d.chunks == d.row_chunks * d.panel_chunks * case.groups
         counts[case.name] = (d.row_chunks, d.panel_chunks)
     assert counts["rows"][0] > 4 and counts["panels"][1] > 4 and min(counts["both"]) > 1, counts
+
+
+@isas
+@pytest.mark.parametrize("size", (7, 8, 13, 14, 17, 19, 28, 35, 56, 147))
+def test_rows_are_cut_evenly(isa: Any, size: int) -> None:
+    """The last range of rows is no small rest, and two threads that take half of the chunks get about as many rows."""
+    V = _core.vector_length(isa)
+    for C, K in ((768, 12 * V), (288, 5 * V), (64, 4 * V), (512, 7 * V), (128, V // 2)):
+        d, M = prepared(isa, ConvCase("", 1, size, size, C, K, 1, 1), "gemm"), size * size
+        rows = [min(d.rows_per_chunk, M - i * d.rows_per_chunk) for i in range(d.row_chunks)]
+        assert sum(rows) == M and 2 * rows[-1] >= rows[0], (C, K, rows)
+        chunks = [r for r in rows for _ in range(d.panel_chunks)]
+        first = sum(chunks[: len(chunks) // 2])
+        if len(chunks) > 1:
+            assert 0.42 < first / sum(chunks) < 0.58, (C, K, rows, d.panel_chunks)
+        if K == V // 2 and d.row_chunks > 1:
+            assert d.rows_per_chunk % 2 == 0, (C, K, rows)  # rows that share a vector
+
+
+@isas
+def test_no_rows(isa: Any) -> None:
+    d = prepared(isa, ConvCase("", 0, 7, 7, 64, 64, 1, 1), "gemm")
+    assert d.chunks == 0 and d.rows_per_chunk > 0
 
 
 @isas
