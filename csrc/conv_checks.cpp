@@ -103,7 +103,7 @@ void prepare(Conv2d& d, Isa isa) {
   const bool pairs = tail > 0 && 2 * tail <= table.vector_length;  // of rows that share a vector (cpu/half_tile.h)
   d.rows_per_chunk = even_rows(M, most, parts, pairs ? 2 : 1, table.rows[std::min<int64_t>(vectors, table.max_panel)]);
   d.row_chunks = M == 0 ? 0 : ceil_div(M, d.rows_per_chunk);
-  d.chunks = d.groups * d.panel_chunks * d.row_chunks;
+  d.chunks = parts * d.row_chunks;
   const int64_t tap_bytes = 4 * d.C / d.groups * std::min<int64_t>(columns, table.max_panel * table.vector_length);
   const bool deep = d.algorithm == ConvAlgorithm::gemm && tap_bytes > PANEL_BYTES / 2 && d.C / d.groups % 2 == 0;
   d.depth_parts = deep ? 2 : 1;  // a panel and the next one would fill L2

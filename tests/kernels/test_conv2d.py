@@ -110,7 +110,7 @@ def test_short_lines_of_stems(isa: Any) -> None:
             case = ConvCase(f"{Q}-{K}", 3, 303, 2 * Q + 1, 3, K, 3, 3, strides=(2, 2))
             check(isa, case, with_bias=True, with_residual=Q > 9, act="relu", gaps=(0, 2, 1))
             d = prepared(isa, case, "row_run")
-            inside += any(cut % Q for cut in range(d.rows_per_chunk, 3 * case.P * Q, d.rows_per_chunk))
+            inside += any(cut % Q for cut in range(d.rows_per_chunk, case.N * case.P * Q, d.rows_per_chunk))
     assert inside
 
 

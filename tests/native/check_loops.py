@@ -67,8 +67,8 @@ def problems(
 
 def check(level: str, lines: Iterable[str], limits: Limits, fetches: bool = False) -> tuple[list[str], int]:
     """Problems of all tiles in a disassembly, and how many tiles there are. A tile of `limits` that is missing is a
-    problem; where the source fetches weights ahead, so is a loop that does not: compilers
-    drop prefetches silently. (A stagger fetches outside of its inner loop.)"""
+    problem; where the source fetches weights ahead, so is a loop that does not: compilers drop prefetches silently.
+    (A stagger fetches outside of its inner loop.)"""
     found: list[str] = []
     seen: set[tuple[int, float]] = set()
     staggered: set[tuple[int, float]] = set()
