@@ -25,9 +25,9 @@ ConvChoice choose_conv(int64_t M, int64_t K, int64_t groups, int64_t steps, int 
 
 constexpr int HOPPER_TILES = 3;  // numbered behind the others: 128 rows by
 constexpr int HOPPER_COLUMNS[HOPPER_TILES] = {256, 128, 64};
+constexpr int HOPPER_BLOCKS[HOPPER_TILES] = {1, 2, 2};  // resident together
 
-// The same among the tiles of conv_wgmma.cuh, a block of which has a multiprocessor for itself. steps: of 128 bytes of
-// a tap.
+// The same among the tiles of conv_wgmma.cuh. steps: of 128 bytes of a tap.
 ConvChoice choose_hopper(int64_t M, int64_t K, int64_t steps, int multiprocessors, const Forced& forced = {});
 
 // Whether F(4x4, 3x3) (winograd.cu) should take less time in float32 than the direct product, for a 3x3 convolution of

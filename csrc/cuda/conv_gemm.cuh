@@ -27,7 +27,7 @@ struct ConvArguments {
   int x_row, x_ld;
   int steps, steps_per_slice;
   int dense_y;
-  int wide_y;  // y, residual and bias allow 16 bytes at a time
+  int wide_y, wide_partial;  // y, residual and bias allow 16 bytes at a time; partial does
   Activation act;
 };
 
@@ -47,11 +47,22 @@ __device__ inline Pixel pixel_of(const ConvArguments& d, int64_t m) {
 __device__ inline int place(int row, int piece) { return row * STEP + ((piece ^ (row & 7)) << 4); }
 
 // How many of a stage's four steps are unrolled. tf32, four: 156 registers, one block less on a multiprocessor. fp16
-// and bf16, by nvcc 12: four spill two registers of the 128x128 tile (sm_90a), two some of the gathering one.
+// and bf16: four spill in the 128x128 tile (sm_90a), two some of the gathering one.
 template <class T, bool Gather>
-constexpr int STEPS_AT_ONCE = sizeof(T) == 4                  ? 1
-                              : FASTCONV_NVCC < 13 && !Gather ? 2
-                                                              : 4;
+constexpr int STEPS_AT_ONCE = sizeof(T) == 4 ? 1
+                              : Gather       ? 4
+                                             : 2;
+
+// What a warp's lanes hold of 16 x 8 sums after mma or a warpgroup's product, to memory with rows `ld` apart.
+constexpr int SUMS_PAD = 8;  // floats behind a row of sums: half a warp's stores, and all reads below, meet all banks
+__device__ inline void store_sums(const float (&c)[4], float* to, int ld, int lane) {
+  FASTCONV_UNROLL
+  for (int half = 0; half < 2; half++) {
+    float2 two;
+    two.x = c[2 * half], two.y = c[2 * half + 1];
+    *(float2*)(to + (lane / 4 + 8 * half) * ld + lane % 4 * 2) = two;
+  }
+}
 
 // -- engines: accumulators of a warp's WM x WN tile -------------------------------------------------------------------
 template <class T, bool round, int WM, int WN>
@@ -96,8 +107,7 @@ struct TensorCores {
   // Rows [16 i, 16 i + 16) of the tile to memory with rows `ld` apart.
   __device__ void store(int i, float* to, int ld, int lane) const {
     FASTCONV_UNROLL
-    for (int j = 0; j < WN / 8; j++) FASTCONV_UNROLL
-    for (int e = 0; e < 4; e++) to[(lane / 4 + e / 2 * 8) * ld + 8 * j + lane % 4 * 2 + e % 2] = c[i][j][e];
+    for (int j = 0; j < WN / 8; j++) store_sums(c[i][j], to + 8 * j, ld, lane);
   }
 };
 
@@ -245,35 +255,126 @@ __device__ inline int64_t pixel_at(const ConvArguments& d, int64_t m, int64_t im
   return at.n * image + at.p * row + at.q * ld;
 }
 
-// y[m, k...] = act(sum + bias + residual) for WIDTH<T> channels, or fewer where `count` says so.
+// y[m, k...] = act(sum + bias + residual) for the WIDTH<T> channels from k on, or for the `count` that there are; with
+// slices, their sums to `partial`. A lane has the same channels in all its rows, so that all but the row is found once.
 template <class T>
-__device__ inline void finish(const ConvArguments& d, const float* sum, int64_t m, int k, int count) {
-  T* y = (T*)d.y + pixel_at(d, m, d.y_image, d.y_row, d.y_ld) + k;
-  const T* residual =
-      d.residual ? (const T*)d.residual + pixel_at(d, m, d.res_image, d.res_row, d.res_ld) + k : nullptr;
-  if (d.wide_y && count == WIDTH<T>) {
-    Pack<T> p, add;
-    if (residual) add = load_pack(residual);
-    FASTCONV_UNROLL
-    for (int e = 0; e < WIDTH<T>; e++) {
-      const float v = sum[e] + (d.bias ? d.bias[k + e] : 0.0f) + (residual ? add.v[e] : 0.0f);
-      p.v[e] = activate(d.act, v);
-    }
-    store_pack(y, p);
-    return;
-  }
-  for (int e = 0; e < count; e++) {
-    const float v = sum[e] + (d.bias ? d.bias[k + e] : 0.0f) + (residual ? to_float(residual[e]) : 0.0f);
-    y[e] = from_float<T>(activate(d.act, v));
-  }
-}
+struct Epilogue {
+  const ConvArguments& d;
+  int k, count;
+  bool whole;  // 16 bytes at a time, and no function to call
+  float low, high, bias[WIDTH<T>];
 
-// Where sums of pixel m from channel k on go: to y, or to this slice's partial sums.
-template <class T>
-__device__ inline void put_sums(const ConvArguments& d, const float* sum, int64_t m, int k, int count) {
-  if (!d.partial) return finish<T>(d, sum, m, k, count);
-  float* to = d.partial + ((int64_t)blockIdx.z * d.M + m) * d.groups * d.K + k;
-  for (int e = 0; e < count; e++) to[e] = sum[e];
+  __device__ Epilogue(const ConvArguments& d, int k, int count) : d(d), k(k), count((int)min_i(WIDTH<T>, count)) {
+    const bool clip = d.act.func == Func::clip;
+    whole = d.wide_y && count >= WIDTH<T> && !d.partial && (clip || d.act.func == Func::identity);
+    low = clip ? d.act.alpha : -infinity(), high = clip ? d.act.beta : infinity();
+    FASTCONV_UNROLL
+    for (int e = 0; e < WIDTH<T>; e++) bias[e] = 0.0f;
+    if (!whole || !d.bias) return;
+    FASTCONV_UNROLL
+    for (int e = 0; e < WIDTH<T>; e += 4) {
+      const Pack<float> four = load_pack(d.bias + k + e);
+      FASTCONV_UNROLL
+      for (int i = 0; i < 4; i++) bias[e + i] = four.v[i];
+    }
+  }
+
+  __device__ T* to(int64_t m) const { return (T*)d.y + pixel_at(d, m, d.y_image, d.y_row, d.y_ld) + k; }
+  __device__ const T* residual(int64_t m) const {
+    return (const T*)d.residual + pixel_at(d, m, d.res_image, d.res_row, d.res_ld) + k;
+  }
+
+  __device__ static void read_sums(const float* sum, float (&v)[4]) {
+    const Pack<float> four = load_pack(sum);
+    FASTCONV_UNROLL
+    for (int e = 0; e < 4; e++) v[e] = four.v[e];
+  }
+  // Lanes 32 bytes apart: every other four take the later half first, so that eight of them meet all banks.
+  __device__ static void read_sums(const float* sum, float (&v)[8]) {
+    const int turn = (int)threadIdx.x & 4;
+    const Pack<float> one = load_pack(sum + turn), two = load_pack(sum + (turn ^ 4));
+    FASTCONV_UNROLL
+    for (int e = 0; e < 4; e++) v[e] = turn ? two.v[e] : one.v[e], v[e + 4] = turn ? one.v[e] : two.v[e];
+  }
+
+  // Of rows m, m + down, ... before `end`, whose sums lie `apart` from each other: READS residuals are under way at a
+  // time.
+  __device__ void rows(const float* sum, int apart, int64_t m, int down, int64_t end) const {
+    constexpr int READS = 4;
+    if (!whole) {
+      for (; m < end; m += down, sum += apart) one(sum, m);
+      return;
+    }
+    for (; m < end; m += READS * down, sum += READS * apart) {
+      uint4 add[READS] = {};
+      if (d.residual) {
+        FASTCONV_UNROLL
+        for (int i = 0; i < READS; i++)
+          if (m + i * down < end) add[i] = *(const uint4*)residual(m + i * down);
+      }
+      FASTCONV_UNROLL
+      for (int i = 0; i < READS; i++)
+        if (m + i * down < end) store_pack(to(m + i * down), ended(sum + i * apart, add[i]));
+    }
+  }
+
+  __device__ Pack<T> ended(const float* sum, uint4 add) const {
+    Pack<T> p, other;
+    read_sums(sum, p.v);
+    FASTCONV_UNROLL
+    for (int e = 0; e < WIDTH<T>; e++) p.v[e] += bias[e];
+    if (d.residual) {
+      unpack(add, other);
+      FASTCONV_UNROLL
+      for (int e = 0; e < WIDTH<T>; e++) p.v[e] += other.v[e];
+    }
+    FASTCONV_UNROLL
+    for (int e = 0; e < WIDTH<T>; e++) p.v[e] = clip_of(p.v[e], low, high);
+    return p;
+  }
+
+  __device__ void one(const float* sum, int64_t m) const {
+    if (d.partial) {
+      float* slice = d.partial + ((int64_t)blockIdx.z * d.M + m) * d.groups * d.K + k;
+      if (d.wide_partial && count == WIDTH<T>) {
+        FASTCONV_UNROLL
+        for (int e = 0; e < WIDTH<T>; e += 4) *(uint4*)(slice + e) = *(const uint4*)(sum + e);
+      } else {
+        for (int e = 0; e < count; e++) slice[e] = sum[e];
+      }
+      return;
+    }
+    T* y = to(m);
+    const T* add = d.residual ? residual(m) : nullptr;
+    if (d.wide_y && count == WIDTH<T>) {
+      Pack<T> p, other;
+      if (add) other = load_pack(add);
+      FASTCONV_UNROLL
+      for (int e = 0; e < WIDTH<T>; e++)
+        p.v[e] = activate(d.act, sum[e] + (d.bias ? d.bias[k + e] : 0.0f) + (add ? other.v[e] : 0.0f));
+      store_pack(y, p);
+      return;
+    }
+    for (int e = 0; e < count; e++) {
+      const float v = sum[e] + (d.bias ? d.bias[k + e] : 0.0f) + (add ? to_float(add[e]) : 0.0f);
+      y[e] = from_float<T>(activate(d.act, v));
+    }
+  }
+};
+
+// The sums of a warp's tile, in rows `ld` apart in shared memory, to their places; k0: the group's first filter.
+template <class T, int ROWS, int COLUMNS>
+__device__ inline void finish_tile(const ConvArguments& d, const float* tile, int ld, int64_t first_row,
+                                   int first_column, int k0, int lane) {
+  constexpr int ACROSS = COLUMNS / WIDTH<T>, LANES = ACROSS < 32 ? ACROSS : 32, DOWN = 32 / LANES;
+  const int64_t end = min_i(first_row + ROWS, d.M);
+  FASTCONV_UNROLL
+  for (int part = 0; part < ACROSS / LANES; part++) {
+    const int column = (part * LANES + lane % LANES) * WIDTH<T>, k = first_column + column, row = lane / LANES;
+    if (k >= d.K) continue;
+    const Epilogue<T> out(d, k0 + k, d.K - k);
+    out.rows(tile + row * ld + column, DOWN * ld, first_row + row, DOWN, end);
+  }
 }
 
 // Blocks that should be resident together. Gathering kernels of 128 threads get two, which leaves them all registers,
@@ -325,23 +426,18 @@ __global__ void __launch_bounds__(BM / WM * BN / WN * 32,
 
   // Through shared memory, so that a lane has neighbouring channels; all of it at once, so that no sum is in a register
   // when `activate` calls a function: those would be put into local memory.
-  constexpr int LD = WN + 4, ACROSS = WN / WIDTH<T>;
+  constexpr int LD = WN + SUMS_PAD;
   static_assert(BM / WM * (BN / WN) * WM * LD * 4 <= STAGES * STAGE, "sums in the place of the stages");
   float* tile = (float*)shared + warp * WM * LD;
   FASTCONV_UNROLL
   for (int i = 0; i < WM / 16; i++) engine.store(i, tile + 16 * i * LD, LD, lane);
   __syncwarp();
-  for (int j = lane; j < WM * ACROSS; j += 32) {
-    const int row = j / ACROSS, column = j % ACROSS * WIDTH<T>;
-    const int64_t m = first_row + warp_row + row;
-    const int k = first_column + warp_column + column;
-    if (m < d.M && k < d.K) put_sums<T>(d, tile + row * LD + column, m, group * d.K + k, (int)min_i(WIDTH<T>, d.K - k));
-  }
+  finish_tile<T, WM, WN>(d, tile, LD, first_row + warp_row, first_column + warp_column, group * d.K, lane);
 }
 
-// One thread for WIDTH<T> channels of a row: adds the slices in order.
+// One thread for WIDTH<T> channels of a row: adds the slices in order. d.partial is null: sums go to y.
 template <class T>
-__global__ void join_slices(const __grid_constant__ ConvArguments d, int slices) {
+__global__ void join_slices(const __grid_constant__ ConvArguments d, const float* partial, int slices) {
   const int K = d.groups * d.K, across = (K + WIDTH<T> - 1) / WIDTH<T>;
   const int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= d.M * across) return;
@@ -349,12 +445,29 @@ __global__ void join_slices(const __grid_constant__ ConvArguments d, int slices)
   const int k = (int)(i - m * across) * WIDTH<T>, width = (int)min_i(WIDTH<T>, K - k);
   float sum[WIDTH<T>] = {};
   for (int slice = 0; slice < slices; slice++) {
-    const float* from = d.partial + ((int64_t)slice * d.M + m) * K + k;
-    FASTCONV_UNROLL
-    for (int e = 0; e < WIDTH<T>; e++)
-      if (e < width) sum[e] += from[e];
+    const float* from = partial + ((int64_t)slice * d.M + m) * K + k;
+    if (d.wide_partial && width == WIDTH<T>) {
+      FASTCONV_UNROLL
+      for (int e = 0; e < WIDTH<T>; e += 4) {
+        const Pack<float> four = load_pack(from + e);
+        FASTCONV_UNROLL
+        for (int j = 0; j < 4; j++) sum[e + j] += four.v[j];
+      }
+    } else {
+      FASTCONV_UNROLL
+      for (int e = 0; e < WIDTH<T>; e++)
+        if (e < width) sum[e] += from[e];
+    }
   }
-  finish<T>(d, sum, m, k, width);
+  Epilogue<T>(d, k, width).rows(sum, 0, m, 1, m + 1);
+}
+
+template <class T>
+void launch_join(ConvArguments d, int slices, cudaStream_t stream) {
+  const float* partial = d.partial;
+  d.partial = nullptr;
+  const int64_t threads = d.M * ceil_div((int64_t)d.groups * d.K, WIDTH<T>);
+  launch(join_slices<T>, dim3((unsigned)ceil_div(threads, 128)), dim3(128), 0, stream, d, partial, slices);
 }
 
 }  // namespace cuda

@@ -56,10 +56,7 @@ void launch_engine(const ConvArguments& d, const ConvChoice& choice, cudaStream_
     default:
       launch_tile<Engine, 3, 32, 32, Gather>(d, choice.slices, stream);
   }
-  if (choice.slices == 1) return;
-  using T = typename Engine<64, 32>::Storage;
-  const int64_t threads = d.M * ceil_div((int64_t)d.groups * d.K, WIDTH<T>);
-  launch(join_slices<T>, dim3((unsigned)ceil_div(threads, 128)), dim3(128), 0, stream, d, choice.slices);
+  if (choice.slices > 1) launch_join<typename Engine<64, 32>::Storage>(d, choice.slices, stream);
 }
 
 template <template <int, int> class Engine>

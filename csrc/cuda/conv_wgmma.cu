@@ -142,9 +142,7 @@ void launch_wgmma(const ConvArguments& d, int slices, cudaStream_t stream) {
   const hopper::Depth depth{(int)across, (int)ceil_div(d.C, hopper::CHANNELS<T>), d.S, d.dilation_h, d.dilation_w};
   launch(conv_wgmma<T, BN, STAGES>, grid, dim3(hopper::THREADS), (size_t)hopper::SHARED_BYTES<BN, STAGES>, stream, d,
          image_map<T>(image_of(d, item)), filter_map<T>(filters), depth);
-  if (slices == 1) return;
-  const int64_t threads = d.M * ceil_div((int64_t)d.K, WIDTH<T>);
-  launch(join_slices<T>, dim3((unsigned)ceil_div(threads, 128)), dim3(128), 0, stream, d, slices);
+  if (slices > 1) launch_join<T>(d, slices, stream);
 }
 
 template <class T>
@@ -153,11 +151,15 @@ void launch_type(const ConvArguments& d, const ConvChoice& choice, cudaStream_t 
     case 0:
       return launch_wgmma<T, 256, 4>(d, choice.slices, stream);
     case 1:
-      return launch_wgmma<T, 128, 5>(d, choice.slices, stream);
+      return launch_wgmma<T, 128, 3>(d, choice.slices, stream);
     default:
-      return launch_wgmma<T, 64, 6>(d, choice.slices, stream);
+      return launch_wgmma<T, 64, 4>(d, choice.slices, stream);
   }
 }
+
+static_assert(hopper::BLOCKS<256> == HOPPER_BLOCKS[0] && hopper::BLOCKS<128> == HOPPER_BLOCKS[1] &&
+                  hopper::BLOCKS<64> == HOPPER_BLOCKS[2],
+              "what choose_hopper counts with");
 
 bool small(int v) { return v >= -128 && v <= 127; }
 
@@ -170,7 +172,7 @@ bool hopper_built() {
   // compiled for sm_90a, and not by the driver from the PTX of an older one
   static const bool built = [] {
     cudaFuncAttributes a;
-    if (cudaFuncGetAttributes(&a, (const void*)conv_wgmma<half_t, 128, 5>) == cudaSuccess)
+    if (cudaFuncGetAttributes(&a, (const void*)conv_wgmma<half_t, 128, 3>) == cudaSuccess)
       return a.ptxVersion == 90 && a.binaryVersion == 90;
     cudaGetLastError();
     return false;

@@ -4,10 +4,10 @@
 // A block computes 128 x BN outputs. Depth goes by in steps of one tap and 128 bytes of its channels: 128 rows of
 // pixels by the engine's im2col mode, which finds strides, dilations, padding and image borders itself and rounds float
 // to tf32, and BN rows of filters.
-// Warp 0 of the first warpgroup starts the copies, STAGES steps ahead; the other two multiply 64 rows each from shared
-// memory (wgmma) and hand a stage back once the products of the next one are under way, by one arrival of each warp:
-// another warp's quarter of a product may end later. Sums leave through shared memory as in conv_gemm.cuh, 32 columns
-// at a time.
+// The last warp starts the copies, STAGES steps ahead; two warpgroups multiply 64 rows each from shared memory (wgmma)
+// and hand a stage back once the products of the next one are under way, by one arrival of each warp: another warp's
+// quarter of a product may end later. Once all products have ended, sums leave through the place of the stages as in
+// conv_gemm.cuh. Of blocks up to 128 columns two are resident, so that one multiplies while the other writes.
 #pragma once
 #include "conv_gemm.cuh"
 
@@ -16,17 +16,19 @@ namespace cuda {
 
 namespace hopper {
 
-constexpr int ROWS = 128, GROUPS = 2, WARPGROUP = 128, PRODUCER_REGISTERS = 40, CONSUMER_REGISTERS = 232;
-constexpr int THREADS = WARPGROUP * (1 + GROUPS), CONSUMER_WARPS = 4 * GROUPS, PATCH = 32, PATCH_LD = PATCH + 4;
-constexpr int PATCHES = CONSUMER_WARPS * 16 * PATCH_LD * 4;  // bytes
+constexpr int ROWS = 128, GROUPS = 2, CONSUMER_WARPS = 4 * GROUPS, THREADS = 32 * (CONSUMER_WARPS + 1);
+template <int BN>
+constexpr int BLOCKS = BN > 128 ? 1 : 2;  // on a multiprocessor
 
 template <class T>
 constexpr int CHANNELS = STEP / (int)sizeof(T);  // of a step
 template <int BN>
 constexpr int STAGE_BYTES = (ROWS + BN) * STEP;
+template <int BN>
+constexpr int SUMS_LD = BN + SUMS_PAD;
 // 1024: so that the stages can start at a multiple of it.
 template <int BN, int STAGES>
-constexpr int SHARED_BYTES = 1024 + STAGES * STAGE_BYTES<BN> + PATCHES + 2 * STAGES * 8;
+constexpr int SHARED_BYTES = 1024 + STAGES * STAGE_BYTES<BN> + (2 * STAGES + 1) * 8;
 
 // Tiles of columns side by side, the steps of a tap, and where taps lie.
 struct Depth {
@@ -35,15 +37,16 @@ struct Depth {
 
 template <int BN, int STAGES>
 struct Shared {
+  static_assert(ROWS * SUMS_LD<BN> * 4 <= STAGES * STAGE_BYTES<BN>, "sums in the place of the stages");
+  static_assert(BLOCKS<BN> * (SHARED_BYTES<BN, STAGES> + 1024) <= 228 << 10, "blocks on a multiprocessor");
   char* stages;
-  float* patches;
-  uint64_t *full, *empty;
+  uint64_t *full, *empty, *ended;  // ended: all products of the block
   __device__ Shared() {
     char* base = shared_bytes();
     stages = base + ((1024 - (shared_address(base) & 1023)) & 1023);
-    patches = (float*)(stages + STAGES * STAGE_BYTES<BN>);
-    full = (uint64_t*)((char*)patches + PATCHES);
+    full = (uint64_t*)(stages + STAGES * STAGE_BYTES<BN>);
     empty = full + STAGES;
+    ended = empty + STAGES;
   }
   __device__ char* stage(int i) const { return stages + i * STAGE_BYTES<BN>; }
 };
@@ -93,41 +96,27 @@ struct Consumer {
       if (i > 0 && lane == 0) barrier_arrive(s.empty + (i - 1) % STAGES);
     }
     product_wait<0>();
+    if (lane == 0) barrier_arrive(s.ended);
+    barrier_wait(s.ended, 0);
   }
 
-  // This warp's 16 rows from row `first` on.
-  __device__ void finish_rows(const ConvArguments& d, float* patch, int64_t first, int column0, int lane) const {
-    constexpr int ACROSS = PATCH / WIDTH<T>;
+  // This warp's 16 rows to memory with rows SUMS_LD apart.
+  __device__ void store(float* to, int lane) const {
     FASTCONV_UNROLL
-    for (int part = 0; part < BN / PATCH; part++) {
-      FASTCONV_UNROLL
-      for (int j = 0; j < PATCH / 8; j++) FASTCONV_UNROLL
-      for (int e = 0; e < 4; e++) {
-        const int vector = part * (PATCH / 8) + j;
-        patch[(lane / 4 + e / 2 * 8) * PATCH_LD + 8 * j + lane % 4 * 2 + e % 2] = c[vector / NV][vector % NV][e];
-      }
-      __syncwarp();
-      for (int i = lane; i < 16 * ACROSS; i += 32) {
-        const int row = i / ACROSS, column = i % ACROSS * WIDTH<T>;
-        const int64_t m = first + row;
-        const int k = column0 + part * PATCH + column;
-        if (m < d.M && k < d.K) put_sums<T>(d, patch + row * PATCH_LD + column, m, k, (int)min_i(WIDTH<T>, d.K - k));
-      }
-      __syncwarp();
-    }
+    for (int j = 0; j < BN / 8; j++) store_sums(c[j / NV][j % NV], to + 8 * j, SUMS_LD<BN>, lane);
   }
 };
 
 }  // namespace hopper
 
 template <class T, int BN, int STAGES>
-__global__ void __launch_bounds__(hopper::THREADS, 1)
+__global__ void __launch_bounds__(hopper::THREADS, hopper::BLOCKS<BN>)
     conv_wgmma(const __grid_constant__ ConvArguments d, const __grid_constant__ TensorMap x,
                const __grid_constant__ TensorMap w, const hopper::Depth depth) {
 #if FASTCONV_HOPPER
   using namespace hopper;
   const Shared<BN, STAGES> s;
-  const int tid = (int)threadIdx.x, lane = tid % 32, warp = tid / 32, group = warp / 4 - 1;
+  const int tid = (int)threadIdx.x, lane = tid % 32, warp = tid / 32;
   const int begin = (int)blockIdx.z * d.steps_per_slice, count = (int)min_i(d.steps_per_slice, d.steps - begin);
   if (tid == 0) {
     prefetch_map(x);
@@ -136,20 +125,21 @@ __global__ void __launch_bounds__(hopper::THREADS, 1)
       barrier_init(s.full + i, 1);
       barrier_init(s.empty + i, CONSUMER_WARPS);
     }
+    barrier_init(s.ended, CONSUMER_WARPS);
     barrier_fence();
   }
   __syncthreads();
-  if (group < 0) {
-    give_registers<PRODUCER_REGISTERS>();
-    if (tid == 0) produce<T, BN, STAGES>(d, x, w, depth, s, begin, count);
-  } else {
-    take_registers<CONSUMER_REGISTERS>();
-    Consumer<T, BN, STAGES> consumer;
-    consumer.multiply(s, group, lane, count);
-    const unsigned row = blockIdx.x / (unsigned)depth.across, column = blockIdx.x - row * depth.across;
-    const int64_t first = (int64_t)row * ROWS + 64 * group + 16 * (warp % 4);
-    consumer.finish_rows(d, s.patches + (warp - 4) * 16 * PATCH_LD, first, (int)column * BN, lane);
+  if (warp == CONSUMER_WARPS) {
+    if (lane == 0) produce<T, BN, STAGES>(d, x, w, depth, s, begin, count);
+    return;
   }
+  Consumer<T, BN, STAGES> consumer;
+  consumer.multiply(s, warp / 4, lane, count);
+  const unsigned row = blockIdx.x / (unsigned)depth.across, column = blockIdx.x - row * depth.across;
+  float* sums = (float*)s.stages + 16 * warp * SUMS_LD<BN>;
+  consumer.store(sums, lane);
+  __syncwarp();
+  finish_tile<T, 16, BN>(d, sums, SUMS_LD<BN>, (int64_t)row * ROWS + 16 * warp, (int)column * BN, 0, lane);
 #endif
 }
 

@@ -5,10 +5,8 @@
 #define FASTCONV_UNROLL _Pragma("unroll")
 #define FASTCONV_PRAGMA(text) _Pragma(#text)
 #define FASTCONV_UNROLL_BY(n) FASTCONV_PRAGMA(unroll(n))
-#define FASTCONV_NVCC __CUDACC_VER_MAJOR__
 #else
 #include "simt.h"
-#define FASTCONV_NVCC 0
 #define FASTCONV_UNROLL
 #define FASTCONV_UNROLL_BY(n)
 #endif

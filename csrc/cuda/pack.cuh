@@ -93,8 +93,6 @@ __device__ inline float sigmoid_of(float x) {
   const float e = expf(-fabsf(x)), s = 1.0f / (1.0f + e);
   return x < 0 ? e * s : s;
 }
-__device__ inline float nan_min(float a, float b) { return a < b || a != a ? a : b; }  // NaN in a passes
-__device__ inline float nan_max(float a, float b) { return a > b || a != a ? a : b; }
 __device__ inline float clip_of(float x, float lo, float hi) { return nan_min(nan_max(x, lo), hi); }
 
 __device__ __noinline__ inline float function_of(int func, float a, float b, float x) {

@@ -74,6 +74,18 @@ __device__ inline uint32_t round_tf32(uint32_t x) {
   return y;
 }
 
+// NaN in either passes.
+__device__ inline float nan_min(float a, float b) {
+  float y;
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+  return y;
+}
+__device__ inline float nan_max(float a, float b) {
+  float y;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+  return y;
+}
+
 __device__ inline float as_float(uint32_t x) { return __uint_as_float(x); }
 __device__ inline uint32_t as_bits(float x) { return __float_as_uint(x); }
 

@@ -145,11 +145,10 @@ __global__ void __launch_bounds__(THREADS) winograd_out(const __grid_constant__ 
   }
   const int rows = (int)min_i(OUT, d.y.P - at.h), columns = (int)min_i(OUT, d.y.Q - at.w);
   const int64_t pixel = (at.n * d.y.P + at.h) * d.y.Q + at.w;
+  const Epilogue<float> end(d.y, at.channel, VECTOR);
   for (int i = 0; i < rows; i++) {
-    for (int j = 0; j < columns; j++) {
-      const float* sum = sums + (i * OUT + j) * THREADS * VECTOR;
-      finish<float>(d.y, sum, pixel + (int64_t)i * d.y.Q + j, at.channel, VECTOR);
-    }
+    const int64_t first = pixel + (int64_t)i * d.y.Q;
+    end.rows(sums + i * OUT * THREADS * VECTOR, THREADS * VECTOR, first, 1, first + columns);
   }
 }
 
@@ -170,8 +169,8 @@ int64_t partials_of(const Winograd& d, int64_t tiles, const Machine& m) {
 }  // namespace
 
 // In steps of 64 x 64 x 32 multiply-adds of a multiprocessor. What the transforms move is from an H100's datasheet: 0.8
-// of 3.35 TB/s and of 67 TFLOP/s make 3700 floats a multiprocessor and step; a launch is taken for 2 us. Nothing here
-// is measured yet. A tenth must be gained: the error is twice that of direct sums.
+// of 3.35 TB/s and of 67 TFLOP/s make 3700 floats a multiprocessor and step; a launch is taken for 2 us. Not fitted to
+// measurements (docs/cuda.md). A tenth must be gained: the error is twice that of direct sums.
 bool choose_winograd(int64_t N, int64_t P, int64_t Q, int64_t C, int64_t K, int multiprocessors, const Forced& forced) {
   constexpr double FLOATS = 3700, LAUNCH = 3, GAIN = 0.9;
   const char* given = getenv("FASTCONV_CUDA_WINOGRAD");

@@ -1,5 +1,5 @@
 // A pipeline of the copy engine and a warpgroup, right or wrong in one way that the emulator must name. One stage,
-// three steps: C[64 x 64] += A[64 x 128 bytes] B[64 x 128 bytes]^T each time.
+// three steps: C[64 x 64] += A[64 x 128 bytes] B[64 x 128 bytes]^T each time. Sums leave through the stage's place.
 #include <string.h>
 
 #include <stdexcept>
@@ -21,6 +21,7 @@ enum Fault {
   tile_off,
   arrives_twice,
   never_multiplied,
+  written_early,
 };
 
 constexpr int STEPS = 3, TILE = 64 * 128, BARRIERS = 2 * TILE;
@@ -40,11 +41,12 @@ template <class T>
 __global__ void pipeline(const __grid_constant__ TensorMap a, const __grid_constant__ TensorMap b, float* y,
                          int fault) {
   char* shared = shared_bytes();
-  uint64_t *full = (uint64_t*)(shared + BARRIERS), *empty = full + 1;
+  uint64_t *full = (uint64_t*)(shared + BARRIERS), *empty = full + 1, *ended = full + 2;
   const int tid = (int)threadIdx.x, lane = tid % 32, warp = tid / 32;
   if (tid == 128 && fault != uninitialised) {
     barrier_init(full, 1);
     barrier_init(empty, 4);
+    barrier_init(ended, 4);
     barrier_fence();
   }
   __syncthreads();
@@ -66,8 +68,13 @@ __global__ void pipeline(const __grid_constant__ TensorMap a, const __grid_const
     product_wait<0>();
     if (fault != released_early && lane == 0) barrier_arrive(empty);
   }
+  if (lane == 0) barrier_arrive(ended);
+  if (fault != written_early) barrier_wait(ended, 0);
+  float* sums = (float*)shared + 16 * warp * 64;
   for (int j = 0; j < 8; j++)
-    for (int e = 0; e < 4; e++) y[(16 * warp + lane / 4 + e / 2 * 8) * 64 + 8 * j + lane % 4 * 2 + e % 2] = c[j][e];
+    for (int e = 0; e < 4; e++) sums[(lane / 4 + e / 2 * 8) * 64 + 8 * j + lane % 4 * 2 + e % 2] = c[j][e];
+  __syncwarp();
+  for (int i = lane; i < 16 * 64; i += 32) y[16 * warp * 64 + i] = sums[i];
 }
 
 }  // namespace
@@ -78,8 +85,8 @@ __global__ void pipeline(const __grid_constant__ TensorMap a, const __grid_const
 API const char* probe_hopper(int kind, int fault, const void* a, const void* b, float* c, char* found, int size) {
   static const char* const NAMES[] = {"none",          "no_wait_for_copies", "no_wait_for_products", "released_early",
                                       "uninitialised", "announced_too_much", "ordinary_read",        "tile_off",
-                                      "arrives_twice", "never_multiplied"};
-  if (fault > never_multiplied) return nullptr;
+                                      "arrives_twice", "never_multiplied",   "written_early"};
+  if (fault > written_early) return nullptr;
   void *da, *db, *dc;
   cudaMalloc(&da, TILE), cudaMalloc(&db, TILE), cudaMalloc(&dc, 64 * 64 * 4);
   cudaMemcpy(da, a, TILE, cudaMemcpyHostToDevice);
@@ -96,7 +103,7 @@ API const char* probe_hopper(int kind, int fault, const void* a, const void* b, 
   const auto kernel = kind == 0 ? pipeline<half_t> : kind == 1 ? pipeline<bfloat_t> : pipeline<float>;
   found[0] = 0;
   try {
-    launch(kernel, dim3(1), dim3(160), BARRIERS + 16, nullptr, image, filters, (float*)dc, fault);
+    launch(kernel, dim3(1), dim3(160), BARRIERS + 24, nullptr, image, filters, (float*)dc, fault);
   } catch (const std::exception& e) {
     strncpy(found, e.what(), size - 1);
     found[size - 1] = 0;

@@ -131,6 +131,9 @@ inline bfloat_t from_float<bfloat_t>(float x) {
 
 inline uint32_t round_tf32(uint32_t x) { return host::to_tf32(x); }
 
+inline float nan_min(float a, float b) { return a < b || a != a ? a : b; }
+inline float nan_max(float a, float b) { return a > b || a != a ? a : b; }
+
 inline float as_float(uint32_t x) { return host::float_of(x); }
 inline uint32_t as_bits(float x) { return host::bits_of(x); }
 

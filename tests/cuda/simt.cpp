@@ -175,7 +175,7 @@ void check_shared(size_t at, size_t bytes, bool write) {
       fail("read of byte %zu of shared memory, which nobody wrote", i);
       return;
     }
-    if (async_busy(i)) {
+    if (async_busy(i, write)) {
       fail("byte %zu of shared memory is %s while it belongs to copies of tensors", i, write ? "written" : "read");
       return;
     }

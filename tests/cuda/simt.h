@@ -39,6 +39,17 @@ struct alignas(16) uint4 {
     return *this;
   }
 };
+struct alignas(8) float2 {
+  float x, y;
+  float2() = default;
+  float2(const float2& from) : x(from.x), y(from.y) { simt::aligned(&from, 8); }
+  float2& operator=(const float2& from) {
+    simt::aligned(&from, 8);
+    simt::aligned(this, 8);
+    x = from.x, y = from.y;
+    return *this;
+  }
+};
 
 namespace simt {
 

@@ -3,7 +3,8 @@
 // A copy is carried out when no thread can go on, a product when its group is waited for: the latest moments that the
 // hardware allows. Who may see what follows from clocks: each warp counts its arrivals and copies; a barrier hands on
 // what its arrivals knew, and its copies. Reported: a product that reads what no barrier has handed over, a copy over
-// what another warp's products may still read, ordinary accesses to such memory before a barrier of the block.
+// what another warp's products may still read, ordinary accesses to such memory before a barrier of the block: reads
+// always, writes where the warp does not know that copies and products there have ended.
 #include <stdio.h>
 
 #include <deque>
@@ -211,6 +212,13 @@ bool product_reads(size_t at, size_t bytes) {
   return false;
 }
 
+// Whether the warp knows that what was copied here is there and that all products which read it have ended.
+bool free_for(const Granule& g, int warp) {
+  bool free = g.writer < 0 || (g.landed && seen[warp][g.writer] >= g.write_clock);
+  for (size_t w = 0; w < clocks.size(); w++) free = free && seen[warp][w] >= g.reads[w];
+  return free;
+}
+
 }  // namespace
 
 void async_begin(int threads) {
@@ -240,10 +248,13 @@ void async_end() {
     if (!q.open.empty() || !q.groups.empty()) return fail("a thread ends before its products");
 }
 
-bool async_busy(size_t at) {
+bool async_busy(size_t at, bool write) {
   if (!used) return false;
-  const Granule& g = granules[at / GRANULE];
-  return g.epoch != 0 && g.epoch == barrier_epoch();
+  Granule& g = granules[at / GRANULE];
+  if (g.epoch == 0 || g.epoch != barrier_epoch()) return false;
+  if (!write || !free_for(g, warp_number()) || product_reads(at, 1)) return true;
+  g = {};
+  return false;
 }
 
 void barrier_init(void* p, int arrivals) {
@@ -301,9 +312,8 @@ void copy_tensor(void* to, const TensorMap& map, const int (&at)[4], const int (
   if (product_reads(first, bytes)) return fail("a copy of a tensor overwrites what products that go on may still read");
   for (size_t i = first / GRANULE; i < (first + bytes) / GRANULE; i++) {
     Granule& g = granules[i];
-    bool free = g.writer < 0 || (g.landed && seen[warp][g.writer] >= g.write_clock);
-    for (size_t w = 0; w < clocks.size(); w++) free = free && seen[warp][w] >= g.reads[w];
-    if (!free) return fail("a copy of a tensor overwrites byte %zu, which products may still read", i * GRANULE);
+    if (!free_for(g, warp))
+      return fail("a copy of a tensor overwrites byte %zu, which products may still read", i * GRANULE);
     g = {};
     g.epoch = barrier_epoch(), g.writer = warp, g.write_clock = clocks[warp];
   }

@@ -37,7 +37,8 @@ void wait_until(bool (*ready)(void*), void* state);  // lets others run
 void async_begin(int threads);                       // a block starts
 bool async_land();                                   // carries out the oldest copy under way, if there is one
 void async_end();                                    // a block has ended
-bool async_busy(size_t at);  // whether byte `at` of shared memory is a copy's or a product's until the next barrier
+// Whether byte `at` of shared memory is a copy's or a product's. A write by a warp that knows both have ended takes it.
+bool async_busy(size_t at, bool write);
 
 extern Heap heap;
 extern std::string errors;

@@ -152,3 +152,30 @@ def test_empty_batch() -> None:
     w = target("fp16").store().pack_conv2d(np.ones((8, 8, 1, 1), np.float32), None, 1, SCALAR)
     x: F32 = np.empty((0, 4, 4, 8), np.float32)
     assert run("fp16", "conv2d", desc, [(x, dense(x.shape)), w], (0, 4, 4, 8)).shape == (0, 4, 4, 8)
+
+
+# M, K, steps of layers of ResNet50 and VGG16 -> Hopper's tile that was the fastest on an H200, and numbers of slices
+# beside the fastest one.
+FASTEST = {
+    (100352, 64, 1): (6, (1,)),  # fp16, batch 32
+    (100352, 256, 1): (5, (1,)),
+    (25088, 512, 2): (5, (1,)),
+    (25088, 128, 18): (5, (1,)),
+    (6272, 512, 72): (4, (1,)),
+    (1568, 512, 72): (6, (1,)),
+    (100352, 256, 36): (4, (1,)),
+    (3136, 64, 9): (6, (1,)),  # batch 1
+    (784, 128, 18): (6, (1,)),
+    (196, 256, 36): (6, (4, 6)),
+    (49, 512, 72): (6, (6, 7, 8, 9)),
+    (25088, 512, 144): (4, (1,)),  # tf32, batch 32
+    (25088, 128, 36): (5, (1,)),
+}
+
+
+def test_choice_on_a_known_card() -> None:
+    """The rule of csrc/cuda/conv2d.cu finds what was measured to be the fastest."""
+    out = (ctypes.c_int32 * 3)()
+    for (M, K, steps), (tile, slices) in FASTEST.items():
+        device(0).call("choose_hopper", M, K, steps, 132, out)
+        assert out[0] == tile and out[1] in slices, (M, K, steps, tuple(out))

@@ -135,6 +135,7 @@ PIPELINES = {
     "tile_off": "an address that 1024 does not divide",
     "arrives_twice": "more arrivals at a barrier",
     "never_multiplied": "a thread ends before its products|deadlock",
+    "written_early": "written while it belongs to copies of tensors",
 }
 
 

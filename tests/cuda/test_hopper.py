@@ -146,10 +146,10 @@ def test_workspace_is_for_the_card() -> None:
     """Partial sums of sm_90a's choice are reserved where that kernel runs, and not on other cards."""
     size, multiprocessors, planned = 14 * 14 * 256, 132, {}
     store, owner, out = target("tf32").store(), device(0), (ctypes.c_int32 * 3)()
-    packed = store.pack_conv2d(np.zeros((256, 256, 3, 3), np.float32), None, 1, SCALAR)
+    packed = store.pack_conv2d(np.zeros((256, 512, 3, 3), np.float32), None, 1, SCALAR)
     desc = _core.Conv2d(
-        N=1, H=14, W=14, C=256, K=256, P=14, Q=14, R=3, S=3, groups=1, stride_h=1, stride_w=1, dilation_h=1,
-        dilation_w=1, pad_t=1, pad_l=1, x_image=size, x_row=14 * 256, x_ld=256, y_ld=256,
+        N=1, H=14, W=14, C=512, K=256, P=14, Q=14, R=3, S=3, groups=1, stride_h=1, stride_w=1, dilation_h=1,
+        dilation_w=1, pad_t=1, pad_l=1, x_image=2 * size, x_row=14 * 512, x_ld=512, y_ld=256,
         algorithm=_core.ConvAlgorithm.implicit,
     )  # fmt: skip
     for capability in (80, 90):
@@ -157,11 +157,11 @@ def test_workspace_is_for_the_card() -> None:
         owner.destroy("plan", plan.handle)
         stream = target("tf32").executor(1).stream
         owner.call("plan", 1, multiprocessors, capability, stream, ctypes.byref(plan.handle))
-        plan.conv2d(desc, [plan.external(0, 0, size), plan.weight(packed)], plan.external(1, 0, size))
+        plan.conv2d(desc, [plan.external(0, 0, 2 * size), plan.weight(packed)], plan.external(1, 0, size))
         planned[capability] = owner.library.workspace(plan.handle) // (4 * size)
-    owner.call("choose", 196, 256, 1, 72, multiprocessors, out)
+    owner.call("choose", 196, 256, 1, 144, multiprocessors, out)
     usual = out[1]
-    owner.call("choose_hopper", 196, 256, 72, multiprocessors, out)
+    owner.call("choose_hopper", 196, 256, 144, multiprocessors, out)
     assert 1 < usual < out[1] and planned == {80: usual, 90: out[1]}
     force(5)  # the fixture wants a launch
     conv2d("tf32", SHAPES[0])

@@ -12,7 +12,7 @@ from tests import cases, reference
 from tests.kernels.guard import dense
 from tests.kernels.weighted import ACTIVATIONS, activation
 
-from .single import PRECISIONS, close, constant, random, rounded, run
+from .single import PRECISIONS, close, constant, random, rounded, run, target
 
 LOOSE = {"exp", "log", "tanh", "erf", "gelu", "gelu_tanh", "mish", "softplus", "selu", "elu"}
 
@@ -108,6 +108,22 @@ def test_where_copy_pad(precision: str) -> None:
         )  # fmt: skip
         got = run(precision, "pad", desc, [(z, dense(z.shape))], want.shape)
         np.testing.assert_array_equal(got, want, mode)
+
+    image = random(rng, precision, 2, 3, 6, 5)  # to N H W C with a border and channels up to 16 bytes
+    channels = target(precision).channel_unit
+    pads = ((0, 0), (1, 2), (3, 0), (0, channels - 3))
+    want = reference.pad(image.transpose(0, 2, 3, 1), pads, "constant", 0.0)
+    desc = _core.Pad(
+        rank=4, dims=want.shape, x_dims=(2, 6, 5, 3), before=[b for b, _ in pads], x_stride=(90, 5, 1, 30),
+        y_stride=dense(want.shape), mode=_core.PadMode.constant, value=0.0,
+    )  # fmt: skip
+    got = run(precision, "pad", desc, [(image, dense(image.shape))], want.shape)
+    np.testing.assert_array_equal(got, want)
+
+    desc = _core.Pad(
+        rank=0, dims=(), x_dims=(), before=(), x_stride=(), y_stride=(), mode=_core.PadMode.edge, value=0.0
+    )  # fmt: skip
+    assert run(precision, "pad", desc, [(np.float32(0.75), ())], (), ()) == 0.75
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -172,7 +172,8 @@ def test_workspace_is_bounded() -> None:
 
 
 def test_rounding_error() -> None:
-    """About twice that of direct sums (docs/cuda.md): of a layer as networks have them, and never above 4."""
+    """About twice that of direct sums in one piece (docs/cuda.md), of a layer as networks have them; slices of the
+    depth, which a card with many multiprocessors takes for so few pixels, would make direct sums more exact."""
     case = cases.ConvCase("14-64", 1, 14, 14, 64, 16, 3, 3, pads=SAME)
     rng = np.random.default_rng(8)
     x = np.maximum(random(rng, "fp32", 1, 14, 14, 64), 0)
@@ -187,9 +188,11 @@ def test_rounding_error() -> None:
         dilation_w=1, pad_t=1, pad_l=1, x_image=xs[0], x_row=xs[1], x_ld=xs[2], y_ld=16,
         algorithm=_core.ConvAlgorithm.implicit,
     )  # fmt: skip
+    force(0, 1)
     slow = run("fp32", "conv2d", direct, [(x, xs), store.pack_conv2d(w, None, 1, SCALAR)], (1, 14, 14, 16), ys)
+    force(-1)
     errors = [float(np.sqrt(np.mean((y.astype(np.float64) - want) ** 2))) for y in (fast, slow)]
-    assert errors[0] < 4 * errors[1], errors
+    assert errors[0] < 2.7 * errors[1], errors
 
 
 def test_filters_are_transformed_once_in_double_precision() -> None:
