@@ -299,8 +299,8 @@ struct Epilogue {
 
   // Of rows m, m + down, ... before `end`, whose sums lie `apart` from each other: READS residuals are under way at a
   // time.
+  template <int READS>
   __device__ void rows(const float* sum, int apart, int64_t m, int down, int64_t end) const {
-    constexpr int READS = 4;
     if (!whole) {
       for (; m < end; m += down, sum += apart) one(sum, m);
       return;
@@ -373,7 +373,7 @@ __device__ inline void finish_tile(const ConvArguments& d, const float* tile, in
     const int column = (part * LANES + lane % LANES) * WIDTH<T>, k = first_column + column, row = lane / LANES;
     if (k >= d.K) continue;
     const Epilogue<T> out(d, k0 + k, d.K - k);
-    out.rows(tile + row * ld + column, DOWN * ld, first_row + row, DOWN, end);
+    out.template rows<4>(tile + row * ld + column, DOWN * ld, first_row + row, DOWN, end);
   }
 }
 
@@ -459,7 +459,7 @@ __global__ void join_slices(const __grid_constant__ ConvArguments d, const float
         if (e < width) sum[e] += from[e];
     }
   }
-  Epilogue<T>(d, k, width).rows(sum, 0, m, 1, m + 1);
+  Epilogue<T>(d, k, width).template rows<1>(sum, 0, m, 1, m + 1);
 }
 
 template <class T>

@@ -120,8 +120,8 @@ __global__ void __launch_bounds__(THREADS) winograd_in(const __grid_constant__ I
 }
 
 // The 16 outputs wait in shared memory, in the thread's own place: while `activate` calls a function none is in a
-// register, which would be put into local memory.
-__global__ void __launch_bounds__(THREADS) winograd_out(const __grid_constant__ OutputArguments d) {
+// register, which would be put into local memory. Without the 4 nvcc aims at more blocks, and spills.
+__global__ void __launch_bounds__(THREADS, 4) winograd_out(const __grid_constant__ OutputArguments d) {
   const Place at = place_of(d.tiles, (uint32_t)d.y.K);
   if (!at.there) return;
   const float* from = d.products + (int64_t)at.tile * PLANES * d.y.K + at.channel;
@@ -148,7 +148,7 @@ __global__ void __launch_bounds__(THREADS) winograd_out(const __grid_constant__ 
   const Epilogue<float> end(d.y, at.channel, VECTOR);
   for (int i = 0; i < rows; i++) {
     const int64_t first = pixel + (int64_t)i * d.y.Q;
-    end.rows(sums + i * OUT * THREADS * VECTOR, THREADS * VECTOR, first, 1, first + columns);
+    end.rows<OUT>(sums + i * OUT * THREADS * VECTOR, THREADS * VECTOR, first, 1, first + columns);
   }
 }
 
