@@ -18,9 +18,9 @@ __device__ inline float binary_of(BinaryFunc func, float a, float b) {
     case BinaryFunc::div:
       return a / b;
     case BinaryFunc::max:
-      return b != b ? b : nan_max(a, b);
+      return nan_max(a, b);
     case BinaryFunc::min:
-      return b != b ? b : nan_min(a, b);
+      return nan_min(a, b);
     case BinaryFunc::pow:
       return b == 2.0f ? a * a : b == 3.0f ? a * a * a : powf(a, b);
     case BinaryFunc::prelu:

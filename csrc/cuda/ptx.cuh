@@ -194,17 +194,6 @@ __device__ inline void prefetch_map(const TensorMap& map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
 }
 
-// -- registers ------------------------------------------------------------------------------------------------------
-// All warps of a warpgroup: give registers back, or take what others gave.
-template <int count>
-__device__ inline void give_registers() {
-  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(count));
-}
-template <int count>
-__device__ inline void take_registers() {
-  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(count));
-}
-
 // -- products of a warpgroup ----------------------------------------------------------------------------------------
 // A tile of swizzled rows as products read it: rows in groups of eight, 1024 bytes apart. 32 bytes along the row: + 2.
 __device__ inline uint64_t tile_descriptor(const void* tile) {

@@ -17,10 +17,10 @@ struct Sum {
   __device__ static float join(float a, float b) { return a + b; }
 };
 struct Largest {  // NaN passes
-  __device__ static float join(float a, float b) { return b != b ? b : nan_max(a, b); }
+  __device__ static float join(float a, float b) { return nan_max(a, b); }
 };
 struct Smallest {
-  __device__ static float join(float a, float b) { return b != b ? b : nan_min(a, b); }
+  __device__ static float join(float a, float b) { return nan_min(a, b); }
 };
 
 // The join of the values that the TY threads of a column bring, for all of them.

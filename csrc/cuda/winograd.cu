@@ -221,7 +221,7 @@ void winograd_conv2d(const Winograd& d, const Call& c) {
   out.y.y = c.out, out.y.bias = (const float*)c.in[2], out.y.residual = c.in[3], out.y.act = d.act;
   out.y.P = narrow(d.P), out.y.Q = narrow(d.Q), out.y.K = product.K, out.y.dense_y = 1;
   out.y.y_ld = d.y_ld, out.y.res_ld = d.res_ld;
-  out.y.wide_y = wide<float>(c.out, d.y_ld) && (!c.in[3] || wide<float>(c.in[3], d.res_ld));
+  out.y.wide_y = wide<float>(c.out, d.y_ld) && wide<float>(c.in[2], 0) && (!c.in[3] || wide<float>(c.in[3], d.res_ld));
 
   for (int64_t first = 0; first < tiles; first += block) {
     const int64_t count = min_i(block, tiles - first);

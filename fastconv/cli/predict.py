@@ -73,7 +73,8 @@ def _target(model: Model) -> _Target:
     shape = value.shape
     layout = image_layout(shape)
     if len(shape) != 4 or (layout == "NCHW" and isinstance(shape[1], int) and shape[1] != 3):
-        raise ModelError(f"input {value.name!r}: expected [N, 3, H, W], got [{', '.join(map(str, shape))}]")
+        found = ", ".join(map(str, shape))
+        raise ModelError(f"input {value.name!r}: expected [N, 3, H, W] or [N, H, W, 3], got [{found}]")
     height, width = (shape[1], shape[2]) if layout == "NHWC" else (shape[2], shape[3])
     size = (height, width) if isinstance(height, int) and isinstance(width, int) else None
     batch = shape[0] if isinstance(shape[0], int) else None

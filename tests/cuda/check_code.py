@@ -131,8 +131,8 @@ def _wgmma(k: Kernel) -> list[str]:
     elif k.count(r"WARPGROUP\.DEPBAR", loops[0]) != 1:
         wrong.append("its products are waited for one by one")
     wrong += _sums(k)
-    if k.registers * (1 if columns > 128 else 2) * WGMMA_THREADS > 65536:
-        wrong.append(f"{k.registers} registers: its blocks do not fit")
+    if (blocks := _resident(k.registers, WGMMA_THREADS // 32)) < (1 if columns > 128 else 2):
+        wrong.append(f"{k.registers} registers: {blocks} of its blocks fit")
     for text, what in (
         (r"UTMALDG\.4D\.IM2COL", "copies of pixels"),
         (r"UTMALDG\.3D", "copies of filters"),
@@ -145,6 +145,11 @@ def _wgmma(k: Kernel) -> list[str]:
 
 
 WGMMA_THREADS = 288  # csrc/cuda/conv_wgmma.cuh
+
+
+def _resident(registers: int, warps: int) -> int:
+    """Blocks whose registers fit a multiprocessor: a quarter of it has 16384, a warp takes them by eight a lane."""
+    return 16384 // (-(-registers // 8) * 8 * 32) * 4 // warps
 
 
 def _sums(k: Kernel) -> list[str]:
@@ -209,6 +214,8 @@ def problems(k: Kernel) -> list[str]:
     wide = rf"{wide}|depthwise_run<|pool_kernel<(float, 4|half_t, 8|bfloat_t, 8)|unary_backward_kernel<4>"
     if re.search(wide, plain) and not (k.count(WIDE_LOAD) and k.count(WIDE_STORE)):
         wrong.append("no 16-byte loads or stores of global memory")
+    if "join_slices<" in plain and k.count(LOCAL):
+        wrong.append(f"{k.count(LOCAL)} accesses of local memory")
     if "dense_rows<" in plain:
         streams = [loop for loop in k.loops() if k.count(WIDE_LOAD, loop)]
         if not streams or any(k.count(LOCAL, loop) for loop in streams):

@@ -3,6 +3,8 @@
 #pragma once
 #include <string.h>
 
+#include <cmath>
+
 #include "simt.h"
 
 namespace fastconv {
@@ -131,8 +133,10 @@ inline bfloat_t from_float<bfloat_t>(float x) {
 
 inline uint32_t round_tf32(uint32_t x) { return host::to_tf32(x); }
 
-inline float nan_min(float a, float b) { return a < b || a != a ? a : b; }
-inline float nan_max(float a, float b) { return a > b || a != a ? a : b; }
+inline float nan_min(float a, float b) {  // -0 < +0
+  return a < b || a != a || (a == b && std::signbit(a)) ? a : b;
+}
+inline float nan_max(float a, float b) { return a > b || a != a || (a == b && !std::signbit(a)) ? a : b; }
 
 inline float as_float(uint32_t x) { return host::float_of(x); }
 inline uint32_t as_bits(float x) { return host::bits_of(x); }
@@ -184,12 +188,6 @@ inline void copy_filters(void* to, const TensorMap& map, int c, int tap, int k, 
   simt::copy_tensor(to, map, at, moved, barrier);
 }
 inline void prefetch_map(const TensorMap&) {}
-
-// -- registers ------------------------------------------------------------------------------------------------------
-template <int count>
-void give_registers() {}
-template <int count>
-void take_registers() {}
 
 // -- products of a warpgroup ----------------------------------------------------------------------------------------
 inline uint64_t tile_descriptor(const void* tile) {

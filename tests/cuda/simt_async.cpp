@@ -4,7 +4,8 @@
 // hardware allows. Who may see what follows from clocks: each warp counts its arrivals and copies; a barrier hands on
 // what its arrivals knew, and its copies. Reported: a product that reads what no barrier has handed over, a copy over
 // what another warp's products may still read, ordinary accesses to such memory before a barrier of the block: reads
-// always, writes where the warp does not know that copies and products there have ended.
+// always, writes where the warp does not know that copies and products there have ended. Not reported: a copy over what
+// such a write left, for which hardware wants a fence between the two.
 #include <stdio.h>
 
 #include <deque>

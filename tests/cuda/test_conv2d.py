@@ -76,6 +76,9 @@ def test_tiles(precision: str, tile: int) -> None:
         cases.ConvCase("1x1", 2, 9, 8, 5 * V, 136, 1, 1),
         cases.ConvCase("3x3", 1, 13, 11, 2 * V, 70, 3, 3, pads=(1, 1, 1, 1)),
         cases.ConvCase("odd", 1, 7, 9, 13, 33, 3, 3, strides=(2, 2), pads=(1, 1, 1, 1)),
+        # sums of the second group lie on no multiple of 16 bytes, though the groups together do
+        cases.ConvCase("groups", 1, 7, 9, 8 * V, 12, 3, 3, pads=(1, 1, 1, 1), groups=2),
+        cases.ConvCase("groups", 1, 7, 9, 8 * V, 20, 3, 3, pads=(1, 1, 1, 1), groups=2),
     ):
         for slices in (1, 3):
             force(tile, slices)
