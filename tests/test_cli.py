@@ -141,7 +141,7 @@ def test_predict_errors(call: Any, model: str, photos: Path, tmp_path: Path) -> 
     one_line(call("predict", image, "--model", model, "--std", "1,0,1"), "std")
     one_line(call("predict", image, "--model", model, "--interpolation", "x"), "interpolation")
     one_line(call("predict", image, "--model", model, "--labels", tmp_path / "none"), "none")
-    one_line(call("predict", image, "--model", model, "--crop", "24"), "a.png", "32")
+    one_line(call("predict", image, image, "--model", model, "--crop", "24"), "24 x 24", "--crop", "32 x 32")
     one_line(call("predict", image), "--model")
     one_line(call("predict", image, "--model", model, "--top", 0), "--top")
     (tmp_path / "empty").mkdir()

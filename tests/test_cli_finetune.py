@@ -35,7 +35,7 @@ def test_finetune(call: Any, network: Path, photos: Path, tmp_path: Path) -> Non
     assert got.code == 0
     right, total = (int(word) for word in got.out.split(" validation")[0].split(" of "))
     assert total == 7 and f"({right / 7:.1%})" in got.out
-    assert "1 files could not be read" in got.out
+    assert "1 file could not be read" in got.out
     assert "fastconv: warning: " in got.err and "broken.png: not an image that Pillow can read: skipped" in got.err
     assert "30 training and 7 validation images of 3 classes" in got.err
     lines = [line for line in got.err.splitlines() if " epoch " in line]

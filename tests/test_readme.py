@@ -1,4 +1,5 @@
-"""README.md's examples run as they stand, in their order, with what `pip install ".[demo]"` brings."""
+"""README.md's examples run as they stand, each alone with the files that those before it wrote and with what
+`pip install ".[demo]"` brings."""
 
 from __future__ import annotations
 
@@ -30,7 +31,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for block in blocks:
             code = compile(block, f"README.md: {block.splitlines()[0]}", "exec")
             if "photos/" not in block:  # a folder of the reader's; fine-tuning has tests of its own
-                exec(code, names)
+                own: dict[str, object] = {}
+                exec(code, own)
+                names |= own
     assert names["y"].shape == (1, 64, 56, 56) and names["p"].shape == (1, 10)  # type: ignore[attr-defined]
     return where
 

@@ -207,7 +207,8 @@ def report(result: FineTuned, files: Sequence[str]) -> None:
     for n, label, prediction in worst(result):
         output.print_line(f"  {n} of {label} taken for {prediction}")
     if result.skipped:
-        output.print_line(f"{len(result.skipped)} files could not be read")
+        noun = "file" if len(result.skipped) == 1 else "files"
+        output.print_line(f"{len(result.skipped)} {noun} could not be read")
     output.print_line("wrote", ", ".join(files))
 
 

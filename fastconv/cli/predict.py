@@ -149,6 +149,12 @@ class _Job:
         self.target = _target(self.model)
         self.output = self.model.outputs[0].name
         self.preset = replace(build_preset(options, self.target.size, self.model.metadata), layout=self.target.layout)
+        size, wanted = self.preset.size, self.target.size
+        if size and wanted and size != wanted:  # once, not for each image
+            raise ShapeError(
+                f"images become {size[0]} x {size[1]} by --crop or --resize, but {options.model} takes "
+                f"{wanted[0]} x {wanted[1]}"
+            )
         self.results: list[dict[str, Any]] = []
         self.failed: list[dict[str, str]] = []
 
