@@ -334,3 +334,15 @@ def test_real_file_without_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     # -1.30877 is element [0, 0, 0, 1] through the strides (1, 32, 288, 96); contiguous reading gives another
     assert done.stdout.split("\n")[0] == "296 4694073 (32, 3, 3, 3) True -1.30877 False"
+
+
+@pytest.mark.parametrize(("at", "value", "said"), [(6, 99, "zip file version 9.9"), (8, 0x20, "patched data")])
+def test_zip_features_that_python_does_not_know(at: int, value: int, said: str) -> None:
+    """A version, or a flag, in every entry of the directory."""
+    data = bytearray(zip_file({"w": tensor("0", ONE)}, {"0": ONE.tobytes()}))
+    entry = data.find(b"PK\x01\x02")
+    while entry >= 0:
+        struct.pack_into("<H", data, entry + at, value)
+        entry = data.find(b"PK\x01\x02", entry + 4)
+    with pytest.raises(ModelError, match=said):
+        load_state_dict(bytes(data))
