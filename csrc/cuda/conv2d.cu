@@ -59,7 +59,7 @@ ConvChoice choose_hopper(int64_t M, int64_t K, int64_t steps, int multiprocessor
   double least = 0;
   for (int t = 0; t < HOPPER_TILES; t++) {
     const int64_t blocks = ceil_div(M, 128) * ceil_div(K, HOPPER_COLUMNS[t]);
-    const int resident = HOPPER_BLOCKS[t];
+    const int resident = hopper_blocks(HOPPER_COLUMNS[t]);
     for (int slices = 1; slices <= 16; slices++) {
       const int64_t per = ceil_div(steps, slices);
       if (ceil_div(steps, per) != slices || (slices > 1 && per < 4)) continue;

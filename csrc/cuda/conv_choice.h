@@ -25,7 +25,7 @@ ConvChoice choose_conv(int64_t M, int64_t K, int64_t groups, int64_t steps, int 
 
 constexpr int HOPPER_TILES = 3;  // numbered behind the others: 128 rows by
 constexpr int HOPPER_COLUMNS[HOPPER_TILES] = {256, 128, 64};
-constexpr int HOPPER_BLOCKS[HOPPER_TILES] = {1, 2, 2};  // resident together
+constexpr int hopper_blocks(int columns) { return columns > 128 ? 1 : 2; }  // resident on a multiprocessor
 
 // The same among the tiles of conv_wgmma.cuh. steps: of 128 bytes of a tap.
 ConvChoice choose_hopper(int64_t M, int64_t K, int64_t steps, int multiprocessors, const Forced& forced = {});

@@ -157,10 +157,6 @@ void launch_type(const ConvArguments& d, const ConvChoice& choice, cudaStream_t 
   }
 }
 
-static_assert(hopper::BLOCKS<256> == HOPPER_BLOCKS[0] && hopper::BLOCKS<128> == HOPPER_BLOCKS[1] &&
-                  hopper::BLOCKS<64> == HOPPER_BLOCKS[2],
-              "what choose_hopper counts with");
-
 bool small(int v) { return v >= -128 && v <= 127; }
 
 }  // namespace

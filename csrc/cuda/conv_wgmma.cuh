@@ -9,6 +9,7 @@
 // quarter of a product may end later. Once all products have ended, sums leave through the place of the stages as in
 // conv_gemm.cuh. Of blocks up to 128 columns two are resident, so that one multiplies while the other writes.
 #pragma once
+#include "conv_choice.h"
 #include "conv_gemm.cuh"
 
 namespace fastconv {
@@ -17,9 +18,6 @@ namespace cuda {
 namespace hopper {
 
 constexpr int ROWS = 128, GROUPS = 2, CONSUMER_WARPS = 4 * GROUPS, THREADS = 32 * (CONSUMER_WARPS + 1);
-template <int BN>
-constexpr int BLOCKS = BN > 128 ? 1 : 2;  // on a multiprocessor
-
 template <class T>
 constexpr int CHANNELS = STEP / (int)sizeof(T);  // of a step
 template <int BN>
@@ -38,7 +36,7 @@ struct Depth {
 template <int BN, int STAGES>
 struct Shared {
   static_assert(ROWS * SUMS_LD<BN> * 4 <= STAGES * STAGE_BYTES<BN>, "sums in the place of the stages");
-  static_assert(BLOCKS<BN> * (SHARED_BYTES<BN, STAGES> + 1024) <= 228 << 10, "blocks on a multiprocessor");
+  static_assert(hopper_blocks(BN) * (SHARED_BYTES<BN, STAGES> + 1024) <= 228 << 10, "blocks on a multiprocessor");
   char* stages;
   uint64_t *full, *empty, *ended;  // ended: all products of the block
   __device__ Shared() {
@@ -110,7 +108,7 @@ struct Consumer {
 }  // namespace hopper
 
 template <class T, int BN, int STAGES>
-__global__ void __launch_bounds__(hopper::THREADS, hopper::BLOCKS<BN>)
+__global__ void __launch_bounds__(hopper::THREADS, hopper_blocks(BN))
     conv_wgmma(const __grid_constant__ ConvArguments d, const __grid_constant__ TensorMap x,
                const __grid_constant__ TensorMap w, const hopper::Depth depth) {
 #if FASTCONV_HOPPER
