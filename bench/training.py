@@ -1,15 +1,18 @@
 """Training steps beside torch: the same network, batch and threads, in turns.
 
     python -m bench.training [--threads 2] [--runs 10] [--cases lenet5,vgg16] [--json FILE]
+    python -m bench.training --device cuda --precision tf32 --cases resnet18,resnet50 --batch 64
 
 Each case is a whole step on the same batch: forward, loss, backward, optimiser. First both learn the same two batches
 from the same weights and their losses must agree; then they are timed in turns. Peak memory is that of a process of its
-own for each engine, from before the network is made. `head` is an epoch of a head on kept features.
+own for each engine, from before the network is made. `head` is an epoch of a head on kept features. On a GPU a step begins with
+images in the host's memory and ends when its loss is there; torch runs eagerly, in channels_last with cudnn.benchmark.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import subprocess
 import sys
@@ -55,7 +58,7 @@ def data(case: Case, n: int | None = None) -> tuple[np.ndarray, np.ndarray]:
 
 
 # -- fastconv -------------------------------------------------------------------------------------------------------
-def ours(name: str, threads: int) -> tuple[Any, Step]:
+def ours(name: str, threads: int, device: str = "cpu", precision: str = "fp32") -> tuple[Any, Step]:
     from fastconv import applications, optimizers
     from fastconv.layers import Dense, GlobalAveragePooling2D, Input
     from fastconv.losses import SparseCategoricalCrossentropy
@@ -84,7 +87,7 @@ def ours(name: str, threads: int) -> tuple[Any, Step]:
         model = Model(base.input, Dense(case.classes)(x))
     model.threads = threads
     optimizer = optimizers.Adam() if case.optimizer == "adam" else optimizers.SGD(0.01, momentum=0.9)
-    model.compile(optimizer, SparseCategoricalCrossentropy(from_logits=True))
+    model.compile(optimizer, SparseCategoricalCrossentropy(from_logits=True), device=device, precision=precision)
     if name == "head":
         x, y = data(case, 1000)
         x = x.reshape(1000, 512)
@@ -96,13 +99,15 @@ def ours(name: str, threads: int) -> tuple[Any, Step]:
 
 
 # -- torch ----------------------------------------------------------------------------------------------------------
-def theirs(name: str, threads: int) -> tuple[Any, Step]:
+def theirs(name: str, threads: int, device: str = "cpu", precision: str = "fp32") -> tuple[Any, Step]:
     import torch
     from torch import nn
 
     from bench.export import import_torchvision
 
     torch.set_num_threads(threads)
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     models, case = import_torchvision().models, CASES[name]
     if name == "lenet5":
         net: Any = nn.Sequential(
@@ -131,6 +136,8 @@ def theirs(name: str, threads: int) -> tuple[Any, Step]:
         for module in net.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.eval()
+    if device != "cpu":
+        net.to(device, memory_format=torch.channels_last)
     learning = [p for p in net.parameters() if p.requires_grad]
     optimizer: Any = torch.optim.SGD(learning, 0.01, momentum=0.9)
     if case.optimizer == "adam":
@@ -143,10 +150,10 @@ def theirs(name: str, threads: int) -> tuple[Any, Step]:
 
     def step(part: Any, target: Any) -> float:
         optimizer.zero_grad(set_to_none=True)
-        loss = nn.functional.cross_entropy(net(part), target)
+        loss = nn.functional.cross_entropy(net(part.to(device)), target.to(device))
         loss.backward()
         optimizer.step()
-        return float(loss)
+        return float(loss.detach())
 
     def epoch() -> float:
         order = torch.randperm(1000)
@@ -161,19 +168,19 @@ def share(name: str, model: Any, net: Any) -> None:
     from fastconv.models import all_variables
     from fastconv.weights.load import _from_torch, torch_name
 
-    state = {n: p.detach().numpy() for n, p in net.state_dict().items()}
+    state = {n: p.detach().cpu().numpy() for n, p in net.state_dict().items()}
     if name in ("resnet18", "resnet50"):
         for layer, v in all_variables(model):
             key = torch_name(layer, v)
             key = key if key in state else f"fc.{key.rsplit('.', 1)[-1]}"
             v.set(_from_torch(layer, v, state[key]).reshape(v.graph_shape))
         return
-    parameters = [p.detach().numpy() for p in net.parameters()]
+    parameters = [p.detach().cpu().numpy() for p in net.parameters()]
     for (layer, v), array in zip(all_variables(model), parameters, strict=True):
         v.set(_from_torch(layer, v, array).reshape(v.graph_shape))
 
 
-def agree(name: str, mine: Step, other: Step) -> float:
+def agree(name: str, mine: Step, other: Step, precision: str = "fp32") -> float:
     """The largest relative difference of two losses, one step apart. Raises RuntimeError where they do not agree."""
     if name == "head":  # the order within the epoch differs
         return 0.0
@@ -181,7 +188,7 @@ def agree(name: str, mine: Step, other: Step) -> float:
     for _ in range(2):
         a, b = mine(), other()
         worst = max(worst, abs(a - b) / abs(b))
-    if not worst < 1e-3:
+    if not worst < (1e-2 if precision == "tf32" else 1e-3):
         raise RuntimeError(f"{name}: the losses differ by {worst:.1e}")
     return worst
 
@@ -210,11 +217,13 @@ def repeat(step: Step, times: int) -> Callable[[], None]:
     return run
 
 
-def measure(name: str, threads: int, runs: int, memory: bool) -> dict[str, Any]:
-    model, mine = ours(name, threads)
-    net, other = theirs(name, threads)
+def measure(
+    name: str, threads: int, runs: int, memory: bool, device: str = "cpu", precision: str = "fp32"
+) -> dict[str, Any]:
+    model, mine = ours(name, threads, device, precision)
+    net, other = theirs(name, threads, device, precision)
     share(name, model, net)
-    error = agree(name, mine, other)
+    error = agree(name, mine, other, precision)
     steps = CASES[name].steps
     settle = int(steps > 1 or name == "head")
     samples = interleave({"fastconv": repeat(mine, steps), "torch": repeat(other, steps)}, runs, 2, settle=settle)
@@ -222,7 +231,8 @@ def measure(name: str, threads: int, runs: int, memory: bool) -> dict[str, Any]:
     row = {
         "case": name, "title": CASES[name].title, "batch": CASES[name].batch, "threads": threads, "error": error,
         "fastconv_ms": us.median_ms / steps, "torch_ms": them.median_ms / steps,
-        "ratio": us.ratio(them), "target": TARGETS[name],
+        "ratio": us.ratio(them), "target": TARGETS[name] if device == "cpu" else None,
+        "device": device, "precision": precision,
     }  # fmt: skip
     if memory:
         row |= {f"{engine}_mb": peak(name, engine, threads) for engine in ("ours", "theirs")}
@@ -232,11 +242,12 @@ def measure(name: str, threads: int, runs: int, memory: bool) -> dict[str, Any]:
 def table(rows: list[dict[str, Any]]) -> Any:
     from rich.table import Table
 
-    made = Table(title=f"training steps, {rows[0]['threads']} threads")
+    where = f"{rows[0]['threads']} threads" if rows[0]["device"] == "cpu" else f"GPU, {rows[0]['precision']}"
+    made = Table(title=f"training steps, {where}")
     for head in ("", "batch", "fastconv, ms", "torch, ms", "ratio", "asked", "fastconv, MiB", "torch, MiB"):
-        made.add_column(head, justify="left" if not head else "right")
+        made.add_column(head, justify="left" if not head else "right", no_wrap=not head)
     for r in rows:
-        asked = f"{HEAD_MS:.0f} ms" if r["target"] is None else f"{r['target']:.2f}"
+        asked = f"{r['target']:.2f}" if r["target"] else f"{HEAD_MS:.0f} ms" if r["device"] == "cpu" else "-"
         sizes = [f"{r[k]:.0f}" if k in r else "-" for k in ("ours_mb", "theirs_mb")]
         times = [f"{r['fastconv_ms']:.1f}", f"{r['torch_ms']:.1f}", f"{r['ratio']:.2f}"]
         made.add_row(r["title"], str(r["batch"]), *times, asked, *sizes)
@@ -249,11 +260,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=int, default=10)
     parser.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
+    parser.add_argument("--device", default="cpu", help='"cpu" or "cuda"; of a GPU no memory is measured')
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "tf32"), help="tf32: on a GPU alone")
+    parser.add_argument("--batch", type=int, help="instead of the cases' own")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)
     from rich.console import Console
 
-    rows = [measure(n, args.threads, args.runs, not args.no_memory) for n in args.cases.split(",")]
+    names, memory = args.cases.split(","), not args.no_memory and args.device == "cpu"
+    if args.batch:
+        CASES.update({n: dataclasses.replace(CASES[n], batch=args.batch) for n in names})
+    rows = [measure(n, args.threads, args.runs, memory, args.device, args.precision) for n in names]
     Console().print(table(rows))
     if args.json:
         report = {"kind": "training", "system": system(), "runs": args.runs, "rows": rows}
