@@ -140,16 +140,20 @@ stubs: .venv/lint ## write fastconv/_core.pyi from the compiled module
 	$(PY) -m tests.stubs
 
 # -- benchmarks -------------------------------------------------------------------------------------------------------
-# RUN=1,2,3: each run of `make bench` has files of its own, and the report takes medians. BENCH: options of bench.models.
-RUN ?= 1
+# Whole models are measured RUNS times over, and the report takes medians. BENCH: options of bench.models.
+RUNS ?= 3
 BENCH ?=
 ENGINES := fastconv,onnxruntime,openvino,torch,ncnn,mnn
-define measure
-	status=0; mkdir -p build/bench; \
-	$(BENCH_PY) -m bench.models --engines $(ENGINES) --threads 1,2 --batch 1,8 --json build/bench/models-$(RUN).json $(BENCH) \
-	  || status=$$?; \
-	$(BENCH_PY) -m bench.models --engines $(ENGINES) --models resnet50,mobilenet_v2 --batch 2,4,16 \
-	  --json build/bench/batch-$(RUN).json || status=$$?; \
+MEASURE_MODELS := $(BENCH_PY) -m bench.models --engines $(ENGINES) --threads 1,2
+
+bench: .venv-bench/installed ## models, layers and loading against other engines: 80 minutes, 35 with RUNS=1
+	status=0; mkdir -p build/bench; rm -f build/bench/models-*.json build/bench/batch*.json; \
+	for run in $$(seq $(RUNS)); do \
+	  $(MEASURE_MODELS) --batch 1 --json build/bench/models-$$run.json $(BENCH) || status=$$?; \
+	  $(MEASURE_MODELS) --batch 8 --runs 10 --json build/bench/models-8-$$run.json $(BENCH) || status=$$?; \
+	done; \
+	$(BENCH_PY) -m bench.models --engines $(ENGINES) --models resnet50,mobilenet_v2 --batch 2,4,16 --runs 10 \
+	  --json build/bench/batch.json || status=$$?; \
 	$(BENCH_PY) -m bench.load --dir $(MODELS)/classic --models vgg16,resnet50 --threads 1,2 --json build/bench/load.json \
 	  || status=$$?; \
 	$(BENCH_PY) -m bench.roofline --models resnet50,mobilenet_v2,vgg16 --json build/bench/layers.json || status=$$?; \
@@ -157,10 +161,6 @@ define measure
 	$(BENCH_PY) -m bench.training --json build/bench/training.json || status=$$?; \
 	$(BENCH_PY) -m bench.report build/bench/*.json --out build/bench; \
 	exit $$status
-endef
-
-bench: .venv-bench/installed ## models, layers and loading against other engines: an hour or two; RUN=1,2,3
-	$(measure)
 
 bench-docs: .venv-bench/installed ## write what make bench measured into README.md and docs/
 	$(BENCH_PY) -m bench.report build/bench/*.json --out docs --readme README.md

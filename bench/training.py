@@ -5,8 +5,9 @@
 
 Each case is a whole step on the same batch: forward, loss, backward, optimiser. First both learn the same two batches
 from the same weights and their losses must agree; then they are timed in turns. Peak memory is that of a process of its
-own for each engine, from before the network is made. `head` is an epoch of a head on kept features. On a GPU a step begins with
-images in the host's memory and ends when its loss is there; torch runs eagerly, in channels_last with cudnn.benchmark.
+own for each engine, from before the network is made. `head` is an epoch of a head on kept features. On a GPU a step
+begins with images in the host's memory and ends when its loss is there; torch runs eagerly, in channels_last with
+cudnn.benchmark.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <new>
 #include <stdexcept>
 
@@ -154,8 +155,13 @@ void Plan::check(const Extent& needs, const std::vector<int>& in, int out, const
 #include "cpu/kernels.def"
 #undef KERNEL
 
-void Plan::run(char* arena, float* scratch, float* const* externals, ThreadPool& pool, int64_t* nanoseconds) const {
+void Plan::check_level() const {
   if (!runs_here_) throw std::invalid_argument(std::string("this CPU or build lacks ") + isa_name(isa_));
+}
+
+void Plan::run(char* arena, float* scratch, float* const* externals, ThreadPool& pool, int64_t* nanoseconds,
+               int64_t part) const {
+  check_level();
   Call call{};
   call.table = &kernels(isa_);
   call.scratch = (char*)scratch;
@@ -166,7 +172,7 @@ void Plan::run(char* arena, float* scratch, float* const* externals, ThreadPool&
     const Tensor& t = tensors_[number];
     if (t.space == Space::arena) return (float*)(arena + t.offset);
     if (t.space == Space::weight || t.space == Space::state) return const_cast<float*>(t.address);
-    return externals[t.offset] + t.external_at;
+    return externals[t.offset] + part * external_sizes_[t.offset] + t.external_at;
   };
   int64_t start = nanoseconds ? nanoseconds_now() : 0;
   for (size_t i = 0; i < operations_.size(); i++) {
@@ -192,6 +198,46 @@ void Plan::run(char* arena, float* scratch, float* const* externals, ThreadPool&
   }
 }
 
+namespace {
+
+// Parts of one run, which teams take one at a time.
+struct Shares {
+  const Plan* plan;
+  float* const* externals;
+  const std::unique_ptr<ThreadPool>* pools;
+  char *arenas, *scratch;
+  size_t arena_bytes, scratch_bytes;  // of a team
+  int64_t* nanoseconds;               // null, or those of each team
+  int64_t parts;
+  std::atomic<int64_t> next{0};
+};
+
+void work_as_team(void* argument, int64_t begin, int64_t end, int) {
+  Shares& s = *(Shares*)argument;
+  for (int64_t team = begin; team < end; team++) {
+    int64_t* ns = s.nanoseconds ? s.nanoseconds + team * (int64_t)s.plan->operations().size() : nullptr;
+    for (int64_t part; (part = s.next.fetch_add(1, std::memory_order_relaxed)) < s.parts;) {
+      s.plan->run(s.arenas + team * s.arena_bytes, (float*)(s.scratch + team * s.scratch_bytes), s.externals,
+                  *s.pools[team], ns, part);
+    }
+  }
+}
+
+// The most teams of equal size that all have a part.
+int team_count(int threads, int64_t parts) {
+  int teams = (int)std::clamp<int64_t>(parts, 1, threads);
+  while (threads % teams) teams--;
+  return teams;
+}
+
+}  // namespace
+
+void Executor::Context::form(size_t count) {
+  const int size = pool.threads() / (int)count;
+  if (!teams.empty() && teams[0]->threads() != size) teams.clear();
+  while (teams.size() < count) teams.push_back(std::make_unique<ThreadPool>(size));
+}
+
 // In the child of a fork another thread of the parent may have held the lock: start afresh. What was idle is left
 // alone; its pages are shared with the parent until somebody writes them.
 void Executor::renew_after_fork() {
@@ -201,8 +247,9 @@ void Executor::renew_after_fork() {
   generation_ = fork_generation();
 }
 
-void Executor::run(const Plan& plan, float* const* externals, int64_t* nanoseconds) {
+void Executor::run(const Plan& plan, float* const* externals, int64_t* nanoseconds, int64_t parts) {
   renew_after_fork();
+  plan.check_level();
   std::unique_ptr<Context> context;
   {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -212,13 +259,31 @@ void Executor::run(const Plan& plan, float* const* externals, int64_t* nanosecon
     }
   }
   if (!context) context = std::make_unique<Context>(threads_);
-  if (context->arena.size() < (size_t)plan.arena_bytes()) {
-    context->arena = Block((size_t)plan.arena_bytes(), plan.huge_pages());
+  const size_t teams = (size_t)team_count(threads_, parts);
+  const size_t arena = ((size_t)plan.arena_bytes() + 4095) / 4096 * 4096;
+  if (context->arena.size() < teams * arena) {
+    context->arena = Block(teams * arena, plan.huge_pages());
     plan.before_first_run();
   }
   const size_t scratch = (size_t)plan.scratch_bytes() * (size_t)threads_;
   if (context->scratch.size() < scratch) context->scratch = Block(scratch);
-  plan.run(context->arena.data(), (float*)context->scratch.data(), externals, context->pool, nanoseconds);
+  int64_t part = 0;
+  if (teams > 1) {
+    context->form(teams);
+    const size_t operations = plan.operations().size();
+    std::vector<int64_t> times(nanoseconds ? teams * operations : 0);
+    part = parts / (int64_t)teams * (int64_t)teams;
+    Shares shares;
+    shares.plan = &plan, shares.externals = externals, shares.pools = context->teams.data();
+    shares.arenas = context->arena.data(), shares.scratch = context->scratch.data();
+    shares.arena_bytes = arena, shares.scratch_bytes = scratch / teams;
+    shares.nanoseconds = nanoseconds ? times.data() : nullptr, shares.parts = part;
+    context->pool.run((int64_t)teams, work_as_team, &shares);
+    for (size_t i = 0; i < times.size(); i++) nanoseconds[i % operations] += times[i] / (int64_t)teams;
+  }
+  for (; part < parts; part++) {
+    plan.run(context->arena.data(), (float*)context->scratch.data(), externals, context->pool, nanoseconds, part);
+  }
   std::lock_guard<std::mutex> lock(mutex_);
   idle_.push_back(std::move(context));
 }

@@ -3,7 +3,8 @@
 // Tensors live in one of four spaces: the arena (activations, by byte offset), weights (by address in a WeightStore or
 // a mapped file that the plan keeps alive), states (in a WeightStore, but operations may write them: what training
 // changes), and externals (inputs and outputs, bound at each run). An Executor owns what a run needs besides: arenas
-// and threads, one set for each run that goes on at the same time.
+// and threads, one set for each run that goes on at the same time. It may run a plan on the parts of a batch, several
+// at once.
 #pragma once
 #include <stdint.h>
 
@@ -69,10 +70,13 @@ class Plan {
   const std::vector<Operation>& operations() const { return operations_; }
   const std::vector<int64_t>& external_sizes() const { return external_sizes_; }
 
-  // Throws std::invalid_argument where this CPU lacks the level, and nothing else. externals[i] has
-  // external_sizes()[i] elements; arena and scratch are aligned to 64 bytes, scratch holds scratch_bytes() a thread.
-  // nanoseconds: null, or one entry per operation to be added to.
-  void run(char* arena, float* scratch, float* const* externals, ThreadPool& pool, int64_t* nanoseconds) const;
+  // Throws std::invalid_argument where this CPU lacks the level.
+  void check_level() const;
+  // Throws as check_level(), and nothing else. externals[i] has external_sizes()[i] elements for each part up to this
+  // one; arena and scratch are aligned to 64 bytes, scratch holds scratch_bytes() a thread. nanoseconds: null, or one
+  // entry per operation to be added to.
+  void run(char* arena, float* scratch, float* const* externals, ThreadPool& pool, int64_t* nanoseconds,
+           int64_t part = 0) const;
 
  private:
   template <typename Extent>
@@ -96,13 +100,18 @@ class Executor {
  public:
   explicit Executor(int threads) : threads_(threads), generation_(fork_generation()) {}
   int threads() const { return threads_; }
-  void run(const Plan& plan, float* const* externals, int64_t* nanoseconds = nullptr);
+  // A run for each of `parts` parts of the externals, which lie one after the other. The threads form teams of equal
+  // size, each with an arena of its own, as many as there are parts for; what is left after whole rounds all threads
+  // do together. nanoseconds: of concurrent runs the mean over the teams.
+  void run(const Plan& plan, float* const* externals, int64_t* nanoseconds = nullptr, int64_t parts = 1);
 
  private:
   struct Context {
     explicit Context(int threads) : pool(threads) {}
+    void form(size_t teams);
     Block arena, scratch;
     ThreadPool pool;
+    std::vector<std::unique_ptr<ThreadPool>> teams;
   };
   void renew_after_fork();
   int threads_;

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,6 +56,25 @@ class Compiled:
     graph: Graph  # physical
     arena_bytes: int
     ragged: tuple[int, ...]  # outputs that are lists of unknown length: rows from the first negative one on are empty
+    parts: int = 1  # the plan runs so many times, on what lies in each external one after the other (batches.py)
+
+    def times(self, parts: int) -> Compiled:
+        """The same plan for so many parts. Operations are told for all of them; `graph` is that of one part."""
+
+        def whole(shape: Shape) -> Shape:
+            return (parts * shape[0], *shape[1:]) if shape else shape
+
+        return replace(
+            self,
+            inputs=tuple((name, whole(shape)) for name, shape in self.inputs),
+            outputs=tuple((name, whole(shape)) for name, shape in self.outputs),
+            ops=tuple(
+                replace(op, shape=whole(op.shape), flops=parts * op.flops, bytes=parts * op.bytes,
+                        expected_ms=parts * op.expected_ms)
+                for op in self.ops
+            ),
+            parts=parts,
+        )  # fmt: skip
 
 
 def _is_ragged(graph: Graph, output: Value) -> bool:

@@ -12,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core
+from .batches import images_at_once, keeps_apart, same_but_for_batch
 from .cold import tune
 from .compiler import Compiled, OpInfo, WeightCache, compile_graph
 from .cut import Part, probe_shapes
 from .data import names_from_metadata
-from .errors import DeviceError, ModelError, ShapeError
+from .errors import DeviceError, FastconvError, ModelError, ShapeError
 from .forks import hold_at_fork
 from .graph import Graph, Shape
 from .inputs import FloatArray, TensorInfo, check_input, check_shape, in_order, show
@@ -150,7 +151,7 @@ class Model:
     def _execute(self, compiled: Compiled, inputs: list[Any]) -> list[npt.NDArray[Any]]:
         try:
             outputs = [self._target.empty(shape, inputs) for _, shape in compiled.outputs]
-            self._executor.run(compiled.plan, [*inputs, *outputs])
+            self._executor.run(compiled.plan, [*inputs, *outputs], compiled.parts)
         except MemoryError:
             raise ModelError(f"model {self.name!r}: no memory for {compiled.arena_bytes:,} bytes of tensors") from None
         if not compiled.ragged and not self._converted:
@@ -180,14 +181,30 @@ class Model:
             with self._lock:
                 compiled = self._plans.get(key)
                 if compiled is None:
+                    graph, parts = self._in_parts(self._graph_at(key))
                     compiled = compile_graph(
-                        self._graph_at(key), self._isa, self._cache, strict=self.precision == "strict",
-                        winograd=self.winograd, tuning=self.tuning,
+                        graph, self._isa, self._cache, strict=self.precision == "strict", winograd=self.winograd,
+                        tuning=self.tuning,
                     )  # fmt: skip
+                    if parts > 1:
+                        compiled = compiled.times(parts)
                     while len(self._plans) >= MAX_PLANS:
                         self._plans.pop(next(iter(self._plans)))
                     self._plans[key] = compiled
         return compiled
+
+    def _in_parts(self, graph: Graph) -> tuple[Graph, int]:
+        """The graph of a part of the batch and the number of parts, or the graph itself and 1."""
+        images = images_at_once(graph) if self._target.takes_parts else 0
+        if not images:
+            return graph, 1
+        try:
+            part = self._onnx.build(self._feed_shapes([(images, *v.shape[1:]) for v in graph.inputs]))
+        except FastconvError:  # the file wants the batch as it is
+            return graph, 1
+        if not (keeps_apart(part) and same_but_for_batch(graph, part)):
+            return graph, 1
+        return part, graph.inputs[0].shape[0] // images
 
     def _graph_at(self, key: tuple[Shape, ...]) -> Graph:
         """The graph for these shapes: of a file, whose weights do not change, that which was made to check it."""

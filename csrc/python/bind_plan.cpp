@@ -20,7 +20,8 @@ namespace fastconv {
 namespace {
 
 // The addresses of the caller's arrays, checked against what the plan touches.
-std::vector<float*> bind(const Plan& plan, const std::vector<py::array>& arrays) {
+std::vector<float*> bind(const Plan& plan, const std::vector<py::array>& arrays, int64_t parts) {
+  if (parts < 1) throw std::invalid_argument("parts must be positive");
   const std::vector<int64_t>& sizes = plan.external_sizes();
   if (arrays.size() < sizes.size()) throw std::invalid_argument("too few arrays");
   std::vector<float*> pointers;
@@ -29,20 +30,21 @@ std::vector<float*> bind(const Plan& plan, const std::vector<py::array>& arrays)
     if (!py::isinstance<py::array_t<float>>(a) || !(a.flags() & py::array::c_style)) {
       throw std::invalid_argument("arrays must be contiguous float32");
     }
-    if (i < sizes.size() && a.size() < sizes[i]) throw std::invalid_argument("an array is too small");
+    if (i < sizes.size() && a.size() / parts < sizes[i]) throw std::invalid_argument("an array is too small");
     pointers.push_back((float*)a.data());
   }
   return pointers;
 }
 
-void run(Executor& executor, const Plan& plan, const std::vector<py::array>& arrays) {
-  std::vector<float*> pointers = bind(plan, arrays);
+void run(Executor& executor, const Plan& plan, const std::vector<py::array>& arrays, int64_t parts) {
+  std::vector<float*> pointers = bind(plan, arrays, parts);
   ReleaseGil release;
-  executor.run(plan, pointers.data());
+  executor.run(plan, pointers.data(), nullptr, parts);
 }
 
-py::array_t<int64_t> profile(Executor& executor, const Plan& plan, const std::vector<py::array>& arrays, int runs) {
-  std::vector<float*> pointers = bind(plan, arrays);
+py::array_t<int64_t> profile(Executor& executor, const Plan& plan, const std::vector<py::array>& arrays, int runs,
+                             int64_t parts) {
+  std::vector<float*> pointers = bind(plan, arrays, parts);
   const size_t n = plan.operations().size();
   py::array_t<int64_t> result({(size_t)std::max(runs, 0), n});
   std::fill_n(result.mutable_data(), result.size(), int64_t(0));
@@ -50,7 +52,7 @@ py::array_t<int64_t> profile(Executor& executor, const Plan& plan, const std::ve
   for (int i = 0; i < runs; i++) {
     {
       ReleaseGil release;
-      executor.run(plan, pointers.data(), out + n * i);
+      executor.run(plan, pointers.data(), out + n * i, parts);
     }
     if (PyErr_CheckSignals() != 0) throw py::error_already_set();
   }
@@ -152,8 +154,9 @@ void init_plan(py::module_& m) {
   py::class_<Executor, std::shared_ptr<Executor>>(m, "Executor", "Arenas and threads for runs of plans.")
       .def(py::init<int>(), py::arg("threads"))
       .def_property_readonly("threads", &Executor::threads)
-      .def("run", &run, py::arg("plan"), py::arg("arrays"),
-           "Run with these float32 arrays as externals; the plan's outputs among them are overwritten.")
-      .def("profile", &profile, py::arg("plan"), py::arg("arrays"), py::arg("runs"),
-           "Nanoseconds as int64[runs, operations].");
+      .def("run", &run, py::arg("plan"), py::arg("arrays"), py::arg("parts") = 1,
+           "Run with these float32 arrays as externals; the plan's outputs among them are overwritten. parts: so many\n"
+           "times, on what lies in each array one after the other.")
+      .def("profile", &profile, py::arg("plan"), py::arg("arrays"), py::arg("runs"), py::arg("parts") = 1,
+           "Nanoseconds as int64[runs, operations], of all parts together.");
 }

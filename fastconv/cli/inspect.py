@@ -10,6 +10,7 @@ from typing import Any
 
 from fastconv.cli import inputs, output
 from fastconv.cli.output import Column
+from fastconv.compiler import Compiled
 
 # TensorProto.DataType in the ONNX specification
 _TYPES = {
@@ -89,11 +90,13 @@ def inspect(path: str, shapes: Sequence[str], how: inputs.How, as_json: bool) ->
     """The plan, operation by operation."""
     model = inputs.load(path, how)
     sizes = inputs.concrete(model, shapes)
-    ops = model.inspect(*sizes.values())
+    compiled = model.compile(*sizes.values())
+    ops = compiled.ops
     if as_json:
         keys = ("name", "op", "algorithm", "chosen_by", "isa", "shape", "flops", "bytes", "expected_ms", "buffer")
         rows = [{k: getattr(o, k) for k in keys} for o in ops]
-        output.dump_json({"model": path, "inputs": {k: list(v) for k, v in sizes.items()}, "operations": rows})
+        given = {k: list(v) for k, v in sizes.items()}
+        output.dump_json({"model": path, "inputs": given, "parts": compiled.parts, "operations": rows})
         return 0
     levels = sorted({o.isa for o in ops})
     columns = [
@@ -131,7 +134,14 @@ def inspect(path: str, shapes: Sequence[str], how: inputs.How, as_json: bool) ->
         f"{output.size(moved)} moved{expected}",
         style="bold",
     )
+    _tell_parts(compiled)
     return 0
+
+
+def _tell_parts(compiled: Compiled) -> None:
+    if compiled.parts > 1:
+        images = compiled.inputs[0][1][0] // compiled.parts
+        output.print_line(f"the batch runs as {compiled.parts} parts of {images} images, side by side on the threads")
 
 
 def profile(path: str, shapes: Sequence[str], runs: int, how: inputs.How, as_json: bool) -> int:
@@ -191,6 +201,7 @@ def profile(path: str, shapes: Sequence[str], runs: int, how: inputs.How, as_jso
         + (f", times {result.threads} threads" if result.threads > 1 else ""),
         style="bold",
     )
+    _tell_parts(model.compile(*sizes.values()))
     return 0
 
 

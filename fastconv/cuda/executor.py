@@ -60,8 +60,8 @@ class DeviceExecutor:
             self.owner.destroy("stream", self.stream)
 
     # -- running ------------------------------------------------------------------------------------------------
-    def run(self, plan: DevicePlan, arrays: Sequence[Any]) -> None:
-        """Inputs then outputs: float32 numpy arrays, or arrays on this GPU."""
+    def run(self, plan: DevicePlan, arrays: Sequence[Any], parts: int = 1) -> None:
+        """Inputs then outputs: float32 numpy arrays, or arrays on this GPU. parts: 1, as its Target takes no others."""
         with self._lock:
             self.owner.use()
             externals, pointers = self._bind(plan, arrays)
@@ -80,7 +80,7 @@ class DeviceExecutor:
                 if i in plan.written and isinstance(arrays[i], np.ndarray):
                     arrays[i].reshape(-1)[:] = e.pinned()[1]
 
-    def profile(self, plan: DevicePlan, arrays: Sequence[Any], runs: int) -> npt.NDArray[np.int64]:
+    def profile(self, plan: DevicePlan, arrays: Sequence[Any], runs: int, parts: int = 1) -> npt.NDArray[np.int64]:
         """Nanoseconds as int64[runs, operations], by events on the stream; launches are not replayed as a graph."""
         result = np.zeros((runs, len(plan)), np.int64)
         with self._lock:
