@@ -160,7 +160,7 @@ void Plan::check_level() const {
 }
 
 void Plan::run(char* arena, float* scratch, float* const* externals, ThreadPool& pool, int64_t* nanoseconds,
-               int64_t part) const {
+               const int64_t* strides, int64_t repeat) const {
   check_level();
   Call call{};
   call.table = &kernels(isa_);
@@ -172,7 +172,7 @@ void Plan::run(char* arena, float* scratch, float* const* externals, ThreadPool&
     const Tensor& t = tensors_[number];
     if (t.space == Space::arena) return (float*)(arena + t.offset);
     if (t.space == Space::weight || t.space == Space::state) return const_cast<float*>(t.address);
-    return externals[t.offset] + part * external_sizes_[t.offset] + t.external_at;
+    return externals[t.offset] + (strides ? repeat * strides[t.offset] : 0) + t.external_at;
   };
   int64_t start = nanoseconds ? nanoseconds_now() : 0;
   for (size_t i = 0; i < operations_.size(); i++) {
@@ -200,15 +200,16 @@ void Plan::run(char* arena, float* scratch, float* const* externals, ThreadPool&
 
 namespace {
 
-// Parts of one run, which teams take one at a time.
+// The runs of a batch, which teams take one at a time.
 struct Shares {
   const Plan* plan;
   float* const* externals;
+  const int64_t* strides;
   const std::unique_ptr<ThreadPool>* pools;
   char *arenas, *scratch;
   size_t arena_bytes, scratch_bytes;  // of a team
   int64_t* nanoseconds;               // null, or those of each team
-  int64_t parts;
+  int64_t repeats;
   std::atomic<int64_t> next{0};
 };
 
@@ -216,26 +217,37 @@ void work_as_team(void* argument, int64_t begin, int64_t end, int) {
   Shares& s = *(Shares*)argument;
   for (int64_t team = begin; team < end; team++) {
     int64_t* ns = s.nanoseconds ? s.nanoseconds + team * (int64_t)s.plan->operations().size() : nullptr;
-    for (int64_t part; (part = s.next.fetch_add(1, std::memory_order_relaxed)) < s.parts;) {
+    for (int64_t i; (i = s.next.fetch_add(1, std::memory_order_relaxed)) < s.repeats;) {
       s.plan->run(s.arenas + team * s.arena_bytes, (float*)(s.scratch + team * s.scratch_bytes), s.externals,
-                  *s.pools[team], ns, part);
+                  *s.pools[team], ns, s.strides, i);
     }
   }
 }
 
-// The most teams of equal size that all have a part.
-int team_count(int threads, int64_t parts) {
-  int teams = (int)std::clamp<int64_t>(parts, 1, threads);
+// The most teams of equal size that all get a run.
+int team_count(int threads, int64_t repeats) {
+  int teams = (int)std::clamp<int64_t>(repeats, 1, threads);
   while (threads % teams) teams--;
   return teams;
 }
 
+size_t product(size_t a, size_t b) {
+  size_t bytes;
+  if (__builtin_mul_overflow(a, b, &bytes)) throw std::bad_alloc();
+  return bytes;
+}
+
 }  // namespace
 
-void Executor::Context::form(size_t count) {
-  const int size = pool.threads() / (int)count;
-  if (!teams.empty() && teams[0]->threads() != size) teams.clear();
-  while (teams.size() < count) teams.push_back(std::make_unique<ThreadPool>(size));
+// Once made, teams stay, and their threads have started: nothing is left to fail while they work.
+const std::unique_ptr<ThreadPool>* Executor::Context::form(int count) {
+  const size_t size = (size_t)(pool.threads() / count);
+  if (teams.size() <= size) teams.resize(size + 1);
+  while (teams[size].size() < (size_t)count) {
+    teams[size].push_back(std::make_unique<ThreadPool>((int)size));
+    teams[size].back()->run((int64_t)size, [](void*, int64_t, int64_t, int) {}, nullptr);
+  }
+  return teams[size].data();
 }
 
 // In the child of a fork another thread of the parent may have held the lock: start afresh. What was idle is left
@@ -247,7 +259,8 @@ void Executor::renew_after_fork() {
   generation_ = fork_generation();
 }
 
-void Executor::run(const Plan& plan, float* const* externals, int64_t* nanoseconds, int64_t parts) {
+void Executor::run(const Plan& plan, float* const* externals, int64_t* nanoseconds, int64_t repeats,
+                   const int64_t* strides) {
   renew_after_fork();
   plan.check_level();
   std::unique_ptr<Context> context;
@@ -259,30 +272,31 @@ void Executor::run(const Plan& plan, float* const* externals, int64_t* nanosecon
     }
   }
   if (!context) context = std::make_unique<Context>(threads_);
-  const size_t teams = (size_t)team_count(threads_, parts);
-  const size_t arena = ((size_t)plan.arena_bytes() + 4095) / 4096 * 4096;
-  if (context->arena.size() < teams * arena) {
-    context->arena = Block(teams * arena, plan.huge_pages());
+  const int teams = team_count(threads_, repeats);
+  const size_t arena = ((size_t)plan.arena_bytes() + 4095) / 4096 * 4096, arenas = product(arena, (size_t)teams);
+  if (context->arena.size() < arenas) {
+    context->arena = Block(arenas, plan.huge_pages());
     plan.before_first_run();
   }
-  const size_t scratch = (size_t)plan.scratch_bytes() * (size_t)threads_;
+  const size_t scratch = product((size_t)plan.scratch_bytes(), (size_t)threads_);
   if (context->scratch.size() < scratch) context->scratch = Block(scratch);
-  int64_t part = 0;
+  int64_t done = 0;
   if (teams > 1) {
-    context->form(teams);
     const size_t operations = plan.operations().size();
     std::vector<int64_t> times(nanoseconds ? teams * operations : 0);
-    part = parts / (int64_t)teams * (int64_t)teams;
+    done = repeats / teams * teams;
     Shares shares;
-    shares.plan = &plan, shares.externals = externals, shares.pools = context->teams.data();
+    shares.plan = &plan, shares.externals = externals, shares.strides = strides;
+    shares.pools = context->form(teams);
     shares.arenas = context->arena.data(), shares.scratch = context->scratch.data();
-    shares.arena_bytes = arena, shares.scratch_bytes = scratch / teams;
-    shares.nanoseconds = nanoseconds ? times.data() : nullptr, shares.parts = part;
-    context->pool.run((int64_t)teams, work_as_team, &shares);
-    for (size_t i = 0; i < times.size(); i++) nanoseconds[i % operations] += times[i] / (int64_t)teams;
+    shares.arena_bytes = arena, shares.scratch_bytes = scratch / (size_t)teams;
+    shares.nanoseconds = nanoseconds ? times.data() : nullptr, shares.repeats = done;
+    context->pool.run(teams, work_as_team, &shares);
+    for (size_t i = 0; i < times.size(); i++) nanoseconds[i % operations] += times[i] / teams;
   }
-  for (; part < parts; part++) {
-    plan.run(context->arena.data(), (float*)context->scratch.data(), externals, context->pool, nanoseconds, part);
+  for (; done < repeats; done++) {
+    plan.run(context->arena.data(), (float*)context->scratch.data(), externals, context->pool, nanoseconds, strides,
+             done);
   }
   std::lock_guard<std::mutex> lock(mutex_);
   idle_.push_back(std::move(context));

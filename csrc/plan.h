@@ -3,8 +3,8 @@
 // Tensors live in one of four spaces: the arena (activations, by byte offset), weights (by address in a WeightStore or
 // a mapped file that the plan keeps alive), states (in a WeightStore, but operations may write them: what training
 // changes), and externals (inputs and outputs, bound at each run). An Executor owns what a run needs besides: arenas
-// and threads, one set for each run that goes on at the same time. It may run a plan on the parts of a batch, several
-// at once.
+// and threads, one set for each run that goes on at the same time. It may repeat a plan along a batch, several times at
+// once.
 #pragma once
 #include <stdint.h>
 
@@ -72,11 +72,11 @@ class Plan {
 
   // Throws std::invalid_argument where this CPU lacks the level.
   void check_level() const;
-  // Throws as check_level(), and nothing else. externals[i] has external_sizes()[i] elements for each part up to this
-  // one; arena and scratch are aligned to 64 bytes, scratch holds scratch_bytes() a thread. nanoseconds: null, or one
-  // entry per operation to be added to.
+  // Throws as check_level(), and nothing else once the pool has its threads. externals[i], or what lies strides[i] *
+  // repeat elements behind it, has external_sizes()[i] elements; arena and scratch are aligned to 64 bytes, scratch
+  // holds scratch_bytes() a thread. nanoseconds: null, or one entry per operation to be added to.
   void run(char* arena, float* scratch, float* const* externals, ThreadPool& pool, int64_t* nanoseconds,
-           int64_t part = 0) const;
+           const int64_t* strides = nullptr, int64_t repeat = 0) const;
 
  private:
   template <typename Extent>
@@ -100,18 +100,19 @@ class Executor {
  public:
   explicit Executor(int threads) : threads_(threads), generation_(fork_generation()) {}
   int threads() const { return threads_; }
-  // A run for each of `parts` parts of the externals, which lie one after the other. The threads form teams of equal
-  // size, each with an arena of its own, as many as there are parts for; what is left after whole rounds all threads
-  // do together. nanoseconds: of concurrent runs the mean over the teams.
-  void run(const Plan& plan, float* const* externals, int64_t* nanoseconds = nullptr, int64_t parts = 1);
+  // Runs `repeats` times, at multiples of strides[i] elements from externals[i]. The threads form teams of equal size,
+  // each with an arena of its own, as many as get a run; what is left after whole rounds all threads do together.
+  // nanoseconds: of concurrent runs the mean over the teams.
+  void run(const Plan& plan, float* const* externals, int64_t* nanoseconds = nullptr, int64_t repeats = 1,
+           const int64_t* strides = nullptr);
 
  private:
   struct Context {
     explicit Context(int threads) : pool(threads) {}
-    void form(size_t teams);
+    const std::unique_ptr<ThreadPool>* form(int teams);
     Block arena, scratch;
     ThreadPool pool;
-    std::vector<std::unique_ptr<ThreadPool>> teams;
+    std::vector<std::vector<std::unique_ptr<ThreadPool>>> teams;  // by size; their first threads are the pool's
   };
   void renew_after_fork();
   int threads_;

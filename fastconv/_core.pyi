@@ -1340,15 +1340,19 @@ class Executor:
 
     def __init__(self, threads: int) -> None: ...
     def profile(
-        self, plan: Plan, arrays: collections.abc.Sequence[numpy.typing.NDArray[typing.Any]], runs: int, parts: int = 1
+        self,
+        plan: Plan,
+        arrays: collections.abc.Sequence[numpy.typing.NDArray[typing.Any]],
+        runs: int,
+        repeats: int = 1,
     ) -> numpy.typing.NDArray[numpy.int64]:
-        """Nanoseconds as int64[runs, operations], of all parts together."""
+        """Nanoseconds as int64[runs, operations], of all repeats together."""
 
     def run(
-        self, plan: Plan, arrays: collections.abc.Sequence[numpy.typing.NDArray[typing.Any]], parts: int = 1
+        self, plan: Plan, arrays: collections.abc.Sequence[numpy.typing.NDArray[typing.Any]], repeats: int = 1
     ) -> None:
-        """Run with these float32 arrays as externals; the plan's outputs among them are overwritten. parts: so many
-        times, on what lies in each array one after the other."""
+        """Run with these float32 arrays as externals; the plan's outputs among them are overwritten. repeats: so many
+        times, each on its share of each array; the shares are equal and lie one after the other."""
 
     @property
     def threads(self) -> int: ...

@@ -1,44 +1,61 @@
-"""Batches in parts: a few images at a time, so that what they compute stays in the caches and threads need not wait.
+"""Batches a few images at a time, so that what they compute stays in the caches and threads need not wait.
 
-A plan is made for the images of one part and runs once for each part (`Executor.run(parts=...)`): teams of threads take
-the parts side by side. Only networks that keep the images of a batch apart can be run so; `keeps_apart` proves it node
-by node, and what it does not know counts as mixing. How many images make a part follows from the graph alone, never
-from the number of threads, so that results do not depend on it.
+The plan is for a share of the batch and runs once for each share (`Executor.run(repeats=...)`): teams of threads take
+them side by side. Only networks that keep the images of a batch apart can be run so; `keeps_apart` proves it node by
+node, and what it does not know counts as mixing. How many images are a share follows from the graph alone, never from
+the number of threads, so that results do not depend on it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from .graph import Graph, Node, Value
+from .errors import FastconvError
+from .graph import Graph, Node, Shape, Value
 from .passes.rewrite import BINARY, UNARY
 
-# How large a part must be, by measurements (docs/performance.md):
+# How large a share must be, by measurements (docs/performance.md):
 LEAST = 2  # images: layers with few pixels fill their tiles
 FLOATS = 1 << 20  # of activations: below these the whole batch stays in the second cache
-SHARE = 0.33  # its activations are at least this share of the weights, which each part reads anew, and of these
+WORTH = 0.33  # its activations are at least this times the weights, which each share reads anew, and of these
 DENSE = 8  # those of dense layers count so often, since little is computed while they come,
 WINOGRAD = 4  # and those of 3x3 filters that Winograd's transform makes larger
+MOST = 1024  # images that are tried
 SMALL = 4096  # elements of constants that are compared one by one
 
 _LAYERS = frozenset(("Conv", "Gemm", "MatMul", "MaxPool", "AveragePool"))  # others are mostly fused into these
 
 
-def images_at_once(graph: Graph) -> int:
-    """Images of a part: the smallest divisor of the batch that is enough; 0 where the batch stays whole.
+def share_of(graph: Graph, build: Callable[[Sequence[Shape]], Graph]) -> Graph | None:
+    """The graph for a share of the batch, all of whose shares together are `graph`; None where the batch stays whole.
 
-    `graph`: in ONNX axis order, before the passes.
+    `graph`: in ONNX axis order, before the passes. build: the graph of the same network for other input shapes.
     """
+    images = images_at_once(graph)
+    if not images:
+        return None
+    try:
+        share = build([(images, *v.shape[1:]) for v in graph.inputs])
+    except FastconvError:  # the file wants the batch as it is
+        return None
+    return share if keeps_apart(share) and same_but_for_batch(graph, share) else None
+
+
+def images_at_once(graph: Graph) -> int:
+    """Images of a share: the smallest divisor of the batch that is enough; where that is the batch, the next smaller one
+    may be half of it. 0: the batch stays whole."""
     if not keeps_apart(graph):
         return 0
     batch = graph.inputs[0].shape[0]
     layers = [n for n in graph.nodes if n.op in _LAYERS]
     weights = {v.weight.key: v.size * _counts(n, batch) for n in layers for v in n.inputs if v is not None and v.weight}
     made = max(1, sum(n.output.size for n in layers) // batch)
-    enough = max(LEAST, FLOATS / made, SHARE * sum(weights.values()) / made)
-    return next((n for n in range(LEAST, batch // 2 + 1) if batch % n == 0 and n >= enough), 0)
+    enough = max(LEAST, FLOATS / made, WORTH * sum(weights.values()) / made)
+    divisors = [n for n in range(1, min(batch // 2, MOST) + 1) if batch % n == 0]
+    few = [n for n in divisors if 2 * n >= enough and 2 * batch >= 3 * enough]
+    return next((n for n in divisors if n >= enough), max(few, default=0))
 
 
 def _counts(layer: Node, batch: int) -> int:
@@ -126,14 +143,14 @@ _RULES: dict[str, _Rule] = {
 
 
 # -- the same network for fewer images --------------------------------------------------------------------------------
-def same_but_for_batch(graph: Graph, part: Graph) -> bool:
+def same_but_for_batch(graph: Graph, share: Graph) -> bool:
     """Whether both, which keep images apart, are one network: the same operations on the same constants, and shapes
     that differ in the number of images alone. Files may compute with that number, or expect it."""
-    if len(graph.nodes) != len(part.nodes):
+    if len(graph.nodes) != len(share.nodes):
         return False
-    batches = graph.inputs[0].shape[0], part.inputs[0].shape[0]
-    pairs = [*zip(graph.inputs, part.inputs, strict=True), *zip(graph.outputs, part.outputs, strict=True)]
-    for a, b in zip(graph.nodes, part.nodes, strict=True):
+    batches = graph.inputs[0].shape[0], share.inputs[0].shape[0]
+    pairs = [*zip(graph.inputs, share.inputs, strict=True), *zip(graph.outputs, share.outputs, strict=True)]
+    for a, b in zip(graph.nodes, share.nodes, strict=True):
         if a.op != b.op or len(a.inputs) != len(b.inputs) or not _same_attributes(a, b):
             return False
         for v, w in zip([*a.inputs, *a.outputs], [*b.inputs, *b.outputs], strict=True):

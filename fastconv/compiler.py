@@ -56,24 +56,30 @@ class Compiled:
     graph: Graph  # physical
     arena_bytes: int
     ragged: tuple[int, ...]  # outputs that are lists of unknown length: rows from the first negative one on are empty
-    parts: int = 1  # the plan runs so many times, on what lies in each external one after the other (batches.py)
+    repeats: int = 1  # the plan runs so many times, each on its share of the batch (batches.py)
 
-    def times(self, parts: int) -> Compiled:
-        """The same plan for so many parts. Operations are told for all of them; `graph` is that of one part."""
+    def times(self, repeats: int, threads: int) -> Compiled:
+        """The same plan for so many times the batch. Operations are told for all of it; `graph` is that of the plan.
+
+        Raises ModelError for more memory than there is.
+        """
 
         def whole(shape: Shape) -> Shape:
-            return (parts * shape[0], *shape[1:]) if shape else shape
+            return (repeats * shape[0], *shape[1:]) if shape else shape
 
+        arenas = min(repeats, threads) * self.arena_bytes
+        _check_memory(self.graph, arenas + 4 * repeats * sum(v.size for v in self.graph.outputs))
         return replace(
             self,
             inputs=tuple((name, whole(shape)) for name, shape in self.inputs),
             outputs=tuple((name, whole(shape)) for name, shape in self.outputs),
             ops=tuple(
-                replace(op, shape=whole(op.shape), flops=parts * op.flops, bytes=parts * op.bytes,
-                        expected_ms=parts * op.expected_ms)
+                replace(op, shape=whole(op.shape), flops=repeats * op.flops, bytes=repeats * op.bytes,
+                        expected_ms=repeats * op.expected_ms)
                 for op in self.ops
             ),
-            parts=parts,
+            arena_bytes=arenas,
+            repeats=repeats,
         )  # fmt: skip
 
 
@@ -162,9 +168,7 @@ class Compiler:
             raise
         self.cache.packed.update(self._packed)  # not before they are filled: others may copy from there
         g = self.graph
-        needed = self.plan.arena_bytes + 4 * sum(v.size for v in g.outputs)
-        if needed > _physical_memory():
-            raise ModelError(f"graph {g.name!r}: its tensors need {needed:,} bytes, more than this machine has")
+        _check_memory(g, self.plan.arena_bytes + 4 * sum(v.size for v in g.outputs))
         return Compiled(
             self.plan,
             tuple((v.name, v.shape) for v in g.inputs),
@@ -392,5 +396,6 @@ def _pad_channels(w: Weight, unit: int) -> Weight:
     return w.derive((K, C + missing, R, S), w.dtype, lambda x: np.pad(x, pads), ("channels", unit))
 
 
-def _physical_memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def _check_memory(graph: Graph, needed: int) -> None:
+    if needed > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
+        raise ModelError(f"graph {graph.name!r}: its tensors need {needed:,} bytes, more than this machine has")

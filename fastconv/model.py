@@ -12,17 +12,18 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core
-from .batches import images_at_once, keeps_apart, same_but_for_batch
+from .batches import share_of
 from .cold import tune
-from .compiler import Compiled, OpInfo, WeightCache, compile_graph
+from .compiler import Compiled, Compiler, OpInfo, WeightCache, compile_graph
 from .cut import Part, probe_shapes
 from .data import names_from_metadata
-from .errors import DeviceError, FastconvError, ModelError, ShapeError
+from .errors import DeviceError, ModelError, ShapeError
 from .forks import hold_at_fork
 from .graph import Graph, Shape
 from .inputs import FloatArray, TensorInfo, check_input, check_shape, in_order, show
 from .isa import resolve_isa
 from .onnx.reader import OnnxModel, read
+from .passes import optimize
 from .profile import Profile, measure
 from .selection import DEFAULT_WINOGRAD, Selection, check_winograd
 from .source import Source
@@ -143,7 +144,7 @@ class Model:
 
     def _run(self, inputs: list[FloatArray]) -> list[npt.NDArray[Any]]:
         if any(x.size == 0 for x in inputs):
-            graph = self._onnx.build(self._feed_shapes([x.shape for x in inputs]))
+            graph = self._build([x.shape for x in inputs])
             if all(v.size == 0 for v in graph.outputs):
                 return [np.empty(v.shape, o.dtype) for v, o in zip(graph.outputs, self.outputs, strict=True)]
         return self._execute(self._compiled(tuple(x.shape for x in inputs)), inputs)
@@ -151,7 +152,7 @@ class Model:
     def _execute(self, compiled: Compiled, inputs: list[Any]) -> list[npt.NDArray[Any]]:
         try:
             outputs = [self._target.empty(shape, inputs) for _, shape in compiled.outputs]
-            self._executor.run(compiled.plan, [*inputs, *outputs], compiled.parts)
+            self._executor.run(compiled.plan, [*inputs, *outputs], compiled.repeats)
         except MemoryError:
             raise ModelError(f"model {self.name!r}: no memory for {compiled.arena_bytes:,} bytes of tensors") from None
         if not compiled.ragged and not self._converted:
@@ -181,36 +182,29 @@ class Model:
             with self._lock:
                 compiled = self._plans.get(key)
                 if compiled is None:
-                    graph, parts = self._in_parts(self._graph_at(key))
-                    compiled = compile_graph(
-                        graph, self._isa, self._cache, strict=self.precision == "strict", winograd=self.winograd,
-                        tuning=self.tuning,
-                    )  # fmt: skip
-                    if parts > 1:
-                        compiled = compiled.times(parts)
+                    compiled = self._compile(key)
                     while len(self._plans) >= MAX_PLANS:
                         self._plans.pop(next(iter(self._plans)))
                     self._plans[key] = compiled
         return compiled
 
-    def _in_parts(self, graph: Graph) -> tuple[Graph, int]:
-        """The graph of a part of the batch and the number of parts, or the graph itself and 1."""
-        images = images_at_once(graph) if self._target.takes_parts else 0
-        if not images:
-            return graph, 1
-        try:
-            part = self._onnx.build(self._feed_shapes([(images, *v.shape[1:]) for v in graph.inputs]))
-        except FastconvError:  # the file wants the batch as it is
-            return graph, 1
-        if not (keeps_apart(part) and same_but_for_batch(graph, part)):
-            return graph, 1
-        return part, graph.inputs[0].shape[0] // images
+    def _compile(self, key: tuple[Shape, ...]) -> Compiled:
+        graph = self._graph_at(key)
+        share = share_of(graph, self._build) if self._target.repeats else None
+        compiled = compile_graph(
+            graph if share is None else share, self._isa, self._cache, strict=self.precision == "strict",
+            winograd=self.winograd, tuning=self.tuning,
+        )  # fmt: skip
+        return compiled if share is None else compiled.times(key[0][0] // share.inputs[0].shape[0], self.threads)
+
+    def _build(self, shapes: Sequence[Shape]) -> Graph:
+        return self._onnx.build(self._feed_shapes(shapes))
 
     def _graph_at(self, key: tuple[Shape, ...]) -> Graph:
         """The graph for these shapes: of a file, whose weights do not change, that which was made to check it."""
         graph = self._graph
         if graph is None or tuple(v.shape for v in graph.inputs) != key or not isinstance(self._onnx, OnnxModel):
-            graph = self._onnx.build(self._feed_shapes(key))
+            graph = self._build(key)
         return graph
 
     def compile(self, *shapes: Sequence[int], **training: Any) -> Compiled:
@@ -245,7 +239,7 @@ class Model:
     def graph(self) -> Graph:
         """The model's graph in ONNX axis order, for a free batch of 1."""
         if self._graph is None:
-            self._graph = self._onnx.build(self._feed_shapes(self._key(())))
+            self._graph = self._build(self._key(()))
         return self._graph
 
     # -- parts ------------------------------------------------------------------------------------------------
@@ -387,9 +381,19 @@ class Model:
             raise DeviceError(f"device={self.device!r}: a tuning is for the CPU")
         known = Tuning() if tuning is None else tuning
         selection = Selection(self._isa, self.precision == "strict", self.winograd)
-        for _ in tune(self.compile(*shapes).graph, selection, known, seconds):
-            pass
+        for graph in self.tuned_graphs(selection, *shapes):
+            for _ in tune(graph, selection, known, seconds):
+                pass
         return known
+
+    def tuned_graphs(self, selection: Selection, *shapes: Sequence[int]) -> list[Graph]:
+        """The graphs whose convolutions a tuning for these input shapes knows: what runs here, and of a batch that runs
+        in shares also the whole, which a saved plan computes."""
+        compiled = self.compile(*shapes)
+        if compiled.repeats == 1:
+            return [compiled.graph]
+        whole = optimize(self._graph_at(self._key(shapes)))
+        return [compiled.graph, Compiler(whole, WeightCache(self._target), selection).graph]
 
     def profile(self, *args: npt.ArrayLike, runs: int = 20) -> Profile:
         """Run `runs` times after one warm-up and give each operation's median time, GFLOP/s and share of peak."""

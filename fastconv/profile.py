@@ -43,10 +43,10 @@ def measure(
 ) -> Profile:
     """Run a plan `runs` times after one warm-up. The peak is measured between the runs, at the clock that they get."""
     arrays = [*inputs, *(np.empty(shape, np.float32) for _, shape in compiled.outputs)]
-    executor.profile(compiled.plan, arrays, 1, compiled.parts)
+    executor.profile(compiled.plan, arrays, 1, compiled.repeats)
     samples, peaks = [], []
     for _ in range(runs):
-        samples.append(executor.profile(compiled.plan, arrays, 1, compiled.parts))
+        samples.append(executor.profile(compiled.plan, arrays, 1, compiled.repeats))
         peaks.append(peak_of(PEAK_SECONDS))
     ns, peak = np.concatenate(samples), float(np.median(peaks))
     rows = []

@@ -37,7 +37,7 @@ class Target:
     gathers_means = True  # a depthwise convolution may take the mean over its pixels into itself (see prepare.py)
     groups_pixels = True  # neighbouring outputs of few channels share a vector (stems.py)
     packs_early = True  # the order of packing decides which weights lie in huge pages (see Compiler._pack_early)
-    takes_parts = True  # its executor runs a plan on the parts of a batch (batches.py)
+    repeats = True  # its executor repeats a plan along a batch (batches.py)
     direct_gradients = True  # a weight gradient of one part is written where it belongs (Conv2dBackwardWeight.direct)
 
     def stem_unit(self, constant: bool) -> int:

@@ -118,8 +118,8 @@ def test_a_run_releases_the_interpreter() -> None:
     x = images(256)
     compiled = model.compile(x.shape)
     arrays = [x, *(np.empty(shape, np.float32) for _, shape in compiled.outputs)]
-    model._executor.run(compiled.plan, arrays)
-    steps, seconds = steps_during(lambda: model._executor.run(compiled.plan, arrays))
+    model._executor.run(compiled.plan, arrays, compiled.repeats)
+    steps, seconds = steps_during(lambda: model._executor.run(compiled.plan, arrays, compiled.repeats))
     assert seconds > 0.02, "too short a run to tell"
     assert steps >= 5, f"{steps} steps in {seconds:.3f} s"
 
@@ -222,7 +222,7 @@ def test_round_trip() -> None:
 
 def test_a_discarded_model_ends_its_threads() -> None:
     code = """
-import gc, os, fastconv
+import gc, os, numpy as np, fastconv
 from tests.small import network, images
 count = lambda: len(os.listdir("/proc/self/task"))
 before = count()
@@ -230,12 +230,16 @@ model = fastconv.load(network(), threads=4)
 assert count() == before, "threads before the first run"
 model(images(2))
 during = count()
+compiled = model.compile(images(2).shape)
+arrays = [images(6), *(np.empty((6, *s[1:]), np.float32) for _, s in compiled.outputs)]
+model._executor.run(compiled.plan, arrays, 3)  # two teams of two: the pool of four begins both, each has a worker
+teams = count()
 del model
 gc.collect()
-print(during - before, count() - before)
+print(during - before, teams - before, count() - before)
 """
     done = python(code)
-    assert done.stdout.split() == ["3", "0"], done.stderr
+    assert done.stdout.split() == ["3", "5", "0"], done.stderr
 
 
 # -- memory -------------------------------------------------------------------------------------------------------
@@ -246,15 +250,15 @@ counter = ctypes.CDLL(None)
 counter.count_stop.restype = ctypes.c_long
 result = {}
 for blocks in (1, 40):
-    model, x = fastconv.load(network(blocks), threads=int(sys.argv[1]), _isa=sys.argv[2]), images(4)
-    compiled = model.compile(x.shape)
-    arrays = [x, *(np.empty(shape, np.float32) for _, shape in compiled.outputs)]
-    model._executor.run(compiled.plan, arrays)
-    counts = []
-    for _ in range(5):
-        counter.count_start()
-        model._executor.run(compiled.plan, arrays)
-        counts.append(counter.count_stop())
+    model, counts = fastconv.load(network(blocks), threads=int(sys.argv[1]), _isa=sys.argv[2]), []
+    compiled = model.compile(images(4).shape)
+    for parts in (1, 5):  # five: rounds of teams, and one that all threads do together
+        arrays = [images(4 * parts), *(np.empty((4 * parts, *s[1:]), np.float32) for _, s in compiled.outputs)]
+        model._executor.run(compiled.plan, arrays, parts)
+        for _ in range(5):
+            counter.count_start()
+            model._executor.run(compiled.plan, arrays, parts)
+            counts.append(counter.count_stop())
     result[len(compiled.ops)] = counts
 counter.count_start()
 np.empty(1 << 20, np.float32)

@@ -19,32 +19,39 @@ namespace fastconv {
 
 namespace {
 
-// The addresses of the caller's arrays, checked against what the plan touches.
-std::vector<float*> bind(const Plan& plan, const std::vector<py::array>& arrays, int64_t parts) {
-  if (parts < 1) throw std::invalid_argument("parts must be positive");
+// The caller's arrays, checked against what the plan touches. Each repeat has an equal share of each array.
+struct Bound {
+  std::vector<float*> pointers;
+  std::vector<int64_t> strides;
+};
+
+Bound bind(const Plan& plan, const std::vector<py::array>& arrays, int64_t repeats) {
+  if (repeats < 1) throw std::invalid_argument("repeats must be positive");
   const std::vector<int64_t>& sizes = plan.external_sizes();
   if (arrays.size() < sizes.size()) throw std::invalid_argument("too few arrays");
-  std::vector<float*> pointers;
+  Bound bound;
   for (size_t i = 0; i < arrays.size(); i++) {
     const py::array& a = arrays[i];
     if (!py::isinstance<py::array_t<float>>(a) || !(a.flags() & py::array::c_style)) {
       throw std::invalid_argument("arrays must be contiguous float32");
     }
-    if (i < sizes.size() && a.size() / parts < sizes[i]) throw std::invalid_argument("an array is too small");
-    pointers.push_back((float*)a.data());
+    if (a.size() % repeats) throw std::invalid_argument("an array has no equal shares for the repeats");
+    if (i < sizes.size() && a.size() / repeats < sizes[i]) throw std::invalid_argument("an array is too small");
+    bound.pointers.push_back((float*)a.data());
+    bound.strides.push_back(a.size() / repeats);
   }
-  return pointers;
+  return bound;
 }
 
-void run(Executor& executor, const Plan& plan, const std::vector<py::array>& arrays, int64_t parts) {
-  std::vector<float*> pointers = bind(plan, arrays, parts);
+void run(Executor& executor, const Plan& plan, const std::vector<py::array>& arrays, int64_t repeats) {
+  const Bound bound = bind(plan, arrays, repeats);
   ReleaseGil release;
-  executor.run(plan, pointers.data(), nullptr, parts);
+  executor.run(plan, bound.pointers.data(), nullptr, repeats, bound.strides.data());
 }
 
 py::array_t<int64_t> profile(Executor& executor, const Plan& plan, const std::vector<py::array>& arrays, int runs,
-                             int64_t parts) {
-  std::vector<float*> pointers = bind(plan, arrays, parts);
+                             int64_t repeats) {
+  const Bound bound = bind(plan, arrays, repeats);
   const size_t n = plan.operations().size();
   py::array_t<int64_t> result({(size_t)std::max(runs, 0), n});
   std::fill_n(result.mutable_data(), result.size(), int64_t(0));
@@ -52,7 +59,7 @@ py::array_t<int64_t> profile(Executor& executor, const Plan& plan, const std::ve
   for (int i = 0; i < runs; i++) {
     {
       ReleaseGil release;
-      executor.run(plan, pointers.data(), out + n * i, parts);
+      executor.run(plan, bound.pointers.data(), out + n * i, repeats, bound.strides.data());
     }
     if (PyErr_CheckSignals() != 0) throw py::error_already_set();
   }
@@ -154,9 +161,10 @@ void init_plan(py::module_& m) {
   py::class_<Executor, std::shared_ptr<Executor>>(m, "Executor", "Arenas and threads for runs of plans.")
       .def(py::init<int>(), py::arg("threads"))
       .def_property_readonly("threads", &Executor::threads)
-      .def("run", &run, py::arg("plan"), py::arg("arrays"), py::arg("parts") = 1,
-           "Run with these float32 arrays as externals; the plan's outputs among them are overwritten. parts: so many\n"
-           "times, on what lies in each array one after the other.")
-      .def("profile", &profile, py::arg("plan"), py::arg("arrays"), py::arg("runs"), py::arg("parts") = 1,
-           "Nanoseconds as int64[runs, operations], of all parts together.");
+      .def("run", &run, py::arg("plan"), py::arg("arrays"), py::arg("repeats") = 1,
+           "Run with these float32 arrays as externals; the plan's outputs among them are overwritten. repeats: so "
+           "many\n"
+           "times, each on its share of each array; the shares are equal and lie one after the other.")
+      .def("profile", &profile, py::arg("plan"), py::arg("arrays"), py::arg("runs"), py::arg("repeats") = 1,
+           "Nanoseconds as int64[runs, operations], of all repeats together.");
 }

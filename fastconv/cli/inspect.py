@@ -96,7 +96,7 @@ def inspect(path: str, shapes: Sequence[str], how: inputs.How, as_json: bool) ->
         keys = ("name", "op", "algorithm", "chosen_by", "isa", "shape", "flops", "bytes", "expected_ms", "buffer")
         rows = [{k: getattr(o, k) for k in keys} for o in ops]
         given = {k: list(v) for k, v in sizes.items()}
-        output.dump_json({"model": path, "inputs": given, "parts": compiled.parts, "operations": rows})
+        output.dump_json({"model": path, "inputs": given, "parts": compiled.repeats, "operations": rows})
         return 0
     levels = sorted({o.isa for o in ops})
     columns = [
@@ -139,9 +139,9 @@ def inspect(path: str, shapes: Sequence[str], how: inputs.How, as_json: bool) ->
 
 
 def _tell_parts(compiled: Compiled) -> None:
-    if compiled.parts > 1:
-        images = compiled.inputs[0][1][0] // compiled.parts
-        output.print_line(f"the batch runs as {compiled.parts} parts of {images} images, side by side on the threads")
+    if compiled.repeats > 1:
+        images = compiled.inputs[0][1][0] // compiled.repeats
+        output.print_line(f"the batch runs as {compiled.repeats} parts of {images} image{'s' if images > 1 else ''}")
 
 
 def profile(path: str, shapes: Sequence[str], runs: int, how: inputs.How, as_json: bool) -> int:
@@ -160,6 +160,7 @@ def profile(path: str, shapes: Sequence[str], runs: int, how: inputs.How, as_jso
                 "total_ms": result.total_ms,
                 "peak_gflops": result.peak_gflops,
                 "threads": result.threads,
+                "parts": model.compile(*sizes.values()).repeats,
                 "operations": [{k: getattr(r, k) for k in keys} for r in result.rows],
             }
         )

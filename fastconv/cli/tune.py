@@ -21,8 +21,9 @@ def row(shape: Shape, selection: Selection, tuning: Tuning, fresh: bool) -> dict
     """What was measured for a layer, beside the default choice and what that was expected to take."""
     names = {choice_name(c, shape.R, shape.S): 1e6 * s for c, s in tuning.seconds(shape, selection.isa).items()}
     default = selection.choose(shape)
+    batch = f"{shape.N}x" if shape.N > 1 else ""
     return {
-        "layer": f"{shape.H}x{shape.W} {shape.C} to {shape.K}, {shape.R}x{shape.S}",
+        "layer": f"{batch}{shape.H}x{shape.W} {shape.C} to {shape.K}, {shape.R}x{shape.S}",
         "shape": shape._asdict(),
         "fastest": min(names, key=lambda n: names[n]),
         "default": choice_name(default.choice, shape.R, shape.S),
@@ -40,15 +41,16 @@ def run(path: str, out: str, shapes: Sequence[str], seconds: float, winograd: in
     sizes = inputs.concrete(model, shapes)
     target_path(out)  # an error now, not after minutes
     tuning = Tuning.load(out) if os.path.exists(out) else Tuning()
-    compiled = model.compile(*sizes.values())
     isa = resolve_isa(model.isa)
     selection = Selection(isa, winograd=winograd)
+    graphs = model.tuned_graphs(selection, *sizes.values())
     rows: list[dict[str, Any]] = []
     try:
-        with output.progress(len(layers_with_choice(compiled.graph, selection)), "measuring") as tick:
-            for shape, fresh in tune(compiled.graph, selection, tuning, seconds):
-                rows.append(row(shape, selection, tuning, fresh))
-                tick(rows[-1]["layer"])
+        with output.progress(sum(len(layers_with_choice(g, selection)) for g in graphs), "measuring") as tick:
+            for graph in graphs:
+                for shape, fresh in tune(graph, selection, tuning, seconds):
+                    rows.append(row(shape, selection, tuning, fresh))
+                    tick(rows[-1]["layer"])
     except KeyboardInterrupt:
         if rows:
             tuning.save(out)  # what was measured until then

@@ -60,8 +60,9 @@ class DeviceExecutor:
             self.owner.destroy("stream", self.stream)
 
     # -- running ------------------------------------------------------------------------------------------------
-    def run(self, plan: DevicePlan, arrays: Sequence[Any], parts: int = 1) -> None:
-        """Inputs then outputs: float32 numpy arrays, or arrays on this GPU. parts: 1, as its Target takes no others."""
+    def run(self, plan: DevicePlan, arrays: Sequence[Any], repeats: int = 1) -> None:
+        """Inputs then outputs: float32 numpy arrays, or arrays on this GPU. repeats: 1, as its Target says."""
+        assert repeats == 1
         with self._lock:
             self.owner.use()
             externals, pointers = self._bind(plan, arrays)
@@ -80,8 +81,9 @@ class DeviceExecutor:
                 if i in plan.written and isinstance(arrays[i], np.ndarray):
                     arrays[i].reshape(-1)[:] = e.pinned()[1]
 
-    def profile(self, plan: DevicePlan, arrays: Sequence[Any], runs: int, parts: int = 1) -> npt.NDArray[np.int64]:
+    def profile(self, plan: DevicePlan, arrays: Sequence[Any], runs: int, repeats: int = 1) -> npt.NDArray[np.int64]:
         """Nanoseconds as int64[runs, operations], by events on the stream; launches are not replayed as a graph."""
+        assert repeats == 1
         result = np.zeros((runs, len(plan)), np.int64)
         with self._lock:
             self.owner.use()

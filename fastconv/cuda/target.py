@@ -53,7 +53,7 @@ class Target(Base):
     gathers_means = False
     groups_pixels = False
     packs_early = False  # each layer's weights leave the host before the next one's are packed
-    takes_parts = False
+    repeats = False
     direct_gradients = False
     predicts = False
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # AddressSanitizer and UndefinedBehaviorSanitizer: the kernel tests on every level of this CPU, with a module built for
-# it; then ThreadSanitizer on the thread pool, on two threads that run saved plans, and on the parts of a batch.
+# it; then ThreadSanitizer on the thread pool, on two threads that run saved plans, and on repeats along a batch.
 source "$(dirname "$0")/common.sh"
 mkdir -p build
 configure build/sanitize -DFASTCONV_SANITIZE=ON -DCMAKE_LIBRARY_OUTPUT_DIRECTORY="$root/build/sanitize/fastconv"
@@ -21,7 +21,7 @@ g++ -std=c++17 -g -O1 -fsanitize=thread -Icsrc tests/native/pool_stress.cpp csrc
 build/pool_stress 20000
 configure build/tsan -DFASTCONV_PYTHON=OFF -DFASTCONV_LIBRARY=ON -DFASTCONV_NATIVE_TESTS=ON -DFASTCONV_LEVELS=scalar \
   -DCMAKE_CXX_FLAGS="-fsanitize=thread -g"
-build build/tsan two_threads parts
+build build/tsan two_threads repeats
 "$PYTHON" - << 'EOF'
 import fastconv
 from tests.small import SHAPE, network
@@ -30,4 +30,4 @@ for blocks in (1, 2):
     fastconv.load(network(blocks)).save(f"build/tsan/{blocks}.fcplan", shape=(1, *SHAPE), isa=["scalar"])
 EOF
 build/tsan/two_threads build/tsan/1.fcplan build/tsan/2.fcplan
-build/tsan/parts build/tsan/1.fcplan
+build/tsan/repeats build/tsan/1.fcplan
