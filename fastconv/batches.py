@@ -44,8 +44,8 @@ def share_of(graph: Graph, build: Callable[[Sequence[Shape]], Graph]) -> Graph |
 
 
 def images_at_once(graph: Graph) -> int:
-    """Images of a share: the smallest divisor of the batch that is enough; where that is the batch, the next smaller one
-    may be half of it. 0: the batch stays whole."""
+    """Images of a share: the smallest divisor of the batch that is enough; where that is the batch, the next smaller
+    one, down to half of what is enough. 0: the batch stays whole."""
     if not keeps_apart(graph):
         return 0
     batch = graph.inputs[0].shape[0]

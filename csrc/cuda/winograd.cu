@@ -168,9 +168,9 @@ int64_t partials_of(const Winograd& d, int64_t tiles, const Machine& m) {
 
 }  // namespace
 
-// In steps of 64 x 64 x 32 multiply-adds of a multiprocessor, 0.87 us of direct sums on an H200. The transforms move 6000
-// floats a step there, 3.6 TB/s in all, and a launch is taken for 3 steps: so the rule is right for the 36 layers that
-// it was fitted to (docs/cuda.md). A tenth must be gained: the error is twice that of direct sums.
+// In steps of 64 x 64 x 32 multiply-adds of a multiprocessor, 0.87 us of direct sums on an H200. The transforms move
+// 6000 floats a step there, 3.6 TB/s in all, and a launch is taken for 3 steps: so the rule is right for the 36 layers
+// that it was fitted to (docs/cuda.md). A tenth must be gained: the error is twice that of direct sums.
 bool choose_winograd(int64_t N, int64_t P, int64_t Q, int64_t C, int64_t K, int multiprocessors, const Forced& forced) {
   constexpr double FLOATS = 6000, LAUNCH = 3, GAIN = 0.9;
   const char* given = getenv("FASTCONV_CUDA_WINOGRAD");
