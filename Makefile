@@ -146,7 +146,7 @@ BENCH ?=
 ENGINES := fastconv,onnxruntime,openvino,torch,ncnn,mnn
 MEASURE_MODELS := $(BENCH_PY) -m bench.models --engines $(ENGINES) --threads 1,2
 
-bench: .venv-bench/installed ## models, layers and loading against other engines: 80 minutes, 35 with RUNS=1
+bench: .venv-bench/installed ## models, layers and loading against other engines: 90 minutes, 45 with RUNS=1
 	status=0; mkdir -p build/bench; rm -f build/bench/models-*.json build/bench/batch*.json; \
 	for run in $$(seq $(RUNS)); do \
 	  $(MEASURE_MODELS) --batch 1 --json build/bench/models-$$run.json $(BENCH) || status=$$?; \

@@ -246,7 +246,7 @@ def table(rows: list[dict[str, Any]]) -> Any:
     where = f"{rows[0]['threads']} threads" if rows[0]["device"] == "cpu" else f"GPU, {rows[0]['precision']}"
     made = Table(title=f"training steps, {where}")
     for head in ("", "batch", "fastconv, ms", "torch, ms", "ratio", "asked", "fastconv, MiB", "torch, MiB"):
-        made.add_column(head, justify="left" if not head else "right", no_wrap=not head)
+        made.add_column(head, justify="left" if not head else "right", no_wrap=bool(head))
     for r in rows:
         asked = f"{r['target']:.2f}" if r["target"] else f"{HEAD_MS:.0f} ms" if r["device"] == "cpu" else "-"
         sizes = [f"{r[k]:.0f}" if k in r else "-" for k in ("ours_mb", "theirs_mb")]
