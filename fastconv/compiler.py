@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import _core, lowering_grad, lowering_moves, lowering_tensors
+from .compiled import Compiled, OpInfo, check_memory
 from .errors import FastconvError, ModelError, UnsupportedOpError
-from .graph import Array, Graph, Node, Shape, Value, Weight
+from .graph import Array, Graph, Node, Value, Weight
 from .lowering import LOWERINGS
 from .packing import as_float32
 from .packing_states import pack_at_run_time, turned_weight
@@ -27,60 +26,6 @@ if TYPE_CHECKING:
     from .tuning import Tuning
 
 _REGISTERED = (lowering_moves, lowering_tensors, lowering_grad)  # importing them fills LOWERINGS
-
-
-@dataclass(frozen=True)
-class OpInfo:
-    """One operation of a plan, for people: what `fastconv inspect` prints."""
-
-    name: str
-    op: str
-    algorithm: str
-    isa: str
-    shape: Shape  # of the output, in physical order
-    flops: int
-    bytes: int  # read and written, each tensor once
-    buffer: str
-    expected_ms: float = 0.0  # of one thread: the cost model's, or what was measured (chosen_by "tuned")
-    chosen_by: str = ""  # "model" or "tuned" where there was a choice
-
-
-@dataclass(frozen=True)
-class Compiled:
-    """A plan for one set of input shapes. Externals are the inputs, then the outputs, in the model's order."""
-
-    plan: _core.Plan
-    inputs: tuple[tuple[str, Shape], ...]
-    outputs: tuple[tuple[str, Shape], ...]
-    ops: tuple[OpInfo, ...]
-    graph: Graph  # physical
-    arena_bytes: int
-    ragged: tuple[int, ...]  # outputs that are lists of unknown length: rows from the first negative one on are empty
-    repeats: int = 1  # the plan runs so many times, each on its share of the batch (batches.py)
-
-    def times(self, repeats: int, threads: int) -> Compiled:
-        """The same plan for so many times the batch. Operations are told for all of it; `graph` is that of the plan.
-
-        Raises ModelError for more memory than there is.
-        """
-
-        def whole(shape: Shape) -> Shape:
-            return (repeats * shape[0], *shape[1:]) if shape else shape
-
-        arenas = min(repeats, threads) * self.arena_bytes
-        _check_memory(self.graph, arenas + 4 * repeats * sum(v.size for v in self.graph.outputs))
-        return replace(
-            self,
-            inputs=tuple((name, whole(shape)) for name, shape in self.inputs),
-            outputs=tuple((name, whole(shape)) for name, shape in self.outputs),
-            ops=tuple(
-                replace(op, shape=whole(op.shape), flops=repeats * op.flops, bytes=repeats * op.bytes,
-                        expected_ms=repeats * op.expected_ms)
-                for op in self.ops
-            ),
-            arena_bytes=arenas,
-            repeats=repeats,
-        )  # fmt: skip
 
 
 def _is_ragged(graph: Graph, output: Value) -> bool:
@@ -168,7 +113,7 @@ class Compiler:
             raise
         self.cache.packed.update(self._packed)  # not before they are filled: others may copy from there
         g = self.graph
-        _check_memory(g, self.plan.arena_bytes + 4 * sum(v.size for v in g.outputs))
+        check_memory(g, self.plan.arena_bytes + 4 * sum(v.size for v in g.outputs))
         return Compiled(
             self.plan,
             tuple((v.name, v.shape) for v in g.inputs),
@@ -394,8 +339,3 @@ def _pad_channels(w: Weight, unit: int) -> Weight:
         return w
     pads = ((0, 0), (0, missing), (0, 0), (0, 0))
     return w.derive((K, C + missing, R, S), w.dtype, lambda x: np.pad(x, pads), ("channels", unit))
-
-
-def _check_memory(graph: Graph, needed: int) -> None:
-    if needed > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
-        raise ModelError(f"graph {graph.name!r}: its tensors need {needed:,} bytes, more than this machine has")

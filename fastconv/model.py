@@ -14,7 +14,8 @@ import numpy.typing as npt
 from . import _core
 from .batches import share_of
 from .cold import tune
-from .compiler import Compiled, Compiler, OpInfo, WeightCache, compile_graph
+from .compiled import Compiled, OpInfo
+from .compiler import WeightCache, compile_graph
 from .cut import Part, probe_shapes
 from .data import names_from_metadata
 from .errors import DeviceError, ModelError, ShapeError
@@ -24,6 +25,7 @@ from .inputs import FloatArray, TensorInfo, check_input, check_shape, in_order, 
 from .isa import resolve_isa
 from .onnx.reader import OnnxModel, read
 from .passes import optimize
+from .prepare import prepare
 from .profile import Profile, measure
 from .selection import DEFAULT_WINOGRAD, Selection, check_winograd
 from .source import Source
@@ -393,7 +395,7 @@ class Model:
         if compiled.repeats == 1:
             return [compiled.graph]
         whole = optimize(self._graph_at(self._key(shapes)))
-        return [compiled.graph, Compiler(whole, WeightCache(self._target), selection).graph]
+        return [compiled.graph, prepare(whole, selection, self._target)]
 
     def profile(self, *args: npt.ArrayLike, runs: int = 20) -> Profile:
         """Run `runs` times after one warm-up and give each operation's median time, GFLOP/s and share of peak."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .compiler import Compiled
+from .compiled import Compiled
 from .graph import Shape
 
 PEAK_SECONDS = 0.003

@@ -14,7 +14,8 @@ from typing import Any, NoReturn
 import numpy as np
 
 from . import _core
-from .compiler import Compiled, OpInfo, WeightCache, compile_graph
+from .compiled import Compiled, OpInfo
+from .compiler import WeightCache, compile_graph
 from .cut import Part
 from .data import CLASS_NAMES, names_from_metadata
 from .errors import DeviceError, ModelError, ShapeError

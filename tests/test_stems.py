@@ -11,7 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 import fastconv
 from fastconv import _core
-from fastconv.compiler import Compiled, Compiler, WeightCache
+from fastconv.compiled import Compiled
+from fastconv.compiler import Compiler, WeightCache
 from fastconv.graph import Graph, Weight
 from fastconv.selection import Choice, Selection, shape_of
 from fastconv.tuning import Tuning

@@ -30,6 +30,7 @@ Bound bind(const Plan& plan, const std::vector<py::array>& arrays, int64_t repea
   const std::vector<int64_t>& sizes = plan.external_sizes();
   if (arrays.size() < sizes.size()) throw std::invalid_argument("too few arrays");
   Bound bound;
+  bound.pointers.reserve(arrays.size()), bound.strides.reserve(arrays.size());
   for (size_t i = 0; i < arrays.size(); i++) {
     const py::array& a = arrays[i];
     if (!py::isinstance<py::array_t<float>>(a) || !(a.flags() & py::array::c_style)) {

@@ -10,7 +10,7 @@ from typing import Any
 
 from fastconv.cli import inputs, output
 from fastconv.cli.output import Column
-from fastconv.compiler import Compiled
+from fastconv.compiled import Compiled
 
 # TensorProto.DataType in the ONNX specification
 _TYPES = {

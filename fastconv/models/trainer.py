@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fastconv.compiler import Compiled, WeightCache, compile_graph
+from fastconv.compiled import Compiled
+from fastconv.compiler import WeightCache, compile_graph
 from fastconv.errors import ModelError, ShapeError
 from fastconv.grad import Tape, gradients
 from fastconv.graph import Array, Graph, Shape, Value

@@ -13,7 +13,7 @@ from fastconv.graph import Graph
 from fastconv.threads import thread_count
 
 if TYPE_CHECKING:
-    from fastconv.compiler import Compiled
+    from fastconv.compiled import Compiled
     from fastconv.layers.base import Feed
     from fastconv.models import Model
 
