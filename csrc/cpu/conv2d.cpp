@@ -12,6 +12,8 @@ namespace FASTCONV_ISA {
 
 namespace {
 
+constexpr int64_t ROWS_IN_L2 = 256 << 10;  // bytes of x that all panels read before the next rows
+
 struct Scratch {
   const float** pointers;  // taps x rows
   int32_t* taps;
@@ -139,6 +141,7 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
         const int64_t at = from + blocks.start(i), rows = blocks.size(i);
         t.count = cut.even ? blocks.same(i) : 1;
         t.a_step = cut.step(rows);
+        t.line = cut.per_line, t.line_step = cut.line_step();
         if (cut.seeks()) pixel = pixel_of(d, at);
         t.n_taps = gemm         ? gather_rows(d, x, at, rows, s)
                    : cut.by_run ? gather_runs(d, x, pixel, rows, s)
@@ -189,17 +192,25 @@ void conv2d(const Conv2d& d, const Buffers& b, int64_t begin, int64_t end) {
       if (row_begin < rows.begin) run_panel(d, b, s, 0, panels, p, row_begin, rows.begin, {nullptr, 0});
       if (rows.end < row_end) run_panel(d, b, s, 0, panels, p, rows.end, row_end, {nullptr, 0});
     }
-    return run_staggered(d, b, rows, fetched_during(b, begin, end));
+    return run_staggered(d, b, rows, next_operation(b, begin, end, true));
   }
 
   // Neighbouring chunks are the panels of one range of rows; who has several ranges reads each panel once for all.
+  // Ranges that lie behind one another are computed as one: between two calls of a tile the FMA units stand still. But
+  // where all panels read the same rows in turn, these stay in L2.
   const int64_t parts = d.groups * d.panel_chunks;
+  const int64_t range_bytes = 4 * Cg * min_i(d.R, d.stride_h) * min_i(d.S, d.stride_w) * d.rows_per_chunk;
+  const int64_t together = cuts_depth(d)             ? 1
+                           : d.panels_per_chunk == 1 ? d.row_chunks
+                                                     : max_i(1, ROWS_IN_L2 / range_bytes);
   for (int64_t part = 0; part < parts; part++) {
     const int64_t group = part / d.panel_chunks, pc = part % d.panel_chunks;
     const int64_t last = min_i(panels.count, (pc + 1) * d.panels_per_chunk);
-    for (int64_t chunk = begin + (part - begin % parts + parts) % parts; chunk < end; chunk += parts) {
-      const int64_t row_begin = chunk / parts * d.rows_per_chunk, row_end = min_i(M, row_begin + d.rows_per_chunk);
-      const Fetch after = next_operation(b, chunk, parts == 1);
+    for (int64_t chunk = begin + (part - begin % parts + parts) % parts, next; chunk < end; chunk = next) {
+      next = min_i(chunk + together * parts, end + (part - end % parts + parts) % parts);
+      if (parts == 1 && chunk < b.next_begin) next = min_i(next, b.next_begin);  // fetched too early they leave L2
+      const int64_t row_begin = chunk / parts * d.rows_per_chunk, row_end = min_i(M, next / parts * d.rows_per_chunk);
+      const Fetch after = next_operation(b, parts == 1 ? chunk : next - parts, next - parts + 1, parts == 1);
       for (int64_t p = pc * d.panels_per_chunk; p < last; p++) {
         run_panel(d, b, s, group, panels, p, row_begin, row_end, p == last - 1 ? after : Fetch{nullptr, 0});
       }

@@ -17,10 +17,11 @@ struct Tile {
   const float* const* a;  // live taps x rows
   bool runs = false;      // `a` holds the rows of the first tap alone, each other tap lies `run` floats behind
   int64_t run = 0;
-  int64_t count, a_step;  // blocks of rows; `a` holds those of the first, each other block lies so many floats behind
-  const int32_t* taps;    // which tap of the weights each row of `a` belongs to; null: 0, 1, 2 ...
-  int64_t n_taps, len;    // len: elements per tap
-  const int32_t* inputs;  // a dense layer's stream: the elements to take, or null for all
+  int64_t count, a_step;  // blocks of rows; `a` holds those of the first, each other block lies so many floats behind,
+  int64_t line = 0, line_step = 0;  // and after each `line` blocks, if any, so many more
+  const int32_t* taps;              // which tap of the weights each row of `a` belongs to; null: 0, 1, 2 ...
+  int64_t n_taps, len;              // len: elements per tap
+  const int32_t* inputs;            // a dense layer's stream: the elements to take, or null for all
   int64_t n_inputs;
   const float* w;
   int64_t w_ld;
@@ -152,7 +153,8 @@ void tile(const Tile& t) {
   const char* next = fetch_from(t);
   const float *start = t.start, *residual = t.residual;
   float* y = t.y;
-  for (int64_t block = 0; block < t.count; block++) {
+  int64_t from = 0;  // where the block begins behind its pointers
+  for (int64_t block = 0, in_line = 0; block < t.count; block++) {
     Vec acc[MR][NV];
     if (start) {
 #pragma GCC unroll 16
@@ -182,7 +184,7 @@ void tile(const Tile& t) {
     }
     const float* const* a = t.a;
     const float* p[MR];
-    int64_t at = block * t.a_step;  // where the tap begins behind its pointers
+    int64_t at = from;  // of the tap
     for (int64_t k = 0; k < t.n_taps; k++, a += MR, at += t.run) {
       if (k == 0 || !t.runs) {
 #pragma GCC unroll 16
@@ -221,6 +223,8 @@ void tile(const Tile& t) {
     if (start) start += MR * t.start_ld;
     if (residual) residual += MR * t.res_ld;
     y += MR * t.y_ld;
+    from += t.a_step;
+    if (++in_line == t.line) from += t.line_step, in_line = 0;
   }
 }
 
@@ -229,13 +233,15 @@ struct Fetch {
   int64_t bytes;
 };
 
-// What to fetch of the next operation's weights during a chunk; resident: this operation's own are in L2 already.
-static inline Fetch next_operation(const Buffers& b, int64_t chunk, bool resident) {
+// What to fetch of the next operation's weights during the chunks from `first` to before `last`; resident: this
+// operation's own are in L2 already.
+static inline Fetch next_operation(const Buffers& b, int64_t first, int64_t last, bool resident) {
   if (!b.next) return {nullptr, 0};
-  const int64_t begin = resident ? b.next_begin : b.next_end - 1;
-  if (chunk < begin || chunk >= b.next_end) return {nullptr, 0};
-  const int64_t n = b.next_end - begin, from = b.next_bytes * (chunk - begin) / n;
-  return {b.next + from, b.next_bytes * (chunk - begin + 1) / n - from};
+  const int64_t begin = resident ? b.next_begin : b.next_end - 1, n = b.next_end - begin;
+  first = first > begin ? first : begin, last = min_i(last, b.next_end);
+  if (first >= last) return {nullptr, 0};
+  const int64_t from = b.next_bytes * (first - begin) / n;
+  return {b.next + from, b.next_bytes * (last - begin) / n - from};
 }
 
 using TileFunction = void (*)(const Tile&);

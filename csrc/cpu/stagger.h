@@ -204,17 +204,6 @@ static inline Range staggered_range(const Conv2d& d, int64_t group, int64_t begi
   return r;
 }
 
-// What to fetch of the next operation's weights during the chunks [begin, end).
-static inline Fetch fetched_during(const Buffers& b, int64_t begin, int64_t end) {
-  Fetch all = {nullptr, 0};
-  for (int64_t chunk = begin; chunk < end; chunk++) {
-    const Fetch more = next_operation(b, chunk, true);
-    if (!all.from) all.from = more.from;
-    all.bytes += more.bytes;
-  }
-  return all;
-}
-
 // The pixels of a staggered_range().
 static inline void run_staggered(const Conv2d& d, const Buffers& b, Range pixels, Fetch after) {
   const int64_t to = pixels.end, all = to - pixels.begin;

@@ -204,7 +204,7 @@ void winograd_conv2d(const Winograd& d, const Buffers& b, int64_t begin, int64_t
   for (int64_t chunk = begin; chunk < end; chunk++) {
     const int64_t first = tiles * chunk / d.chunks, last = tiles * (chunk + 1) / d.chunks;
     transform_tiles(d, b.in[0], first, last, planes, plane);
-    const Fetch after = next_operation(b, chunk, resident);
+    const Fetch after = next_operation(b, chunk, chunk + 1, resident);
     for (int64_t p = 0; p < panels.count; p++) {
       run_panel(d, b, planes, plane, first, last, panels, p, resident,
                 p == panels.count - 1 ? after : Fetch{nullptr, 0}, sums);
@@ -230,8 +230,8 @@ void winograd_product(const Winograd& d, const Buffers& b, int64_t begin, int64_
          chunk += panels.count) {
       const int64_t block = chunk / panels.count, blocks = d.chunks / panels.count;
       const int64_t first = tiles * block / blocks, last = tiles * (block + 1) / blocks;
-      run_panel(d, b, b.in[0] + first * depth, plane, first, last, panels, p, false, next_operation(b, chunk, false),
-                b.scratch);
+      run_panel(d, b, b.in[0] + first * depth, plane, first, last, panels, p, false,
+                next_operation(b, chunk, chunk + 1, false), b.scratch);
     }
   }
 }

@@ -92,6 +92,30 @@ def test_two_rows_share_half_a_vector(isa: Any, act: str) -> None:
 
 
 @isas
+@pytest.mark.parametrize("act", ("relu6", "leaky_relu", "relu"))
+def test_right_columns_lag(isa: Any, act: str) -> None:
+    """Shallow products of whole vectors (csrc/cpu/lagging_tile.h), at every number of rows, of odd and even depths."""
+    V = _core.vector_length(isa)
+    for rows in (*range(1, 32), 49, 98, 150):
+        for vectors in (3, 4, 7) if rows < 32 else (4, 10):
+            C = 1 + rows % 8
+            case = ConvCase(f"{rows}x{C}x{vectors}", 1, 1, rows, C, vectors * V, 1, 1)
+            check(isa, case, with_bias=rows % 4 > 0, with_residual=rows % 2 == 0, act=act, gaps=(2, 3, rows % 5))
+
+
+@isas
+def test_lines_of_points(isa: Any) -> None:
+    """1x1 with a stride, line by line: lines of one block and of several, cut into equal blocks and others, and images
+    that end between them; shallow (csrc/cpu/lagging_tile.h) and deep."""
+    V = _core.vector_length(isa)
+    for C in (5, 200):
+        for vectors in (2, 3, 4):
+            for Q in (5, 6, 7, 8, 12, 14, 16, 23, 28, 48):
+                case = ConvCase(f"{Q}-{C}-{vectors}", 3, 9, 2 * Q - 1, C, vectors * V, 1, 1, strides=(2, 2))
+                check(isa, case, with_bias=True, with_residual=Q % 2 > 0, act="relu", gaps=(2, Q % 3, 1))
+
+
+@isas
 def test_lines_of_stems(isa: Any) -> None:
     """Lines long enough to be cut into blocks of their own; chunks begin anywhere within them."""
     V = _core.vector_length(isa)

@@ -34,10 +34,14 @@ STREAMS: dict[str, Limits] = {"avx512": {(1, 8): (20, 9)}, "avx2": {(1, 8): (20,
 HALF: dict[str, Limits] = {"avx512": {(14, 1.5): (57, 16), (10, 2.5): (53, 13)}, "avx2": {}, "neon": {}}
 # stagger<G, NV>: three groups of G rows, each of which reads the weights.
 STAGGER: dict[str, Limits] = {"avx512": {(4, 2): (49, 18), (2, 4): (47, 18)}, "avx2": {}, "neon": {}}
+# lagging_tile<MR, NV>, whose left and right columns broadcast each row for themselves.
+LAGGING: dict[str, Limits] = {"avx512": {(6, 4): (52, 16), (8, 3): (50, 19)}, "avx2": {}, "neon": {}}
+SPECIAL = {"stagger": STAGGER, "lagging_tile": LAGGING}
 CONV = {level: {**MAIN[level], **HALF[level]} for level in MAIN}
 SOURCES = {"conv2d": CONV, "winograd": MAIN, "linear": STREAMS}
 TILE = re.compile(
-    r"\bfastconv::(avx2|avx512|neon)::(?:\(anonymous namespace\)::)?(half_|stagger)?(?:tile|stream|)<(\d+), (\d+)[,>]"
+    r"\bfastconv::(avx2|avx512|neon)::(?:\(anonymous namespace\)::)?"
+    r"(half_tile|lagging_tile|stagger|tile|stream)<(\d+), (\d+)[,>]"
 )
 
 
@@ -70,34 +74,30 @@ def check(level: str, lines: Iterable[str], limits: Limits, fetches: bool = Fals
     problem; where the source fetches weights ahead, so is a loop that does not: compilers drop prefetches silently.
     (A stagger fetches outside of its inner loop.)"""
     found: list[str] = []
-    seen: set[tuple[int, float]] = set()
-    staggered: set[tuple[int, float]] = set()
+    seen: set[tuple[str, int, float]] = set()
     count = 0
-    kind = loops.ArmInstruction if level == "neon" else loops.Instruction
-    for name, body in loops.functions(lines, kind):
+    instruction = loops.ArmInstruction if level == "neon" else loops.Instruction
+    for name, body in loops.functions(lines, instruction):
         tile = TILE.search(name)
         if not tile or tile[1] != level:
             continue
-        rows, vectors, count = int(tile[3]), float(tile[4]), count + 1
-        if tile[2] == "stagger":
-            staggered.add((rows, vectors))
-            wrong = problems(level, 3 * rows, vectors, loops.main_loop(body), STAGGER[level].get((rows, vectors)))
-            found += [f"stagger<{rows}, {vectors:g}> {text}" for text in wrong]
-            continue
-        if tile[2] == "half_":
+        kind, rows, vectors, count = tile[2], int(tile[3]), float(tile[4]), count + 1
+        if kind == "half_tile":
             vectors -= 0.5
-        seen.add((rows, vectors))
-        loop = loops.main_loop(body)
-        wrong = problems(level, rows, vectors, loop, limits.get((rows, vectors)))
+        if kind not in SPECIAL:  # streams, too
+            kind = "tile"
+        seen.add((kind, rows, vectors))
+        loop, limit = loops.main_loop(body), SPECIAL.get(kind, {level: limits})[level].get((rows, vectors))
+        wrong = problems(level, 3 * rows if kind == "stagger" else rows, vectors, loop, limit)
         lines_fetched = 2 if int(tile[4]) * LANES[level] > 32 else 1  # a step, as fetched_lines() in csrc/cpu/gemm.h
-        if fetches and loop and loop.prefetches * int(rows * vectors) < lines_fetched * loop.fmas:
+        fetching = fetches and kind != "stagger"
+        if fetching and loop and loop.prefetches * int(rows * vectors) < lines_fetched * loop.fmas:
             wrong.append(f"fetches {loop.prefetches} lines ahead, not {lines_fetched} a step")
-        found += [f"tile<{rows}, {vectors:g}> {text}" for text in wrong]
-    found += [f"tile<{rows}, {vectors:g}> is missing" for rows, vectors in limits if (rows, vectors) not in seen]
-    wanted = STAGGER[level] if limits is CONV[level] else {}
-    found += [
-        f"stagger<{rows}, {vectors:g}> is missing" for rows, vectors in wanted if (rows, vectors) not in staggered
-    ]
+        found += [f"{kind}<{rows}, {vectors:g}> {text}" for text in wrong]
+    wanted = {("tile", *size) for size in limits}
+    if limits is CONV[level]:
+        wanted |= {(kind, *size) for kind in SPECIAL for size in SPECIAL[kind][level]}
+    found += [f"{kind}<{rows}, {vectors:g}> is missing" for kind, rows, vectors in sorted(wanted - seen)]
     return found, count
 
 
