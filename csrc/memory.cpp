@@ -62,7 +62,7 @@ static void populate(char* p, size_t bytes) {
   __atomic_compare_exchange_n(p, &zero, char(0), false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
 }
 
-bool WeightStore::impatient() const { return lost_ > PATIENCE + pages_ * PACE; }
+bool WeightStore::impatient() const { return !patient_ && lost_ > PATIENCE + pages_ * PACE; }
 
 bool WeightStore::huge() const {
   std::lock_guard<std::mutex> lock(mutex_);

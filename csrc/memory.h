@@ -32,9 +32,10 @@ class Block {
 // A growing store of packed weights; addresses never move. Memory is taken in regions. Who fills a weight touches its
 // pages first, several threads at once if they like: huge pages, but where the system takes milliseconds for each,
 // since memory is fragmented or a virtual machine's host must find them first (1.6 s instead of 0.33 for VGG16), most
-// of the rest are small ones.
+// of the rest are small ones. A patient store takes all the time that huge pages need.
 class WeightStore {
  public:
+  explicit WeightStore(bool patient = false) : patient_(patient) {}
   float* allocate(int64_t floats);             // 64-byte aligned, not touched; throws std::bad_alloc
   void touch(const float* p, int64_t floats);  // of what was allocated; what is touched already stays as it is
   int64_t bytes() const { return used_; }
@@ -48,6 +49,7 @@ class WeightStore {
   };
   bool impatient() const;
 
+  const bool patient_;
   mutable std::mutex mutex_;
   std::vector<Region> regions_;
   size_t free_ = 0;    // in the last region

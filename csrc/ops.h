@@ -100,6 +100,9 @@ struct Conv2d {
 
 static inline bool cuts_depth(const Conv2d& d) { return d.taps_per_slice < d.R * d.S * d.depth_parts; }
 
+// Ranges of rows whose sums of a panel are held at once where the depth is cut: 256 rows, 64 kB.
+static inline int64_t ranges_of_sums(const Conv2d& d) { return d.rows_per_chunk < 256 ? 256 / d.rows_per_chunk : 1; }
+
 // r x r, stride 1, by F(m x m, r x r): tiles of m x m outputs, (m + r - 1)^2 products of [tiles x C] by [C x K]
 // (cpu/winograd.cpp). winograd_conv2d does it all, a block of tiles at a time: in x, weights, bias, residual. Where
 // there are few tiles and many weights (winograd_workspace), winograd_input (in: x; out: the planes of all tiles) and

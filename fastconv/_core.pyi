@@ -1042,7 +1042,9 @@ class PackedWeight:
 class WeightStore:
     """Memory of packed weights."""
 
-    def __init__(self) -> None: ...
+    def __init__(self, patient: bool = False) -> None:
+        """patient: wait for huge pages, however long the system takes for them."""
+
     def pack_conv2d(
         self,
         w: numpy.typing.NDArray[numpy.float32],

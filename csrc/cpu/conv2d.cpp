@@ -12,7 +12,10 @@ namespace FASTCONV_ISA {
 
 namespace {
 
-constexpr int64_t ROWS_IN_L2 = 256 << 10;  // bytes of x that all panels read before the next rows
+constexpr int64_t WEIGHTS_IN_L2 = 512 << 10, ROWS_IN_L2 = 256 << 10;  // bytes
+
+// The first chunk from `chunk` on that is `part` of its range.
+int64_t next_of(int64_t chunk, int64_t part, int64_t parts) { return chunk + (part - chunk % parts + parts) % parts; }
 
 struct Scratch {
   const float** pointers;  // taps x rows
@@ -127,10 +130,10 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
     // The next weights are fetched at an even pace.
     const bool other = end == taps && after.bytes > 0;
     const int64_t ahead = last_panel && end == taps ? 0 : min_i(slice, end < taps ? taps - end : taps) * tap_bytes;
-    const char* next = other ? after.from : (const char*)t.w + end * tap_bytes;
-    const int64_t bytes = other ? after.bytes : cut.count < 2 ? 0 : ahead;
-    const int64_t steps = cut.count * (end - tap) * len;
-    t.next_step = fetch_step(nv, bytes, steps);
+    const Fetch fetch = other           ? after
+                        : cut.count < 2 ? Fetch{nullptr, 0}
+                                        : Fetch{(const char*)t.w + end * tap_bytes, ahead};
+    Pace pace(fetch, nv, cut.count, (end - tap) * len);
     Pixel pixel = gemm ? Pixel{} : pixel_of(d, row_begin);
     for (int64_t from = row_begin, to; from < row_end; from = to) {
       to = cut.piece_end(from);
@@ -139,7 +142,7 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
                          large = blocks.more ? cut.tile(blocks.size(0)) : small;
       for (int64_t i = 0; i < blocks.count; i += t.count) {
         const int64_t at = from + blocks.start(i), rows = blocks.size(i);
-        t.count = cut.even ? blocks.same(i) : 1;
+        t.count = pace.most(cut.even ? blocks.same(i) : 1, max_i(1, cut.per_line));
         t.a_step = cut.step(rows);
         t.line = cut.per_line, t.line_step = cut.line_step();
         if (cut.seeks()) pixel = pixel_of(d, at);
@@ -159,10 +162,7 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
         t.act = last && !act_later ? &d.act : &none;
         t.bias = b.in[2] ? b.in[2] + k : nullptr;
         t.residual = last && b.in[3] ? b.in[3] + at * d.res_ld + k : nullptr;
-        t.next = next;
-        const int64_t fetched = t.next_step * t.n_taps * len * t.count;
-        prefetch_pages(next, fetched);
-        next += fetched;
+        pace.fetch_during(t);
         (i < blocks.more ? large : small)(t);
       }
     }
@@ -182,7 +182,7 @@ void conv2d(const Conv2d& d, const Buffers& b, int64_t begin, int64_t end) {
   const int64_t zeros = (Cg + 15) / 16 * 16;
   for (int64_t c = 0; c < zeros; c++) s.zeros[c] = 0;
   s.sums = s.zeros + zeros;
-  s.pointers = (const float**)(s.sums + (cuts_depth(d) ? d.rows_per_chunk * MAX_NV * Vec::N : 0));
+  s.pointers = (const float**)(s.sums + (cuts_depth(d) ? ranges_of_sums(d) * d.rows_per_chunk * MAX_NV * Vec::N : 0));
   s.taps = (int32_t*)(s.pointers + d.R * d.S * d.depth_parts * 16);
 
   if (const int64_t group = staggered_rows(d, b)) {
@@ -196,23 +196,26 @@ void conv2d(const Conv2d& d, const Buffers& b, int64_t begin, int64_t end) {
   }
 
   // Neighbouring chunks are the panels of one range of rows; who has several ranges reads each panel once for all.
-  // Ranges that lie behind one another are computed as one: between two calls of a tile the FMA units stand still. But
-  // where all panels read the same rows in turn, these stay in L2.
-  const int64_t parts = d.groups * d.panel_chunks;
+  // Those that lie behind one another are computed as one: between two calls of a tile the FMA units stand still. Where
+  // L2 holds all panels, so many rows as it holds beside them go through all before the next.
+  const int64_t parts = d.groups * d.panel_chunks, ranges = (end - 1) / parts + 1;
   const int64_t range_bytes = 4 * Cg * min_i(d.R, d.stride_h) * min_i(d.S, d.stride_w) * d.rows_per_chunk;
-  const int64_t together = cuts_depth(d)             ? 1
-                           : d.panels_per_chunk == 1 ? d.row_chunks
-                                                     : max_i(1, ROWS_IN_L2 / range_bytes);
-  for (int64_t part = 0; part < parts; part++) {
-    const int64_t group = part / d.panel_chunks, pc = part % d.panel_chunks;
-    const int64_t last = min_i(panels.count, (pc + 1) * d.panels_per_chunk);
-    for (int64_t chunk = begin + (part - begin % parts + parts) % parts, next; chunk < end; chunk = next) {
-      next = min_i(chunk + together * parts, end + (part - end % parts + parts) % parts);
-      if (parts == 1 && chunk < b.next_begin) next = min_i(next, b.next_begin);  // fetched too early they leave L2
-      const int64_t row_begin = chunk / parts * d.rows_per_chunk, row_end = min_i(M, next / parts * d.rows_per_chunk);
-      const Fetch after = next_operation(b, parts == 1 ? chunk : next - parts, next - parts + 1, parts == 1);
-      for (int64_t p = pc * d.panels_per_chunk; p < last; p++) {
-        run_panel(d, b, s, group, panels, p, row_begin, row_end, p == last - 1 ? after : Fetch{nullptr, 0});
+  const bool resident = 4 * Cg * d.R * d.S * d.K <= WEIGHTS_IN_L2;
+  const int64_t round = resident ? max_i(1, ROWS_IN_L2 / range_bytes) : ranges;
+  const int64_t together = cuts_depth(d) ? ranges_of_sums(d) : round;
+  for (int64_t at = begin / parts; at < ranges; at += round) {
+    const int64_t round_begin = max_i(begin, at * parts), round_end = min_i(end, (at + round) * parts);
+    for (int64_t part = 0; part < parts; part++) {
+      const int64_t group = part / d.panel_chunks, pc = part % d.panel_chunks;
+      const int64_t last = min_i(panels.count, (pc + 1) * d.panels_per_chunk);
+      for (int64_t chunk = next_of(round_begin, part, parts), next; chunk < round_end; chunk = next) {
+        next = min_i(chunk + together * parts, next_of(round_end, part, parts));
+        if (parts == 1 && chunk < b.next_begin) next = min_i(next, b.next_begin);  // fetched too early they leave L2
+        const int64_t row_begin = chunk / parts * d.rows_per_chunk, row_end = min_i(M, next / parts * d.rows_per_chunk);
+        const Fetch after = next_operation(b, parts == 1 ? chunk : next - parts, next - parts + 1, parts == 1);
+        for (int64_t p = pc * d.panels_per_chunk; p < last; p++) {
+          run_panel(d, b, s, group, panels, p, row_begin, row_end, p == last - 1 ? after : Fetch{nullptr, 0});
+        }
       }
     }
   }

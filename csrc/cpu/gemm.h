@@ -233,6 +233,45 @@ struct Fetch {
   int64_t bytes;
 };
 
+// Shares out what is fetched during `blocks` blocks of rows, or about as many, of so many steps. Some lines of a stream
+// of prefetches get lost where memory is slow: the second half of the blocks asks for all of them again.
+class Pace {
+ public:
+  Pace(Fetch fetch, int nv, int64_t blocks, int64_t steps)
+      : fetch_(fetch), nv_(nv), left_(blocks), steps_(steps), next_(fetch.from) {
+    const bool twice = fetch_step(nv, fetch.bytes, blocks * steps) >= FEW_BYTES;
+    half_ = twice ? blocks / 2 : 0;
+    step_ = fetch_step(nv, fetch.bytes, (blocks - half_) * steps);
+  }
+
+  // How many of the next `count` blocks one call may compute, in multiples of `unit` but for the last.
+  int64_t most(int64_t count, int64_t unit) {
+    if (left_ <= half_) {
+      if (left_ > 0) next_ = fetch_.from, step_ = fetch_step(nv_, fetch_.bytes, left_ * steps_);
+      half_ = 0;
+    }
+    return half_ > 0 ? min_i(count, (left_ - half_ + unit - 1) / unit * unit) : count;
+  }
+
+  // t computes the next blocks.
+  void fetch_during(Tile& t) {
+    left_ -= t.count;
+    t.next = next_;
+    t.next_step = step_;
+    const int64_t fetched = step_ * t.n_taps * t.len * t.count;
+    prefetch_pages(next_, fetched);
+    next_ += fetched;
+  }
+
+ private:
+  static constexpr int64_t FEW_BYTES = 16;  // a step: so few are not worth another call
+  Fetch fetch_;
+  int nv_;
+  int64_t left_, steps_, step_;
+  int64_t half_;  // blocks that are left when the second half begins; 0: none does
+  const char* next_;
+};
+
 // What to fetch of the next operation's weights during the chunks from `first` to before `last`; resident: this
 // operation's own are in L2 already.
 static inline Fetch next_operation(const Buffers& b, int64_t first, int64_t last, bool resident) {

@@ -12,7 +12,7 @@ namespace fastconv {
 namespace FASTCONV_ISA {
 
 // Depths beyond which a tile's end does not count.
-static constexpr int64_t LAGGING_DEPTH = 192;
+static constexpr int64_t LAGGING_DEPTH = 256;
 
 // Most rows of a lagging tile by its width in vectors; 0: there is none.
 static constexpr int lagging_rows(int nv) {

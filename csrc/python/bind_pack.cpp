@@ -223,7 +223,8 @@ void init_pack(py::module_& m) {
           },
           "The floats themselves, not a copy: a writable vector that keeps them alive.");
   py::class_<WeightStore, std::shared_ptr<WeightStore>>(m, "WeightStore", "Memory of packed weights.")
-      .def(py::init([] { return std::make_shared<WeightStore>(); }))
+      .def(py::init([](bool patient) { return std::make_shared<WeightStore>(patient); }), py::arg("patient") = false,
+           "patient: wait for huge pages, however long the system takes for them.")
       .def_property_readonly("bytes", &WeightStore::bytes)
       .def("put", &put, py::arg("array"))
       .def("pack_conv2d", &pack_conv, py::arg("w"), py::arg("scale"), py::arg("groups"), py::arg("isa"))
