@@ -4,10 +4,11 @@
 
 A plan holds one layer many times, each with weights of its own, and runs them in turn: between two uses of a weight at
 least three times the last-level cache is read (a large array between rounds where the copies alone do not reach that).
-Activations are as warm as in a network: one input, one output, one after the other. Layers are lowered as in a model,
-with bias and ReLU, so the algorithm is what models get. GFLOP/s count multiplications of direct convolution, so that
-Winograd may exceed the peak; GB/s count input, weights and output once. The peak of a level is measured in this process
-beside each layer: medians of layers are held against its median, for the clock moves by 2%.
+Weights lie in huge pages, where the system has any. Activations are as warm and lie as in a network: one tensor in, one
+out, one after the other. Layers are lowered as in a model, with bias and ReLU, so the algorithm is what models get.
+GFLOP/s count multiplications of direct convolution, so that Winograd may exceed the peak; GB/s count input, weights and
+output once. The peak of a level is measured in this process beside each layer: medians of layers are held against its
+median, for the clock moves by 2%.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def nbytes(layer: Layer) -> tuple[int, int, int]:
 
 
 def build(layer: Layer, copies: int) -> Any:
-    """A physical graph (N H W C) with the layer `copies` times on one input."""
+    """A physical graph (N H W C) with the layer `copies` times on one tensor."""
     from fastconv.graph import Graph, Weight
 
     g, rng = Graph(layer.name), np.random.default_rng(0)
@@ -46,11 +47,11 @@ def build(layer: Layer, copies: int) -> Any:
         return rng.standard_normal(shape, dtype=np.float32)
 
     if isinstance(layer, DenseCase):
-        x = g.add_input("x", (layer.M, layer.C))
+        x = cold.tensor_inside(g, (layer.M, layer.C))
         shape: tuple[int, ...] = (layer.M, layer.K)
         op, w, attrs = "Gemm", normal(layer.K, layer.C), dict[str, Any](trans_b=True)
     else:
-        x = g.add_input("x", (layer.N, layer.H, layer.W, layer.C))
+        x = cold.tensor_inside(g, (layer.N, layer.H, layer.W, layer.C))
         shape = (layer.N, layer.P, layer.Q, layer.K)
         op, w = "Conv", normal(layer.K, layer.C // layer.groups, layer.R, layer.S)
         attrs = dict(strides=layer.strides, dilations=layer.dilations, pads=layer.pads, group=layer.groups)

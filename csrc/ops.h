@@ -69,7 +69,7 @@ struct Buffers {
   float* more[2];
   float* scratch;
   // Weights that this thread reads next, or null: to be fetched into L2 while it computes its chunks up to next_end;
-  // from next_begin on where this operation's own weights need not be fetched, else during the last one.
+  // from next_begin on where this operation's own weights need not be fetched, else with the last of them.
   const char* next;
   int64_t next_bytes, next_begin, next_end;
 };
@@ -100,8 +100,13 @@ struct Conv2d {
 
 static inline bool cuts_depth(const Conv2d& d) { return d.taps_per_slice < d.R * d.S * d.depth_parts; }
 
-// Ranges of rows whose sums of a panel are held at once where the depth is cut: 256 rows, 64 kB.
-static inline int64_t ranges_of_sums(const Conv2d& d) { return d.rows_per_chunk < 256 ? 256 / d.rows_per_chunk : 1; }
+// Rows whose sums of a panel are held at once where the depth is cut: whole ranges that make up to 256 rows (64 kB), or
+// one; 0 where it is not.
+static inline int64_t rows_of_sums(const Conv2d& d) {
+  constexpr int64_t MOST = 256;
+  if (!cuts_depth(d)) return 0;
+  return d.rows_per_chunk < MOST ? MOST / d.rows_per_chunk * d.rows_per_chunk : d.rows_per_chunk;
+}
 
 // r x r, stride 1, by F(m x m, r x r): tiles of m x m outputs, (m + r - 1)^2 products of [tiles x C] by [C x K]
 // (cpu/winograd.cpp). winograd_conv2d does it all, a block of tiles at a time: in x, weights, bias, residual. Where

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from . import _core
 from .compiler import Compiler, WeightCache
-from .graph import Graph, Weight
+from .graph import Graph, Value, Weight
 from .selection import LARGEST_WINOGRAD, Choice, Selection, Shape, shape_of
 from .target import Target
 from .tuning import Tuning
@@ -36,18 +36,15 @@ def last_level_cache() -> int:
     return max(sizes, default=32 * 2**20)
 
 
-def on_cache_lines(shape: Sequence[int]) -> npt.NDArray[np.float32]:
-    """An array of any content that begins with a cache line, as tensors inside a network do: numpy's own begin within
-    one, so that each vector is read from two."""
-    line, size = 64, math.prod(shape)
-    buffer = np.empty(size + line // 4, np.float32)
-    skip = -buffer.ctypes.data % line // 4
-    return buffer[skip : skip + size].reshape(shape)
+def tensor_inside(g: Graph, shape: Sequence[int]) -> Value:
+    """The positive part of an input of `g`, which lies where a network's tensors do: on cache lines of its own, in huge
+    pages. numpy's arrays begin within a line, so that each vector is read from two."""
+    return g.add("Relu", [g.add_input("x", tuple(shape))], tuple(shape))
 
 
 class PatientTarget(Target):
-    """The CPU with all weights in huge pages, where the system has any, so that times do not depend on how long it takes
-    for them: models take what comes fast, most of it huge on most days."""
+    """The CPU with all weights in huge pages, where the system has any, so that times do not depend on how long it
+    takes for them: models take what comes fast, most of it huge on most days."""
 
     def store(self) -> Any:
         return _core.WeightStore(patient=True)
@@ -55,22 +52,22 @@ class PatientTarget(Target):
 
 class ColdPlan:
     """A layer ready to be timed on one thread. build(copies): a physical graph (N H W C) that has it so many times on
-    one input. `algorithm` is what the selection chose."""
+    one tensor_inside(). `algorithm` is what the selection chose."""
 
     def __init__(
         self, build: Callable[[int], Graph], weight_bytes: int, flops: int, selection: Selection, reach: float
     ) -> None:
         self.copies = max(1, min(COPIES, math.ceil(reach / weight_bytes), max(3, math.ceil(FLOPS / flops))))
         self._sweep = np.zeros(int(reach) // 4, np.float32) if self.copies * weight_bytes < reach else None
-        graph = build(self.copies + 1)  # the first one finds cold activations and is not counted
+        graph = build(self.copies + 1)  # the first one finds other activations than the rest and is not counted
         compiled = Compiler(graph, WeightCache(PatientTarget()), selection).compile()
         self._plan, self._executor = compiled.plan, _core.Executor(1)
         names = {n.name: i for i, n in enumerate(graph.nodes)}
         self._owner = np.array([names[op.name] for op in compiled.ops])
-        self.algorithm = "+".join(dict.fromkeys(op.algorithm for op in compiled.ops))
-        x = on_cache_lines(compiled.inputs[0][1])
-        np.maximum(np.random.default_rng(1).standard_normal(x.shape, dtype=np.float32), 0, out=x)
-        self._arrays = [x, on_cache_lines(compiled.outputs[0][1])]
+        of_layers = [op.algorithm for op, owner in zip(compiled.ops, self._owner, strict=True) if owner]
+        self.algorithm = "+".join(dict.fromkeys(of_layers))
+        x = np.random.default_rng(1).standard_normal(compiled.inputs[0][1], dtype=np.float32)
+        self._arrays = [x, np.empty(compiled.outputs[0][1], np.float32)]
 
     @property
     def output(self) -> npt.NDArray[np.float32]:
@@ -82,14 +79,14 @@ class ColdPlan:
         if self._sweep is not None:
             float(np.max(self._sweep))
         ns = np.asarray(self._executor.profile(self._plan, self._arrays, 1))[0]
-        totals = np.bincount(self._owner, weights=ns, minlength=self.copies + 1)
-        return [max(float(t), 1.0) * 1e-9 for t in totals[1:]]
+        totals = np.bincount(self._owner, weights=ns, minlength=self.copies + 2)
+        return [max(float(t), 1.0) * 1e-9 for t in totals[2:]]  # without tensor_inside() and the first copy
 
 
 def convolutions(shape: Shape, copies: int) -> Graph:
-    """A physical graph with a convolution of this shape, bias and ReLU, `copies` times on one input."""
+    """A physical graph with a convolution of this shape, bias and ReLU, `copies` times on one tensor."""
     g, rng = Graph("convolution"), np.random.default_rng(0)
-    x = g.add_input("x", (shape.N, shape.H, shape.W, shape.C))
+    x = tensor_inside(g, (shape.N, shape.H, shape.W, shape.C))
     w = rng.standard_normal((shape.K, shape.C // shape.groups, shape.R, shape.S), dtype=np.float32)
     w *= np.float32(math.sqrt(2.0 / w[0].size))
     bias = g.constant(rng.standard_normal(shape.K, dtype=np.float32))

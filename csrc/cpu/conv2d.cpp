@@ -14,14 +14,11 @@ namespace {
 
 constexpr int64_t WEIGHTS_IN_L2 = 512 << 10, ROWS_IN_L2 = 256 << 10;  // bytes
 
-// The first chunk from `chunk` on that is `part` of its range.
-int64_t next_of(int64_t chunk, int64_t part, int64_t parts) { return chunk + (part - chunk % parts + parts) % parts; }
-
 struct Scratch {
   const float** pointers;  // taps x rows
   int32_t* taps;
   float* zeros;  // C / groups floats
-  float* sums;   // rows of a chunk x columns of a panel, where the depth is cut
+  float* sums;   // rows_of_sums() x columns of a panel, where the depth is cut
 };
 
 // Pointers of `rows` pixels from `at` on, which moves behind them, for every tap that touches the image in at least one
@@ -135,39 +132,58 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
                                         : Fetch{(const char*)t.w + end * tap_bytes, ahead};
     Pace pace(fetch, nv, cut.count, (end - tap) * len);
     Pixel pixel = gemm ? Pixel{} : pixel_of(d, row_begin);
-    for (int64_t from = row_begin, to; from < row_end; from = to) {
-      to = cut.piece_end(from);
-      const RowBlocks blocks = cut.piece(to - from);
-      const TileFunction small = cut.tile(blocks.size(blocks.more)),
-                         large = blocks.more ? cut.tile(blocks.size(0)) : small;
-      for (int64_t i = 0; i < blocks.count; i += t.count) {
-        const int64_t at = from + blocks.start(i), rows = blocks.size(i);
-        t.count = pace.most(cut.even ? blocks.same(i) : 1, max_i(1, cut.per_line));
+    for (int64_t from = row_begin; from < row_end;) {
+      const RowCut::Piece piece = cut.piece(from);
+      const RowBlocks blocks = cut.blocks_of(piece.rows);
+      for (int64_t i = 0; i < blocks.count; i += blocks.same(i)) {  // all of one size
+        const int64_t rows = blocks.size(i), same = blocks.same(i), all = piece.lines * same;
+        const TileFunction compute = cut.tile(rows);
         t.a_step = cut.step(rows);
-        t.line = cut.per_line, t.line_step = cut.line_step();
-        if (cut.seeks()) pixel = pixel_of(d, at);
-        t.n_taps = gemm         ? gather_rows(d, x, at, rows, s)
-                   : cut.by_run ? gather_runs(d, x, pixel, rows, s)
-                                : gather(d, x, pixel, rows, s);
-        t.a = s.pointers;
-        t.taps = cut.by_run ? nullptr : s.taps;
-        float* sums = s.sums + (at - row_begin) * t.w_ld;
-        const bool fresh = tap == 0, last = end == taps;
-        if (!fresh || !last) keep_taps(t, rows, tap, end);
-        t.start = fresh ? nullptr : sums;
-        t.start_ld = t.w_ld;
-        t.y = last ? b.out + at * d.y_ld + k : sums;
-        t.cold = last && !cut.even;
-        t.y_ld = last ? d.y_ld : t.w_ld;
-        t.act = last && !act_later ? &d.act : &none;
-        t.bias = b.in[2] ? b.in[2] + k : nullptr;
-        t.residual = last && b.in[3] ? b.in[3] + at * d.res_ld + k : nullptr;
-        pace.fetch_during(t);
-        (i < blocks.more ? large : small)(t);
+        t.line = 0;
+        if (piece.lines > 1) {
+          t.line = same;
+          t.line_step = d.stride_h * d.x_row - same * t.a_step;
+          t.line_gap = d.Q - same * rows;
+        }
+        for (int64_t done = 0; done < all; done += t.count) {
+          const int64_t at = from + done / same * d.Q + blocks.start(i) + done % same * rows;
+          t.count = pace.most(cut.even ? all - done : 1, piece.lines > 1 ? same : 1);
+          if (cut.lines) pixel = pixel_of(d, at);
+          t.n_taps = gemm         ? gather_rows(d, x, at, rows, s)
+                     : cut.by_run ? gather_runs(d, x, pixel, rows, s)
+                                  : gather(d, x, pixel, rows, s);
+          t.a = s.pointers;
+          t.taps = cut.by_run ? nullptr : s.taps;
+          float* sums = s.sums + (at - row_begin) * t.w_ld;
+          const bool fresh = tap == 0, last = end == taps;
+          if (!fresh || !last) keep_taps(t, rows, tap, end);
+          t.start = fresh ? nullptr : sums;
+          t.start_ld = t.w_ld;
+          t.y = last ? b.out + at * d.y_ld + k : sums;
+          t.cold = last && !cut.even;
+          t.y_ld = last ? d.y_ld : t.w_ld;
+          t.act = last && !act_later ? &d.act : &none;
+          t.bias = b.in[2] ? b.in[2] + k : nullptr;
+          t.residual = last && b.in[3] ? b.in[3] + at * d.res_ld + k : nullptr;
+          pace.fetch_during(t);
+          compute(t);
+        }
       }
+      from += piece.rows * piece.lines;
     }
   }
   if (act_later) activate_row(d.act, b.out + row_begin * d.y_ld, (row_end - row_begin) * d.K);
+}
+
+// Of the chunks from `chunk` to before `end` that lie `parts` apart, the last that is computed with the first as one:
+// at most `together`.
+int64_t last_of_run(const Conv2d& d, const Buffers& b, int64_t chunk, int64_t end, int64_t parts, int64_t together) {
+  int64_t last = chunk + min_i(together - 1, (end - 1 - chunk) / parts) * parts;
+  if (parts == 1 && chunk < b.next_begin) last = min_i(last, b.next_begin - 1);  // fetched too early they leave L2
+  // Where two rows share a vector (row_cut.h), an odd range goes alone.
+  const int64_t tail = d.K / d.groups % Vec::N, rows = d.N * d.P * d.Q;
+  const bool pairs = tail > 0 && 2 * tail <= Vec::N, odd = (last / parts + 1) * d.rows_per_chunk > rows && rows % 2;
+  return pairs && odd && last > chunk ? last - parts : last;
 }
 
 }  // namespace
@@ -182,7 +198,7 @@ void conv2d(const Conv2d& d, const Buffers& b, int64_t begin, int64_t end) {
   const int64_t zeros = (Cg + 15) / 16 * 16;
   for (int64_t c = 0; c < zeros; c++) s.zeros[c] = 0;
   s.sums = s.zeros + zeros;
-  s.pointers = (const float**)(s.sums + (cuts_depth(d) ? ranges_of_sums(d) * d.rows_per_chunk * MAX_NV * Vec::N : 0));
+  s.pointers = (const float**)(s.sums + rows_of_sums(d) * MAX_NV * Vec::N);
   s.taps = (int32_t*)(s.pointers + d.R * d.S * d.depth_parts * 16);
 
   if (const int64_t group = staggered_rows(d, b)) {
@@ -196,26 +212,30 @@ void conv2d(const Conv2d& d, const Buffers& b, int64_t begin, int64_t end) {
   }
 
   // Neighbouring chunks are the panels of one range of rows; who has several ranges reads each panel once for all.
-  // Those that lie behind one another are computed as one: between two calls of a tile the FMA units stand still. Where
-  // L2 holds all panels, so many rows as it holds beside them go through all before the next.
+  // Ranges that lie behind one another are computed as one: between two calls of a tile the FMA units stand still.
+  // Where L2 holds the weights, as many rows as it holds beside them go through all panels before the next.
   const int64_t parts = d.groups * d.panel_chunks, ranges = (end - 1) / parts + 1;
-  const int64_t range_bytes = 4 * Cg * min_i(d.R, d.stride_h) * min_i(d.S, d.stride_w) * d.rows_per_chunk;
-  const bool resident = 4 * Cg * d.R * d.S * d.K <= WEIGHTS_IN_L2;
-  const int64_t round = resident ? max_i(1, ROWS_IN_L2 / range_bytes) : ranges;
-  const int64_t together = cuts_depth(d) ? ranges_of_sums(d) : round;
+  int64_t round = ranges;
+  if (4 * Cg * d.R * d.S * d.K <= WEIGHTS_IN_L2) {
+    const int64_t row_bytes = 4 * d.C * min_i(d.R, d.stride_h) * min_i(d.S, d.stride_w);
+    round = max_i(1, ROWS_IN_L2 / (row_bytes * d.rows_per_chunk));
+  }
+  const int64_t together = cuts_depth(d) ? rows_of_sums(d) / d.rows_per_chunk : round;
   for (int64_t at = begin / parts; at < ranges; at += round) {
     const int64_t round_begin = max_i(begin, at * parts), round_end = min_i(end, (at + round) * parts);
     for (int64_t part = 0; part < parts; part++) {
       const int64_t group = part / d.panel_chunks, pc = part % d.panel_chunks;
-      const int64_t last = min_i(panels.count, (pc + 1) * d.panels_per_chunk);
-      for (int64_t chunk = next_of(round_begin, part, parts), next; chunk < round_end; chunk = next) {
-        next = min_i(chunk + together * parts, next_of(round_end, part, parts));
-        if (parts == 1 && chunk < b.next_begin) next = min_i(next, b.next_begin);  // fetched too early they leave L2
-        const int64_t row_begin = chunk / parts * d.rows_per_chunk, row_end = min_i(M, next / parts * d.rows_per_chunk);
-        const Fetch after = next_operation(b, parts == 1 ? chunk : next - parts, next - parts + 1, parts == 1);
-        for (int64_t p = pc * d.panels_per_chunk; p < last; p++) {
-          run_panel(d, b, s, group, panels, p, row_begin, row_end, p == last - 1 ? after : Fetch{nullptr, 0});
+      const int64_t panels_end = min_i(panels.count, (pc + 1) * d.panels_per_chunk);
+      int64_t chunk = round_begin + (part - round_begin % parts + parts) % parts;
+      while (chunk < round_end) {
+        const int64_t last = last_of_run(d, b, chunk, round_end, parts, together);
+        const int64_t row_begin = chunk / parts * d.rows_per_chunk;
+        const int64_t row_end = min_i(M, (last / parts + 1) * d.rows_per_chunk);
+        const Fetch after = next_operation(b, parts == 1 ? chunk : last, last + 1, parts == 1);
+        for (int64_t p = pc * d.panels_per_chunk; p < panels_end; p++) {
+          run_panel(d, b, s, group, panels, p, row_begin, row_end, p == panels_end - 1 ? after : Fetch{nullptr, 0});
         }
+        chunk = last + parts;
       }
     }
   }

@@ -5,8 +5,8 @@
 // Rows are pointers (one per tap, so that padding and strides cost nothing in the loop), weights are one panel of NV
 // vectors, rows of w_ld floats. Each step reads NV vectors (some straight from memory, where registers are short),
 // broadcasts MR scalars and issues MR * NV FMAs; 24 or more accumulators cover two FMA ports times four cycles of
-// latency three times over. A call goes through `count` blocks of MR rows where each lies as far behind the one before:
-// between two calls the FMA units stand still for longer.
+// latency three times over. A call goes through `count` blocks of MR rows where each lies as far behind the one before,
+// or through such blocks of several lines: between two calls the FMA units stand still for longer.
 #pragma once
 #include "cpu/kernels.h"
 
@@ -18,7 +18,8 @@ struct Tile {
   bool runs = false;      // `a` holds the rows of the first tap alone, each other tap lies `run` floats behind
   int64_t run = 0;
   int64_t count, a_step;  // blocks of rows; `a` holds those of the first, each other block lies so many floats behind,
-  int64_t line = 0, line_step = 0;  // and after each `line` blocks, if any, so many more
+  int64_t line = 0, line_step = 0;  // and after each `line` blocks, if any, so many more;
+  int64_t line_gap = 0;             // so many rows of y, start and residual lie between (half_tile.h has no lines)
   const int32_t* taps;              // which tap of the weights each row of `a` belongs to; null: 0, 1, 2 ...
   int64_t n_taps, len;              // len: elements per tap
   const int32_t* inputs;            // a dense layer's stream: the elements to take, or null for all
@@ -224,7 +225,13 @@ void tile(const Tile& t) {
     if (residual) residual += MR * t.res_ld;
     y += MR * t.y_ld;
     from += t.a_step;
-    if (++in_line == t.line) from += t.line_step, in_line = 0;
+    if (++in_line == t.line) {
+      in_line = 0;
+      from += t.line_step;
+      y += t.line_gap * t.y_ld;
+      if (start) start += t.line_gap * t.start_ld;
+      if (residual) residual += t.line_gap * t.res_ld;
+    }
   }
 }
 
@@ -234,13 +241,13 @@ struct Fetch {
 };
 
 // Shares out what is fetched during `blocks` blocks of rows, or about as many, of so many steps. Some lines of a stream
-// of prefetches get lost where memory is slow: the second half of the blocks asks for all of them again.
+// of prefetches get lost where memory is slow: the second half of the blocks asks for them again.
 class Pace {
  public:
   Pace(Fetch fetch, int nv, int64_t blocks, int64_t steps)
       : fetch_(fetch), nv_(nv), left_(blocks), steps_(steps), next_(fetch.from) {
-    const bool twice = fetch_step(nv, fetch.bytes, blocks * steps) >= FEW_BYTES;
-    half_ = twice ? blocks / 2 : 0;
+    const int64_t half = blocks / 2, most = 64 * fetched_lines(nv) * half * steps;
+    half_ = fetch.bytes >= FEW_BYTES && fetch.bytes <= most ? half : 0;
     step_ = fetch_step(nv, fetch.bytes, (blocks - half_) * steps);
   }
 
@@ -264,7 +271,7 @@ class Pace {
   }
 
  private:
-  static constexpr int64_t FEW_BYTES = 16;  // a step: so few are not worth another call
+  static constexpr int64_t FEW_BYTES = 32 << 10;  // whose losses are less than another call takes
   Fetch fetch_;
   int nv_;
   int64_t left_, steps_, step_;

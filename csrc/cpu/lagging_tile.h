@@ -11,15 +11,16 @@
 namespace fastconv {
 namespace FASTCONV_ISA {
 
-// Depths beyond which a tile's end does not count.
-static constexpr int64_t LAGGING_DEPTH = 256;
+// Depths beyond which a tile's end does not count, and bytes of x beyond which it comes from memory: whole tiles, which
+// have more loads of it under way, wait less.
+static constexpr int64_t LAGGING_DEPTH = 256, LAGGING_BYTES = 4 << 20;
 
 // Most rows of a lagging tile by its width in vectors; 0: there is none.
-static constexpr int lagging_rows(int nv) {
+static constexpr int lagging_rows([[maybe_unused]] int nv) {
 #ifdef FASTCONV_ISA_AVX512
   return nv == 4 ? 6 : nv == 3 ? 8 : 0;
 #else
-  return 0 * nv;
+  return 0;
 #endif
 }
 
@@ -54,7 +55,8 @@ __attribute__((always_inline)) static inline void start_from_bias(const float* b
   }
 }
 
-// One tap, whole vectors, sums from the bias, an epilogue in place (finish_tile).
+// One tap, whole vectors, sums from the bias, an activation in place (else the halves wait for each other). One loop
+// computes both halves of the depth, so that the CPU's prefetchers see whole rows.
 template <int MR, int NV>
 void lagging_tile(const Tile& t) {
   constexpr int V = Vec::N, L = (NV + 1) / 2, R = NV - L;
@@ -68,40 +70,39 @@ void lagging_tile(const Tile& t) {
   Vec left[MR][L], right[MR][R];
   start_from_bias(left_bias, left);
   start_from_bias(right_bias, right);
-  const float* w = t.w;
-  for (int64_t c = 0; c < first; c++, w += t.w_ld, next += t.next_step) {
+  const float *lw = t.w, *rw = t.w + L * V;
+  int64_t l = 0, r = 0, from = 0, in_line = 0;  // elements of the rows that are next; where the left's block begins
+  for (; l < first; l++, lw += t.w_ld, next += t.next_step) {
     fetch_ahead<NV>(t, next);
-    add_products(p, c, w, left);
+    add_products(p, l, lw, left);
   }
-  int64_t from = 0;  // where the block begins behind its pointers
-  for (int64_t block = 0, in_line = 0; block < t.count; block++) {
-    const float *lw = t.w + first * t.w_ld, *rw = t.w + L * V;
-    int64_t at = from;
-    for (const int64_t end = from + rest; at < end; at++, lw += t.w_ld, rw += t.w_ld, next += t.next_step) {
+  bool line_ends = false;
+  for (int64_t halves = 2 * t.count - 1; halves > 0; halves--) {
+    const bool left_ends = halves % 2 != 0;
+    for (const int64_t end = l + (left_ends ? rest : first); l < end;
+         l++, r++, lw += t.w_ld, rw += t.w_ld, next += t.next_step) {
       fetch_ahead<NV>(t, next);
-      add_products(p, at + first, lw, left);
-      add_products(p, at, rw, right);
+      add_products(p, l, lw, left);
+      add_products(p, r, rw, right);
     }
-    finish_tile<MR, L>(t, residual, y, left);
-    start_from_bias(left_bias, left);
-    const int64_t end = from + t.len;
-    from += t.a_step;
-    if (++in_line == t.line) from += t.line_step, in_line = 0;
-    if (block + 1 < t.count) {
-      lw = t.w;
-      for (int64_t c = from; at < end; at++, c++, lw += t.w_ld, rw += t.w_ld, next += t.next_step) {
-        fetch_ahead<NV>(t, next);
-        add_products(p, c, lw, left);
-        add_products(p, at, rw, right);
-      }
+    if (left_ends) {
+      finish_tile<MR, L>(t, residual, y, left);
+      start_from_bias(left_bias, left);
+      from += t.a_step;
+      line_ends = ++in_line == t.line;
+      if (line_ends) from += t.line_step, in_line = 0;
+      l = from, lw = t.w;
     } else {
-      for (; at < end; at++, rw += t.w_ld) add_products(p, at, rw, right);
+      finish_tile<MR, R>(t, residual ? residual + L * V : nullptr, y + L * V, right);
+      start_from_bias(right_bias, right);
+      r = l - first, rw = t.w + L * V;
+      const int64_t rows = MR + (line_ends ? t.line_gap : 0);
+      if (residual) residual += rows * t.res_ld;
+      y += rows * t.y_ld;
     }
-    finish_tile<MR, R>(t, residual ? residual + L * V : nullptr, y + L * V, right);
-    start_from_bias(right_bias, right);
-    if (residual) residual += MR * t.res_ld;
-    y += MR * t.y_ld;
   }
+  for (int64_t i = 0; i < first; i++, r++, rw += t.w_ld) add_products(p, r, rw, right);
+  finish_tile<MR, R>(t, residual ? residual + L * V : nullptr, y + L * V, right);
 }
 
 // Null where there is none.

@@ -192,12 +192,14 @@ LARGE = [  # several chunks: of rows, of panels, of groups
     ConvCase("groups", 1, 15, 15, 128, 256, 3, 3, strides=(2, 2), pads=(1, 1, 1, 1), groups=2),
     ConvCase("one-row", 1, 1, 1, 1280, 1000, 1, 1),
     ConvCase("slices", 1, 7, 7, 1024, 70, 3, 3, pads=(1, 1, 1, 1)),
+    ConvCase("slices-rows", 1, 20, 20, 1024, 70, 3, 3, pads=(1, 1, 1, 1)),
     ConvCase("slices-dead-taps", 2, 1, 2, 1024, 33, 3, 3, pads=(1, 1, 1, 1)),
     ConvCase("one-channel", 3, 40, 37, 1, 1, 5, 5, pads=(2, 2, 2, 2)),
     ConvCase("half-vector", 1, 56, 56, 96, 24, 1, 1),
     ConvCase("half-vector-odd", 1, 35, 35, 96, 40, 1, 1),
     ConvCase("lines", 1, 113, 113, 3, 32, 3, 3, strides=(2, 2)),
     ConvCase("points", 2, 57, 45, 64, 256, 1, 1, strides=(2, 2)),
+    ConvCase("points-panels", 3, 27, 55, 256, 128, 1, 1, strides=(2, 2)),
     ConvCase("points-groups", 1, 40, 31, 96, 64, 1, 1, strides=(3, 2), groups=2),
     ConvCase("depth-in-parts", 2, 7, 9, 2048, 130, 1, 1),
     ConvCase("depth-in-parts-groups", 1, 5, 5, 2052, 68, 1, 1, groups=2),
@@ -208,7 +210,7 @@ LARGE = [  # several chunks: of rows, of panels, of groups
 @isas
 @pytest.mark.parametrize("case", LARGE, ids=lambda c: c.name)
 def test_chunks(isa: Any, case: ConvCase) -> None:
-    """`weighted.run` computes the chunks one by one from the last to the first and compares every bit."""
+    """`weighted.run` computes the chunks in parts, from the last to the first, and compares every bit."""
     check(isa, case, with_bias=True, with_residual=True, act="relu", gaps=(1, 7, 4))
 
 
