@@ -15,7 +15,7 @@ namespace FASTCONV_ISA {
 // have more loads of it under way, wait less.
 static constexpr int64_t LAGGING_DEPTH = 256, LAGGING_BYTES = 4 << 20;
 
-// Most rows of a lagging tile by its width in vectors; 0: there is none.
+// Rows of a lagging tile by its width in vectors; 0: there is none.
 static constexpr int lagging_rows([[maybe_unused]] int nv) {
 #ifdef FASTCONV_ISA_AVX512
   return nv == 4 ? 6 : nv == 3 ? 8 : 0;
@@ -55,12 +55,32 @@ __attribute__((always_inline)) static inline void start_from_bias(const float* b
   }
 }
 
+// An activation in place, of whole vectors: finish_tile() would also hold what is never asked for here.
+template <int MR, int N>
+__attribute__((always_inline)) static inline void finish_columns(const Tile& t, Vec lo, Vec hi, const float* residual,
+                                                                 float* y, Vec (&acc)[MR][N]) {
+  if (residual) {
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; i++) {
+#pragma GCC unroll 4
+      for (int j = 0; j < N; j++) acc[i][j] = add(acc[i][j], load(residual + i * t.res_ld + j * Vec::N));
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < MR; i++) {
+#pragma GCC unroll 4
+    for (int j = 0; j < N; j++) store(y + i * t.y_ld + j * Vec::N, min(hi, max(lo, acc[i][j])));
+  }
+}
+
 // One tap, whole vectors, sums from the bias, an activation in place (else the halves wait for each other). One loop
 // computes both halves of the depth, so that the CPU's prefetchers see whole rows.
 template <int MR, int NV>
 void lagging_tile(const Tile& t) {
   constexpr int V = Vec::N, L = (NV + 1) / 2, R = NV - L;
   const int64_t first = t.len / 2, rest = t.len - first;  // of the depth; the right columns do `rest` first
+  const bool clips = t.act->func == Func::clip;
+  const Vec lo = set1(clips ? t.act->alpha : -__builtin_inff()), hi = set1(clips ? t.act->beta : __builtin_inff());
   const float *left_bias = t.bias, *right_bias = t.bias ? t.bias + L * V : nullptr;
   const float *p[MR], *residual = t.residual;
   float* y = t.y;
@@ -86,14 +106,14 @@ void lagging_tile(const Tile& t) {
       add_products(p, r, rw, right);
     }
     if (left_ends) {
-      finish_tile<MR, L>(t, residual, y, left);
+      finish_columns<MR, L>(t, lo, hi, residual, y, left);
       start_from_bias(left_bias, left);
       from += t.a_step;
       line_ends = ++in_line == t.line;
       if (line_ends) from += t.line_step, in_line = 0;
       l = from, lw = t.w;
     } else {
-      finish_tile<MR, R>(t, residual ? residual + L * V : nullptr, y + L * V, right);
+      finish_columns<MR, R>(t, lo, hi, residual ? residual + L * V : nullptr, y + L * V, right);
       start_from_bias(right_bias, right);
       r = l - first, rw = t.w + L * V;
       const int64_t rows = MR + (line_ends ? t.line_gap : 0);
@@ -102,14 +122,13 @@ void lagging_tile(const Tile& t) {
     }
   }
   for (int64_t i = 0; i < first; i++, r++, rw += t.w_ld) add_products(p, r, rw, right);
-  finish_tile<MR, R>(t, residual ? residual + L * V : nullptr, y + L * V, right);
+  finish_columns<MR, R>(t, lo, hi, residual ? residual + L * V : nullptr, y + L * V, right);
 }
 
-// Null where there is none.
+// Null for other numbers of rows than lagging_rows(): blocks of one row less are few.
 static inline TileFunction find_lagging_tile(int nv, int64_t rows) {
-  if (nv == 4) return rows == 6 ? lagging_tile<6, 4> : rows == 5 ? lagging_tile<5, 4> : nullptr;
-  if (nv == 3) return rows == 8 ? lagging_tile<8, 3> : rows == 7 ? lagging_tile<7, 3> : nullptr;
-  return nullptr;
+  if (rows != lagging_rows(nv)) return nullptr;
+  return nv == 4 ? lagging_tile<lagging_rows(4), 4> : lagging_tile<lagging_rows(3), 3>;
 }
 
 #endif

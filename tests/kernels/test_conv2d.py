@@ -12,7 +12,7 @@ from fastconv import _core
 from tests.cases import ConvCase, small_convs
 
 from .guard import F32, LEVELS, close, random
-from .weighted import ACTIVATIONS, activation, conv2d, expected
+from .weighted import ACTIVATIONS, activation, conv2d, expected, pack_conv2d
 
 isas = pytest.mark.parametrize("isa", LEVELS, ids=lambda i: i.name)
 
@@ -116,6 +116,38 @@ def test_lines_of_points(isa: Any) -> None:
 
 
 @isas
+@pytest.mark.parametrize("case", [ConvCase("points", 3, 9, 31, 40, 64, 1, 1, strides=(2, 2)),
+                                  ConvCase("stem", 2, 9, 227, 3, 32, 3, 3, strides=(2, 2))],
+                         ids=lambda c: c.name)  # fmt: skip
+def test_rows_and_images_that_lie_apart(isa: Any, case: ConvCase) -> None:
+    algorithm = "implicit" if case.R == 1 else "row_run"
+    x, w, bias, _ = operands(np.random.default_rng(4), case)
+    x_row = case.W * case.C + 7
+    x_image = case.H * x_row + 9
+    flat = np.full((case.N, x_image), np.nan, np.float32)
+    flat[:, : case.H * x_row].reshape(case.N, case.H, x_row)[:, :, : case.W * case.C] = x.reshape(case.N, case.H, -1)
+    d = prepared(isa, case, algorithm)
+    d.x_row, d.x_image = x_row, x_image
+    out = np.full((case.N, case.P, case.Q, case.K), np.nan, np.float32)
+    flats = [flat.ravel()[: (case.N - 1) * x_image + (case.H - 1) * x_row + case.W * case.C].copy()]
+    _core.run_kernel(isa, d, [*flats, pack_conv2d(isa, w), bias, None], out.ravel())
+    close(out, expected(case, x, w, bias, None, "identity"), terms=case.C * case.R * case.S, scale=6.0, note=case)
+
+
+@isas
+def test_a_stride_that_no_second_line_uses(isa: Any) -> None:
+    """Of one line, which a file may give any: under sanitizers an overflow would be found."""
+    V = _core.vector_length(isa)
+    case = ConvCase("", 1, 1, 6, 5, 2 * V, 1, 1)
+    x, w, bias, _ = operands(np.random.default_rng(4), case)
+    d = prepared(isa, case, "implicit")
+    d.stride_h, d.x_row, d.x_image = 2**31, 2**40, 2**40
+    out = np.full((6, 2 * V), np.nan, np.float32)
+    _core.run_kernel(isa, d, [x.ravel(), pack_conv2d(isa, w), bias, None], out.ravel())
+    close(out.reshape(1, 1, 6, -1), expected(case, x, w, bias, None, "identity"), terms=5, scale=3.0, note=case)
+
+
+@isas
 def test_lines_of_stems(isa: Any) -> None:
     """Lines long enough to be cut into blocks of their own; chunks begin anywhere within them."""
     V = _core.vector_length(isa)
@@ -192,7 +224,8 @@ LARGE = [  # several chunks: of rows, of panels, of groups
     ConvCase("groups", 1, 15, 15, 128, 256, 3, 3, strides=(2, 2), pads=(1, 1, 1, 1), groups=2),
     ConvCase("one-row", 1, 1, 1, 1280, 1000, 1, 1),
     ConvCase("slices", 1, 7, 7, 1024, 70, 3, 3, pads=(1, 1, 1, 1)),
-    ConvCase("slices-rows", 1, 20, 20, 1024, 70, 3, 3, pads=(1, 1, 1, 1)),
+    ConvCase("slices-rows", 2, 45, 35, 256, 66, 3, 3, strides=(2, 2), pads=(1, 1, 1, 1)),
+    ConvCase("depth-in-parts-rows", 1, 29, 31, 1100, 66, 1, 1),
     ConvCase("slices-dead-taps", 2, 1, 2, 1024, 33, 3, 3, pads=(1, 1, 1, 1)),
     ConvCase("one-channel", 3, 40, 37, 1, 1, 5, 5, pads=(2, 2, 2, 2)),
     ConvCase("half-vector", 1, 56, 56, 96, 24, 1, 1),

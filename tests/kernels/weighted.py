@@ -88,11 +88,17 @@ def run(
             if flat.size:
                 view(flat, array.shape, in_strides)[...] = array
             flats.append(flat)
-        before = [None if f is None else f.copy() for f in flats]
+        given_before = [None if f is None else f.copy() for f in flats]
         out = guarded(want_out, side)
         for i in reversed(range(0, desc.chunks, max(1, step))):
-            _core.run_kernel(isa, desc, flats, out, chunks=(i, min(desc.chunks, i + step)), op=op)
-        for old, new in zip(before, flats, strict=True):
+            part = out if step == 1 else guarded(want_out, side)
+            before = part.view(np.int32).copy()
+            _core.run_kernel(isa, desc, flats, part, chunks=(i, min(desc.chunks, i + step)), op=op)
+            if part is not out:
+                written = part.view(np.int32) != before
+                assert (out.view(np.int32) == before)[written].all(), "computes chunks of another part"
+                out[written] = part[written]
+        for old, new in zip(given_before, flats, strict=True):
             if old is not None and new is not None:
                 np.testing.assert_array_equal(new.view(np.int32), old.view(np.int32), "an input changed")
         result = view(out, shape, strides).copy() if out.size else np.empty(tuple(shape), np.float32)
