@@ -276,7 +276,7 @@ int64_t scratch_bytes(const Conv2d& d, Isa isa) {
   if (d.algorithm == ConvAlgorithm::images) return (int64_t)image_bytes(d, d.rows_per_chunk, 1, isa) + 64;
   const int64_t zeros = ceil_div(d.C / d.groups, 16) * 16;
   const int64_t sums = rows_of_sums(d) * MOST_COLUMNS;
-  return (zeros + sums) * 4 + d.R * d.S * d.depth_parts * (16 * 8 + 4) + 64;
+  return (zeros + sums) * 4 + row_pointers(d) * 8 + d.R * d.S * d.depth_parts * 4 + 64;
 }
 
 int64_t scratch_bytes(const Winograd& d, Isa isa, Op op) {

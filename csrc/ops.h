@@ -108,6 +108,14 @@ static inline int64_t rows_of_sums(const Conv2d& d) {
   return d.rows_per_chunk < MOST ? MOST / d.rows_per_chunk * d.rows_per_chunk : d.rows_per_chunk;
 }
 
+// Pointers to rows that a kernel holds at once: those of each tap of a block, or as many rows of one tap.
+constexpr int64_t RUNS_AT_ONCE = 1024;
+static inline int64_t row_pointers(const Conv2d& d) {
+  const int64_t block = d.R * d.S * d.depth_parts * 16;
+  const bool runs = d.algorithm == ConvAlgorithm::row_run || d.R * d.S == 1;
+  return runs && block < RUNS_AT_ONCE ? RUNS_AT_ONCE : block;
+}
+
 // r x r, stride 1, by F(m x m, r x r): tiles of m x m outputs, (m + r - 1)^2 products of [tiles x C] by [C x K]
 // (cpu/winograd.cpp). winograd_conv2d does it all, a block of tiles at a time: in x, weights, bias, residual. Where
 // there are few tiles and many weights (winograd_workspace), winograd_input (in: x; out: the planes of all tiles) and

@@ -15,7 +15,7 @@ namespace {
 constexpr int64_t WEIGHTS_IN_L2 = 512 << 10, ROWS_IN_L2 = 256 << 10;  // bytes
 
 struct Scratch {
-  const float** pointers;  // taps x rows
+  const float** pointers;  // row_pointers(): taps x rows of a block, or rows of several blocks
   int32_t* taps;
   float* zeros;  // C / groups floats
   float* sums;   // rows_of_sums() x columns of a panel, where the depth is cut
@@ -63,12 +63,14 @@ int64_t gather(const Conv2d& d, const float* x, Pixel& at, int64_t rows, const S
 
 // One filter row is one run of memory; x needs no padding. The filter rows lie d.dilation_h image rows apart.
 int64_t gather_runs(const Conv2d& d, const float* x, Pixel& at, int64_t rows, const Scratch& s) {
-  const float* base = nullptr;
-  for (int64_t i = 0; i < rows; i++) {
-    if (i == 0 || at.q == 0) base = x + at.n * d.x_image + at.p * d.stride_h * d.x_row + at.q * d.stride_w * d.x_ld;
-    s.pointers[i] = base;
-    base += d.stride_w * d.x_ld;
-    if (++at.q == d.Q) {
+  const int64_t step = d.stride_w * d.x_ld;
+  for (int64_t i = 0; i < rows;) {
+    const int64_t n = min_i(rows - i, d.Q - at.q);
+    const float* base = x + at.n * d.x_image + at.p * d.stride_h * d.x_row + at.q * step;
+    for (int64_t j = 0; j < n; j++) s.pointers[i + j] = base + j * step;
+    i += n;
+    at.q += n;
+    if (at.q == d.Q) {
       at.q = 0;
       if (++at.p == d.P) at.p = 0, at.n++;
     }
@@ -114,7 +116,8 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
   t.run = runs ? d.dilation_h * d.x_row : 0;
   t.tail = (int)(columns - (nv - 1) * Vec::N);
 
-  const RowCut cut(d, nv, t.tail, row_begin, row_end);
+  const RowCut cut(d, nv, t.tail, row_end - row_begin);
+  const RowBlocks blocks = cut.blocks_of(row_end - row_begin);
   const int64_t slice = runs ? taps : min_i(taps, d.taps_per_slice), tap_bytes = len * t.w_ld * 4;
   const Activation none = {Func::identity, 0, 0};
   const bool clips = d.act.func == Func::clip || d.act.func == Func::identity;
@@ -132,44 +135,31 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
                                         : Fetch{(const char*)t.w + end * tap_bytes, ahead};
     Pace pace(fetch, nv, cut.count, (end - tap) * len);
     Pixel pixel = gemm ? Pixel{} : pixel_of(d, row_begin);
-    for (int64_t from = row_begin; from < row_end;) {
-      const RowCut::Piece piece = cut.piece(from);
-      const RowBlocks blocks = cut.blocks_of(piece.rows);
-      for (int64_t i = 0; i < blocks.count; i += blocks.same(i)) {  // all of one size
-        const int64_t rows = blocks.size(i), same = blocks.same(i), all = piece.lines * same;
-        const TileFunction compute = cut.tile(rows);
-        t.a_step = cut.step(rows);
-        t.line = 0;
-        if (piece.lines > 1) {
-          t.line = same;
-          t.line_step = d.stride_h * d.x_row - same * t.a_step;
-          t.line_gap = d.Q - same * rows;
-        }
-        for (int64_t done = 0; done < all; done += t.count) {
-          const int64_t at = from + done / same * d.Q + blocks.start(i) + done % same * rows;
-          t.count = pace.most(cut.even ? all - done : 1, piece.lines > 1 ? same : 1);
-          if (cut.lines) pixel = pixel_of(d, at);
-          t.n_taps = gemm         ? gather_rows(d, x, at, rows, s)
-                     : cut.by_run ? gather_runs(d, x, pixel, rows, s)
-                                  : gather(d, x, pixel, rows, s);
-          t.a = s.pointers;
-          t.taps = cut.by_run ? nullptr : s.taps;
-          float* sums = s.sums + (at - row_begin) * t.w_ld;
-          const bool fresh = tap == 0, last = end == taps;
-          if (!fresh || !last) keep_taps(t, rows, tap, end);
-          t.start = fresh ? nullptr : sums;
-          t.start_ld = t.w_ld;
-          t.y = last ? b.out + at * d.y_ld + k : sums;
-          t.cold = last && !cut.even;
-          t.y_ld = last ? d.y_ld : t.w_ld;
-          t.act = last && !act_later ? &d.act : &none;
-          t.bias = b.in[2] ? b.in[2] + k : nullptr;
-          t.residual = last && b.in[3] ? b.in[3] + at * d.res_ld + k : nullptr;
-          pace.fetch_during(t);
-          compute(t);
-        }
-      }
-      from += piece.rows * piece.lines;
+    for (int64_t i = 0; i < blocks.count; i += t.count) {
+      const int64_t rows = blocks.size(i), at = row_begin + blocks.start(i);
+      const TileFunction compute = cut.tile(rows);
+      t.count = cut.even ? pace.most(blocks.same(i)) : 1;
+      if (cut.by_run) t.count = min_i(t.count, RUNS_AT_ONCE / rows);
+      t.a_step = gemm ? rows * d.x_ld : 0;
+      t.a_next = cut.by_run ? rows : 0;
+      t.n_taps = gemm         ? gather_rows(d, x, at, rows, s)
+                 : cut.by_run ? gather_runs(d, x, pixel, rows * t.count, s)
+                              : gather(d, x, pixel, rows, s);
+      t.a = s.pointers;
+      t.taps = cut.by_run ? nullptr : s.taps;
+      float* sums = s.sums + (at - row_begin) * t.w_ld;
+      const bool fresh = tap == 0, last = end == taps;
+      if (!fresh || !last) keep_taps(t, rows, tap, end);
+      t.start = fresh ? nullptr : sums;
+      t.start_ld = t.w_ld;
+      t.y = last ? b.out + at * d.y_ld + k : sums;
+      t.cold = last && !cut.even;
+      t.y_ld = last ? d.y_ld : t.w_ld;
+      t.act = last && !act_later ? &d.act : &none;
+      t.bias = b.in[2] ? b.in[2] + k : nullptr;
+      t.residual = last && b.in[3] ? b.in[3] + at * d.res_ld + k : nullptr;
+      pace.fetch_during(t);
+      compute(t);
     }
   }
   if (act_later) activate_row(d.act, b.out + row_begin * d.y_ld, (row_end - row_begin) * d.K);
@@ -199,7 +189,7 @@ void conv2d(const Conv2d& d, const Buffers& b, int64_t begin, int64_t end) {
   for (int64_t c = 0; c < zeros; c++) s.zeros[c] = 0;
   s.sums = s.zeros + zeros;
   s.pointers = (const float**)(s.sums + rows_of_sums(d) * MAX_NV * Vec::N);
-  s.taps = (int32_t*)(s.pointers + d.R * d.S * d.depth_parts * 16);
+  s.taps = (int32_t*)(s.pointers + row_pointers(d));
 
   if (const int64_t group = staggered_rows(d, b)) {
     const int64_t row_begin = begin * d.rows_per_chunk, row_end = min_i(M, end * d.rows_per_chunk);

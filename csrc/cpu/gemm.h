@@ -5,8 +5,8 @@
 // Rows are pointers (one per tap, so that padding and strides cost nothing in the loop), weights are one panel of NV
 // vectors, rows of w_ld floats. Each step reads NV vectors (some straight from memory, where registers are short),
 // broadcasts MR scalars and issues MR * NV FMAs; 24 or more accumulators cover two FMA ports times four cycles of
-// latency three times over. A call goes through `count` blocks of MR rows where each lies as far behind the one before,
-// or through such blocks of several lines: between two calls the FMA units stand still for longer.
+// latency three times over. A call goes through `count` blocks of MR rows, each as far behind the one before or with
+// pointers of its own: between two calls the FMA units stand still for longer.
 #pragma once
 #include "cpu/kernels.h"
 
@@ -17,12 +17,12 @@ struct Tile {
   const float* const* a;  // live taps x rows
   bool runs = false;      // `a` holds the rows of the first tap alone, each other tap lies `run` floats behind
   int64_t run = 0;
-  int64_t count, a_step;  // blocks of rows; `a` holds those of the first, each other block lies so many floats behind,
-  int64_t line = 0, line_step = 0;  // and after each `line` blocks, if any, so many more;
-  int64_t line_gap = 0;             // so many rows of y, start and residual lie between (half_tile.h has no lines)
-  const int32_t* taps;              // which tap of the weights each row of `a` belongs to; null: 0, 1, 2 ...
-  int64_t n_taps, len;              // len: elements per tap
-  const int32_t* inputs;            // a dense layer's stream: the elements to take, or null for all
+  int64_t count;          // blocks of rows
+  int64_t a_step = 0;     // each lies so many floats behind the one before,
+  int64_t a_next = 0;     // or has pointers of its own, so many behind in `a` (one tap; tile() alone knows it)
+  const int32_t* taps;    // which tap of the weights each row of `a` belongs to; null: 0, 1, 2 ...
+  int64_t n_taps, len;    // len: elements per tap
+  const int32_t* inputs;  // a dense layer's stream: the elements to take, or null for all
   int64_t n_inputs;
   const float* w;
   int64_t w_ld;
@@ -155,7 +155,7 @@ void tile(const Tile& t) {
   const float *start = t.start, *residual = t.residual;
   float* y = t.y;
   int64_t from = 0;  // where the block begins behind its pointers
-  for (int64_t block = 0, in_line = 0; block < t.count; block++) {
+  for (int64_t block = 0; block < t.count; block++) {
     Vec acc[MR][NV];
     if (start) {
 #pragma GCC unroll 16
@@ -183,7 +183,7 @@ void tile(const Tile& t) {
         if (residual) __builtin_prefetch(residual + i * t.res_ld + j * V, 0, 3);
       }
     }
-    const float* const* a = t.a;
+    const float* const* a = t.a + block * t.a_next;
     const float* p[MR];
     int64_t at = from;  // of the tap
     for (int64_t k = 0; k < t.n_taps; k++, a += MR, at += t.run) {
@@ -225,13 +225,6 @@ void tile(const Tile& t) {
     if (residual) residual += MR * t.res_ld;
     y += MR * t.y_ld;
     from += t.a_step;
-    if (++in_line == t.line) {
-      in_line = 0;
-      from += t.line_step;
-      y += t.line_gap * t.y_ld;
-      if (start) start += t.line_gap * t.start_ld;
-      if (residual) residual += t.line_gap * t.res_ld;
-    }
   }
 }
 
@@ -251,13 +244,13 @@ class Pace {
     step_ = fetch_step(nv, fetch.bytes, (blocks - half_) * steps);
   }
 
-  // How many of the next `count` blocks one call may compute, in multiples of `unit` but for the last.
-  int64_t most(int64_t count, int64_t unit) {
+  // How many of the next `count` blocks one call may compute.
+  int64_t most(int64_t count) {
     if (left_ <= half_) {
       if (left_ > 0) next_ = fetch_.from, step_ = fetch_step(nv_, fetch_.bytes, left_ * steps_);
       half_ = 0;
     }
-    return half_ > 0 ? min_i(count, (left_ - half_ + unit - 1) / unit * unit) : count;
+    return half_ > 0 ? min_i(count, left_ - half_) : count;
   }
 
   // t computes the next blocks.

@@ -91,12 +91,11 @@ void lagging_tile(const Tile& t) {
   start_from_bias(left_bias, left);
   start_from_bias(right_bias, right);
   const float *lw = t.w, *rw = t.w + L * V;
-  int64_t l = 0, r = 0, from = 0, in_line = 0;  // elements of the rows that are next; where the left's block begins
+  int64_t l = 0, r = 0, from = 0;  // elements of the rows that are next; where the left's block begins
   for (; l < first; l++, lw += t.w_ld, next += t.next_step) {
     fetch_ahead<NV>(t, next);
     add_products(p, l, lw, left);
   }
-  bool line_ends = false;
   for (int64_t halves = 2 * t.count - 1; halves > 0; halves--) {
     const bool left_ends = halves % 2 != 0;
     for (const int64_t end = l + (left_ends ? rest : first); l < end;
@@ -109,16 +108,13 @@ void lagging_tile(const Tile& t) {
       finish_columns<MR, L>(t, lo, hi, residual, y, left);
       start_from_bias(left_bias, left);
       from += t.a_step;
-      line_ends = ++in_line == t.line;
-      if (line_ends) from += t.line_step, in_line = 0;
       l = from, lw = t.w;
     } else {
       finish_columns<MR, R>(t, lo, hi, residual ? residual + L * V : nullptr, y + L * V, right);
       start_from_bias(right_bias, right);
       r = l - first, rw = t.w + L * V;
-      const int64_t rows = MR + (line_ends ? t.line_gap : 0);
-      if (residual) residual += rows * t.res_ld;
-      y += rows * t.y_ld;
+      if (residual) residual += MR * t.res_ld;
+      y += MR * t.y_ld;
     }
   }
   for (int64_t i = 0; i < first; i++, r++, rw += t.w_ld) add_products(p, r, rw, right);

@@ -104,9 +104,8 @@ def test_right_columns_lag(isa: Any, act: str) -> None:
 
 
 @isas
-def test_lines_of_points(isa: Any) -> None:
-    """1x1 with a stride, line by line: lines of one block and of several, cut into equal blocks and others, and images
-    that end between them; shallow (csrc/cpu/lagging_tile.h) and deep."""
+def test_points(isa: Any) -> None:
+    """1x1 with a stride, lines and images that end anywhere in a block."""
     V = _core.vector_length(isa)
     for C in (5, 200):
         for vectors in (2, 3, 4):
@@ -136,7 +135,7 @@ def test_rows_and_images_that_lie_apart(isa: Any, case: ConvCase) -> None:
 
 @isas
 def test_a_stride_that_no_second_line_uses(isa: Any) -> None:
-    """Of one line, which a file may give any: under sanitizers an overflow would be found."""
+    """Of one line, where a file may give any."""
     V = _core.vector_length(isa)
     case = ConvCase("", 1, 1, 6, 5, 2 * V, 1, 1)
     x, w, bias, _ = operands(np.random.default_rng(4), case)
@@ -149,7 +148,7 @@ def test_a_stride_that_no_second_line_uses(isa: Any) -> None:
 
 @isas
 def test_lines_of_stems(isa: Any) -> None:
-    """Lines long enough to be cut into blocks of their own; chunks begin anywhere within them."""
+    """Lines of several blocks; chunks begin anywhere within them."""
     V = _core.vector_length(isa)
     for K in (V // 2 + 1, 2 * V, 2 * V + 3, 4 * V):
         for W in (101, 117, 226):
@@ -159,7 +158,7 @@ def test_lines_of_stems(isa: Any) -> None:
 
 @isas
 def test_short_lines_of_stems(isa: Any) -> None:
-    """Lines of one block each, whose run ends with an image or with a chunk, which may end within a line."""
+    """Lines of about a block, which cross it; chunks that end within a line."""
     V, inside = _core.vector_length(isa), 0
     for K in (V - 1, 2 * V):
         for Q in (4, 8, 10, 12, 14):
