@@ -1,10 +1,10 @@
-"""Model: what users hold. Checks inputs, keeps one compiled plan per input shape, runs it."""
+"""Model: what users hold. Compiles a plan for each input shape, and tells of the network and its parts."""
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +21,13 @@ from .data import names_from_metadata
 from .errors import DeviceError, ModelError, ShapeError
 from .forks import hold_at_fork
 from .graph import Graph, Shape
-from .inputs import FloatArray, TensorInfo, check_input, check_shape, in_order, show
+from .inputs import FloatArray, TensorInfo, check_shape, show
 from .isa import resolve_isa
 from .onnx.reader import OnnxModel, read
 from .passes import optimize
 from .prepare import prepare
 from .profile import Profile, measure
+from .runner import Runner
 from .selection import DEFAULT_WINOGRAD, Selection, check_winograd
 from .source import Source
 from .summary import network_summary
@@ -41,10 +42,9 @@ if TYPE_CHECKING:
     from .models.model import Model as LayersModel
 
 MAX_PLANS = 16  # compiled shapes that a model keeps
-FLOAT32 = np.dtype(np.float32)  # the object that most arrays share; others, as unpickled ones, are looked at twice
 
 
-class Model:
+class Model(Runner):
     """A network ready to run. Safe to use from several threads and after fork; pickles as its source.
 
     `model(x)` takes and returns numpy arrays in the order of the ONNX file (N C H W), of the types that it declares:
@@ -62,15 +62,14 @@ class Model:
         tuning: str | os.PathLike[str] | Tuning | None = None,
         _isa: str | None = None,
     ) -> None:
-        self._target = target(device, precision)
+        on = target(device, precision)
         self.device, self.precision = device, precision
-        self.threads = thread_count(threads)
-        self._threads_arg = threads
+        self._threads_arg, count = threads, thread_count(threads)
         self._isa = resolve_isa(_isa)
         self.winograd = check_winograd(winograd)
         if tuning is not None and not isinstance(tuning, Tuning):
             tuning = Tuning.load(tuning, isa=self._isa)
-        if tuning is not None and not self._target.predicts:
+        if tuning is not None and not on.predicts:
             raise DeviceError(f"device={device!r}: a tuning is for the CPU")
         self.tuning = tuning
         # an OnnxModel, or another source of Graphs such as a network of layers
@@ -79,9 +78,7 @@ class Model:
         self.name = self._onnx.name
         self.metadata: dict[str, str] = dict(getattr(self._onnx, "metadata", {}))
         self.inputs = tuple(TensorInfo(i.name, i.shape, str(i.dtype)) for i in self._onnx.inputs)
-        self._cache = WeightCache(self._target, self.threads)
-        self._executor = self._target.executor(self.threads)
-        self._plans: dict[tuple[Shape, ...], Compiled] = {}
+        self._cache = WeightCache(on, count)
         self._lock = threading.Lock()
         hold_at_fork(self)
         self._graph: Graph | None = None
@@ -89,12 +86,11 @@ class Model:
         default = self._default_shapes()
         if default is not None:  # a contradiction in the file is found now, not at the first call
             self._graph = self._onnx.build(default)
-        self.outputs = tuple(
+        outputs = (
             TensorInfo(o.name, self._output_shape(i) if o.shape is None else o.shape, str(o.dtype))
             for i, o in enumerate(self._onnx.outputs)
         )
-        self._one_float32 = [i.dtype for i in self.inputs] == ["float32"]
-        self._converted = [(i, o.dtype) for i, o in enumerate(self.outputs) if o.dtype != "float32"]
+        super().__init__(self.inputs, tuple(outputs), on, count)
 
     def _output_shape(self, index: int) -> tuple[int | str | None, ...]:
         if self._graph is None:
@@ -103,70 +99,12 @@ class Model:
         shape = self._graph.outputs[index].shape
         return (None, *shape[1:]) if free and shape else shape
 
-    # -- running ------------------------------------------------------------------------------------------------
-    def __call__(self, *args: npt.ArrayLike) -> Any:
-        """Outputs for the inputs given in order; one output comes as an array, several as a list."""
-        compiled = self._ready(args[0]) if len(args) == 1 else None
-        outputs = self._execute(compiled, list(args)) if compiled is not None else self._run(self._check_all(args))
-        return outputs[0] if len(outputs) == 1 else outputs
-
-    def run(self, output_names: Sequence[str] | None, feed: Mapping[str, npt.ArrayLike]) -> list[npt.NDArray[Any]]:
-        """The named outputs (None: all) for inputs given by name."""
-        if output_names is None and type(feed) is dict and len(feed) == 1:
-            (x,) = feed.values()
-            compiled = self._ready(x) if self.inputs[0].name in feed else None
-            if compiled is not None:
-                return self._execute(compiled, [x])
-        values = in_order(self.inputs, feed)
-        if isinstance(output_names, str):
-            raise ShapeError(f"output_names: expected None or a list of names, got {output_names!r}")
-        if output_names is not None:
-            known = {o.name for o in self.outputs}
-            for n in output_names:
-                if n not in known:
-                    raise ShapeError(f"no output named {n!r}; the model has {', '.join(map(repr, sorted(known)))}")
-        results = self._run(self._check_all(values))
-        if output_names is None:
-            return results
-        by_name = dict(zip((o.name for o in self.outputs), results, strict=True))
-        return [by_name[n] for n in output_names]
-
-    def _ready(self, x: Any) -> Compiled | None:
-        """The plan for an only input that needs no look: the usual case, in a hurry."""
-        if self._one_float32 and type(x) is np.ndarray and x.dtype is FLOAT32 and x.flags.carray and x.size:
-            return self._plans.get((x.shape,))
-        return None
-
-    def _check_all(self, args: Sequence[npt.ArrayLike]) -> list[FloatArray]:
-        if len(args) != len(self.inputs):
-            raise ShapeError(f"model {self.name!r} takes {len(self.inputs)} inputs, got {len(args)}")
-        return [
-            check_input(i, info, a, self._target) for i, (info, a) in enumerate(zip(self.inputs, args, strict=True))
-        ]
-
     def _run(self, inputs: list[FloatArray]) -> list[npt.NDArray[Any]]:
         if any(x.size == 0 for x in inputs):
             graph = self._build([x.shape for x in inputs])
             if all(v.size == 0 for v in graph.outputs):
                 return [np.empty(v.shape, o.dtype) for v, o in zip(graph.outputs, self.outputs, strict=True)]
-        return self._execute(self._compiled(tuple(x.shape for x in inputs)), inputs)
-
-    def _execute(self, compiled: Compiled, inputs: list[Any]) -> list[npt.NDArray[Any]]:
-        try:
-            outputs = [self._target.empty(shape, inputs) for _, shape in compiled.outputs]
-            self._executor.run(compiled.plan, [*inputs, *outputs], compiled.repeats)
-        except MemoryError:
-            raise ModelError(f"model {self.name!r}: no memory for {compiled.arena_bytes:,} bytes of tensors") from None
-        if not compiled.ragged and not self._converted:
-            return outputs
-        # What the plan wrote, without the empty rows of a list of unknown length, in the types that the file declares.
-        results: list[npt.NDArray[Any]] = list(outputs)
-        for i in compiled.ragged:
-            results[i] = np.asarray(results[i])
-            results[i] = results[i][results[i][:, 0] >= 0]
-        for i, dtype in self._converted:
-            results[i] = np.asarray(results[i]).astype(dtype)
-        return results
+        return super()._run(inputs)
 
     # -- compiling ----------------------------------------------------------------------------------------------
     def _feed_shapes(self, shapes: Sequence[Shape]) -> dict[str, Shape]:

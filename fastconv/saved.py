@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -19,13 +18,13 @@ from .compiler import WeightCache, compile_graph
 from .cut import Part
 from .data import CLASS_NAMES, names_from_metadata
 from .errors import DeviceError, ModelError, ShapeError
-from .forks import hold_at_fork
 from .graph import Graph, Shape
 from .inputs import TensorInfo
 from .isa import resolve_isa
 from .model import Model
 from .onnx.reader import InputInfo, OutputInfo
 from .paths import target_path
+from .runner import Runner
 from .selection import DEFAULT_WINOGRAD
 from .source import Source
 from .target import CPU
@@ -215,8 +214,7 @@ class SavedModel(Model):
             raise DeviceError(f'device={device!r}: a saved plan runs on "cpu"')
         if precision not in ("fp32", "strict"):
             raise DeviceError(f"precision={precision!r}: what a saved plan computes in was chosen when it was made")
-        self.device, self._target = device, CPU
-        self.threads, self._threads_arg = thread_count(threads), threads
+        self.device, self._threads_arg, count = device, threads, thread_count(threads)
         raw = isinstance(source, (bytes, bytearray, memoryview))
         self._given: str | bytes = bytes(source) if raw else os.fspath(source)  # type: ignore[arg-type]
         where = "plan" if isinstance(self._given, bytes) else self._given
@@ -235,9 +233,9 @@ class SavedModel(Model):
         if precision == "strict" != self.precision:
             raise ModelError(f'{where}: precision="strict": the plan was made without (fastconv compile --strict)')
         self.kernels = tuple(dict.fromkeys(o[0] for o in plan.operations))
-        self._executor = _core.Executor(self.threads)
-        self.inputs = tuple(TensorInfo(n, tuple(s), d) for n, d, s, _ in plan.inputs)
-        self.outputs = tuple(TensorInfo(n, (None, *s[1:]) if r else tuple(s), d) for n, d, s, r in plan.outputs)
+        inputs = tuple(TensorInfo(n, tuple(s), d) for n, d, s, _ in plan.inputs)
+        outputs = tuple(TensorInfo(n, (None, *s[1:]) if r else tuple(s), d) for n, d, s, r in plan.outputs)
+        Runner.__init__(self, inputs, outputs, CPU, count)
         for info in (*self.inputs, *self.outputs):
             if info.dtype not in DTYPES:
                 raise ModelError(f"{where}: {info.name!r} has the unknown dtype {info.dtype!r}")
@@ -256,13 +254,8 @@ class SavedModel(Model):
             plan.plan.arena_bytes,
             tuple(i for i, o in enumerate(plan.outputs) if o[3]),
         )
-        self._cache = WeightCache()
-        self._plans = {tuple(s for _, s in compiled.inputs): compiled}
-        self._lock = threading.Lock()
-        hold_at_fork(self)
+        self._plans[tuple(s for _, s in compiled.inputs)] = compiled
         self._graph, self._parts = None, None
-        self._one_float32 = [i.dtype for i in self.inputs] == ["float32"]
-        self._converted = [(i, o.dtype) for i, o in enumerate(self.outputs) if o.dtype != "float32"]
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
