@@ -108,11 +108,11 @@ static inline int64_t rows_of_sums(const Conv2d& d) {
   return d.rows_per_chunk < MOST ? MOST / d.rows_per_chunk * d.rows_per_chunk : d.rows_per_chunk;
 }
 
-// Pointers to rows that a kernel holds at once: those of each tap of a block, or as many rows of one tap.
+// Pointers to rows that a kernel holds at once: those of each tap of a block, or up to RUNS_AT_ONCE of one tap.
 constexpr int64_t RUNS_AT_ONCE = 1024;
 static inline int64_t row_pointers(const Conv2d& d) {
   const int64_t block = d.R * d.S * d.depth_parts * 16;
-  const bool runs = d.algorithm == ConvAlgorithm::row_run || d.R * d.S == 1;
+  const bool runs = d.algorithm == ConvAlgorithm::row_run || (d.algorithm == ConvAlgorithm::implicit && d.R * d.S == 1);
   return runs && block < RUNS_AT_ONCE ? RUNS_AT_ONCE : block;
 }
 

@@ -130,15 +130,15 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
     // The next weights are fetched at an even pace.
     const bool other = end == taps && after.bytes > 0;
     const int64_t ahead = last_panel && end == taps ? 0 : min_i(slice, end < taps ? taps - end : taps) * tap_bytes;
-    const Fetch fetch = other           ? after
-                        : cut.count < 2 ? Fetch{nullptr, 0}
-                                        : Fetch{(const char*)t.w + end * tap_bytes, ahead};
-    Pace pace(fetch, nv, cut.count, (end - tap) * len);
+    const Fetch fetch = other              ? after
+                        : blocks.count < 2 ? Fetch{nullptr, 0}
+                                           : Fetch{(const char*)t.w + end * tap_bytes, ahead};
+    Pace pace(fetch, nv, blocks.count, (end - tap) * len);
     Pixel pixel = gemm ? Pixel{} : pixel_of(d, row_begin);
     for (int64_t i = 0; i < blocks.count; i += t.count) {
       const int64_t rows = blocks.size(i), at = row_begin + blocks.start(i);
       const TileFunction compute = cut.tile(rows);
-      t.count = cut.even ? pace.most(blocks.same(i)) : 1;
+      t.count = pace.most(cut.several ? blocks.same(i) : 1);
       if (cut.by_run) t.count = min_i(t.count, RUNS_AT_ONCE / rows);
       t.a_step = gemm ? rows * d.x_ld : 0;
       t.a_next = cut.by_run ? rows : 0;
@@ -153,7 +153,7 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
       t.start = fresh ? nullptr : sums;
       t.start_ld = t.w_ld;
       t.y = last ? b.out + at * d.y_ld + k : sums;
-      t.cold = last && !cut.even;
+      t.cold = last && !cut.several;
       t.y_ld = last ? d.y_ld : t.w_ld;
       t.act = last && !act_later ? &d.act : &none;
       t.bias = b.in[2] ? b.in[2] + k : nullptr;

@@ -64,7 +64,6 @@ void run_panel(const Conv2dBackwardInput& d, const Buffers& b, const Scratch& s,
   t.act = &none;
   t.cold = true;
   t.count = 1;
-  t.a_step = 0;
   t.next_step = 0;
   for (int64_t phase_h = 0; phase_h < d.stride_h; phase_h++)
     for (int64_t phase_w = 0; phase_w < min_i(d.W, d.stride_w); phase_w++) {

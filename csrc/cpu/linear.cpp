@@ -168,7 +168,6 @@ void linear(const Linear& d, const Buffers& b, int64_t begin, int64_t end) {
   t.a = pointers;
   t.taps = nullptr;
   t.n_taps = t.count = 1;
-  t.a_step = 0;
   t.res_ld = d.res_ld;
   t.y_ld = d.y_ld;
   t.next_step = 0;

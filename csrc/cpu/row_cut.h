@@ -24,13 +24,11 @@ class RowCut {
     lags_ = gemm && lagging_rows(nv) && !cuts_depth(d) && tail == Vec::N && in_place &&
             d.C / d.groups <= LAGGING_DEPTH && 4 * d.N * d.x_image <= LAGGING_BYTES;
     by_run = d.algorithm == ConvAlgorithm::row_run || strided_points(d);
-    even = gemm || by_run;
-    count = blocks_of(rows).count;
+    several = gemm || by_run;
   }
 
-  int64_t count;  // blocks of all rows
-  bool even;      // whether one call may go through several blocks
-  bool by_run;    // whether the rows are runs of memory (gather_runs)
+  bool several;  // whether one call may go through several blocks
+  bool by_run;   // whether the rows are runs of memory (gather_runs)
 
   TileFunction tile(int64_t rows) const {
     if (pairs_) return find_half_tile(nv_, rows);

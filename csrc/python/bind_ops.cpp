@@ -195,6 +195,8 @@ const float* address(const py::array& a, int64_t needed, const std::string& what
 
 using Arrays = std::vector<std::optional<py::array>>;
 
+constexpr size_t GUARD_BYTES = 4096;
+
 template <class D>
 void run_one(void (*const KernelTable::*kernel)(const D&, const Buffers&, int64_t, int64_t), Isa isa, Op op, D d,
              const Arrays& inputs, const py::array& out, const std::optional<std::pair<int64_t, int64_t>>& chunks,
@@ -225,11 +227,18 @@ void run_one(void (*const KernelTable::*kernel)(const D&, const Buffers&, int64_
   const auto [begin, end] = chunks.value_or(std::make_pair(int64_t{0}, d.chunks));
   if (begin < 0 || end < begin || end > d.chunks)
     throw py::value_error("chunks must lie in [0, " + std::to_string(d.chunks) + "]");
-  const int64_t bytes = std::max<int64_t>(64 << 10, scratch_for(d, isa, op));
-  std::vector<char> scratch(static_cast<size_t>(bytes) + 64);
-  b.scratch = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(scratch.data()) + 63) / 64 * 64);
-  ReleaseGil release;
-  (kernels(isa).*kernel)(d, b, begin, end);
+  // Scratch as large as in a plan, with a guard behind it.
+  constexpr char GUARD = 0x5A;
+  const auto bytes = static_cast<size_t>(scratch_for(d, isa, op));
+  std::vector<char> scratch(64 + bytes + GUARD_BYTES, GUARD);
+  char* start = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(scratch.data()) + 63) / 64 * 64);
+  b.scratch = reinterpret_cast<float*>(start);
+  {
+    ReleaseGil release;
+    (kernels(isa).*kernel)(d, b, begin, end);
+  }
+  if (std::any_of(start + bytes, scratch.data() + scratch.size(), [](char c) { return c != GUARD; }))
+    throw std::runtime_error("the kernel wrote behind its scratch memory");
 }
 
 void run_kernel(Isa isa, const py::object& desc, const Arrays& inputs, const py::array& out,

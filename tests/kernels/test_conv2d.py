@@ -135,7 +135,7 @@ def test_rows_and_images_that_lie_apart(isa: Any, case: ConvCase) -> None:
 
 @isas
 def test_a_stride_that_no_second_line_uses(isa: Any) -> None:
-    """Of one line, where a file may give any."""
+    """Of one line, where a file may give any: no address is formed with it."""
     V = _core.vector_length(isa)
     case = ConvCase("", 1, 1, 6, 5, 2 * V, 1, 1)
     x, w, bias, _ = operands(np.random.default_rng(4), case)
@@ -158,7 +158,7 @@ def test_lines_of_stems(isa: Any) -> None:
 
 @isas
 def test_short_lines_of_stems(isa: Any) -> None:
-    """Lines of about a block, which cross it; chunks that end within a line."""
+    """Lines of about a block, whose ends lie anywhere in one; chunks that end within a line."""
     V, inside = _core.vector_length(isa), 0
     for K in (V - 1, 2 * V):
         for Q in (4, 8, 10, 12, 14):
@@ -232,6 +232,9 @@ LARGE = [  # several chunks: of rows, of panels, of groups
     ConvCase("lines", 1, 113, 113, 3, 32, 3, 3, strides=(2, 2)),
     ConvCase("points", 2, 57, 45, 64, 256, 1, 1, strides=(2, 2)),
     ConvCase("points-panels", 3, 27, 55, 256, 128, 1, 1, strides=(2, 2)),
+    ConvCase("points-beyond-the-image", 1, 14, 13, 40, 64, 1, 1, strides=(2, 2), pads=(0, 0, 2, 3)),
+    ConvCase("many-points", 1, 89, 69, 8, 16, 1, 1, strides=(2, 2)),
+    ConvCase("many-runs", 1, 90, 70, 1, 5, 3, 3),
     ConvCase("points-groups", 1, 40, 31, 96, 64, 1, 1, strides=(3, 2), groups=2),
     ConvCase("depth-in-parts", 2, 7, 9, 2048, 130, 1, 1),
     ConvCase("depth-in-parts-groups", 1, 5, 5, 2052, 68, 1, 1, groups=2),
