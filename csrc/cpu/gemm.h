@@ -17,11 +17,11 @@ struct Tile {
   const float* const* a;  // live taps x rows
   bool runs = false;      // `a` holds the rows of the first tap alone, each other tap lies `run` floats behind
   int64_t run = 0;
-  int64_t count;       // blocks of rows
-  int64_t a_step = 0;  // each lies so many floats behind the one before,
-  int64_t a_next = 0;  // or has its own pointers, of one tap, so many behind in `a` (half and lagging tiles ignore it)
-  const int32_t* taps;    // which tap of the weights each row of `a` belongs to; null: 0, 1, 2 ...
-  int64_t n_taps, len;    // len: elements per tap
+  int64_t count;        // blocks of rows
+  int64_t a_step = 0;   // each lies so many floats behind the one before,
+  int64_t a_next = 0;   // or has its own pointers, of one tap, so many behind in `a` (half and lagging tiles ignore it)
+  const int32_t* taps;  // which tap of the weights each row of `a` belongs to; null: 0, 1, 2 ...
+  int64_t n_taps, len;  // len: elements per tap
   const int32_t* inputs;  // a dense layer's stream: the elements to take, or null for all
   int64_t n_inputs;
   const float* w;
