@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 import fastconv
-from fastconv.cli import inputs, predict
+from fastconv.cli import bench, inputs, predict
 from fastconv.errors import FastconvError, ModelError, ShapeError
 
 from .cli_tools import CLASSES, call, model, one_line, small_model
@@ -214,6 +214,21 @@ def test_bench(call: Any, model: str) -> None:
     one_line(call("inspect", model, "--threads", "9999"), "--threads", "1024")
     one_line(call("bench", model, "--threads", "a"), "--threads 'a': expected some numbers such as 1,2")
     one_line(call("bench", model, "--batch", "many"), "--batch")
+
+
+def test_interrupted_bench_shows_what_is_done(call: Any, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    measure, done = bench.measure, []
+
+    def second_is_interrupted(*args: Any) -> Any:
+        if done:
+            raise KeyboardInterrupt
+        done.append(measure(*args))
+        return done[0]
+
+    monkeypatch.setattr(bench, "measure", second_is_interrupted)
+    got = call("bench", model, "--batch", "1,3", "--runs", 1, "--json")
+    assert got.code == 130 and [r["batch"] for r in got.json["results"]] == [1]
+    assert call("bench", model, "--batch", "1,3", "--runs", 1).code == 130
 
 
 def test_shapes(call: Any, model: str, tmp_path: Path) -> None:

@@ -215,7 +215,7 @@ def profile(
 def bench(
     model: Model,
     threads: Annotated[str | None, typer.Option(metavar="N,...", help="Numbers of threads.")] = None,
-    batch: Annotated[str | None, typer.Option(metavar="N,...", help="Batch sizes.")] = None,
+    batch: Annotated[str | None, typer.Option(metavar="N,...", help="Batch sizes, instead of --shape's first.")] = None,
     runs: Annotated[int, typer.Option(min=1, help="Timed runs of each combination.")] = 50,
     warmup: Annotated[int, typer.Option(min=0, help="Untimed runs before.")] = 5,
     shape: Shapes = None,

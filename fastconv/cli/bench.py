@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -58,17 +59,25 @@ def run(
     how: inputs.How,
     as_json: bool,
 ) -> int:
-    """Every combination of --threads and --batch, each a list such as 1,2,4."""
+    """Every combination of --threads and --batch, each a list such as 1,2,4. Interrupted it shows what is done: 130."""
     counts: tuple[int | None, ...] = (None,) if threads is None else inputs.numbers(threads, "--threads", int)
     batch_sizes: tuple[int | None, ...] = (None,) if batches is None else inputs.numbers(batches, "--batch", int)
     if any(n is not None and not 1 <= n <= MAX_THREADS for n in counts):
         raise ShapeError(f"--threads {threads}: expected numbers from 1 to {MAX_THREADS}")
     if any(n is not None and n < 1 for n in batch_sizes):
         raise ShapeError(f"--batch {batches}: expected numbers of at least 1")
-    results = [measure(path, shapes, replace(how, threads=t), b, runs, warmup) for t in counts for b in batch_sizes]
+    results: list[dict[str, Any]] = []
+    code = 0
+    try:
+        for count, batch in itertools.product(counts, batch_sizes):
+            results.append(measure(path, shapes, replace(how, threads=count), batch, runs, warmup))
+    except KeyboardInterrupt:
+        if not results:
+            raise
+        code = 130
     if as_json:
         output.dump_json({"model": path, "results": results})
-        return 0
+        return code
     titles = ("threads", "batch", "p50 ms", "p90 ms", "p99 ms", "images/s")
     rows = [
         (
@@ -80,4 +89,4 @@ def run(
         for r in results
     ]
     output.table([Column(t, right=True) for t in titles], rows)
-    return 0
+    return code
