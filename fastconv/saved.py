@@ -255,7 +255,7 @@ class SavedModel(Model):
             tuple(i for i, o in enumerate(plan.outputs) if o[3]),
         )
         self._plans[tuple(s for _, s in compiled.inputs)] = compiled
-        self._graph, self._parts = None, None
+        self._graph, self._parts = None, None  # no _cache and no _lock: nothing is compiled here
 
     @property
     def class_names(self) -> tuple[str, ...] | None:

@@ -227,8 +227,11 @@ def test_interrupted_bench_shows_what_is_done(call: Any, model: str, monkeypatch
 
     monkeypatch.setattr(bench, "measure", second_is_interrupted)
     got = call("bench", model, "--batch", "1,3", "--runs", 1, "--json")
-    assert got.code == 130 and [r["batch"] for r in got.json["results"]] == [1]
-    assert call("bench", model, "--batch", "1,3", "--runs", 1).code == 130
+    assert got.code == 130 and got.json["interrupted"] and [r["batch"] for r in got.json["results"]] == [1]
+    assert call("bench", model, "--runs", 1).code == 130  # nothing is done yet
+    done.clear()
+    got = call("bench", model, "--batch", "1,3", "--runs", 1)
+    assert got.code == 130 and len(got.out.splitlines()) == 2
 
 
 def test_shapes(call: Any, model: str, tmp_path: Path) -> None:

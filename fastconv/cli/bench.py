@@ -76,7 +76,7 @@ def run(
             raise
         code = 130
     if as_json:
-        output.dump_json({"model": path, "results": results})
+        output.dump_json({"model": path, "results": results, **({"interrupted": True} if code else {})})
         return code
     titles = ("threads", "batch", "p50 ms", "p90 ms", "p99 ms", "images/s")
     rows = [
