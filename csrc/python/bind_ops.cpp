@@ -198,9 +198,9 @@ using Arrays = std::vector<std::optional<py::array>>;
 constexpr size_t GUARD_BYTES = 4096;
 
 template <class D>
-void run_one(void (*const KernelTable::*kernel)(const D&, const Buffers&, int64_t, int64_t), Isa isa, Op op, D d,
-             const Arrays& inputs, const py::array& out, const std::optional<std::pair<int64_t, int64_t>>& chunks,
-             const std::vector<py::array>& more) {
+void run_one(const char* name, void (*const KernelTable::*kernel)(const D&, const Buffers&, int64_t, int64_t), Isa isa,
+             Op op, D d, const Arrays& inputs, const py::array& out,
+             const std::optional<std::pair<int64_t, int64_t>>& chunks, const std::vector<py::array>& more) {
   const Extent needs = extent_for(d, isa, op);
   if (has_weights<D> || d.chunks < 1) prepare_for(d, isa, op);
   if (inputs.size() > 4) throw py::value_error("a kernel has at most four inputs");
@@ -238,7 +238,8 @@ void run_one(void (*const KernelTable::*kernel)(const D&, const Buffers&, int64_
     (kernels(isa).*kernel)(d, b, begin, end);
   }
   if (std::any_of(start + bytes, scratch.data() + scratch.size(), [](char c) { return c != GUARD; }))
-    throw std::runtime_error("the kernel wrote behind its scratch memory");
+    throw std::runtime_error(std::string(name) + ": the kernel wrote behind its " + std::to_string(bytes) +
+                             " bytes of scratch memory");
 }
 
 void run_kernel(Isa isa, const py::object& desc, const Arrays& inputs, const py::array& out,
@@ -251,9 +252,10 @@ void run_kernel(Isa isa, const py::object& desc, const Arrays& inputs, const py:
 #undef KERNEL
   if (kinds == 0) throw py::type_error("desc is not a descriptor, or not one of op's");
   if (kinds > 1) throw py::type_error("several operations share this descriptor: name one with op");
-#define KERNEL(name, Descriptor)                                    \
-  if (py::isinstance<Descriptor>(desc) && (!op || *op == Op::name)) \
-    return run_one<Descriptor>(&KernelTable::name, isa, Op::name, desc.cast<Descriptor>(), inputs, out, chunks, more);
+#define KERNEL(name, Descriptor)                                                                                       \
+  if (py::isinstance<Descriptor>(desc) && (!op || *op == Op::name))                                                    \
+    return run_one<Descriptor>(#name, &KernelTable::name, isa, Op::name, desc.cast<Descriptor>(), inputs, out, chunks, \
+                               more);
 #include "cpu/kernels.def"
 #undef KERNEL
 }

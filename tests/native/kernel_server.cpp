@@ -71,9 +71,8 @@ void call(void (*const KernelTable::*kernel)(const D&, const Buffers&, int64_t, 
     if (written[i] > 0 ? r.out[i] < written[i] : i == 0 && r.out[i] < 0) throw std::invalid_argument("out");
   }
   if (d.chunks < 1) prepare_for(d, isa, op);
-  const int64_t scratch_floats = scratch_for(d, isa, op) / 4 + 16;
-  std::vector<float> scratch((size_t)scratch_floats + 16);
-  b.scratch = (float*)(((uintptr_t)scratch.data() + 63) / 64 * 64);
+  const Guarded scratch((scratch_for(d, isa, op) + 63) / 64 * 16, false);
+  b.scratch = scratch.data;
   (kernels(isa).*kernel)(d, b, r.end < 0 ? 0 : r.begin, r.end < 0 ? d.chunks : r.end);
 }
 
