@@ -157,8 +157,8 @@ void prepare(Conv2dBackwardInput& d, Isa isa, Op op) {
   const int64_t columns = op == Op::depthwise_backward_input ? 4 * d.C : std::min(d.C, d.panels_per_chunk * widest * V);
   const int64_t row_flops = std::max<int64_t>(1, 2 * d.W * depth * columns / (d.stride_h * d.stride_w));
   const int64_t rows_for_flops = ceil_div(CHUNK_FLOPS, row_flops);
-  d.rows_per_chunk = even_rows(rows, std::min(ceil_div(CHUNKS, parts), ceil_div(rows, rows_for_flops)), parts, 1, 1);
-  d.row_chunks = ceil_div(rows, d.rows_per_chunk);
+  const int64_t most = std::min(ceil_div(CHUNKS, parts), ceil_div(rows, rows_for_flops));
+  d.row_chunks = rows == 0 ? 0 : even_ranges(rows, most, parts, 1, 1);
   d.chunks = parts * d.row_chunks;
 }
 

@@ -61,15 +61,14 @@ void epilogue_extent(const char* op, const D& d, int64_t rows, Extent& e) {
 
 }  // namespace
 
-int64_t even_rows(int64_t rows, int64_t most, int64_t parts, int64_t unit, int64_t tile) {
-  int64_t best = 0, least = INT64_MAX;
-  for (int64_t i = std::max<int64_t>(1, most); 2 * i >= most && i >= 1; i--) {
-    const int64_t size = std::max<int64_t>(1, ceil_div(ceil_div(rows, i), unit) * unit), ranges = ceil_div(rows, size);
+int64_t even_ranges(int64_t rows, int64_t most, int64_t parts, int64_t unit, int64_t tile) {
+  const int64_t units = std::max<int64_t>(1, rows / unit);
+  int64_t best = 1, least = INT64_MAX;
+  for (int64_t i = std::clamp<int64_t>(most, 1, units); 2 * i >= std::min(most, units) && i >= 1; i--) {
+    const int64_t size = ceil_div(units, i) * unit;
     // of the thread that has more chunks, in the time of a row; the start and the end of a tile take about as long
-    const int64_t taken = ceil_div(ranges * parts, 2) * (size + ceil_div(size, tile));
-    const bool ragged = 2 * (ranges * size - rows) > size;  // a few rows left over take the time of many
-    if (best == 0 || (!ragged && taken < least)) best = size;
-    if (!ragged) least = std::min(least, taken);
+    const int64_t taken = ceil_div(i * parts, 2) * (size + ceil_div(size, tile));
+    if (taken < least) best = i, least = taken;
   }
   return best;
 }
@@ -79,7 +78,7 @@ static void prepare_images(Conv2d& d, Isa isa) {
   d.algorithm = ConvAlgorithm::images;
   d.panels_per_chunk = ceil_div(ceil_div(d.K, geometry(isa).vector_length), geometry(isa).max_panel);
   d.panel_chunks = 1;
-  d.rows_per_chunk = cut.rows, d.row_chunks = cut.bands;
+  d.rows_per_chunk = cut.rows, d.row_chunks = cut.bands, d.row_unit = 1;
   d.chunks = cut.groups * cut.bands;
   d.depth_parts = 1;
   d.taps_per_slice = d.R * d.S;
@@ -100,9 +99,10 @@ void prepare(Conv2d& d, Isa isa) {
   const int64_t parts = d.panel_chunks * d.groups, wanted = ceil_div(M <= FEW_ROWS ? FEW_CHUNKS : CHUNKS, parts);
   const int64_t most = M <= FEW_ROWS ? wanted : std::min(wanted, ceil_div(M, rows_for_flops));
   const int64_t tail = Kg % table.vector_length;
-  const bool pairs = tail > 0 && 2 * tail <= table.vector_length;  // of rows that share a vector (cpu/half_tile.h)
-  d.rows_per_chunk = even_rows(M, most, parts, pairs ? 2 : 1, table.rows[std::min<int64_t>(vectors, table.max_panel)]);
-  d.row_chunks = M == 0 ? 0 : ceil_div(M, d.rows_per_chunk);
+  const int64_t tile = table.rows[std::min<int64_t>(vectors, table.max_panel)];
+  d.row_unit = tail > 0 && 2 * tail <= table.vector_length ? 2 : 1;
+  d.row_chunks = M == 0 ? 0 : even_ranges(M, most, parts, d.row_unit, tile);
+  d.rows_per_chunk = M == 0 ? 1 : ceil_div(M / d.row_unit, d.row_chunks) * d.row_unit + M % d.row_unit;
   d.chunks = parts * d.row_chunks;
   const int64_t tap_bytes = 4 * d.C / d.groups * std::min<int64_t>(columns, table.max_panel * table.vector_length);
   const bool deep = d.algorithm == ConvAlgorithm::gemm && tap_bytes > PANEL_BYTES / 2 && d.C / d.groups % 2 == 0;

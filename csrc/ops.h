@@ -93,12 +93,20 @@ struct Conv2d {
   int64_t y_ld, res_ld;
   ConvAlgorithm algorithm;
   Activation act;
-  int64_t rows_per_chunk, row_chunks, panels_per_chunk, panel_chunks;
+  int64_t rows_per_chunk;  // at most; see range_begin()
+  int64_t row_chunks, panels_per_chunk, panel_chunks;
+  int64_t row_unit;        // 2 where two rows share the last vector of outputs (cpu/half_tile.h), else 1
   int64_t depth_parts;     // as so many taps the depth of a gemm counts, else 1
   int64_t taps_per_slice;  // the depth is cut where a panel of all taps would not stay in L2
 };
 
 static inline bool cuts_depth(const Conv2d& d) { return d.taps_per_slice < d.R * d.S * d.depth_parts; }
+
+// The first row of range i of row_chunks ranges, which differ by a unit; those of all of them are i = row_chunks.
+static inline int64_t range_begin(const Conv2d& d, int64_t i) {
+  const int64_t rows = d.N * d.P * d.Q;
+  return i >= d.row_chunks ? rows : rows / d.row_unit * i / d.row_chunks * d.row_unit;
+}
 
 // Rows whose sums of a panel are held at once where the depth is cut: whole ranges that make up to 256 rows (64 kB), or
 // one; 0 where it is not.

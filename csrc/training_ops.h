@@ -55,7 +55,7 @@ struct Conv2dBackwardInput {
   int64_t N, H, W, C, K, P, Q, R, S, groups;
   int64_t stride_h, stride_w, dilation_h, dilation_w, pad_t, pad_l;
   int64_t g_ld, x_image, x_row, x_ld, res_ld;
-  int64_t rows_per_chunk, row_chunks, panels_per_chunk, panel_chunks;
+  int64_t row_chunks, panels_per_chunk, panel_chunks;
 };
 
 enum class PanelLayout : int32_t { conv2d, linear, depthwise };  // depthwise: one panel of all columns

@@ -388,6 +388,7 @@ class Conv2d:
     panels_per_chunk: int
     res_ld: int
     row_chunks: int
+    row_unit: int
     rows_per_chunk: int
     stride_h: int
     stride_w: int
@@ -876,7 +877,6 @@ class Conv2dBackwardInput:
     panels_per_chunk: int
     res_ld: int
     row_chunks: int
-    rows_per_chunk: int
     stride_h: int
     stride_w: int
     x_image: int

@@ -171,16 +171,15 @@ int64_t last_of_run(const Conv2d& d, const Buffers& b, int64_t chunk, int64_t en
   int64_t last = chunk + min_i(together - 1, (end - 1 - chunk) / parts) * parts;
   if (parts == 1 && chunk < b.next_begin) last = min_i(last, b.next_begin - 1);  // fetched too early they leave L2
   // Where two rows share a vector (row_cut.h), an odd range goes alone.
-  const int64_t tail = d.K / d.groups % Vec::N, rows = d.N * d.P * d.Q;
-  const bool pairs = tail > 0 && 2 * tail <= Vec::N, odd = (last / parts + 1) * d.rows_per_chunk > rows && rows % 2;
-  return pairs && odd && last > chunk ? last - parts : last;
+  const bool odd = last / parts + 1 == d.row_chunks && d.N * d.P * d.Q % d.row_unit;
+  return odd && last > chunk ? last - parts : last;
 }
 
 }  // namespace
 
 void conv2d(const Conv2d& d, const Buffers& b, int64_t begin, int64_t end) {
   if (d.algorithm == ConvAlgorithm::images) return conv2d_images(d, b, begin, end);
-  const int64_t Cg = d.C / d.groups, M = d.N * d.P * d.Q;
+  const int64_t Cg = d.C / d.groups;
   const Panels panels(d.K / d.groups, MAX_NV);
   // scratch: zeros, sums, pointers, taps; sized by scratch_bytes(Conv2d&)
   Scratch s;
@@ -192,7 +191,7 @@ void conv2d(const Conv2d& d, const Buffers& b, int64_t begin, int64_t end) {
   s.taps = (int32_t*)(s.pointers + row_pointers(d));
 
   if (const int64_t group = staggered_rows(d, b)) {
-    const int64_t row_begin = begin * d.rows_per_chunk, row_end = min_i(M, end * d.rows_per_chunk);
+    const int64_t row_begin = range_begin(d, begin), row_end = range_begin(d, end);
     const Range rows = staggered_range(d, group, row_begin, row_end);
     for (int64_t p = 0; p < panels.count; p++) {
       if (row_begin < rows.begin) run_panel(d, b, s, 0, panels, p, row_begin, rows.begin, {nullptr, 0});
@@ -219,8 +218,7 @@ void conv2d(const Conv2d& d, const Buffers& b, int64_t begin, int64_t end) {
       int64_t chunk = round_begin + (part - round_begin % parts + parts) % parts;
       while (chunk < round_end) {
         const int64_t last = last_of_run(d, b, chunk, round_end, parts, together);
-        const int64_t row_begin = chunk / parts * d.rows_per_chunk;
-        const int64_t row_end = min_i(M, (last / parts + 1) * d.rows_per_chunk);
+        const int64_t row_begin = range_begin(d, chunk / parts), row_end = range_begin(d, last / parts + 1);
         const Fetch after = next_operation(b, parts == 1 ? chunk : last, last + 1, parts == 1);
         for (int64_t p = pc * d.panels_per_chunk; p < panels_end; p++) {
           run_panel(d, b, s, group, panels, p, row_begin, row_end, p == panels_end - 1 ? after : Fetch{nullptr, 0});

@@ -100,7 +100,8 @@ void conv2d_backward_input(const Conv2dBackwardInput& d, const Buffers& b, int64
     const int64_t group = part / d.panel_chunks, pc = part % d.panel_chunks;
     const int64_t last = min_i(panels.count, (pc + 1) * d.panels_per_chunk);
     for (int64_t chunk = begin + (part - begin % parts + parts) % parts; chunk < end; chunk += parts) {
-      const int64_t row_begin = chunk / parts * d.rows_per_chunk, row_end = min_i(rows, row_begin + d.rows_per_chunk);
+      const int64_t range = chunk / parts;
+      const int64_t row_begin = rows * range / d.row_chunks, row_end = rows * (range + 1) / d.row_chunks;
       for (int64_t p = pc * d.panels_per_chunk; p < last; p++) run_panel(d, b, s, group, panels, p, row_begin, row_end);
     }
   }
@@ -130,9 +131,9 @@ static Columns list_columns(const Conv2dBackwardInput& d, float* scratch) {
 
 // One vector of channels runs along a row of dx before the next; taps that a phase does not meet are left out.
 void depthwise_backward_input(const Conv2dBackwardInput& d, const Buffers& b, int64_t begin, int64_t end) {
-  const int64_t last = min_i(d.N * d.H, end * d.rows_per_chunk), w_ld = (d.C + Vec::N - 1) / Vec::N * Vec::N;
+  const int64_t rows = d.N * d.H, w_ld = (d.C + Vec::N - 1) / Vec::N * Vec::N;
   const Columns columns = list_columns(d, b.scratch);
-  for (int64_t row = begin * d.rows_per_chunk; row < last; row++) {
+  for (int64_t row = rows * begin / d.chunks; row < rows * end / d.chunks; row++) {
     const int64_t n = row / d.H, h = row % d.H;
     for (int64_t c = 0; c < d.C; c += Vec::N) {
       const int lanes = (int)min_i(Vec::N, d.C - c);

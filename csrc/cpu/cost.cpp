@@ -106,14 +106,11 @@ void add_conv2d(Cost& cost, ConvShape s, ConvChoice choice, Isa isa) {
   }
   const double taps = live * (double)s.S;
   const bool halves = choice == ConvChoice::gemm && !cuts_depth(d);
-  const int64_t whole = M / d.rows_per_chunk, rest = M % d.rows_per_chunk;
-  Cost one{};
-  add_products(one, table, d.rows_per_chunk, Kg, taps * (double)Cg, halves);
-  const double chunks = (double)(whole * s.groups);
-  for (int i = 0; i < COST_TERMS; i++) cost.terms[i] += chunks * one.terms[i];
-  one = Cost{};
-  add_products(one, table, rest, Kg, taps * (double)Cg, halves);
-  for (int i = 0; i < COST_TERMS; i++) cost.terms[i] += (double)s.groups * one.terms[i];
+  Cost group{};
+  for (int64_t i = 0; i < d.row_chunks; i++) {
+    add_products(group, table, range_begin(d, i + 1) - range_begin(d, i), Kg, taps * (double)Cg, halves);
+  }
+  for (int i = 0; i < COST_TERMS; i++) cost.terms[i] += (double)s.groups * group.terms[i];
   cost.terms[COST_POINTER] += (double)(M * panels * s.groups) * (runs ? (double)s.R : taps);
   cost.terms[COST_WEIGHT] += 4.0 * (double)packed_conv2d_size(s.K, s.C, s.R, s.S, s.groups, isa);
   cost.terms[COST_PANEL] += 4.0 * (double)s.N * (double)(s.H * s.W * s.C) * (double)(panels - 1);

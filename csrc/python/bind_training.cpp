@@ -36,7 +36,7 @@ void init_training_ops(py::module_& m) {
     using D = Conv2dBackwardInput;
     Binder<D>(m, "Conv2dBackwardInput", "in: g, packed weights, residual") F(chunks) F(N) F(H) F(W) F(C) F(K) F(P) F(Q)
         F(R) F(S) F(groups) F(stride_h) F(stride_w) F(dilation_h) F(dilation_w) F(pad_t) F(pad_l) F(g_ld) F(x_image)
-            F(x_row) F(x_ld) F(res_ld) F(rows_per_chunk) F(row_chunks) F(panels_per_chunk) F(panel_chunks);
+            F(x_row) F(x_ld) F(res_ld) F(row_chunks) F(panels_per_chunk) F(panel_chunks);
   }
   {
     using D = PackWeights;
