@@ -28,8 +28,9 @@ int64_t winograd_workspace(int64_t N, int64_t P, int64_t Q, int64_t C, int64_t K
 constexpr int64_t CHUNKS = 32, CHUNK_FLOPS = 1 << 20;
 constexpr int64_t SMALL_WEIGHTS = 256 << 10;  // bytes: a quarter of L2
 
-// Into how many ranges, that differ by a unit of rows, rows are cut. Chunks are ranges times `parts`; of `most` ranges
-// down to half as many, those at whose end two threads wait least, each with half of the chunks. tile: most rows of one.
+// Into how many ranges rows are cut, of which none has a unit more than another. Chunks are ranges times `parts`; of
+// `most` ranges down to half as many, those at whose end two threads wait least, each with half of the chunks. tile:
+// most rows of one.
 int64_t even_ranges(int64_t rows, int64_t most, int64_t parts, int64_t unit, int64_t tile);
 
 // Into how many bands of rows a depthwise convolution cuts the sums over an image of P rows.

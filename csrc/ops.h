@@ -93,16 +93,17 @@ struct Conv2d {
   int64_t y_ld, res_ld;
   ConvAlgorithm algorithm;
   Activation act;
-  int64_t rows_per_chunk;  // at most; see range_begin()
+  int64_t rows_per_chunk;  // at most, see range_begin(); of images: rows of an image
   int64_t row_chunks, panels_per_chunk, panel_chunks;
-  int64_t row_unit;        // 2 where two rows share the last vector of outputs (cpu/half_tile.h), else 1
+  int64_t row_unit;        // 2 where two rows can share the last vector of outputs (cpu/half_tile.h), else 1
   int64_t depth_parts;     // as so many taps the depth of a gemm counts, else 1
   int64_t taps_per_slice;  // the depth is cut where a panel of all taps would not stay in L2
 };
 
 static inline bool cuts_depth(const Conv2d& d) { return d.taps_per_slice < d.R * d.S * d.depth_parts; }
 
-// The first row of range i of row_chunks ranges, which differ by a unit; those of all of them are i = row_chunks.
+// The first row of range i of row_chunks; i = row_chunks: behind the last. One may have a unit more than another, and
+// the last one the row that is left of an odd number in pairs.
 static inline int64_t range_begin(const Conv2d& d, int64_t i) {
   const int64_t rows = d.N * d.P * d.Q;
   return i >= d.row_chunks ? rows : rows / d.row_unit * i / d.row_chunks * d.row_unit;

@@ -1767,5 +1767,5 @@ DEFAULT_WINOGRAD: int = 4
 LARGEST_WINOGRAD: int = 6
 MAX_RANK: int = 8
 PLAN_MAGIC: bytes
-PLAN_VERSION: int = 5
+PLAN_VERSION: int = 6
 __version__: str

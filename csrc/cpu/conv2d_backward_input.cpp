@@ -131,9 +131,10 @@ static Columns list_columns(const Conv2dBackwardInput& d, float* scratch) {
 
 // One vector of channels runs along a row of dx before the next; taps that a phase does not meet are left out.
 void depthwise_backward_input(const Conv2dBackwardInput& d, const Buffers& b, int64_t begin, int64_t end) {
-  const int64_t rows = d.N * d.H, w_ld = (d.C + Vec::N - 1) / Vec::N * Vec::N;
+  if (begin >= end) return;
+  const int64_t rows = d.N * d.H, last = rows * end / d.chunks, w_ld = (d.C + Vec::N - 1) / Vec::N * Vec::N;
   const Columns columns = list_columns(d, b.scratch);
-  for (int64_t row = rows * begin / d.chunks; row < rows * end / d.chunks; row++) {
+  for (int64_t row = rows * begin / d.chunks; row < last; row++) {
     const int64_t n = row / d.H, h = row % d.H;
     for (int64_t c = 0; c < d.C; c += Vec::N) {
       const int lanes = (int)min_i(Vec::N, d.C - c);

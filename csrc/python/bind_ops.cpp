@@ -78,8 +78,8 @@ void init_descriptors(py::module_& m) {
     using D = Conv2d;
     Binder<D>(m, "Conv2d", "in: x, packed weights, bias, residual") F(chunks) F(N) F(H) F(W) F(C) F(K) F(P) F(Q) F(R)
         F(S) F(groups) F(stride_h) F(stride_w) F(dilation_h) F(dilation_w) F(pad_t) F(pad_l) F(x_image) F(x_row) F(x_ld)
-            F(y_ld) F(res_ld) F(algorithm) F(act) F(rows_per_chunk) F(row_chunks) F(row_unit) F(panels_per_chunk) F(panel_chunks)
-                F(depth_parts) F(taps_per_slice);
+            F(y_ld) F(res_ld) F(algorithm) F(act) F(rows_per_chunk) F(row_chunks) F(row_unit) F(panels_per_chunk)
+                F(panel_chunks) F(depth_parts) F(taps_per_slice);
   }
   {
     using D = Winograd;

@@ -132,6 +132,14 @@ def test_large(isa: Any, case: cases.ConvCase) -> None:
 
 
 @isas
+@pytest.mark.parametrize("groups", (1, 4))
+def test_empty_batch(isa: Any, groups: int) -> None:
+    case = cases.ConvCase("empty", 0, 5, 4, 4, 4, 3, 3, groups=groups)
+    g, w = np.zeros((0, case.P, case.Q, 4), np.float32), np.ones((4, 4 // groups, 3, 3), np.float32)
+    assert input_(isa, case, g, w).shape == (0, 5, 4, 4)
+
+
+@isas
 def test_no_pixels(isa: Any) -> None:
     case = cases.ConvCase("none", 0, 5, 5, 3, 4, 3, 3)
     dw = weight(isa, case, np.zeros((0, 5, 5, 3), np.float32), np.zeros((0, 3, 3, 4), np.float32))

@@ -12,7 +12,6 @@ from tests.cases import ConvCase
 
 from .test_conv2d import check, cuts, isas, prepared
 
-
 LARGE = [  # several chunks: of rows, of panels, of groups
     ConvCase("rows", 1, 28, 28, 64, 64, 3, 3, pads=(1, 1, 1, 1)),
     ConvCase("rows-7", 2, 14, 14, 48, 96, 3, 3, pads=(1, 1, 1, 1)),
