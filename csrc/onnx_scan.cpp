@@ -17,7 +17,7 @@ class Scanner : ValueInfoReader {
     bool has_graph = false;
     const uint64_t end = src_.size();
     while (pos_ < end) {
-      const Tag t = tag(end, "model");
+      const Tag t = tag(end, "the model: not an ONNX file, or damaged");
       switch (t.field) {
         case 1:
           m.ir_version = integer(t, end, "ir_version");

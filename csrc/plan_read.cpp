@@ -30,7 +30,7 @@ constexpr uint64_t MOST_MEMORY = uint64_t(1) << 46;  // bytes of an arena, or sc
 
 [[noreturn]] void broken(const std::string& what) { throw PlanFileError("broken plan: " + what); }
 
-[[noreturn]] void not_a_plan() { throw PlanFileError("not a saved plan"); }
+[[noreturn]] void not_a_plan() { throw PlanFileError("not a saved plan: it begins otherwise"); }
 
 void require(bool ok, const char* what) {
   if (!ok) broken(what);

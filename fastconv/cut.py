@@ -154,7 +154,8 @@ def features(graph: Graph, headless: bool = False) -> tuple[Value, bool]:
         elif not headless:
             raise ModelError(
                 f"network {graph.name!r}: no classifier: nothing is learnt behind the feature maps {v.name!r} of shape "
-                f"{v.shape}; if it was cut off already, the network can be used as it is: else name a layer instead"
+                f"{v.shape}; if it was cut off already, the network can be used as it is, and taught as layers "
+                "(fine_tune(load(file).as_layers(), ...)): else name a layer instead"
             )
     node = producers.get(v)
     if node is not None and node.op == "Transpose" and tuple(node.attrs["perm"]) == (0, 2, 3, 1):

@@ -11,6 +11,10 @@ from fastconv.layers.base import Layer
 from fastconv.layers.windows import whole
 
 
+def _is_count(n: object) -> bool:
+    return isinstance(n, int) and n >= 0
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How to teach; see `fine_tune`."""
@@ -27,10 +31,11 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        counts = (*self.epochs, self.unfreeze, self.seed)
-        if len(self.epochs) != 2 or any(not isinstance(n, int) or n < 0 for n in counts) or not any(self.epochs):
-            given = f"epochs={self.epochs!r}, unfreeze={self.unfreeze!r}, seed={self.seed!r}"
-            raise ValueError(f"{given}: expected two counts of epochs, and counts")
+        if len(self.epochs) != 2 or not all(map(_is_count, self.epochs)) or not any(self.epochs):
+            raise ValueError(f"epochs={self.epochs!r}: expected two counts of epochs, of which one may be 0")
+        for name in ("unfreeze", "seed"):
+            if not _is_count(getattr(self, name)):
+                raise ValueError(f"{name}={getattr(self, name)!r}: expected a whole number from 0 on")
         for name in ("batch_size", "views"):
             whole(getattr(self, name), name)
         for units in self.hidden:

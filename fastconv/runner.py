@@ -72,7 +72,8 @@ class Runner(ABC):
 
     def _check_all(self, args: Sequence[npt.ArrayLike]) -> list[FloatArray]:
         if len(args) != len(self.inputs):
-            raise ShapeError(f"model {self.name!r} takes {len(self.inputs)} inputs, got {len(args)}")
+            n = len(self.inputs)
+            raise ShapeError(f"model {self.name!r} takes {n} input{'s' * (n != 1)}, got {len(args)}")
         return [
             check_input(i, info, a, self._target) for i, (info, a) in enumerate(zip(self.inputs, args, strict=True))
         ]

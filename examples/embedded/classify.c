@@ -35,6 +35,13 @@ static double milliseconds(void) {
 
 static int three(const char* text, float out[3]) { return sscanf(text, "%f,%f,%f", out, out + 1, out + 2) == 3; }
 
+static int count(const char* text, int* out) {
+  char* end;
+  const long n = strtol(text, &end, 10);
+  *out = (int)n;
+  return end != text && *end == 0 && n >= 0 && n <= 4096;
+}
+
 static int parse(int argc, char** argv, options* o) {
   const options defaults = {NULL, NULL, NULL, NULL, 0, 1, 0, {0.485f, 0.456f, 0.406f}, {0.229f, 0.224f, 0.225f}};
   *o = defaults; /* the usual mean and deviation of ImageNet */
@@ -50,9 +57,9 @@ static int parse(int argc, char** argv, options* o) {
       } else if (strcmp(a, "--dump") == 0) {
         o->dump = value;
       } else if (strcmp(a, "--threads") == 0) {
-        o->threads = atoi(value);
+        if (!count(value, &o->threads)) return 0;
       } else if (strcmp(a, "--runs") == 0) {
-        o->runs = atoi(value);
+        if (!count(value, &o->runs)) return 0;
       } else if (!(strcmp(a, "--mean") == 0 && three(value, o->mean)) &&
                  !(strcmp(a, "--std") == 0 && three(value, o->std))) {
         return 0;

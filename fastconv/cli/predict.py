@@ -114,7 +114,7 @@ def probabilities(scores: npt.NDArray[Any], name: str) -> npt.NDArray[np.float64
         raise ModelError(f"output {name!r}: expected [N, classes], got {list(scores.shape)}")
     rows = rows.astype(np.float64)
     if not np.isfinite(rows).all():
-        raise ModelError(f"output {name!r} holds NaN or infinity")
+        raise ModelError(f"output {name!r} holds NaN or infinity: are the weights damaged? (fastconv info tells)")
     if (rows >= -1e-6).all() and (np.abs(rows.sum(axis=1) - 1) < 1e-3).all():
         return rows
     powers = np.exp(rows - rows.max(axis=1, keepdims=True))

@@ -73,8 +73,9 @@ def run(path: str, out: str, shapes: Sequence[str], seconds: float, winograd: in
     )  # fmt: skip
     gain = sum(r["microseconds"][r["default"]] - r["microseconds"][r["fastest"]] for r in rows)
     fresh_count = sum(r["measured"] for r in rows)
+    layers = "1 layer" if len(rows) == 1 else f"{len(rows)} layers"
     output.print_line(
-        f"{len(rows)} layers, {fresh_count} measured now, {gain / 1e3:.3f} ms less than by default; {out} written",
+        f"{layers}, {fresh_count} measured now, {gain / 1e3:.3f} ms less than by default; {out} written",
         style="bold",
     )
     return 0

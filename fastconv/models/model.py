@@ -276,8 +276,9 @@ class Model(Layer, Training):
                 raise ShapeError(f"input {tensor.name!r}: expected an array, got {type(value).__name__}") from None
             if a.dtype.kind not in "fiub":
                 raise ShapeError(f"input {tensor.name!r}: expected an array of numbers, got {a.dtype}")
-            if a.ndim == 0:
-                raise ShapeError(f"input {tensor.name!r}: expected rank {tensor.rank}, got a number")
+            if a.ndim != tensor.rank:
+                wanted = f"rank {tensor.rank} [{', '.join('N' if d is None else str(d) for d in tensor.shape)}]"
+                raise ShapeError(f"input {tensor.name!r}: expected {wanted}, got rank {a.ndim} {list(a.shape)}")
             out.append(a)
         return out
 
