@@ -31,11 +31,13 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if len(self.epochs) != 2 or not all(map(_is_count, self.epochs)) or not any(self.epochs):
-            raise ValueError(f"epochs={self.epochs!r}: expected two counts of epochs, of which one may be 0")
+        if len(self.epochs) != 2 or not all(map(_is_count, self.epochs)):
+            raise ValueError(f"epochs={self.epochs!r}: expected two counts of epochs")
         for name in ("unfreeze", "seed"):
             if not _is_count(getattr(self, name)):
                 raise ValueError(f"{name}={getattr(self, name)!r}: expected a whole number from 0 on")
+        if not any(self.epochs):
+            raise ValueError(f"epochs={self.epochs!r}, unfreeze={self.unfreeze!r}: no epoch is left to learn in")
         for name in ("batch_size", "views"):
             whole(getattr(self, name), name)
         for units in self.hidden:
