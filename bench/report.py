@@ -23,8 +23,9 @@ from bench import plots
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 WORST = ("ok", "inexact", "wrong", "failed")
-SCALING = """Times faster than one thread, from the medians above. Round trip: of a flag between two cores, before and
-after each case; a virtual machine's cores may lie in one block of a processor at one time and in two at another."""
+SCALING = """Times faster than one thread, of fastconv and onnxruntime in turns, of others from the medians above, which
+lie minutes apart. Round trip: of a flag between two cores, before and after each case; a virtual machine's cores may
+lie in one block of a processor at one time and in two at another."""
 KINDS = ("models", "kernels", "layers", "load", "training")
 Row = dict[str, Any]
 Case = tuple[str, int, int]  # model, batch, threads
@@ -129,10 +130,9 @@ def _median(rows: list[Row]) -> Row:
     return {
         "status": worst["status"],
         "message": message,
-        "median_ms": _middle(r["median_ms"] for r in rows),
+        **{key: _middle(r.get(key) for r in rows) for key in ("median_ms", "round_trip_ns", "speedup")},
         "ratio": _middle(r["ratio"] for r in rows if r["reference"] == "onnxruntime"),
         "turns": sum(r["turns"] for r in rows),
-        "round_trip_ns": _middle(r.get("round_trip_ns") for r in rows),
     }
 
 
@@ -188,8 +188,9 @@ def scaling_table(merged: Merged) -> list[str]:
             continue
         cells = []
         for engine in engines:
-            one, many = (rows.get(engine, {}).get("median_ms") for rows in (alone, merged.cases[model, batch, threads]))
-            cells.append(f"{one / many:.2f}" if one and many else "-")
+            row = merged.cases[model, batch, threads].get(engine, {})
+            one, many = alone.get(engine, {}).get("median_ms"), row.get("median_ms")
+            cells.append(_ratio(row.get("speedup") or (one / many if one and many else None)))
         apart = next(iter(merged.cases[model, batch, threads].values())).get("round_trip_ns")
         lines.append([model, str(batch), str(threads), *cells, "-" if apart is None else f"{apart:.0f}"])
     return markdown(["model", "batch", "threads", *engines, "round trip ns"], lines) if lines else []

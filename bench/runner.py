@@ -27,6 +27,8 @@ from bench import peers, timing
 from fastconv import _core
 
 TOLERANCE, INEXACT = 1e-4, 1e-2
+# On several threads also timed on one, in the same turns; all engines would take too much memory.
+ALONE = ("fastconv", "onnxruntime")
 ROOT = Path(__file__).resolve().parents[1]
 Array = npt.NDArray[Any]
 
@@ -57,6 +59,7 @@ class Row:
     pairs: list[float] = field(default_factory=list)  # ratios to the reference, turn by turn
     ratios: dict[str, float] = field(default_factory=dict)
     round_trip_ns: float | None = None  # of a flag between two cores, where there are several threads
+    speedup: float | None = None  # median over turns of one thread's time to this one, for the engines of ALONE
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ def run_case(
             loaded[name] = engine
         except Exception as error:
             rows[name].status, rows[name].message = "failed", why(error)
-    note("", "timing")
+    note("", "comparing")
 
     reference = "onnxruntime" if "onnxruntime" in loaded else next(iter(loaded), "")
     for name in list(loaded):
@@ -143,9 +146,16 @@ def run_case(
             if row.status == "wrong":
                 del loaded[name]
 
+    calls = {name: partial(engine.run, x) for name, engine in loaded.items()}
+    for name in (n for n in ALONE if threads > 1 and n in loaded):
+        note(name, "loading for one thread")
+        one = peers.create(name)
+        one.load(path, shapes, 1)
+        calls[f"{name} alone"] = partial(one.run, x)
+    note("", "timing")
     apart = [_core.measure_round_trip()] if threads > 1 else []
     samples = timing.interleave(
-        {name: partial(engine.run, x) for name, engine in loaded.items()},
+        calls,
         runs=settings.runs,
         warmup=settings.warmup,
         min_time=settings.min_time,
@@ -158,13 +168,17 @@ def run_case(
         apart.append(_core.measure_round_trip())
         for row in rows.values():
             row.round_trip_ns = sum(apart) / len(apart)
+    alone = {name: samples.pop(f"{name} alone", None) for name in ALONE}
     for name, s in samples.items():
         row, ratios = rows[name], s.ratios(samples[reference])
         row.turns, row.median_ms, row.p10_ms, row.p90_ms = len(s.ns), s.median_ms, s.p10_ms, s.p90_ms
         row.ratio, row.ratio_p10, row.ratio_p90 = (timing.quantile(ratios, q) for q in (0.5, 0.1, 0.9))
         row.pairs = [round(r, 5) for r in ratios]
         row.ratios = {other: s.ratio(samples[other]) for other in samples if other != name}
+        one_thread = alone.get(name)
+        row.speedup = None if one_thread is None else one_thread.ratio(s)
     loaded.clear()
+    calls.clear()
     gc.collect()
     return rows
 

@@ -95,6 +95,9 @@ def test_scaling(stored: dict[str, Any]) -> None:
     for row in two:
         del row["round_trip_ns"]  # as in older reports
     assert report.scaling_table(report.merge([stored]))[2].endswith("| 1.90 | - |")
+    for row in stored["rows"]:
+        row["speedup"] = 1.7 if row["threads"] == 2 and row["engine"] == "fastconv" else None
+    assert "| 1.70 |" in report.scaling_table(report.merge([stored, stored]))[2], "in turns, where there is one"
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,14 @@ def test_peaks_are_positive() -> None:
     assert timing.peak_gflops() > 0
 
 
+def test_one_thread_in_the_same_turns(model: Path) -> None:
+    (alone,) = runner.run_case(model, 1, 1, ["fastconv"], FAST).values()
+    (mine,) = runner.run_case(model, 1, 2, ["fastconv"], FAST).values()
+    (other,) = runner.run_case(model, 1, 2, engines("Right"), FAST).values()
+    assert alone.speedup is None and other.speedup is None
+    assert mine.speedup and mine.speedup > 0 and not mine.ratios
+
+
 def test_verification(model: Path) -> None:
     rows = runner.run_case(model, 1, 1, engines("Right", "Inexact", "Wrong", "Raises"), FAST)
     right, inexact, wrong, raises = rows.values()
