@@ -6,6 +6,7 @@
 // A chunk is a range of rows of dx times a panel, or times all panels where the weights are small. Phases run outside
 // rows, so that the taps of one stay in L2.
 #include "cpu/gemm.h"
+#include "cpu/math.h"
 
 namespace fastconv {
 namespace FASTCONV_ISA {
@@ -100,8 +101,8 @@ void conv2d_backward_input(const Conv2dBackwardInput& d, const Buffers& b, int64
     const int64_t group = part / d.panel_chunks, pc = part % d.panel_chunks;
     const int64_t last = min_i(panels.count, (pc + 1) * d.panels_per_chunk);
     for (int64_t chunk = begin + (part - begin % parts + parts) % parts; chunk < end; chunk += parts) {
-      const int64_t range = chunk / parts;
-      const int64_t row_begin = rows * range / d.row_chunks, row_end = rows * (range + 1) / d.row_chunks;
+      const int64_t row_begin = chunk_begin(rows, d.row_chunks, chunk / parts);
+      const int64_t row_end = chunk_begin(rows, d.row_chunks, chunk / parts + 1);
       for (int64_t p = pc * d.panels_per_chunk; p < last; p++) run_panel(d, b, s, group, panels, p, row_begin, row_end);
     }
   }
@@ -132,9 +133,9 @@ static Columns list_columns(const Conv2dBackwardInput& d, float* scratch) {
 // One vector of channels runs along a row of dx before the next; taps that a phase does not meet are left out.
 void depthwise_backward_input(const Conv2dBackwardInput& d, const Buffers& b, int64_t begin, int64_t end) {
   if (begin >= end) return;
-  const int64_t rows = d.N * d.H, last = rows * end / d.chunks, w_ld = (d.C + Vec::N - 1) / Vec::N * Vec::N;
+  const int64_t rows = d.N * d.H, last = chunk_begin(rows, d.chunks, end), w_ld = (d.C + Vec::N - 1) / Vec::N * Vec::N;
   const Columns columns = list_columns(d, b.scratch);
-  for (int64_t row = rows * begin / d.chunks; row < last; row++) {
+  for (int64_t row = chunk_begin(rows, d.chunks, begin); row < last; row++) {
     const int64_t n = row / d.H, h = row % d.H;
     for (int64_t c = 0; c < d.C; c += Vec::N) {
       const int lanes = (int)min_i(Vec::N, d.C - c);
