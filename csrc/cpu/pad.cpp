@@ -114,10 +114,24 @@ void pad_planes(const Pad& d, const Buffers& b, int64_t begin, int64_t end) {
   }
 }
 
-void pad_rows(const Pad& d, const Buffers& b, int64_t begin, int64_t end) {
+// A row of y: all padding where x is null, else what lies around the columns c, and x there.
+void pad_row(const Pad& d, Span c, const float* x, float* y) {
   const int64_t in = d.rank - 1, n = d.dims[in], x_n = d.x_dims[in], before = d.before[in];
   const int64_t x_step = d.x_stride[in], y_step = d.y_stride[in];
-  const Span c = span(d, in);
+  if (!x) return fill(y, y_step, n, d.value);
+  if (d.mode == PadMode::constant) {
+    fill(y, y_step, c.low, d.value);
+    fill(y + c.high * y_step, y_step, n - c.high, d.value);
+  } else {
+    for (int64_t k = 0; k < c.low; k++) y[k * y_step] = x[source(k - before, x_n, d.mode) * x_step];
+    for (int64_t k = c.high; k < n; k++) y[k * y_step] = x[source(k - before, x_n, d.mode) * x_step];
+  }
+  if (c.low < c.high) copy_run(x + (c.low - before) * x_step, x_step, y + c.low * y_step, y_step, c.high - c.low);
+}
+
+void pad_rows(const Pad& d, const Buffers& b, int64_t begin, int64_t end) {
+  const int64_t in = d.rank - 1;
+  const Span columns = span(d, in);
   // The rows of one dimension are found by steps: two divisions for each take longer than a short row.
   const int64_t line = in > 0 ? in - 1 : 0, lines = in > 0 ? d.dims[line] : 1, x_lines = in > 0 ? d.x_dims[line] : 1;
   const int64_t above = in > 0 ? d.before[line] : 0;
@@ -125,26 +139,13 @@ void pad_rows(const Pad& d, const Buffers& b, int64_t begin, int64_t end) {
   for (int64_t i = 0; i < line; i++) rows *= d.dims[i];
   const int64_t last = chunk_begin(rows, d.chunks, end);
   for (int64_t r = chunk_begin(rows, d.chunks, begin); r < last;) {
-    const float* x_plane = b.in[0];
-    float* y_plane = b.out;
-    const bool inside = locate(d, line, r / lines, &x_plane, &y_plane);
+    const float* x = b.in[0];
+    float* y = b.out;
+    const bool inside = locate(d, line, r / lines, &x, &y);
     const int64_t first = r % lines, stop = min_i(lines, first + last - r);
     for (int64_t i = first; i < stop; i++) {
       const int64_t from = inside ? source(i - above, x_lines, d.mode) : -1;
-      float* y = y_plane + i * d.y_stride[line];
-      if (from < 0) {
-        fill(y, y_step, n, d.value);
-        continue;
-      }
-      const float* x = x_plane + from * d.x_stride[line];
-      if (d.mode == PadMode::constant) {
-        fill(y, y_step, c.low, d.value);
-        fill(y + c.high * y_step, y_step, n - c.high, d.value);
-      } else {
-        for (int64_t k = 0; k < c.low; k++) y[k * y_step] = x[source(k - before, x_n, d.mode) * x_step];
-        for (int64_t k = c.high; k < n; k++) y[k * y_step] = x[source(k - before, x_n, d.mode) * x_step];
-      }
-      if (c.low < c.high) copy_run(x + (c.low - before) * x_step, x_step, y + c.low * y_step, y_step, c.high - c.low);
+      pad_row(d, columns, from < 0 ? nullptr : x + from * d.x_stride[line], y + i * d.y_stride[line]);
     }
     r += stop - first;
   }
