@@ -122,9 +122,9 @@ def _middle(values: Iterable[float | None]) -> float | None:
 
 
 def _median(rows: list[Row]) -> Row:
-    worst = max(rows, key=lambda r: WORST.index(r["status"]))
-    bad = sum(r["status"] == worst["status"] for r in rows)
+    worst = max(rows, key=lambda r: (WORST.index(r["status"]), bool(r["message"])))
     message = worst["message"]
+    bad = sum(r["status"] == worst["status"] and bool(r["message"]) == bool(message) for r in rows)
     if message and bad < len(rows):
         message += f" (in {bad} of {len(rows)} runs)"
     return {
@@ -201,7 +201,7 @@ def failures(merged: Merged) -> list[str]:
     found: dict[tuple[str, str, str], list[str]] = {}
     for (model, batch, threads), rows in merged.cases.items():
         for engine, row in rows.items():
-            if row["status"] != "ok":
+            if row["status"] != "ok" or row["message"]:
                 what = f"{model} (batch {batch}, threads {threads})"
                 message = row["message"].replace("|", "/").replace("<", "&lt;")
                 found.setdefault((engine, row["status"], message), []).append(what)

@@ -102,6 +102,18 @@ def failed(rows: dict[str, Row], message: str) -> dict[str, Row]:
     return rows
 
 
+def _one_thread(
+    name: str, path: Path, shapes: peers.Shapes, x: dict[str, Array], want: list[Array]
+) -> partial[list[Array]]:
+    """A call of the engine on one thread. ValueError where its results are not `want`, those of several."""
+    engine = peers.create(name)
+    engine.load(path, shapes, 1)
+    error = difference(engine.run(x), want)
+    if not error <= INEXACT:
+        raise ValueError(f"differs from more threads by {error:.1e} of the largest magnitude")
+    return partial(engine.run, x)
+
+
 def run_case(
     path: Path,
     batch: int,
@@ -149,9 +161,10 @@ def run_case(
     calls = {name: partial(engine.run, x) for name, engine in loaded.items()}
     for name in (n for n in ALONE if threads > 1 and n in loaded):
         note(name, "loading for one thread")
-        one = peers.create(name)
-        one.load(path, shapes, 1)
-        calls[f"{name} alone"] = partial(one.run, x)
+        try:
+            calls[f"{name} alone"] = _one_thread(name, path, shapes, x, outputs[name])
+        except Exception as error:  # costs the speedup, not the row
+            rows[name].message = "; ".join(filter(None, [rows[name].message, f"on one thread: {why(error)}"]))
     note("", "timing")
     apart = [_core.measure_round_trip()] if threads > 1 else []
     samples = timing.interleave(

@@ -57,3 +57,15 @@ class AbortsLate(Right):
         if self.calls > 3:
             os._exit(7)
         return super().run(x)
+
+
+class RaisesAlone(Right):
+    def load(self, path: str | Path, shapes: Shapes, threads: int) -> None:
+        if threads == 1:
+            raise RuntimeError("wants company")
+
+
+class WrongAlone(Right):
+    def load(self, path: str | Path, shapes: Shapes, threads: int) -> None:
+        if threads == 1:
+            self.factor = np.float32(3.0)

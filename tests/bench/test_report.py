@@ -68,6 +68,14 @@ def test_failed_engines_are_named(stored: dict[str, Any]) -> None:
     assert len(lines) == 2 and lines[0].startswith("- ncnn inexact: ")
 
 
+def test_messages_of_engines_that_have_a_time_are_named(stored: dict[str, Any]) -> None:
+    later = copy.deepcopy(stored)
+    later["rows"][0]["message"] = "on one thread: RuntimeError: broke"
+    assert report.failures(report.merge([stored, later]))[0] == (
+        "- fastconv ok: on one thread: RuntimeError: broke (in 1 of 2 runs): resnet50 (batch 1, threads 1)"
+    )
+
+
 def test_wrong_engines_have_no_time(stored: dict[str, Any]) -> None:
     stored["rows"][1].update(status="wrong", median_ms=None)
     assert "| wrong |" in report.speed_table(report.merge([stored]), 1, 1)[2]

@@ -77,6 +77,17 @@ def test_one_thread_in_the_same_turns(model: Path) -> None:
     assert mine.speedup and mine.speedup > 0 and not mine.ratios
 
 
+def test_failing_on_one_thread_costs_the_speedup_alone(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = engines("Right", "RaisesAlone", "WrongAlone")
+    monkeypatch.setattr(runner, "ALONE", names)
+    right, raises, wrong = runner.run_case(model, 1, 2, names, FAST).values()
+    assert [row.status for row in (right, raises, wrong)] == ["ok"] * 3
+    assert right.speedup and right.message == ""
+    assert raises.median_ms and raises.speedup is None
+    assert raises.message == "on one thread: RuntimeError: wants company"
+    assert wrong.median_ms and wrong.speedup is None and "differs from more threads by 5.0e-01" in wrong.message
+
+
 def test_verification(model: Path) -> None:
     rows = runner.run_case(model, 1, 1, engines("Right", "Inexact", "Wrong", "Raises"), FAST)
     right, inexact, wrong, raises = rows.values()
