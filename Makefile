@@ -65,7 +65,8 @@ demo: .venv/installed ## classify real photos with EfficientNet-Lite0, beside on
 # -- tests ------------------------------------------------------------------------------------------------------------
 # FASTCONV_TEST_ALL: a missing package fails a test instead of skipping it.
 check: .venv/installed ## the quick tests
-	FASTCONV_TEST_ALL=1 $(PY) -m pytest -q -m 'not full and not torch and not slow and not long' $(PYTEST)
+	FASTCONV_TEST_ALL=1 $(PY) -m pytest -q -n auto --maxprocesses 4 \
+	  -m 'not full and not torch and not slow and not long' $(PYTEST)
 
 test: .venv/installed ## all tests but those of make test-full
 	FASTCONV_TEST_ALL=1 $(PY) -m pytest -ra --durations=10 $(PYTEST)
