@@ -107,9 +107,13 @@ inline std::vector<Dim> box(const int64_t* dims, const int64_t* strides, int64_t
   return r;
 }
 
-// ceil(work / per_chunk) chunks, but at most one for each unit that can be split off.
+// So many chunks that two threads get as many each.
+inline int64_t even(int64_t chunks) { return chunks > 1 ? chunks + chunks % 2 : chunks; }
+
+// ceil(work / per_chunk) chunks, made even, but at most one for each unit that can be split off.
 inline int64_t chunks_of(double work, double per_chunk, double units) {
-  return static_cast<int64_t>(std::max(1.0, std::min(std::ceil(work / per_chunk), std::min(units, 1e6))));
+  const double wanted = std::max(1.0, std::min(std::ceil(work / per_chunk), 1e6));
+  return static_cast<int64_t>(std::max(1.0, std::min<double>(even(static_cast<int64_t>(wanted)), units)));
 }
 
 inline double product(const int64_t* dims, int64_t rank) {

@@ -90,8 +90,10 @@ void prepare(Conv2d& d, Isa isa) {
   const Geometry& table = geometry(isa);
   const int64_t M = d.N * d.P * d.Q, Kg = d.K / d.groups, depth = d.C / d.groups * d.R * d.S;
   const int64_t vectors = ceil_div(Kg, table.vector_length), panels = ceil_div(vectors, table.max_panel);
+  const int64_t tile = table.rows[std::min<int64_t>(vectors, table.max_panel)];
   const int64_t bytes = 4 * vectors * table.vector_length * depth;
-  d.panels_per_chunk = bytes <= SMALL_WEIGHTS ? panels : 1;
+  // where rows are those of one tile, weights are what takes time
+  d.panels_per_chunk = bytes <= (M <= tile ? SMALL_WEIGHTS / 4 : SMALL_WEIGHTS) ? panels : 1;
   d.panel_chunks = ceil_div(panels, d.panels_per_chunk);
   const int64_t columns = d.panels_per_chunk == panels ? Kg : table.max_panel * table.vector_length;
   const int64_t rows_for_flops = ceil_div(CHUNK_FLOPS, 2 * depth * columns);
@@ -99,7 +101,6 @@ void prepare(Conv2d& d, Isa isa) {
   const int64_t parts = d.panel_chunks * d.groups, wanted = ceil_div(M <= FEW_ROWS ? FEW_CHUNKS : CHUNKS, parts);
   const int64_t most = M <= FEW_ROWS ? wanted : std::min(wanted, ceil_div(M, rows_for_flops));
   const int64_t tail = Kg % table.vector_length;
-  const int64_t tile = table.rows[std::min<int64_t>(vectors, table.max_panel)];
   d.row_unit = tail > 0 && 2 * tail <= table.vector_length ? 2 : 1;
   d.row_chunks = M == 0 ? 0 : even_ranges(M, most, parts, d.row_unit, tile);
   d.rows_per_chunk = M == 0 ? 1 : ceil_div(M / d.row_unit, d.row_chunks) * d.row_unit + M % d.row_unit;
@@ -147,39 +148,34 @@ void prepare(Winograd& d, Isa isa, Op op) {
     d.chunks = std::min<int64_t>(tiles, CHUNKS);
   } else if (op == Op::winograd_product) {
     int64_t blocks = std::clamp<int64_t>(ceil_div(8, panels), 1, std::max<int64_t>(1, tiles / 12));
-    if (panels * blocks % 2 && tiles >= 24 * (blocks + 1)) blocks++;  // two threads get as much each
+    // two threads get as much each
+    if (panels % 2 && blocks % 2 && blocks > 1) blocks += tiles >= 24 * (blocks + 1) ? 1 : -1;
     d.block = ceil_div(tiles, blocks);
     d.chunks = tiles ? panels * blocks : 0;
   } else {
     // a line's planes are a third as large
     const int64_t most = (d.C * d.K <= 64 * 64 ? 14 : d.C * d.K <= 128 * 128 ? 28 : 42) * (d.axes ? 2 : 1);
     d.chunks = ceil_div(tiles, most);
-    if (d.chunks == 3) d.chunks = 2;  // two threads get as much each
+    d.chunks = d.chunks == 3 ? 2 : even(d.chunks);
     d.block = d.chunks ? ceil_div(tiles, d.chunks) : 0;
   }
 }
 
-// Seven rows or more, so that none is empty.
-int64_t depthwise_bands(int64_t P) { return P < 28 ? 1 : std::min<int64_t>(8, P / 7); }
+// Seven rows or more, and two threads get as many.
+int64_t depthwise_bands(int64_t P) { return P < 14 ? 1 : std::min<int64_t>(8, P / 14 * 2); }
 
-// Many rows are cut into bands: what the convolution in front computed by rows lies in the cache of the same thread.
-// Few are cut by channels, as those of its weights are then.
-static void prepare_means(DepthwiseConv2d& d) {
-  d.bands = depthwise_bands(d.P);
-  d.rows_per_chunk = ceil_div(d.P, d.bands);
-  const int64_t lines = ceil_div(d.K, 16);
-  const double flops = 2.0 * (double)d.P * (double)d.Q * (double)d.K * (double)(d.R * d.S);
-  const double most = (double)std::min<int64_t>(lines, 2 * FEW_CHUNKS);
-  d.lines_per_chunk = d.bands > 1 ? lines : ceil_div(lines, (int64_t)std::clamp(flops / (CHUNK_FLOPS / 4), 1.0, most));
-  d.line_chunks = ceil_div(lines, d.lines_per_chunk);
-  d.chunks = d.N * d.bands * d.line_chunks;
-}
-
+// Bands of rows, for what the convolution in front computed by rows lies in the cache of the same thread. Few rows are
+// cut by channels, as that convolution's are then.
 void prepare(DepthwiseConv2d& d) {
-  if (d.means) return prepare_means(d);
-  const int64_t rows = d.N * d.P, per_row = std::max<int64_t>(1, 2 * d.Q * d.K * d.R * d.S);
-  d.rows_per_chunk = std::max(ceil_div(rows, CHUNKS), ceil_div(CHUNK_FLOPS / 4, per_row));
-  d.chunks = ceil_div(rows, d.rows_per_chunk);
+  const int64_t images = depthwise_images(d), rows = d.N * d.P / std::max<int64_t>(1, images),
+                lines = ceil_div(d.K, 16);
+  const double flops = 2.0 * (double)rows * (double)d.Q * (double)d.K * (double)(d.R * d.S);
+  const int64_t wanted = even((int64_t)std::clamp(flops / (CHUNK_FLOPS / 4), 1.0, (double)CHUNKS));
+  const bool few = rows * d.Q <= FEW_ROWS;
+  d.bands = d.means ? depthwise_bands(d.P) : few ? 1 : std::clamp<int64_t>(rows, 1, wanted);
+  const bool whole = d.means ? d.bands > 2 : !few;
+  d.line_chunks = whole ? 1 : std::min(lines, std::min<int64_t>(2 * FEW_CHUNKS, even(ceil_div(wanted, d.bands))));
+  d.chunks = rows == 0 ? 0 : images * d.bands * d.line_chunks;
 }
 
 void prepare(Linear& d, Isa isa) {

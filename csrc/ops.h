@@ -153,10 +153,13 @@ struct DepthwiseConv2d {
   int64_t x_image, x_row, x_ld;
   int64_t y_ld, res_ld;
   Activation act;
-  int64_t rows_per_chunk;
   int64_t means;
-  int64_t bands, line_chunks, lines_per_chunk;  // with means: a chunk is a band of some lines of 16 channels
+  int64_t bands,
+      line_chunks;  // a chunk is a part of the lines of 16 channels in a band of rows; see depthwise_images()
 };
+
+// Whose rows are cut into bands: each image's with means, else those of all images as one.
+static inline int64_t depthwise_images(const DepthwiseConv2d& d) { return d.means ? d.N : 1; }
 
 // y[m,k] = act(bias[k] + sum x[m,c] w[c,k] + residual[m,k])      in: x, packed weights, bias, residual
 // Few rows with many weights leave out the weights of inputs that are zero, once those are many: what an infinite

@@ -449,13 +449,11 @@ class DepthwiseConv2d:
     dilation_h: int
     dilation_w: int
     line_chunks: int
-    lines_per_chunk: int
     means: int
     multiplier: int
     pad_l: int
     pad_t: int
     res_ld: int
-    rows_per_chunk: int
     stride_h: int
     stride_w: int
     x_image: int
@@ -1767,5 +1765,5 @@ DEFAULT_WINOGRAD: int = 4
 LARGEST_WINOGRAD: int = 6
 MAX_RANK: int = 8
 PLAN_MAGIC: bytes
-PLAN_VERSION: int = 6
+PLAN_VERSION: int = 7
 __version__: str

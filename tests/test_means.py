@@ -86,7 +86,7 @@ def test_means(isa: str, size: int, kernel: int) -> None:
             assert "depthwise" in names and "reduce" in names  # several images: a pass of its own is faster
             continue
         assert "depthwise+mean" in names and "depthwise" not in names and "reduce" not in names
-        assert ("mean" in names) == (size >= 28)
+        assert ("mean" in names) == (size >= 14)
 
 
 @LEVELS

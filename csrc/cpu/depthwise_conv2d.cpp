@@ -328,41 +328,35 @@ static void band_of_line(const DepthwiseConv2d& d, const Buffers& b, Rows rows, 
   }
 }
 
-// sums: null, or of the first band of rows_per_chunk rows; those of the next ones follow.
-static void compute(const DepthwiseConv2d& d, const Buffers& b, const Range& range, float* sums) {
+// Bands [first, last) of the lines [begin, end).
+static void compute(const DepthwiseConv2d& d, const Buffers& b, int64_t first, int64_t last, int64_t begin,
+                    int64_t end) {
   const Rows rows = rows_function(d);
-  const int64_t band = sums ? d.rows_per_chunk : max_i(1, range.row_end - range.row_begin);
-  for (int64_t k = range.k_begin; k < range.k_end; k += LINE) {
-    float* to = sums;
-    for (int64_t row = range.row_begin; row < range.row_end; row += band) {
-      const Range part = {row, min_i(range.row_end, row + band), k, min_i(d.K, k + LINE)};
-      band_of_line(d, b, rows, part, to);
-      if (to) to += d.K;
+  const int64_t height = d.N * d.P / depthwise_images(d), image = first / d.bands * height;
+  const auto row_of = [&](int64_t band) {
+    return image + chunk_begin(height, d.bands, band - first / d.bands * d.bands);
+  };
+  for (int64_t k = begin * LINE; k < min_i(d.K, end * LINE); k += LINE) {
+    const int64_t k_end = min_i(d.K, k + LINE);
+    if (!d.means) band_of_line(d, b, rows, {row_of(first), row_of(last), k, k_end}, nullptr);
+    for (int64_t band = first; d.means && band < last; band++) {
+      band_of_line(d, b, rows, {row_of(band), row_of(band + 1), k, k_end}, b.more[0] + band * d.K);
     }
   }
 }
 
 }  // namespace
 
+// Bands of which all lines are asked for go through a line together, as far as an image goes.
 void depthwise_conv2d(const DepthwiseConv2d& d, const Buffers& b, int64_t begin, int64_t end) {
-  if (!d.means) {
-    const int64_t rows = d.N * d.P;
-    compute(d, b, {begin * d.rows_per_chunk, min_i(rows, end * d.rows_per_chunk), 0, d.K}, nullptr);
-    return;
-  }
-  const int64_t each = d.bands * d.line_chunks;  // chunks of an image: bands of all lines, or lines of its only band
+  const int64_t lines = (d.K + LINE - 1) / LINE;
   for (int64_t chunk = begin; chunk < end;) {
-    const int64_t n = chunk / each, first = chunk % each, last = min_i(each, end - n * each);
-    Range range = {n * d.P, (n + 1) * d.P, 0, d.K};
-    if (d.bands > 1) {
-      range.row_begin = n * d.P + first * d.rows_per_chunk;
-      range.row_end = n * d.P + min_i(d.P, last * d.rows_per_chunk);
-    } else {
-      range.k_begin = first * d.lines_per_chunk * LINE;
-      range.k_end = min_i(d.K, last * d.lines_per_chunk * LINE);
-    }
-    compute(d, b, range, b.more[0] + (n * d.bands + (d.bands > 1 ? first : 0)) * d.K);
-    chunk = n * each + last;
+    const int64_t band = chunk / d.line_chunks, part = chunk % d.line_chunks, whole = (end - chunk) / d.line_chunks;
+    const int64_t bands = part == 0 && whole > 0 ? min_i(whole, d.bands - band % d.bands) : 1;
+    const int64_t parts = part == 0 && whole > 0 ? d.line_chunks : min_i(d.line_chunks - part, end - chunk);
+    compute(d, b, band, band + bands, chunk_begin(lines, d.line_chunks, part),
+            chunk_begin(lines, d.line_chunks, part + parts));
+    chunk += bands * parts;
   }
 }
 

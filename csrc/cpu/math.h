@@ -9,9 +9,10 @@ namespace fastconv {
 namespace FASTCONV_ISA {
 namespace {
 
-// First item of chunk i when `total` items are split evenly into `chunks`.
+// First item of chunk i when `total` items are split evenly into `chunks`: total * i / chunks. Chunks of one item more
+// lie among the others, so that the halves of two threads are even as well.
 inline int64_t chunk_begin(int64_t total, int64_t chunks, int64_t i) {
-  return total / chunks * i + min_i(i, total % chunks);
+  return total / chunks * i + total % chunks * i / chunks;
 }
 
 template <int n>

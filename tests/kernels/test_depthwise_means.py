@@ -63,9 +63,9 @@ def check(isa: Any, case: ConvCase, act: str, gap: int = 0) -> None:
     if act in ("identity", "relu6"):
         want = expected(case, x, w, bias, None, act).mean(axis=(1, 2))
         close(means, want, terms=case.R * case.S + 8, scale=np.sqrt(case.R * case.S) + 1, note=case)
-    rows = -(-case.P // sums.shape[1])
+    edges = case.P * np.arange(sums.shape[1] + 1) // sums.shape[1]
     for band in range(sums.shape[1]):
-        part = y[:, band * rows : (band + 1) * rows].sum(axis=(1, 2), dtype=np.float64) / pixels
+        part = y[:, edges[band] : edges[band + 1]].sum(axis=(1, 2), dtype=np.float64) / pixels
         close(sums[:, band], part, terms=8, scale=size, note=(case, band))
 
 
@@ -93,7 +93,7 @@ def test_channels_and_filters(isa: Any) -> None:
 @isas
 def test_bands(isa: Any) -> None:
     """Heights around those where another band begins; wide rows, so that several sums of pixels are joined."""
-    for H in (1, 6, 27, 28, 29, 34, 35, 55, 56, 57, 64, 65, 112, 113):
+    for H in (1, 6, 13, 14, 15, 27, 28, 29, 41, 42, 55, 56, 57, 64, 65, 112, 113):
         check(isa, ConvCase("bands", 1, H, 19, 20, 20, 3, 3, (1, 1), (1, 1, 1, 1), groups=20), "swish")
     check(isa, ConvCase("wide", 1, 30, 601, 16, 16, 3, 3, (1, 1), (1, 1, 1, 1), groups=16), "swish")
     check(isa, ConvCase("very wide", 1, 1, 100003, 17, 17, 3, 3, (1, 1), (1, 1, 1, 1), groups=17), "swish")
@@ -103,8 +103,7 @@ def test_bands_are_of_one_image() -> None:
     """Each band has rows, and how an image is cut does not depend on the others."""
     for P in range(1, 400):
         bands = _core.depthwise_bands(P)
-        rows = -(-P // bands)
-        assert 1 <= bands <= 8 and (bands - 1) * rows < P
+        assert 1 <= bands <= 8 and bands <= P and (bands == 1 or bands % 2 == 0)
     for level in LEVELS:
         cut = []
         for N in (1, 5):
@@ -115,9 +114,9 @@ def test_bands_are_of_one_image() -> None:
             )  # fmt: skip
             _core.prepare(desc, level)
             assert desc.chunks == N * desc.bands * desc.line_chunks
-            cut.append((desc.bands, desc.rows_per_chunk, desc.line_chunks, desc.lines_per_chunk))
+            cut.append((desc.bands, desc.line_chunks))
         assert cut[0] == cut[1]
-        assert cut[0][0] * cut[0][2] >= 8  # enough for eight threads
+        assert cut[0][0] * cut[0][1] >= 8  # enough for eight threads
 
 
 @isas
