@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench import plots
+from bench import plots, runner
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 WORST = ("ok", "inexact", "wrong", "failed")
@@ -186,13 +186,16 @@ def scaling_table(merged: Merged) -> list[str]:
         alone = merged.cases.get((model, batch, 1))
         if threads == 1 or alone is None:
             continue
+        rows = merged.cases[model, batch, threads]
+        in_turns = any(row.get("speedup") for row in rows.values())  # not in older reports
         cells = []
         for engine in engines:
-            row = merged.cases[model, batch, threads].get(engine, {})
+            row = rows.get(engine, {})
             one, many = alone.get(engine, {}).get("median_ms"), row.get("median_ms")
-            cells.append(_ratio(row.get("speedup") or (one / many if one and many else None)))
-        apart = next(iter(merged.cases[model, batch, threads].values())).get("round_trip_ns")
-        lines.append([model, str(batch), str(threads), *cells, "-" if apart is None else f"{apart:.0f}"])
+            apart = None if in_turns and engine in runner.ALONE else one / many if one and many else None
+            cells.append(_ratio(row.get("speedup") or apart))
+        trip = next(iter(rows.values())).get("round_trip_ns")
+        lines.append([model, str(batch), str(threads), *cells, "-" if trip is None else f"{trip:.0f}"])
     return markdown(["model", "batch", "threads", *engines, "round trip ns"], lines) if lines else []
 
 

@@ -109,7 +109,7 @@ def _one_thread(
     engine = peers.create(name)
     engine.load(path, shapes, 1)
     error = difference(engine.run(x), want)
-    if not error <= INEXACT:
+    if not error <= (TOLERANCE if name == "fastconv" else INEXACT):
         raise ValueError(f"differs from more threads by {error:.1e} of the largest magnitude")
     return partial(engine.run, x)
 

@@ -107,7 +107,7 @@ inline std::vector<Dim> box(const int64_t* dims, const int64_t* strides, int64_t
   return r;
 }
 
-// So many chunks that two threads get as many each.
+// Rounded up so that two threads get as many chunks each.
 inline int64_t even(int64_t chunks) { return chunks > 1 ? chunks + chunks % 2 : chunks; }
 
 // ceil(work / per_chunk) chunks, made even, but at most one for each unit that can be split off.

@@ -1,6 +1,7 @@
 #include "conv_checks.h"
 
 #include <algorithm>
+#include <cmath>
 #include <stdexcept>
 #include <string>
 
@@ -90,10 +91,9 @@ void prepare(Conv2d& d, Isa isa) {
   const Geometry& table = geometry(isa);
   const int64_t M = d.N * d.P * d.Q, Kg = d.K / d.groups, depth = d.C / d.groups * d.R * d.S;
   const int64_t vectors = ceil_div(Kg, table.vector_length), panels = ceil_div(vectors, table.max_panel);
-  const int64_t tile = table.rows[std::min<int64_t>(vectors, table.max_panel)];
   const int64_t bytes = 4 * vectors * table.vector_length * depth;
-  // where rows are those of one tile, weights are what takes time
-  d.panels_per_chunk = bytes <= (M <= tile ? SMALL_WEIGHTS / 4 : SMALL_WEIGHTS) ? panels : 1;
+  // one pixel takes as long as its weights
+  d.panels_per_chunk = bytes <= (M == 1 ? SMALL_WEIGHTS / 4 : SMALL_WEIGHTS) ? panels : 1;
   d.panel_chunks = ceil_div(panels, d.panels_per_chunk);
   const int64_t columns = d.panels_per_chunk == panels ? Kg : table.max_panel * table.vector_length;
   const int64_t rows_for_flops = ceil_div(CHUNK_FLOPS, 2 * depth * columns);
@@ -101,6 +101,7 @@ void prepare(Conv2d& d, Isa isa) {
   const int64_t parts = d.panel_chunks * d.groups, wanted = ceil_div(M <= FEW_ROWS ? FEW_CHUNKS : CHUNKS, parts);
   const int64_t most = M <= FEW_ROWS ? wanted : std::min(wanted, ceil_div(M, rows_for_flops));
   const int64_t tail = Kg % table.vector_length;
+  const int64_t tile = table.rows[std::min<int64_t>(vectors, table.max_panel)];
   d.row_unit = tail > 0 && 2 * tail <= table.vector_length ? 2 : 1;
   d.row_chunks = M == 0 ? 0 : even_ranges(M, most, parts, d.row_unit, tile);
   d.rows_per_chunk = M == 0 ? 1 : ceil_div(M / d.row_unit, d.row_chunks) * d.row_unit + M % d.row_unit;
@@ -148,8 +149,14 @@ void prepare(Winograd& d, Isa isa, Op op) {
     d.chunks = std::min<int64_t>(tiles, CHUNKS);
   } else if (op == Op::winograd_product) {
     int64_t blocks = std::clamp<int64_t>(ceil_div(8, panels), 1, std::max<int64_t>(1, tiles / 12));
-    // two threads get as much each
-    if (panels % 2 && blocks % 2 && blocks > 1) blocks += tiles >= 24 * (blocks + 1) ? 1 : -1;
+    // Two threads get as much each: by one more block of two dozen tiles, or by one less where six chunks are left.
+    if (panels * blocks % 2) {
+      if (tiles >= 24 * (blocks + 1) || (blocks > 1 && panels * (blocks - 1) < 6)) {
+        blocks++;
+      } else if (blocks > 1) {
+        blocks--;
+      }
+    }
     d.block = ceil_div(tiles, blocks);
     d.chunks = tiles ? panels * blocks : 0;
   } else {
@@ -161,20 +168,20 @@ void prepare(Winograd& d, Isa isa, Op op) {
   }
 }
 
-// Seven rows or more, and two threads get as many.
+// An even number of seven rows or more each, or one.
 int64_t depthwise_bands(int64_t P) { return P < 14 ? 1 : std::min<int64_t>(8, P / 14 * 2); }
 
-// Bands of rows, for what the convolution in front computed by rows lies in the cache of the same thread. Few rows are
-// cut by channels, as that convolution's are then.
+// Cut as the 1x1 convolution in front is, so that each thread reads what it wrote: by rows, or by channels where pixels
+// are few.
 void prepare(DepthwiseConv2d& d) {
-  const int64_t images = depthwise_images(d), rows = d.N * d.P / std::max<int64_t>(1, images),
-                lines = ceil_div(d.K, 16);
+  const int64_t images = depthwise_images(d), lines = ceil_div(d.K, 16);
+  const int64_t rows = d.N * d.P / std::max<int64_t>(1, images);
   const double flops = 2.0 * (double)rows * (double)d.Q * (double)d.K * (double)(d.R * d.S);
-  const int64_t wanted = even((int64_t)std::clamp(flops / (CHUNK_FLOPS / 4), 1.0, (double)CHUNKS));
-  const bool few = rows * d.Q <= FEW_ROWS;
+  const int64_t wanted = even((int64_t)std::clamp(std::ceil(flops / (CHUNK_FLOPS / 4)), 1.0, (double)CHUNKS));
+  const bool few = d.N * d.H * d.W <= FEW_ROWS;
   d.bands = d.means ? depthwise_bands(d.P) : few ? 1 : std::clamp<int64_t>(rows, 1, wanted);
   const bool whole = d.means ? d.bands > 2 : !few;
-  d.line_chunks = whole ? 1 : std::min(lines, std::min<int64_t>(2 * FEW_CHUNKS, even(ceil_div(wanted, d.bands))));
+  d.line_chunks = whole ? 1 : std::min({lines, 2 * FEW_CHUNKS, even(ceil_div(wanted, d.bands))});
   d.chunks = rows == 0 ? 0 : images * d.bands * d.line_chunks;
 }
 

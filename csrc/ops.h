@@ -154,8 +154,8 @@ struct DepthwiseConv2d {
   int64_t y_ld, res_ld;
   Activation act;
   int64_t means;
-  int64_t bands,
-      line_chunks;  // a chunk is a part of the lines of 16 channels in a band of rows; see depthwise_images()
+  // A chunk is one of line_chunks parts of the lines of 16 channels in one of `bands` of rows; see depthwise_images().
+  int64_t bands, line_chunks;
 };
 
 // Whose rows are cut into bands: each image's with means, else those of all images as one.

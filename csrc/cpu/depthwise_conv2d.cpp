@@ -347,7 +347,8 @@ static void compute(const DepthwiseConv2d& d, const Buffers& b, int64_t first, i
 
 }  // namespace
 
-// Bands of which all lines are asked for go through a line together, as far as an image goes.
+// Neighbouring bands of one image, where all lines of each are among the chunks, go through a line together: it stays
+// in L1.
 void depthwise_conv2d(const DepthwiseConv2d& d, const Buffers& b, int64_t begin, int64_t end) {
   const int64_t lines = (d.K + LINE - 1) / LINE;
   for (int64_t chunk = begin; chunk < end;) {

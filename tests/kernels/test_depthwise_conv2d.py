@@ -87,7 +87,14 @@ def test_chunks(isa: Any, stride: int) -> None:
         dilation_h=1, dilation_w=1, pad_t=1, pad_l=1, x_ld=x_ld, x_row=56 * x_ld, x_image=57 * 56 * x_ld, y_ld=96,
     )  # fmt: skip
     _core.prepare(desc, isa)
-    assert desc.chunks > 4
+    assert desc.chunks > 4 and desc.line_chunks == 1
+
+
+@isas
+@pytest.mark.parametrize("N", (1, 2))
+def test_few_pixels_are_cut_by_channels(isa: Any, N: int) -> None:
+    case = ConvCase("few", N, 7, 6, 1000, 1000, 5, 5, pads=(2, 2, 2, 2), groups=1000)
+    check(isa, case, with_bias=True, with_residual=True, act="relu6", gaps=(1, 3, 2))
 
 
 @isas
