@@ -91,8 +91,7 @@ void init_descriptors(py::module_& m) {
     using D = DepthwiseConv2d;
     Binder<D>(m, "DepthwiseConv2d", "in: x, packed weights, bias, residual; more: sums of bands") F(chunks) F(N) F(H)
         F(W) F(C) F(K) F(P) F(Q) F(R) F(S) F(multiplier) F(stride_h) F(stride_w) F(dilation_h) F(dilation_w) F(pad_t)
-            F(pad_l) F(x_image) F(x_row) F(x_ld) F(y_ld) F(res_ld) F(act) F(means) F(bands)
-                F(line_chunks);
+            F(pad_l) F(x_image) F(x_row) F(x_ld) F(y_ld) F(res_ld) F(act) F(means) F(bands) F(line_chunks);
   }
   {
     using D = Linear;
