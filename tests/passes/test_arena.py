@@ -9,6 +9,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fastconv.passes import arena
 from fastconv.passes.arena import Interval, assign_offsets, peak_bytes
 
 
@@ -30,6 +31,24 @@ def test_retries_reach_the_peak() -> None:
     """The three orders alone need 8 units for these five pieces; the peak is 7."""
     pieces = [(3, 5, 3), (5, 7, 2), (6, 7, 2), (5, 8, 2), (0, 3, 3)]
     assert assign_offsets([Interval(first, last, 64 * size) for first, last, size in pieces])[1] == 7 * 64
+
+
+def test_pieces_that_take_turns_lie_around_one_centre() -> None:
+    pieces = [(0, 1, 10), (1, 2, 8), (2, 3, 6), (3, 4, 4)]
+    offsets, total = assign_offsets([Interval(first, last, 64 * size) for first, last, size in pieces])
+    assert total == 18 * 64
+    centres = [at / 64 + size / 2 for at, (_, _, size) in zip(offsets, pieces, strict=True)]
+    assert centres == [5, 14, 5, 14]
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 6), st.integers(1, 3000)), min_size=1, max_size=25))
+def test_centres_take_no_more_memory(items: list[tuple[int, int, int]]) -> None:
+    intervals = [Interval(first, first + length, size) for first, length, size in items]
+    beside = arena._neighbours(intervals)
+    assert beside is not None
+    without = arena._smallest(intervals, beside, peak_bytes(intervals), arena._RETRIES, 0)
+    assert assign_offsets(intervals)[1] <= without[1]
 
 
 def test_offsets_of_very_many_at_once() -> None:
