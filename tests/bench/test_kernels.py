@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import kernels, report, roofline, shapes
+from bench import kernels, roofline, shapes
+from bench.merged import load
 from fastconv import cold
 from fastconv.isa import isa_levels, resolve_isa
 from tests.cases import ConvCase
@@ -75,7 +76,7 @@ def test_kernels_main(tmp_path: Path, small_cache: None, capsys: pytest.CaptureF
         assert r["gflops"] == pytest.approx(r["flops"] / r["us"] / 1e3)
         assert r["gbs"] == pytest.approx(r["bytes"] / r["us"] / 1e3)
     assert "GFLOP/s" in capsys.readouterr().out
-    assert report.load([out])["kernels"]
+    assert load([out])["kernels"]
     with pytest.raises(SystemExit, match="2"):
         kernels.main(["--isa", "sse9"])
     with pytest.raises(SystemExit, match="2"):
@@ -86,7 +87,7 @@ def test_roofline_main(tmp_path: Path, small_cache: None) -> None:
     (tmp_path / "net.onnx").write_bytes(serialized("resnet"))
     out = tmp_path / "layers.json"
     assert roofline.main(["--dir", str(tmp_path), "--models", "net", "--runs", "2", "--json", str(out)]) == 0
-    found = report.load([out])["layers"][0]
+    found = load([out])["layers"][0]
     assert found["peak_gflops"] > 0 and found["bandwidth_gbs"] > 0
     names = [r["name"] for r in found["rows"]]
     assert len(set(names)) == len(names)
