@@ -150,12 +150,11 @@ void prepare(Winograd& d, Isa isa, Op op) {
   } else if (op == Op::winograd_product) {
     int64_t blocks = std::clamp<int64_t>(ceil_div(8, panels), 1, std::max<int64_t>(1, tiles / 12));
     // Two threads get as much each: by one more block of two dozen tiles, or by one less where six chunks are left.
-    if (panels * blocks % 2) {
-      if (tiles >= 24 * (blocks + 1) || (blocks > 1 && panels * (blocks - 1) < 6)) {
-        blocks++;
-      } else if (blocks > 1) {
-        blocks--;
-      }
+    const bool odd = panels * blocks % 2, fewer = blocks > 1 && panels * (blocks - 1) >= 6;
+    if (odd && (tiles >= 24 * (blocks + 1) || (blocks > 1 && !fewer))) {
+      blocks++;
+    } else if (odd && fewer) {
+      blocks--;
     }
     d.block = ceil_div(tiles, blocks);
     d.chunks = tiles ? panels * blocks : 0;

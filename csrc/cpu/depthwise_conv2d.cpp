@@ -328,19 +328,19 @@ static void band_of_line(const DepthwiseConv2d& d, const Buffers& b, Rows rows, 
   }
 }
 
-// Bands [first, last) of the lines [begin, end).
+// Bands [first, last), all of one image, of the lines [begin, end).
 static void compute(const DepthwiseConv2d& d, const Buffers& b, int64_t first, int64_t last, int64_t begin,
                     int64_t end) {
   const Rows rows = rows_function(d);
-  const int64_t height = d.N * d.P / depthwise_images(d), image = first / d.bands * height;
+  const int64_t height = d.N * d.P / depthwise_images(d), image = first / d.bands;
   const auto row_of = [&](int64_t band) {
-    return image + chunk_begin(height, d.bands, band - first / d.bands * d.bands);
+    return image * height + chunk_begin(height, d.bands, band - image * d.bands);
   };
+  const int64_t step = d.means ? 1 : last - first;  // each has sums of its own
   for (int64_t k = begin * LINE; k < min_i(d.K, end * LINE); k += LINE) {
-    const int64_t k_end = min_i(d.K, k + LINE);
-    if (!d.means) band_of_line(d, b, rows, {row_of(first), row_of(last), k, k_end}, nullptr);
-    for (int64_t band = first; d.means && band < last; band++) {
-      band_of_line(d, b, rows, {row_of(band), row_of(band + 1), k, k_end}, b.more[0] + band * d.K);
+    for (int64_t band = first; band < last; band += step) {
+      const Range part = {row_of(band), row_of(band + step), k, min_i(d.K, k + LINE)};
+      band_of_line(d, b, rows, part, d.means ? b.more[0] + band * d.K : nullptr);
     }
   }
 }
@@ -352,9 +352,13 @@ static void compute(const DepthwiseConv2d& d, const Buffers& b, int64_t first, i
 void depthwise_conv2d(const DepthwiseConv2d& d, const Buffers& b, int64_t begin, int64_t end) {
   const int64_t lines = (d.K + LINE - 1) / LINE;
   for (int64_t chunk = begin; chunk < end;) {
-    const int64_t band = chunk / d.line_chunks, part = chunk % d.line_chunks, whole = (end - chunk) / d.line_chunks;
-    const int64_t bands = part == 0 && whole > 0 ? min_i(whole, d.bands - band % d.bands) : 1;
-    const int64_t parts = part == 0 && whole > 0 ? d.line_chunks : min_i(d.line_chunks - part, end - chunk);
+    const int64_t band = chunk / d.line_chunks, part = chunk % d.line_chunks;
+    int64_t bands = part == 0 ? (end - chunk) / d.line_chunks : 0, parts = d.line_chunks;
+    if (bands > 0) {
+      bands = min_i(bands, d.bands - band % d.bands);
+    } else {
+      bands = 1, parts = min_i(d.line_chunks - part, end - chunk);
+    }
     compute(d, b, band, band + bands, chunk_begin(lines, d.line_chunks, part),
             chunk_begin(lines, d.line_chunks, part + parts));
     chunk += bands * parts;

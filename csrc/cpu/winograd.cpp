@@ -15,6 +15,7 @@
 #include "cpu/winograd.h"
 
 #include "cpu/gemm.h"
+#include "cpu/math.h"
 #include "cpu/winograd_tile.h"
 
 namespace fastconv {
@@ -202,7 +203,7 @@ void winograd_conv2d(const Winograd& d, const Buffers& b, int64_t begin, int64_t
   float* sums = planes + (f.planes * plane + 15) / 16 * 16;
   const bool resident = f.planes * depth * d.K <= RESIDENT;
   for (int64_t chunk = begin; chunk < end; chunk++) {
-    const int64_t first = tiles * chunk / d.chunks, last = tiles * (chunk + 1) / d.chunks;
+    const int64_t first = chunk_begin(tiles, d.chunks, chunk), last = chunk_begin(tiles, d.chunks, chunk + 1);
     transform_tiles(d, b.in[0], first, last, planes, plane);
     const Fetch after = next_operation(b, chunk, chunk + 1, resident);
     for (int64_t p = 0; p < panels.count; p++) {
@@ -215,7 +216,7 @@ void winograd_conv2d(const Winograd& d, const Buffers& b, int64_t begin, int64_t
 // A chunk is a part of the tiles; b.out holds the planes of all of them.
 void winograd_input(const Winograd& d, const Buffers& b, int64_t begin, int64_t end) {
   const int64_t tiles = d.N * d.tiles_h * d.tiles_w, depth = form_of(d).parts * d.C, plane = tiles * depth + PLANE_PAD;
-  const int64_t first = tiles * begin / d.chunks, last = tiles * end / d.chunks;
+  const int64_t first = chunk_begin(tiles, d.chunks, begin), last = chunk_begin(tiles, d.chunks, end);
   transform_tiles(d, b.in[0], first, last, b.out + first * depth, plane);
 }
 
@@ -229,7 +230,7 @@ void winograd_product(const Winograd& d, const Buffers& b, int64_t begin, int64_
     for (int64_t chunk = begin + (p - begin % panels.count + panels.count) % panels.count; chunk < end;
          chunk += panels.count) {
       const int64_t block = chunk / panels.count, blocks = d.chunks / panels.count;
-      const int64_t first = tiles * block / blocks, last = tiles * (block + 1) / blocks;
+      const int64_t first = chunk_begin(tiles, blocks, block), last = chunk_begin(tiles, blocks, block + 1);
       run_panel(d, b, b.in[0] + first * depth, plane, first, last, panels, p, false,
                 next_operation(b, chunk, chunk + 1, false), b.scratch);
     }

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 ALIGN = 64
 _RETRIES = 12
-_CENTRES = 16
+_CENTRES = 16  # that a fit tries for a piece: each takes a look at all beside it
 _PAIRS = 200_000  # of pieces alive at the same time: a fit takes 0.03 s for so many; CNNs have hundreds
 
 
