@@ -133,7 +133,7 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
     const Fetch fetch = other              ? after
                         : blocks.count < 2 ? Fetch{nullptr, 0}
                                            : Fetch{(const char*)t.w + end * tap_bytes, ahead};
-    Pace pace(fetch, nv, blocks.count, (end - tap) * len);
+    Pace pace(fetch, nv, blocks.count, (end - tap) * iterations(len));
     Pixel pixel = gemm ? Pixel{} : pixel_of(d, row_begin);
     for (int64_t i = 0; i < blocks.count; i += t.count) {
       const int64_t rows = blocks.size(i), at = row_begin + blocks.start(i);

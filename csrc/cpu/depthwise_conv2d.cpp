@@ -4,9 +4,11 @@
 // filter row and used for every output that it touches. Blocks at the borders of the image leave out what lies outside
 // at compile time (branches: half the speed at 14x14 on Zen 5; loads under an empty mask were no better; prefetching
 // the next row costs up to a quarter). Other filters do the same with each weight loaded once for QT outputs; a channel
-// multiplier takes one output at a time. One cache line of channels runs through all rows before the next: its pixels
-// stay in L1 for all R filter rows. Weights are [R*S][K rounded up to whole vectors]. Where means are asked for, the
-// outputs of a line are added up while they are in L1, by four sums at a time.
+// multiplier takes one output at a time. Where registers hold the weights of a vector, it runs through all rows before
+// the next, a cache line of channels at a time: its pixels stay in L1 for all R filter rows. Elsewhere a block goes
+// through all channels before the next: what a block needs to begin, one vector of channels does not pay for. Weights
+// are [R*S][K rounded up to whole vectors]. Where means are asked for, the outputs of some rows are added up while they
+// are near, by four sums at a time.
 #include "cpu/math.h"
 
 namespace fastconv {
@@ -16,9 +18,8 @@ namespace {
 
 constexpr int V = Vec::N;
 constexpr bool HOLDS_WEIGHTS = REGISTERS == 32;
-constexpr int QT = 7;                                // outputs of a block
-constexpr int64_t LINE = 16;                         // floats
-constexpr int LANES = HOLDS_WEIGHTS ? 1 : LINE / V;  // of a line, that take turns
+constexpr int QT = 7;         // outputs of a block
+constexpr int64_t LINE = 16;  // floats
 
 struct Lane {      // one vector of channels
   const float* x;  // first channel of the first pixel
@@ -29,9 +30,8 @@ struct Lane {      // one vector of channels
   int n;  // channels in use
 };
 
-struct Line {
-  Lane lanes[LANES];
-  int count;
+struct Channels {
+  int64_t begin, end;
 };
 
 static inline Vec get(const float* p, int n) { return n == V ? load(p) : load_n(p, n); }
@@ -48,62 +48,103 @@ static inline void put(const DepthwiseConv2d& d, const Lane& lane, int64_t pixel
   }
 }
 
+static inline int64_t weights_ld(const DepthwiseConv2d& d) { return (d.K + V - 1) / V * V; }
+
+// Of the channels from k on. With a channel multiplier x stays the first channel of all.
+static inline Lane lane_at(const DepthwiseConv2d& d, const Buffers& b, int64_t k) {
+  const bool clip = d.act.func == Func::clip;
+  Lane lane;
+  lane.n = (int)min_i(V, d.K - k);
+  lane.x = b.in[0] + (d.multiplier == 1 ? k : 0);
+  lane.w = b.in[1] + k;
+  lane.residual = b.in[3] ? b.in[3] + k : nullptr;
+  lane.y = b.out + k;
+  lane.bias = b.in[2] ? get(b.in[2] + k, lane.n) : zero();
+  lane.lo = set1(clip ? d.act.alpha : -__builtin_inff());
+  lane.hi = set1(clip ? d.act.beta : __builtin_inff());
+  return lane;
+}
+
 struct Row {
-  const float* x;  // of the lane, at an image row that may lie outside
+  int64_t x;  // floats from the first pixel on, at an image row that may lie outside
   int64_t pixel;
   int r_begin, r_end;  // filter rows inside the image
 };
 
-// QT outputs from q0 on of a full vector. LEFT and RIGHT of the columns that they touch lie outside the image, which
-// costs nothing, for they are known here. Nine weights stay in registers where there are 32; otherwise those of one
-// filter row.
+// Pixels of a block one after the other. Compilers would compute all addresses before the loop over channels and read
+// them from the stack: more instructions than products.
+template <class T>
+struct Walk {
+  T* at;
+  int64_t one, three;  // floats
+  Walk(T* p, int64_t ld) : at(p), one(ld), three(3 * ld) {}
+  T* pixel(int i) {  // ascending from one of the first four on
+    if (i > 0 && i % 4 == 0) {
+      at += 4 * one;
+      __asm__("" : "+r"(at));
+    }
+    return at + (i % 4 == 3 ? three : i % 4 * one);
+  }
+};
+
+// QT outputs from q0 on of whole vectors of channels. LEFT and RIGHT of the columns that they touch lie outside the
+// image, which costs nothing, for they are known here. Nine weights stay in registers where there are 32 (`held`, of
+// one vector of channels); otherwise those of one filter row.
 template <int R, int S, int ST, int LEFT, int RIGHT>
-static inline void block(const DepthwiseConv2d& d, const Lane& lane, const Row& row, int64_t q0, int64_t w_ld,
-                         const Vec* held) {
+static inline void block(const DepthwiseConv2d& d, const Lane& first, const float* bias, int64_t channels,
+                         const Row& row, int64_t q0, const Vec* held) {
   constexpr int COLUMNS = (QT - 1) * ST + S;
   constexpr bool HELD = HOLDS_WEIGHTS && R * S <= 9;
-  const int64_t x_ld = d.x_ld, x_row = d.x_row, y_ld = d.y_ld;  // copies, for y might alias d
-  const float* x = row.x + (q0 * ST - d.pad_l) * x_ld;
-  const float* w = lane.w;
-  Vec acc[QT];
+  // copies, for y might alias d
+  const int64_t x_ld = d.x_ld, x_row = d.x_row, y_ld = d.y_ld, res_ld = d.res_ld, w_ld = weights_ld(d);
+  const int64_t r_begin = row.r_begin, r_end = row.r_end;
+  const float* first_x = first.x + row.x + (q0 * ST - d.pad_l) * x_ld;
+  const float* residual = first.residual ? first.residual + (row.pixel + q0) * res_ld : nullptr;
+  float* first_y = first.y + (row.pixel + q0) * y_ld;
+  const Vec lo = first.lo, hi = first.hi;
+  for (int64_t k = 0; k < (HOLDS_WEIGHTS ? V : channels); k += V) {
+    const float *x = first_x + k, *w = first.w + k;
+    const Vec start = HOLDS_WEIGHTS ? first.bias : bias ? load(bias + k) : zero();
+    Vec acc[QT];
 #pragma GCC unroll 8
-  for (int t = 0; t < QT; t++) acc[t] = lane.bias;
+    for (int t = 0; t < QT; t++) acc[t] = start;
 #pragma GCC unroll 8
-  for (int r = 0; r < R; r++, x += x_row, w += S * w_ld) {
-    if (r < row.r_begin || r >= row.r_end) continue;
-    Vec weights[S];
+    for (int r = 0; r < R; r++, x += x_row, w += S * w_ld) {
+      __asm__("" : "+r"(x), "+r"(w));  // as in Walk
+      if (r < r_begin || r >= r_end) continue;
+      Walk<const float> columns(x, x_ld);
+      Vec weights[S];
 #pragma GCC unroll 8
-    for (int i = 0; i < S; i++) weights[i] = HELD ? held[r * S + i] : load(w + i * w_ld);
+      for (int i = 0; i < S; i++) weights[i] = HELD ? held[r * S + i] : load(w + i * w_ld);
 #pragma GCC unroll 32
-    for (int c = LEFT; c < COLUMNS - RIGHT; c++) {
-      const Vec v = load_once(x + c * x_ld);
+      for (int c = LEFT; c < COLUMNS - RIGHT; c++) {
+        const Vec v = load_once(columns.pixel(c));
 #pragma GCC unroll 8
-      for (int t = 0; t < QT; t++) {
-        const int s = c - t * ST;
-        if (s >= 0 && s < S) acc[t] = fma(v, weights[s], acc[t]);
+        for (int t = 0; t < QT; t++) {
+          const int s = c - t * ST;
+          if (s >= 0 && s < S) acc[t] = fma(v, weights[s], acc[t]);
+        }
       }
     }
-  }
-  if (lane.residual) {
-    const float* residual = lane.residual + (row.pixel + q0) * d.res_ld;
+    if (residual) {
 #pragma GCC unroll 8
-    for (int t = 0; t < QT; t++) acc[t] = add(acc[t], load(residual + t * d.res_ld));
-  }
-  const Vec lo = lane.lo, hi = lane.hi;
-  float* y = lane.y + (row.pixel + q0) * y_ld;
+      for (int t = 0; t < QT; t++) acc[t] = add(acc[t], load(residual + k + t * res_ld));
+    }
+    Walk<float> y(first_y + k, y_ld);
 #pragma GCC unroll 8
-  for (int t = 0; t < QT; t++) store(y + t * y_ld, min(hi, max(lo, acc[t])));
+    for (int t = 0; t < QT; t++) store(y.pixel(t), min(hi, max(lo, acc[t])));
+  }
 }
 
 // The same for partial vectors, fewer outputs and any border.
 template <int R, int S, int ST>
-static void border_block(const DepthwiseConv2d& d, const Lane& lane, const Row& row, int64_t q0, int64_t w_ld) {
-  const int64_t iw = q0 * ST - d.pad_l, count = min_i(QT, d.Q - q0);
+static void border_block(const DepthwiseConv2d& d, const Lane& lane, const Row& row, int64_t q0) {
+  const int64_t iw = q0 * ST - d.pad_l, count = min_i(QT, d.Q - q0), w_ld = weights_ld(d);
   Vec acc[QT];
 #pragma GCC unroll 8
   for (int t = 0; t < QT; t++) acc[t] = lane.bias;
   for (int r = row.r_begin; r < row.r_end; r++) {
-    const float* x = row.x + r * d.x_row + iw * d.x_ld;
+    const float* x = lane.x + row.x + r * d.x_row + iw * d.x_ld;
     const float* w = lane.w + r * S * w_ld;
 #pragma GCC unroll 32
     for (int c = 0; c < (QT - 1) * ST + S; c++) {
@@ -122,48 +163,49 @@ static void border_block(const DepthwiseConv2d& d, const Lane& lane, const Row& 
   }
 }
 
+// first: of the channels; bias: from its first one on, or null.
 template <int R, int S, int ST>
-static inline void any_block(const DepthwiseConv2d& d, const Lane& lane, const Row& row, int64_t q, int64_t w_ld,
-                             const Vec* held) {
+static inline void any_block(const DepthwiseConv2d& d, const Buffers& b, Channels channels, const Lane& first,
+                             const float* bias, const Row& row, int64_t q, const Vec* held) {
   constexpr int COLUMNS = (QT - 1) * ST + S, EDGE = R / 2, FAR = ST == 1 ? EDGE : EDGE - 1;
   const int64_t left = d.pad_l - q * ST, right = q * ST - d.pad_l + COLUMNS - d.W;
-  const bool whole = lane.n == V && q + QT <= d.Q;
+  const int64_t whole = q + QT <= d.Q ? (channels.end - channels.begin) / V * V : 0;  // channels of whole vectors
+  int64_t done = channels.begin + whole;
   if (whole && left <= 0 && right <= 0) {
-    block<R, S, ST, 0, 0>(d, lane, row, q, w_ld, held);
+    block<R, S, ST, 0, 0>(d, first, bias, whole, row, q, held);
   } else if (whole && left == EDGE && right <= 0) {
-    block<R, S, ST, EDGE, 0>(d, lane, row, q, w_ld, held);
+    block<R, S, ST, EDGE, 0>(d, first, bias, whole, row, q, held);
   } else if (whole && left <= 0 && right == FAR) {
-    block<R, S, ST, 0, FAR>(d, lane, row, q, w_ld, held);
+    block<R, S, ST, 0, FAR>(d, first, bias, whole, row, q, held);
   } else if (whole && left == EDGE && right == FAR) {
-    block<R, S, ST, EDGE, FAR>(d, lane, row, q, w_ld, held);
+    block<R, S, ST, EDGE, FAR>(d, first, bias, whole, row, q, held);
   } else {
-    border_block<R, S, ST>(d, lane, row, q, w_ld);
+    done = channels.begin;
   }
+  for (; done < channels.end; done += V) border_block<R, S, ST>(d, lane_at(d, b, done), row, q);
 }
 
-// Rows [begin, end) of a line. The last block begins early where Q is no multiple of QT: what both compute is the same.
-// Vectors of a line take turns block by block: while one computes from L1, the lines that the next block needs arrive.
+// Output rows [begin, end). The last block begins early where Q is no multiple of QT: what both compute is the same.
 template <int R, int S, int ST>
-static void rows_by_blocks(const DepthwiseConv2d& d, const Line& line, int64_t begin, int64_t end, int64_t w_ld) {
+static void rows_by_blocks(const DepthwiseConv2d& d, const Buffers& b, Channels channels, int64_t begin, int64_t end) {
+  const Lane first = lane_at(d, b, channels.begin);
+  const float* bias = b.in[2] ? b.in[2] + channels.begin : nullptr;
   Vec held[R * S];
 #pragma GCC unroll 9
-  for (int i = 0; HOLDS_WEIGHTS && R * S <= 9 && i < R * S; i++) held[i] = load(line.lanes[0].w + i * w_ld);
+  for (int i = 0; HOLDS_WEIGHTS && R * S <= 9 && i < R * S; i++) held[i] = load(first.w + i * weights_ld(d));
   for (int64_t at = begin; at < end; at++) {
-    const int64_t n = at / d.P, ih = at % d.P * ST - d.pad_t, first = n * d.x_image + ih * d.x_row;
-    Row row = {nullptr, at * d.Q, (int)max_i(0, -ih), (int)min_i(R, d.H - ih)};
+    const int64_t n = at / d.P, ih = at % d.P * ST - d.pad_t, x = n * d.x_image + ih * d.x_row;
+    const Row row = {x, at * d.Q, (int)max_i(0, -ih), (int)min_i(R, d.H - ih)};
     for (int64_t next = 0; next < d.Q; next += QT) {
-      const int64_t q = next + QT <= d.Q || d.Q < QT || line.lanes[0].residual ? next : d.Q - QT;
-      for (int i = 0; i < line.count; i++) {
-        row.x = line.lanes[i].x + first;
-        any_block<R, S, ST>(d, line.lanes[i], row, q, w_ld, held);
-      }
+      const int64_t q = next + QT <= d.Q || d.Q < QT || first.residual ? next : d.Q - QT;
+      any_block<R, S, ST>(d, b, channels, first, bias, row, q, held);
     }
   }
 }
 
 // Any filter and dilation: QT outputs at a time, each weight loaded once for all of them.
 template <bool INSIDE>
-static inline void block_any(const DepthwiseConv2d& d, const Lane& lane, int64_t at, int64_t q0, int64_t w_ld) {
+static inline void block_any(const DepthwiseConv2d& d, const Lane& lane, int64_t at, int64_t q0) {
   const int64_t iw = q0 * d.stride_w - d.pad_l, n = at / d.P, p = at % d.P;
   const int64_t count = INSIDE ? QT : min_i(QT, d.Q - q0);
   Vec acc[QT];
@@ -173,7 +215,7 @@ static inline void block_any(const DepthwiseConv2d& d, const Lane& lane, int64_t
     const int64_t ih = p * d.stride_h - d.pad_t + r * d.dilation_h;
     if ((uint64_t)ih >= (uint64_t)d.H) continue;
     for (int64_t s = 0; s < d.S; s++) {
-      const Vec w = load(lane.w + (r * d.S + s) * w_ld);
+      const Vec w = load(lane.w + (r * d.S + s) * weights_ld(d));
       const int64_t first = iw + s * d.dilation_w;
       const float* x = lane.x + n * d.x_image + ih * d.x_row + first * d.x_ld;
 #pragma GCC unroll 8
@@ -190,43 +232,47 @@ static inline void block_any(const DepthwiseConv2d& d, const Lane& lane, int64_t
   }
 }
 
-static void rows_any(const DepthwiseConv2d& d, const Line& line, int64_t begin, int64_t end, int64_t w_ld) {
+static void rows_any(const DepthwiseConv2d& d, const Buffers& b, Channels channels, int64_t begin, int64_t end) {
   const int64_t reach = (QT - 1) * d.stride_w + (d.S - 1) * d.dilation_w;
   for (int64_t at = begin; at < end; at++) {
     for (int64_t q = 0; q < d.Q; q += QT) {
       const int64_t iw = q * d.stride_w - d.pad_l;
       const bool inside = iw >= 0 && iw + reach < d.W && q + QT <= d.Q;
-      for (int i = 0; i < line.count; i++) {
-        if (inside && line.lanes[i].n == V) {
-          block_any<true>(d, line.lanes[i], at, q, w_ld);
+      for (int64_t k = channels.begin; k < channels.end; k += V) {
+        const Lane lane = lane_at(d, b, k);
+        if (inside && lane.n == V) {
+          block_any<true>(d, lane, at, q);
         } else {
-          block_any<false>(d, line.lanes[i], at, q, w_ld);
+          block_any<false>(d, lane, at, q);
         }
       }
     }
   }
 }
 
-// With a channel multiplier: input channel of output channel k is k / multiplier. lane.x is the first channel of all.
-static void rows_multiplied(const DepthwiseConv2d& d, const Lane& lane, int64_t begin, int64_t end, int64_t k,
-                            int64_t w_ld) {
-  for (int64_t pixel = begin * d.Q; pixel < end * d.Q; pixel++) {
-    const int64_t n = pixel / d.Q / d.P, p = pixel / d.Q % d.P, q = pixel % d.Q;
-    Vec acc = lane.bias;
-    for (int64_t r = 0; r < d.R; r++) {
-      const int64_t ih = p * d.stride_h - d.pad_t + r * d.dilation_h;
-      if ((uint64_t)ih >= (uint64_t)d.H) continue;
-      for (int64_t s = 0; s < d.S; s++) {
-        const int64_t iw = q * d.stride_w - d.pad_l + s * d.dilation_w;
-        if ((uint64_t)iw >= (uint64_t)d.W) continue;
-        const float* x = lane.x + n * d.x_image + ih * d.x_row + iw * d.x_ld;
-        float spread[V];
-        for (int i = 0; i < V; i++) spread[i] = i < lane.n ? x[(k + i) / d.multiplier] : 0.0f;
-        const Vec v = load(spread);
-        acc = fma(v, load(lane.w + (r * d.S + s) * w_ld), acc);
+// With a channel multiplier: input channel of output channel k is k / multiplier.
+static void rows_multiplied(const DepthwiseConv2d& d, const Buffers& b, Channels channels, int64_t begin, int64_t end) {
+  const int64_t w_ld = weights_ld(d);
+  for (int64_t k = channels.begin; k < channels.end; k += V) {
+    const Lane lane = lane_at(d, b, k);
+    for (int64_t pixel = begin * d.Q; pixel < end * d.Q; pixel++) {
+      const int64_t n = pixel / d.Q / d.P, p = pixel / d.Q % d.P, q = pixel % d.Q;
+      Vec acc = lane.bias;
+      for (int64_t r = 0; r < d.R; r++) {
+        const int64_t ih = p * d.stride_h - d.pad_t + r * d.dilation_h;
+        if ((uint64_t)ih >= (uint64_t)d.H) continue;
+        for (int64_t s = 0; s < d.S; s++) {
+          const int64_t iw = q * d.stride_w - d.pad_l + s * d.dilation_w;
+          if ((uint64_t)iw >= (uint64_t)d.W) continue;
+          const float* x = lane.x + n * d.x_image + ih * d.x_row + iw * d.x_ld;
+          float spread[V];
+          for (int i = 0; i < V; i++) spread[i] = i < lane.n ? x[(k + i) / d.multiplier] : 0.0f;
+          const Vec v = load(spread);
+          acc = fma(v, load(lane.w + (r * d.S + s) * w_ld), acc);
+        }
       }
+      put(d, lane, pixel, acc);
     }
-    put(d, lane, pixel, acc);
   }
 }
 
@@ -266,10 +312,10 @@ static Vec activate_and_sum(const Activation& act, float* y, int64_t y_ld, int64
   return sum_pixels<false>(Identity{}, y, y_ld, count, n);
 }
 
-using Rows = void (*)(const DepthwiseConv2d&, const Line&, int64_t, int64_t, int64_t);
+using Rows = void (*)(const DepthwiseConv2d&, const Buffers&, Channels, int64_t, int64_t);
 
-static Rows rows_function(const DepthwiseConv2d& d) {  // null: with a channel multiplier
-  if (d.multiplier != 1) return nullptr;
+static Rows rows_function(const DepthwiseConv2d& d) {
+  if (d.multiplier != 1) return rows_multiplied;
   const bool plain = d.dilation_h == 1 && d.dilation_w == 1 && d.stride_h == d.stride_w && d.R == d.S &&
                      (d.R == 3 || d.R == 5) && (d.stride_h == 1 || d.stride_h == 2);
   if (!plain) return rows_any;
@@ -277,54 +323,36 @@ static Rows rows_function(const DepthwiseConv2d& d) {  // null: with a channel m
   return d.stride_h == 1 ? rows_by_blocks<5, 5, 1> : rows_by_blocks<5, 5, 2>;
 }
 
-// Of the channels from k on. With a channel multiplier x stays the first channel of all.
-static Lane lane_at(const DepthwiseConv2d& d, const Buffers& b, int64_t k) {
-  const bool clip = d.act.func == Func::clip;
-  Lane lane;
-  lane.n = (int)min_i(V, d.K - k);
-  lane.x = b.in[0] + (d.multiplier == 1 ? k : 0);
-  lane.w = b.in[1] + k;
-  lane.residual = b.in[3] ? b.in[3] + k : nullptr;
-  lane.y = b.out + k;
-  lane.bias = b.in[2] ? get(b.in[2] + k, lane.n) : zero();
-  lane.lo = set1(clip ? d.act.alpha : -__builtin_inff());
-  lane.hi = set1(clip ? d.act.beta : __builtin_inff());
-  return lane;
-}
+// Channels that go through a band together, and of those a range through some rows.
+static int64_t strip_width(const DepthwiseConv2d& d) { return HOLDS_WEIGHTS ? LINE : (d.K + LINE - 1) / LINE * LINE; }
+static int64_t rows_width(const DepthwiseConv2d& d) { return HOLDS_WEIGHTS ? V : strip_width(d); }
 
-// Rows of one line. sums: null, or where the sums of its outputs go, divided by P Q.
-static void band_of_line(const DepthwiseConv2d& d, const Buffers& b, Rows rows, const Range& range, float* sums) {
-  const int64_t w_ld = (d.K + V - 1) / V * V;
-  const int64_t batch = max_i(1, 256 / max_i(1, d.Q));  // rows whose vectors wait in L1 for the activation
-  Vec total[LINE / V];
-  for (int64_t i = 0; i < LINE / V; i++) total[i] = zero();
+// sums: null, or where the sums of the outputs go, divided by P Q.
+static void band_of_strip(const DepthwiseConv2d& d, const Buffers& b, Rows rows, const Range& range, float* sums) {
+  // Rows whose vectors wait in L1 for the activation; the same for all chunks, for sums depend on it.
+  const int64_t batch = max_i(1, 256 * LINE / max_i(1, d.Q * strip_width(d)));
+  const auto lanes = [&](int64_t k) { return (int)min_i(V, d.K - k); };
+  for (int64_t k = range.k_begin; sums && k < range.k_end; k += V) store_n(sums + k, zero(), lanes(k));
   for (int64_t row = range.row_begin; row < range.row_end; row += batch) {
     const int64_t stop = min_i(range.row_end, row + batch), pixels = (stop - row) * d.Q;
-    for (int64_t k = range.k_begin; k < range.k_end; k += LANES * V) {
-      Line line;
-      line.count = 0;
-      for (int64_t c = k; c < min_i(range.k_end, k + LANES * V); c += V) line.lanes[line.count++] = lane_at(d, b, c);
-      if (rows) {
-        rows(d, line, row, stop, w_ld);
-      } else {
-        for (int i = 0; i < line.count; i++) rows_multiplied(d, line.lanes[i], row, stop, k + i * V, w_ld);
-      }
+    for (int64_t k = range.k_begin; k < range.k_end; k += rows_width(d)) {
+      rows(d, b, {k, min_i(range.k_end, k + rows_width(d))}, row, stop);
     }
     float* y = b.out + row * d.Q * d.y_ld;
     if (!sums && d.act.func != Func::clip) {
       activate_rows(d.act, y + range.k_begin, d.y_ld, pixels, range.k_end - range.k_begin);
     }
     for (int64_t k = range.k_begin; sums && k < range.k_end; k += V) {
-      Vec& sum = total[(k - range.k_begin) / V];
+      Vec sum = get(sums + k, lanes(k));
       for (int64_t p = 0; p < pixels; p += 256) {  // sums of sums: those of wide rows keep their precision
-        sum = add(sum,
-                  activate_and_sum(d.act, y + p * d.y_ld + k, d.y_ld, min_i(256, pixels - p), (int)min_i(V, d.K - k)));
+        sum = add(sum, activate_and_sum(d.act, y + p * d.y_ld + k, d.y_ld, min_i(256, pixels - p), lanes(k)));
       }
+      store_n(sums + k, sum, lanes(k));
     }
   }
-  const Vec share = set1(sums ? 1.0f / (float)(d.P * d.Q) : 0.0f);
+  const Vec share = set1(1.0f / (float)(d.P * d.Q));
   for (int64_t k = range.k_begin; sums && k < range.k_end; k += V) {
-    store_n(sums + k, mul(total[(k - range.k_begin) / V], share), (int)min_i(V, d.K - k));
+    store_n(sums + k, mul(get(sums + k, lanes(k)), share), lanes(k));
   }
 }
 
@@ -337,10 +365,11 @@ static void compute(const DepthwiseConv2d& d, const Buffers& b, int64_t first, i
     return image * height + chunk_begin(height, d.bands, band - image * d.bands);
   };
   const int64_t step = d.means ? 1 : last - first;  // each has sums of its own
-  for (int64_t k = begin * LINE; k < min_i(d.K, end * LINE); k += LINE) {
+  const int64_t k_end = min_i(d.K, end * LINE);
+  for (int64_t k = begin * LINE; k < k_end; k += strip_width(d)) {
     for (int64_t band = first; band < last; band += step) {
-      const Range part = {row_of(band), row_of(band + step), k, min_i(d.K, k + LINE)};
-      band_of_line(d, b, rows, part, d.means ? b.more[0] + band * d.K : nullptr);
+      const Range part = {row_of(band), row_of(band + step), k, min_i(k_end, k + strip_width(d))};
+      band_of_strip(d, b, rows, part, d.means ? b.more[0] + band * d.K : nullptr);
     }
   }
 }

@@ -5,8 +5,9 @@
 // Rows are pointers (one per tap, so that padding and strides cost nothing in the loop), weights are one panel of NV
 // vectors, rows of w_ld floats. Each step reads NV vectors (some straight from memory, where registers are short),
 // broadcasts MR scalars and issues MR * NV FMAs; 24 or more accumulators cover two FMA ports times four cycles of
-// latency three times over. A call goes through `count` blocks of MR rows, each as far behind the one before or with
-// pointers of its own: between two calls the FMA units stand still for longer.
+// latency three times over. Where a step has few FMAs several make one iteration: counters and prefetches take issue
+// slots, of which another thread on the same core leaves half. A call goes through `count` blocks of MR rows, each as
+// far behind the one before or with pointers of its own: between two calls the FMA units stand still for longer.
 #pragma once
 #include "cpu/kernels.h"
 
@@ -37,22 +38,25 @@ struct Tile {
   int tail;   // lanes in use in the last vector
   const Activation* act;
   const char* next;   // what to prefetch into L2 meanwhile
-  int64_t next_step;  // bytes a step, see fetch_step(); 0 for nothing
+  int64_t next_step;  // bytes an iteration, see fetch_step(); 0 for nothing
 };
 
-// Lines that a step can fetch: half of the weights that it reads.
-static constexpr int fetched_lines(int nv) { return nv * Vec::N > 32 ? 2 : 1; }
-static inline int64_t fetch_step(int nv, int64_t bytes, int64_t steps) {
-  return min_i(64 * fetched_lines(nv), (bytes + steps - 1) / steps);
+// Of so many elements of a tap: STEPS at a time and the rest.
+static inline int64_t iterations(int64_t len) { return (len + STEPS - 1) / STEPS; }
+
+// Lines that an iteration can fetch: half of the weights that it reads.
+static constexpr int fetched_lines(int nv) { return STEPS * nv * Vec::N > 32 ? 2 : 1; }
+static inline int64_t fetch_step(int nv, int64_t bytes, int64_t iterations) {
+  return min_i(64 * fetched_lines(nv), (bytes + iterations - 1) / iterations);
 }
 
 // The next weights arrive while this panel computes: without it 7x7 layers wait for memory. Inlined at once, for g++
 // drops calls that have no effect that it knows.
 __attribute__((always_inline)) static inline void prefetch_l2(const char* p) { __builtin_prefetch(p, 0, 2); }
 
-// What a step fetches. A line that is asked for again while it is on its way costs as much as another one: where one
-// line is enough, or none, the tile's own description stands in, which is in L1. (The weights just read would, too, but
-// a second stream of prefetches takes the CPU's own prefetchers from x and y; docs/performance.md.)
+// What an iteration fetches. A line that is asked for again while it is on its way costs as much as another one: where
+// one line is enough, or none, the tile's own description stands in, which is in L1. (The weights just read would, too,
+// but a second stream of prefetches takes the CPU's own prefetchers from x and y; docs/performance.md.)
 static inline const char* fetch_from(const Tile& t) { return t.next_step ? t.next : (const char*)&t; }
 template <int NV>
 __attribute__((always_inline)) static inline void fetch_ahead(const Tile& t, const char* next) {
@@ -150,7 +154,7 @@ void tile(const Tile& t) {
   constexpr int V = Vec::N;
   // Where the accumulators leave no register for all weights, the last vector is a memory operand of its FMAs.
   constexpr bool last_from_memory = MR * NV + NV >= 32 || (Vec::N == 8 && MR * NV + NV >= 16);
-  constexpr int HELD = last_from_memory ? (NV > 4 ? 0 : NV - 1) : NV;
+  constexpr int HELD = last_from_memory ? NV - 1 : NV;
   const char* next = fetch_from(t);
   const float *start = t.start, *residual = t.residual;
   float* y = t.y;
@@ -193,32 +197,37 @@ void tile(const Tile& t) {
       }
       const float* w = t.w + (t.taps ? t.taps[k] : k) * t.len * t.w_ld;
       const int64_t end = at + t.len;
-      for (int64_t c = at; c < end; c++, w += t.w_ld) {
+      const auto step = [&](int64_t c, const float* w, bool fetches) __attribute__((always_inline)) {
         Vec held[NV];
 #pragma GCC unroll 16
         for (int j = 0; j < HELD; j++) held[j] = load(w + j * V);
-        fetch_ahead<NV>(t, next);
-        next += t.next_step;
-        if constexpr (HELD == 0) {  // of dense layers: one weight at a time for all rows
-          Vec x[MR];
-#pragma GCC unroll 16
-          for (int i = 0; i < MR; i++) x[i] = set1(p[i][c]);
-#pragma GCC unroll 16
-          for (int j = 0; j < NV; j++) {
-#pragma GCC unroll 16
-            for (int i = 0; i < MR; i++) acc[i][j] = fma_at(x[i], w + j * V, acc[i][j]);
-          }
-          continue;
+        if (fetches) {
+          fetch_ahead<NV>(t, next);
+          next += t.next_step;
         }
 #pragma GCC unroll 16
         for (int i = 0; i < MR; i++) {
-          Vec x = set1(p[i][c]);
+          const Vec x = set1(p[i][c]);
 #pragma GCC unroll 16
-          for (int j = 0; j < HELD; j++) acc[i][j] = fma(x, held[j], acc[i][j]);
+          for (int j = 0; j < HELD; j++) acc[i][j] = fma_onto(x, held[j], acc[i][j]);
 #pragma GCC unroll 16
           for (int j = HELD; j < NV; j++) acc[i][j] = fma_at(x, w + j * V, acc[i][j]);
         }
+      };
+      int64_t c = at;
+      if constexpr (STEPS > 1) {
+        if (t.w_ld == NV * V) {
+          for (; c + STEPS <= end; c += STEPS, w += STEPS * NV * V) {
+#pragma GCC unroll 8
+            for (int u = 0; u < STEPS; u++) step(c + u, w + u * NV * V, u == 0);
+          }
+        }
+        if (c < end) {
+          fetch_ahead<NV>(t, next);
+          next += t.next_step;
+        }
       }
+      for (; c < end; c++, w += t.w_ld) step(c, w, STEPS == 1);
     }
     finish_tile<MR, NV>(t, residual, y, acc);
     if (start) start += MR * t.start_ld;
@@ -233,21 +242,21 @@ struct Fetch {
   int64_t bytes;
 };
 
-// Shares out what is fetched during `blocks` blocks of rows, of so many steps. Some lines of a stream of prefetches get
-// lost where memory is slow: the second half of the blocks asks for them again.
+// Shares out what is fetched during `blocks` blocks of rows, of so many iterations each. Some lines of a stream of
+// prefetches get lost where memory is slow: the second half of the blocks asks for them again.
 class Pace {
  public:
-  Pace(Fetch fetch, int nv, int64_t blocks, int64_t steps)
-      : fetch_(fetch), nv_(nv), left_(blocks), steps_(steps), next_(fetch.from) {
-    const int64_t half = blocks / 2, most = 64 * fetched_lines(nv) * half * steps;
+  Pace(Fetch fetch, int nv, int64_t blocks, int64_t each)
+      : fetch_(fetch), nv_(nv), left_(blocks), each_(each), next_(fetch.from) {
+    const int64_t half = blocks / 2, most = 64 * fetched_lines(nv) * half * each;
     half_ = fetch.bytes >= FEW_BYTES && fetch.bytes <= most ? half : 0;
-    step_ = fetch_step(nv, fetch.bytes, (blocks - half_) * steps);
+    step_ = fetch_step(nv, fetch.bytes, (blocks - half_) * each);
   }
 
   // How many of the next `count` blocks one call may compute.
   int64_t most(int64_t count) {
     if (left_ <= half_) {
-      if (left_ > 0) next_ = fetch_.from, step_ = fetch_step(nv_, fetch_.bytes, left_ * steps_);
+      if (left_ > 0) next_ = fetch_.from, step_ = fetch_step(nv_, fetch_.bytes, left_ * each_);
       half_ = 0;
     }
     return half_ > 0 ? min_i(count, left_ - half_) : count;
@@ -258,7 +267,7 @@ class Pace {
     left_ -= t.count;
     t.next = next_;
     t.next_step = step_;
-    const int64_t fetched = step_ * t.n_taps * t.len * t.count;
+    const int64_t fetched = step_ * t.n_taps * iterations(t.len) * t.count;
     prefetch_pages(next_, fetched);
     next_ += fetched;
   }
@@ -267,7 +276,7 @@ class Pace {
   static constexpr int64_t FEW_BYTES = 32 << 10;  // whose losses are less than another call takes
   Fetch fetch_;
   int nv_;
-  int64_t left_, steps_, step_;
+  int64_t left_, each_, step_;
   int64_t half_;  // blocks that are left when the second half begins; 0: none does
   const char* next_;
 };

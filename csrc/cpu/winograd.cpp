@@ -176,8 +176,7 @@ void run_panel(const Winograd& d, const Buffers& b, const float* planes, int64_t
     } else if (blocks.count < 2) {
       bytes = 0;
     }
-    const int64_t steps = blocks.count * depth;
-    t.next_step = fetch_step(nv, bytes, steps);
+    t.next_step = fetch_step(nv, bytes, blocks.count * iterations(depth));
     for (int64_t i = 0; i < blocks.count; i += t.count) {
       const int64_t at = blocks.start(i), rows = blocks.size(i);
       t.count = blocks.same(i);
@@ -185,7 +184,7 @@ void run_panel(const Winograd& d, const Buffers& b, const float* planes, int64_t
       for (int64_t r = 0; r < rows; r++) pointers[r] = planes + e * plane + (at + r) * depth;
       t.y = sums + e * sums_plane + at * nv * V;
       t.next = next;
-      next += t.next_step * depth * t.count;
+      next += t.next_step * iterations(depth) * t.count;
       (i < blocks.more ? large : small)(t);
     }
   }

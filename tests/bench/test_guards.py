@@ -64,6 +64,33 @@ def test_missing_prefetches_are_found() -> None:
     assert check_loops.check("avx512", listing(STEP), {}, fetches=True) == ([], 1)
 
 
+def avx2(steps: int) -> list[str]:
+    """An iteration of a 2x2 tile of AVX2."""
+    step = [s.replace("zmm", "ymm") for s in STEP]
+    return [s for _ in range(steps) for s in (*step[:2], *step[3:9])] + step[9:]
+
+
+def test_unrolled_tiles_fetch_once_an_iteration() -> None:
+    name = NAME.replace("avx512", "avx2")
+    fetch = ["prefetcht1 (%rdx)"]
+    for fetches, found in ((0, "fetches 0 lines"), (1, "fetches 1 lines ahead, not 2 in 4 steps")):
+        few = listing([*avx2(4), *fetch * fetches], name)
+        assert found in check_loops.check("avx2", few, {}, fetches=True)[0][0]
+    assert check_loops.check("avx2", listing([*avx2(4), *fetch * 2], name), {}, fetches=True) == ([], 1)
+
+
+def test_where_to_fetch_may_lie_in_memory() -> None:
+    """Where several steps of twelve rows make an iteration: their pointers take most registers. Once, no more."""
+    step = ["vmovups (%rax),%ymm0"]
+    for row in range(1, 13):
+        step += ["vbroadcastss (%r8,%rcx,4),%ymm13", f"vfmadd231ps %ymm13,%ymm0,%ymm{row}"]
+    name = NAME.replace("avx512", "avx2").replace("2, 2", "12, 1")
+    spill = ["mov    %rdx,0x8(%rsp)"]
+    for steps, spills, good in ((4, 1, True), (4, 2, False), (1, 1, False)):
+        found = check_loops.check("avx2", listing([*step * steps, *spill * spills, "inc    %rcx"], name), {})[0]
+        assert (found == []) == good, (steps, spills, found)
+
+
 def test_memory_operands_are_reads() -> None:
     step = [s.replace("%zmm2,%zmm1", "0x40(%rax),%zmm2") for s in STEP if s != STEP[1]]
     assert loop_of(listing(step)).reads == 5

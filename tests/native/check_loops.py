@@ -2,10 +2,11 @@
 
     python -m tests.native.check_loops BUILD_DIR [neon]     the build has tests/native/driver's objects
 
-A tile<MR, NV> issues MR * NV FMAs per step; compilers may unroll steps. Its accumulators must stay in registers: no
-store to the stack, no vector from it, in as far as the registers suffice. It reads MR broadcasts and at most one weight
-per FMA; the tiles that do most of the work have limits of their own, from g++ 12, clang 14 and the same source. Needs
-objdump (binutils, which comes with every compiler): without it the check fails.
+A tile<MR, NV> issues MR * NV FMAs per step; an iteration has STEPS of them, and compilers may unroll more. Its
+accumulators must stay in registers: no store to the stack, no vector from it, in as far as the registers suffice. It
+reads MR broadcasts and at most one weight per FMA; the tiles that do most of the work have limits of their own, from
+g++ 12, clang 14 and the same source. Needs objdump (binutils, which comes with every compiler): without it the check
+fails.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from tests.native import loops
 
 REGISTERS = {"avx2": 16, "avx512": 32, "neon": 32}
 LANES = {"avx2": 8, "avx512": 16, "neon": 4}
+STEPS = {"avx2": 4, "avx512": 1, "neon": 1}  # of an iteration, as in csrc/cpu/simd
 Limits = dict[tuple[int, float], tuple[int, int]]
 # (MR, NV): instructions and reads per step. Instructions may be a tenth more, for other compilers.
 MAIN: dict[str, Limits] = {
     "avx512": {(6, 4): (40, 10), (7, 4): (44, 17), (8, 3): (43, 11), (12, 2): (48, 14), (12, 1): (23, 13)},
-    "avx2": {(6, 2): (26, 8), (12, 1): (35, 13)},
+    "avx2": {(6, 2): (23, 8), (12, 1): (29, 13)},
     "neon": {(6, 4): (46, 10), (8, 3): (46, 11), (12, 2): (54, 14), (12, 1): (40, 13)},
 }
 # Dense layers with one to three rows: as wide as a panel, bound by memory.
@@ -59,6 +61,8 @@ def problems(
     # A broadcast and a weight stand beside the accumulators. Where that is too much anyway, clang spills two more.
     excess = work + 2 - REGISTERS[level]
     allowed = (excess + 2) * steps if excess > 0 else 0
+    if rows >= 12 and steps > 1:
+        allowed += 1  # of fifteen integer registers rows take twelve: where to fetch is kept in memory
     if loop.spills > allowed or loop.vector_reloads > allowed:
         found.append(f"stores {loop.spills} values to the stack and reloads {loop.vector_reloads} vectors per loop")
     most_instructions, most_reads = limit or (0, work + rows)
@@ -89,10 +93,11 @@ def check(level: str, lines: Iterable[str], limits: Limits, fetches: bool = Fals
         seen.add((kind, rows, vectors))
         loop, limit = loops.main_loop(body), SPECIAL.get(kind, {level: limits})[level].get((rows, vectors))
         wrong = problems(level, 3 * rows if kind == "stagger" else rows, vectors, loop, limit)
-        lines_fetched = 2 if int(tile[4]) * LANES[level] > 32 else 1  # a step, as fetched_lines() in csrc/cpu/gemm.h
+        steps = STEPS[level]
+        lines_fetched = 2 if steps * int(tile[4]) * LANES[level] > 32 else 1  # as fetched_lines() in csrc/cpu/gemm.h
         fetching = fetches and kind != "stagger"
-        if fetching and loop and loop.prefetches * int(rows * vectors) < lines_fetched * loop.fmas:
-            wrong.append(f"fetches {loop.prefetches} lines ahead, not {lines_fetched} a step")
+        if fetching and loop and loop.prefetches * steps * int(rows * vectors) < lines_fetched * loop.fmas:
+            wrong.append(f"fetches {loop.prefetches} lines ahead, not {lines_fetched} in {steps} steps")
         found += [f"{kind}<{rows}, {vectors:g}> {text}" for text in wrong]
     wanted = {("tile", *size) for size in limits}
     if limits is CONV[level]:

@@ -15,6 +15,7 @@ static constexpr int REGISTERS = 16;
 static constexpr int MAX_NV = 2;                  // 6x16 tile: 12 accumulators, 2 weights, 2 broadcasts
 static constexpr int DENSE_NV = 8;                // panel of a dense layer, in vectors
 static constexpr int ROWS[5] = {0, 12, 6, 0, 0};  // rows of a tile by its width in vectors
+static constexpr int STEPS = 4;                   // of a tile at once
 
 static inline __m256i mask_n(int n) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
@@ -30,6 +31,11 @@ static inline Vec sub(Vec a, Vec b) { return {_mm256_sub_ps(a.v, b.v)}; }
 static inline Vec mul(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }
 static inline Vec div(Vec a, Vec b) { return {_mm256_div_ps(a.v, b.v)}; }
 static inline Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+// acc + x * w in the register of acc: compilers would move accumulators about in unrolled loops.
+static inline Vec fma_onto(Vec x, Vec w, Vec acc) {
+  __asm__("vfmadd231ps %2, %1, %0" : "+x"(acc.v) : "x"(x.v), "x"(w.v));
+  return acc;
+}
 // acc + x * w[0..N) with w as the memory operand: compilers would load it once and spill an accumulator instead.
 static inline Vec fma_at(Vec x, const float* w, Vec acc) {
   __asm__("vfmadd231ps %2, %1, %0" : "+x"(acc.v) : "x"(x.v), "m"(*(const __m256_u*)w));

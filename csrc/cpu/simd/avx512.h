@@ -15,6 +15,7 @@ static constexpr int REGISTERS = 32;
 static constexpr int MAX_NV = 4;                   // 6x64 tile: 24 accumulators, 4 weights, 1 broadcast
 static constexpr int DENSE_NV = 8;                 // panel of a dense layer, in vectors
 static constexpr int ROWS[5] = {0, 14, 12, 8, 7};  // rows of a tile by its width in vectors
+static constexpr int STEPS = 1;                    // of a tile at once
 
 static inline __mmask16 mask_n(int n) { return (__mmask16)((1u << n) - 1u); }
 static inline Vec zero() { return {_mm512_setzero_ps()}; }
@@ -48,6 +49,7 @@ static inline Vec sub(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
 static inline Vec mul(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
 static inline Vec div(Vec a, Vec b) { return {_mm512_div_ps(a.v, b.v)}; }
 static inline Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+static inline Vec fma_onto(Vec x, Vec w, Vec acc) { return fma(x, w, acc); }
 // acc + x * w[0..N) with w as the memory operand: compilers would load it once and spill an accumulator instead.
 static inline Vec fma_at(Vec x, const float* w, Vec acc) {
   __asm__("vfmadd231ps %2, %1, %0" : "+v"(acc.v) : "v"(x.v), "m"(*(const __m512_u*)w));

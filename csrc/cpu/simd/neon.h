@@ -15,6 +15,7 @@ static constexpr int REGISTERS = 32;
 static constexpr int MAX_NV = 4;                   // 6x16 tile: 24 accumulators, 4 weights, 1 broadcast
 static constexpr int DENSE_NV = 8;                 // panel of a dense layer, in vectors
 static constexpr int ROWS[5] = {0, 12, 12, 8, 6};  // rows of a tile by its width in vectors
+static constexpr int STEPS = 1;                    // of a tile at once
 
 static inline Vec zero() { return {vdupq_n_f32(0)}; }
 static inline Vec set1(float x) { return {vdupq_n_f32(x)}; }
@@ -40,6 +41,7 @@ static inline Vec sub(Vec a, Vec b) { return {vsubq_f32(a.v, b.v)}; }
 static inline Vec mul(Vec a, Vec b) { return {vmulq_f32(a.v, b.v)}; }
 static inline Vec div(Vec a, Vec b) { return {vdivq_f32(a.v, b.v)}; }
 static inline Vec fma(Vec a, Vec b, Vec c) { return {vfmaq_f32(c.v, a.v, b.v)}; }
+static inline Vec fma_onto(Vec x, Vec w, Vec acc) { return fma(x, w, acc); }
 // acc + x * w[0..N), w in memory
 static inline Vec fma_at(Vec x, const float* w, Vec acc) { return fma(x, load(w), acc); }
 // min and max return b where either is NaN, as the x86 instructions do; fmin and fmax would return the NaN.

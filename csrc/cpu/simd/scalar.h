@@ -18,6 +18,7 @@ static constexpr int REGISTERS = 16;
 static constexpr int MAX_NV = 2;                 // widest weight panel, in vectors
 static constexpr int DENSE_NV = 4;               // panel of a dense layer, in vectors
 static constexpr int ROWS[5] = {0, 4, 4, 2, 2};  // rows of a tile by its width in vectors: 8 of 16 registers
+static constexpr int STEPS = 1;                  // of a tile at once
 
 static inline Vec zero() { return {f32x4{0, 0, 0, 0}}; }
 static inline Vec set1(float x) { return {f32x4{x, x, x, x}}; }
@@ -42,6 +43,7 @@ static inline Vec mul(Vec a, Vec b) { return {a.v * b.v}; }
 static inline Vec div(Vec a, Vec b) { return {a.v / b.v}; }
 static inline Vec fma(Vec a, Vec b, Vec c) { return {a.v * b.v + c.v}; }
 static inline Vec select_bits(i32x4 m, Vec a, Vec b) { return {(f32x4)((m & (i32x4)a.v) | (~m & (i32x4)b.v))}; }
+static inline Vec fma_onto(Vec x, Vec w, Vec acc) { return fma(x, w, acc); }
 // acc + x * w[0..N), w in memory
 static inline Vec fma_at(Vec x, const float* w, Vec acc) { return fma(x, load(w), acc); }
 // min and max return b where either is NaN, as the x86 instructions do.
