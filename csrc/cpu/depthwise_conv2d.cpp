@@ -2,13 +2,11 @@
 //
 // 3x3 and 5x5 with stride 1 and 2 compute QT neighbouring outputs at a time: each input vector is loaded once per
 // filter row and used for every output that it touches. Blocks at the borders of the image leave out what lies outside
-// at compile time (branches: half the speed at 14x14 on Zen 5; loads under an empty mask were no better; prefetching
-// the next row costs up to a quarter). Other filters do the same with each weight loaded once for QT outputs; a channel
-// multiplier takes one output at a time. Where registers hold the weights of a vector, it runs through all rows before
-// the next, a cache line of channels at a time: its pixels stay in L1 for all R filter rows. Elsewhere a block goes
-// through all channels before the next: what a block needs to begin, one vector of channels does not pay for. Weights
-// are [R*S][K rounded up to whole vectors]. Where means are asked for, the outputs of some rows are added up while they
-// are near, by four sums at a time.
+// at compile time (branches: half the speed at 14x14 on Zen 5). Other filters load each weight once for QT outputs; a
+// channel multiplier takes one output at a time. With 32 registers a vector of channels runs through all rows before
+// the next, within a cache line that stays in L1 for all R filter rows; with 16 a block goes through all channels, for
+// what it needs to begin is more than one vector's work. Weights are [R*S][K rounded up to whole vectors]. Outputs that
+// are near are added up for the means, by four sums at a time.
 #include "cpu/math.h"
 
 namespace fastconv {
@@ -20,32 +18,36 @@ constexpr int V = Vec::N;
 constexpr bool HOLDS_WEIGHTS = REGISTERS == 32;
 constexpr int QT = 7;         // outputs of a block
 constexpr int64_t LINE = 16;  // floats
+constexpr int64_t FEW = 28;   // pixels, which the start and the end of a sum are little beside
 
 struct Lane {      // one vector of channels
   const float* x;  // first channel of the first pixel
   const float* w;
-  const float* residual;
+  const float *residual, *bias;  // or null
   float* y;
-  Vec bias, lo, hi;
+  Vec lo, hi;
   int n;  // channels in use
 };
 
-struct Channels {
-  int64_t begin, end;
+struct Range {  // output rows of all images, and channels
+  int64_t row_begin, row_end, k_begin, k_end;
 };
 
 static inline Vec get(const float* p, int n) { return n == V ? load(p) : load_n(p, n); }
+static inline void set(float* p, Vec a, int n) {
+  if (n == V) {
+    store(p, a);
+  } else {
+    store_n(p, a, n);
+  }
+}
+static inline Vec bias_of(const Lane& lane) { return lane.bias ? get(lane.bias, lane.n) : zero(); }
 
 // pixel: of the output, from the first image on
 static inline void put(const DepthwiseConv2d& d, const Lane& lane, int64_t pixel, Vec acc) {
   if (lane.residual) acc = add(acc, get(lane.residual + pixel * d.res_ld, lane.n));
   acc = min(lane.hi, max(lane.lo, acc));
-  float* y = lane.y + pixel * d.y_ld;
-  if (lane.n == V) {
-    store(y, acc);
-  } else {
-    store_n(y, acc, lane.n);
-  }
+  set(lane.y + pixel * d.y_ld, acc, lane.n);
 }
 
 static inline int64_t weights_ld(const DepthwiseConv2d& d) { return (d.K + V - 1) / V * V; }
@@ -59,7 +61,7 @@ static inline Lane lane_at(const DepthwiseConv2d& d, const Buffers& b, int64_t k
   lane.w = b.in[1] + k;
   lane.residual = b.in[3] ? b.in[3] + k : nullptr;
   lane.y = b.out + k;
-  lane.bias = b.in[2] ? get(b.in[2] + k, lane.n) : zero();
+  lane.bias = b.in[2] ? b.in[2] + k : nullptr;
   lane.lo = set1(clip ? d.act.alpha : -__builtin_inff());
   lane.hi = set1(clip ? d.act.beta : __builtin_inff());
   return lane;
@@ -78,7 +80,7 @@ struct Walk {
   T* at;
   int64_t one, three;  // floats
   Walk(T* p, int64_t ld) : at(p), one(ld), three(3 * ld) {}
-  T* pixel(int i) {  // ascending from one of the first four on
+  T* pixel(int i) {  // ascending from one of the first four on, each once
     if (i > 0 && i % 4 == 0) {
       at += 4 * one;
       __asm__("" : "+r"(at));
@@ -91,8 +93,8 @@ struct Walk {
 // image, which costs nothing, for they are known here. Nine weights stay in registers where there are 32 (`held`, of
 // one vector of channels); otherwise those of one filter row.
 template <int R, int S, int ST, int LEFT, int RIGHT>
-static inline void block(const DepthwiseConv2d& d, const Lane& first, const float* bias, int64_t channels,
-                         const Row& row, int64_t q0, const Vec* held) {
+static inline void block(const DepthwiseConv2d& d, const Lane& first, int64_t channels, const Row& row, int64_t q0,
+                         const Vec* held) {
   constexpr int COLUMNS = (QT - 1) * ST + S;
   constexpr bool HELD = HOLDS_WEIGHTS && R * S <= 9;
   // copies, for y might alias d
@@ -101,16 +103,18 @@ static inline void block(const DepthwiseConv2d& d, const Lane& first, const floa
   const float* first_x = first.x + row.x + (q0 * ST - d.pad_l) * x_ld;
   const float* residual = first.residual ? first.residual + (row.pixel + q0) * res_ld : nullptr;
   float* first_y = first.y + (row.pixel + q0) * y_ld;
+  const float *first_w = first.w, *bias = first.bias;
   const Vec lo = first.lo, hi = first.hi;
   for (int64_t k = 0; k < (HOLDS_WEIGHTS ? V : channels); k += V) {
-    const float *x = first_x + k, *w = first.w + k;
-    const Vec start = HOLDS_WEIGHTS ? first.bias : bias ? load(bias + k) : zero();
+    const float *x = first_x + k, *w = first_w + k;
+    const Vec start = bias ? load(bias + k) : zero();
     Vec acc[QT];
 #pragma GCC unroll 8
     for (int t = 0; t < QT; t++) acc[t] = start;
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++, x += x_row, w += S * w_ld) {
-      __asm__("" : "+r"(x), "+r"(w));  // as in Walk
+      __asm__("" : "+r"(x));  // as in Walk
+      __asm__("" : "+r"(w));
       if (r < r_begin || r >= r_end) continue;
       Walk<const float> columns(x, x_ld);
       Vec weights[S];
@@ -140,9 +144,10 @@ static inline void block(const DepthwiseConv2d& d, const Lane& first, const floa
 template <int R, int S, int ST>
 static void border_block(const DepthwiseConv2d& d, const Lane& lane, const Row& row, int64_t q0) {
   const int64_t iw = q0 * ST - d.pad_l, count = min_i(QT, d.Q - q0), w_ld = weights_ld(d);
+  const Vec bias = bias_of(lane);
   Vec acc[QT];
 #pragma GCC unroll 8
-  for (int t = 0; t < QT; t++) acc[t] = lane.bias;
+  for (int t = 0; t < QT; t++) acc[t] = bias;
   for (int r = row.r_begin; r < row.r_end; r++) {
     const float* x = lane.x + row.x + r * d.x_row + iw * d.x_ld;
     const float* w = lane.w + r * S * w_ld;
@@ -163,42 +168,42 @@ static void border_block(const DepthwiseConv2d& d, const Lane& lane, const Row& 
   }
 }
 
-// first: of the channels; bias: from its first one on, or null.
+// first: of the channels of `part`.
 template <int R, int S, int ST>
-static inline void any_block(const DepthwiseConv2d& d, const Buffers& b, Channels channels, const Lane& first,
-                             const float* bias, const Row& row, int64_t q, const Vec* held) {
+static inline void any_block(const DepthwiseConv2d& d, const Buffers& b, const Range& part, const Lane& first,
+                             const Row& row, int64_t q, const Vec* held) {
   constexpr int COLUMNS = (QT - 1) * ST + S, EDGE = R / 2, FAR = ST == 1 ? EDGE : EDGE - 1;
   const int64_t left = d.pad_l - q * ST, right = q * ST - d.pad_l + COLUMNS - d.W;
-  const int64_t whole = q + QT <= d.Q ? (channels.end - channels.begin) / V * V : 0;  // channels of whole vectors
-  int64_t done = channels.begin + whole;
+  const int64_t whole = q + QT <= d.Q ? (part.k_end - part.k_begin) / V * V : 0;  // channels of whole vectors
+  int64_t done = whole;
   if (whole && left <= 0 && right <= 0) {
-    block<R, S, ST, 0, 0>(d, first, bias, whole, row, q, held);
+    block<R, S, ST, 0, 0>(d, first, whole, row, q, held);
   } else if (whole && left == EDGE && right <= 0) {
-    block<R, S, ST, EDGE, 0>(d, first, bias, whole, row, q, held);
+    block<R, S, ST, EDGE, 0>(d, first, whole, row, q, held);
   } else if (whole && left <= 0 && right == FAR) {
-    block<R, S, ST, 0, FAR>(d, first, bias, whole, row, q, held);
+    block<R, S, ST, 0, FAR>(d, first, whole, row, q, held);
   } else if (whole && left == EDGE && right == FAR) {
-    block<R, S, ST, EDGE, FAR>(d, first, bias, whole, row, q, held);
+    block<R, S, ST, EDGE, FAR>(d, first, whole, row, q, held);
   } else {
-    done = channels.begin;
+    done = 0;
   }
-  for (; done < channels.end; done += V) border_block<R, S, ST>(d, lane_at(d, b, done), row, q);
+  if (HOLDS_WEIGHTS && !done) return border_block<R, S, ST>(d, first, row, q);
+  for (int64_t k = part.k_begin + done; k < part.k_end; k += V) border_block<R, S, ST>(d, lane_at(d, b, k), row, q);
 }
 
-// Output rows [begin, end). The last block begins early where Q is no multiple of QT: what both compute is the same.
+// The last block begins early where Q is no multiple of QT: what both compute is the same.
 template <int R, int S, int ST>
-static void rows_by_blocks(const DepthwiseConv2d& d, const Buffers& b, Channels channels, int64_t begin, int64_t end) {
-  const Lane first = lane_at(d, b, channels.begin);
-  const float* bias = b.in[2] ? b.in[2] + channels.begin : nullptr;
+static void rows_by_blocks(const DepthwiseConv2d& d, const Buffers& b, const Range& part) {
+  const Lane first = lane_at(d, b, part.k_begin);
   Vec held[R * S];
 #pragma GCC unroll 9
   for (int i = 0; HOLDS_WEIGHTS && R * S <= 9 && i < R * S; i++) held[i] = load(first.w + i * weights_ld(d));
-  for (int64_t at = begin; at < end; at++) {
+  for (int64_t at = part.row_begin; at < part.row_end; at++) {
     const int64_t n = at / d.P, ih = at % d.P * ST - d.pad_t, x = n * d.x_image + ih * d.x_row;
     const Row row = {x, at * d.Q, (int)max_i(0, -ih), (int)min_i(R, d.H - ih)};
     for (int64_t next = 0; next < d.Q; next += QT) {
       const int64_t q = next + QT <= d.Q || d.Q < QT || first.residual ? next : d.Q - QT;
-      any_block<R, S, ST>(d, b, channels, first, bias, row, q, held);
+      any_block<R, S, ST>(d, b, part, first, row, q, held);
     }
   }
 }
@@ -208,9 +213,10 @@ template <bool INSIDE>
 static inline void block_any(const DepthwiseConv2d& d, const Lane& lane, int64_t at, int64_t q0) {
   const int64_t iw = q0 * d.stride_w - d.pad_l, n = at / d.P, p = at % d.P;
   const int64_t count = INSIDE ? QT : min_i(QT, d.Q - q0);
+  const Vec bias = bias_of(lane);
   Vec acc[QT];
 #pragma GCC unroll 8
-  for (int t = 0; t < QT; t++) acc[t] = lane.bias;
+  for (int t = 0; t < QT; t++) acc[t] = bias;
   for (int64_t r = 0; r < d.R; r++) {
     const int64_t ih = p * d.stride_h - d.pad_t + r * d.dilation_h;
     if ((uint64_t)ih >= (uint64_t)d.H) continue;
@@ -232,13 +238,13 @@ static inline void block_any(const DepthwiseConv2d& d, const Lane& lane, int64_t
   }
 }
 
-static void rows_any(const DepthwiseConv2d& d, const Buffers& b, Channels channels, int64_t begin, int64_t end) {
+static void rows_any(const DepthwiseConv2d& d, const Buffers& b, const Range& part) {
   const int64_t reach = (QT - 1) * d.stride_w + (d.S - 1) * d.dilation_w;
-  for (int64_t at = begin; at < end; at++) {
+  for (int64_t at = part.row_begin; at < part.row_end; at++) {
     for (int64_t q = 0; q < d.Q; q += QT) {
       const int64_t iw = q * d.stride_w - d.pad_l;
       const bool inside = iw >= 0 && iw + reach < d.W && q + QT <= d.Q;
-      for (int64_t k = channels.begin; k < channels.end; k += V) {
+      for (int64_t k = part.k_begin; k < part.k_end; k += V) {
         const Lane lane = lane_at(d, b, k);
         if (inside && lane.n == V) {
           block_any<true>(d, lane, at, q);
@@ -251,13 +257,14 @@ static void rows_any(const DepthwiseConv2d& d, const Buffers& b, Channels channe
 }
 
 // With a channel multiplier: input channel of output channel k is k / multiplier.
-static void rows_multiplied(const DepthwiseConv2d& d, const Buffers& b, Channels channels, int64_t begin, int64_t end) {
+static void rows_multiplied(const DepthwiseConv2d& d, const Buffers& b, const Range& part) {
   const int64_t w_ld = weights_ld(d);
-  for (int64_t k = channels.begin; k < channels.end; k += V) {
+  for (int64_t k = part.k_begin; k < part.k_end; k += V) {
     const Lane lane = lane_at(d, b, k);
-    for (int64_t pixel = begin * d.Q; pixel < end * d.Q; pixel++) {
+    const Vec bias = bias_of(lane);
+    for (int64_t pixel = part.row_begin * d.Q; pixel < part.row_end * d.Q; pixel++) {
       const int64_t n = pixel / d.Q / d.P, p = pixel / d.Q % d.P, q = pixel % d.Q;
-      Vec acc = lane.bias;
+      Vec acc = bias;
       for (int64_t r = 0; r < d.R; r++) {
         const int64_t ih = p * d.stride_h - d.pad_t + r * d.dilation_h;
         if ((uint64_t)ih >= (uint64_t)d.H) continue;
@@ -276,10 +283,6 @@ static void rows_multiplied(const DepthwiseConv2d& d, const Buffers& b, Channels
   }
 }
 
-struct Range {  // output rows of all images, and channels
-  int64_t row_begin, row_end, k_begin, k_end;
-};
-
 // The sum over `count` pixels of f(y), which is written back unless f is nothing.
 template <bool WRITES, class F>
 static inline Vec sum_pixels(const F& f, float* y, int64_t y_ld, int64_t count, int n) {
@@ -297,7 +300,7 @@ static inline Vec sum_pixels(const F& f, float* y, int64_t y_ld, int64_t count, 
   }
   for (; i < count; i++, y += y_ld) {
     const Vec v = f(get(y, n));
-    if (WRITES) store_n(y, v, n);
+    if (WRITES) set(y, v, n);
     part[0] = add(part[0], v);
   }
   return add(add(part[0], part[1]), add(part[2], part[3]));
@@ -312,7 +315,7 @@ static Vec activate_and_sum(const Activation& act, float* y, int64_t y_ld, int64
   return sum_pixels<false>(Identity{}, y, y_ld, count, n);
 }
 
-using Rows = void (*)(const DepthwiseConv2d&, const Buffers&, Channels, int64_t, int64_t);
+using Rows = void (*)(const DepthwiseConv2d&, const Buffers&, const Range&);
 
 static Rows rows_function(const DepthwiseConv2d& d) {
   if (d.multiplier != 1) return rows_multiplied;
@@ -329,14 +332,15 @@ static int64_t rows_width(const DepthwiseConv2d& d) { return HOLDS_WEIGHTS ? V :
 
 // sums: null, or where the sums of the outputs go, divided by P Q.
 static void band_of_strip(const DepthwiseConv2d& d, const Buffers& b, Rows rows, const Range& range, float* sums) {
-  // Rows whose vectors wait in L1 for the activation; the same for all chunks, for sums depend on it.
-  const int64_t batch = max_i(1, 256 * LINE / max_i(1, d.Q * strip_width(d)));
+  // Rows whose vectors wait in L1 for the activation, of FEW pixels at least; the same for all chunks, for sums depend
+  // on it.
+  const int64_t Q = max_i(1, d.Q), batch = max_i((FEW + Q - 1) / Q, 256 * LINE / (Q * strip_width(d)));
   const auto lanes = [&](int64_t k) { return (int)min_i(V, d.K - k); };
-  for (int64_t k = range.k_begin; sums && k < range.k_end; k += V) store_n(sums + k, zero(), lanes(k));
+  for (int64_t k = range.k_begin; sums && k < range.k_end; k += V) set(sums + k, zero(), lanes(k));
   for (int64_t row = range.row_begin; row < range.row_end; row += batch) {
     const int64_t stop = min_i(range.row_end, row + batch), pixels = (stop - row) * d.Q;
     for (int64_t k = range.k_begin; k < range.k_end; k += rows_width(d)) {
-      rows(d, b, {k, min_i(range.k_end, k + rows_width(d))}, row, stop);
+      rows(d, b, {row, stop, k, min_i(range.k_end, k + rows_width(d))});
     }
     float* y = b.out + row * d.Q * d.y_ld;
     if (!sums && d.act.func != Func::clip) {
@@ -347,12 +351,12 @@ static void band_of_strip(const DepthwiseConv2d& d, const Buffers& b, Rows rows,
       for (int64_t p = 0; p < pixels; p += 256) {  // sums of sums: those of wide rows keep their precision
         sum = add(sum, activate_and_sum(d.act, y + p * d.y_ld + k, d.y_ld, min_i(256, pixels - p), lanes(k)));
       }
-      store_n(sums + k, sum, lanes(k));
+      set(sums + k, sum, lanes(k));
     }
   }
-  const Vec share = set1(1.0f / (float)(d.P * d.Q));
+  const Vec share = set1(sums ? 1.0f / (float)(d.P * d.Q) : 0.0f);
   for (int64_t k = range.k_begin; sums && k < range.k_end; k += V) {
-    store_n(sums + k, mul(get(sums + k, lanes(k)), share), lanes(k));
+    set(sums + k, mul(get(sums + k, lanes(k)), share), lanes(k));
   }
 }
 
@@ -376,8 +380,8 @@ static void compute(const DepthwiseConv2d& d, const Buffers& b, int64_t first, i
 
 }  // namespace
 
-// Neighbouring bands of one image, where all lines of each are among the chunks, go through a line together: it stays
-// in L1.
+// Neighbouring bands of one image, where all lines of each are among the chunks, are computed as one: what a strip read
+// last is near.
 void depthwise_conv2d(const DepthwiseConv2d& d, const Buffers& b, int64_t begin, int64_t end) {
   const int64_t lines = (d.K + LINE - 1) / LINE;
   for (int64_t chunk = begin; chunk < end;) {

@@ -38,7 +38,7 @@ struct Tile {
   int tail;   // lanes in use in the last vector
   const Activation* act;
   const char* next;   // what to prefetch into L2 meanwhile
-  int64_t next_step;  // bytes an iteration, see fetch_step(); 0 for nothing
+  int64_t next_step;  // bytes an iteration, see fetch_step(); 0 for nothing, as where w_ld is not NV vectors
 };
 
 // Of so many elements of a tap: STEPS at a time and the rest.
@@ -46,8 +46,8 @@ static inline int64_t iterations(int64_t len) { return (len + STEPS - 1) / STEPS
 
 // Lines that an iteration can fetch: half of the weights that it reads.
 static constexpr int fetched_lines(int nv) { return STEPS * nv * Vec::N > 32 ? 2 : 1; }
-static inline int64_t fetch_step(int nv, int64_t bytes, int64_t iterations) {
-  return min_i(64 * fetched_lines(nv), (bytes + iterations - 1) / iterations);
+static inline int64_t fetch_step(int nv, int64_t bytes, int64_t count) {
+  return min_i(64 * fetched_lines(nv), (bytes + count - 1) / count);
 }
 
 // The next weights arrive while this panel computes: without it 7x7 layers wait for memory. Inlined at once, for g++
@@ -153,8 +153,7 @@ template <int MR, int NV>
 void tile(const Tile& t) {
   constexpr int V = Vec::N;
   // Where the accumulators leave no register for all weights, the last vector is a memory operand of its FMAs.
-  constexpr bool last_from_memory = MR * NV + NV >= 32 || (Vec::N == 8 && MR * NV + NV >= 16);
-  constexpr int HELD = last_from_memory ? NV - 1 : NV;
+  constexpr int HELD = MR * NV + NV >= REGISTERS ? NV - 1 : NV;
   const char* next = fetch_from(t);
   const float *start = t.start, *residual = t.residual;
   float* y = t.y;
@@ -216,7 +215,7 @@ void tile(const Tile& t) {
       };
       int64_t c = at;
       if constexpr (STEPS > 1) {
-        if (t.w_ld == NV * V) {
+        if (t.w_ld == NV * V) {  // dense layers have wider panels, and go step by step
           for (; c + STEPS <= end; c += STEPS, w += STEPS * NV * V) {
 #pragma GCC unroll 8
             for (int u = 0; u < STEPS; u++) step(c + u, w + u * NV * V, u == 0);

@@ -22,6 +22,7 @@ static inline TileFunction find_half_tile(int, int64_t) { return nullptr; }
 #else
 
 static_assert(half_rows(1) + half_rows(4) == 0, "table.h");
+static_assert(STEPS == 1, "an iteration of this loop is one step");
 
 template <int MR, int NV>
 __attribute__((always_inline)) static inline void finish_half_tile(const Tile& t, const float* residual, float* y,

@@ -30,6 +30,8 @@ static inline TileFunction find_lagging_tile(int, int64_t) { return nullptr; }
 
 #else
 
+static_assert(STEPS == 1, "an iteration of these loops is one step");
+
 // Columns of a step: N vectors of weights at w, element c of each row.
 template <int MR, int N>
 __attribute__((always_inline)) static inline void add_products(const float* const (&p)[MR], int64_t c, const float* w,

@@ -48,15 +48,14 @@ def test_epilogue_and_gaps(isa: Any, with_bias: bool, act: str) -> None:
 
 
 def widths(V: int) -> Iterator[ConvCase]:
-    """Image widths around the step of seven outputs, with every border on either side."""
+    """Image widths around the block of seven outputs, with every border on either side; several vectors of channels."""
+    C = 2 * V + 3
     for size in (3, 5):
         for stride in (1, 2):
             for W in (size, *range(6, 19), 29):
-                for left, right in ((0, 0), (1, 1), (size // 2, 0), (size - 1, size)):
+                for left, right in ((0, 0), (1, 1), (size // 2, 0), (size // 2, size // 2), (size - 1, size)):
                     pads = (1, left, 0, right)
-                    yield ConvCase(
-                        f"{size}-s{stride}-w{W}", 1, 5, W, V + 2, V + 2, size, size, (stride,) * 2, pads, groups=V + 2
-                    )
+                    yield ConvCase(f"{size}-s{stride}-w{W}", 1, 5, W, C, C, size, size, (stride,) * 2, pads, groups=C)
 
 
 @isas
@@ -92,8 +91,9 @@ def test_chunks(isa: Any, stride: int) -> None:
 
 @isas
 @pytest.mark.parametrize("N", (1, 2))
-def test_few_pixels_are_cut_by_channels(isa: Any, N: int) -> None:
-    case = ConvCase("few", N, 7, 6, 1000, 1000, 5, 5, pads=(2, 2, 2, 2), groups=1000)
+@pytest.mark.parametrize("W", (6, 7))  # less than a block, a block
+def test_few_pixels_are_cut_by_channels(isa: Any, N: int, W: int) -> None:
+    case = ConvCase("few", N, 7, W, 1000, 1000, 5, 5, pads=(2, 2, 2, 2), groups=1000)
     check(isa, case, with_bias=True, with_residual=True, act="relu6", gaps=(1, 3, 2))
 
 

@@ -61,9 +61,9 @@ def problems(
     # A broadcast and a weight stand beside the accumulators. Where that is too much anyway, clang spills two more.
     excess = work + 2 - REGISTERS[level]
     allowed = (excess + 2) * steps if excess > 0 else 0
-    if rows >= 12 and steps > 1:
-        allowed += 1  # of fifteen integer registers rows take twelve: where to fetch is kept in memory
-    if loop.spills > allowed or loop.vector_reloads > allowed:
+    # Of fifteen integer registers rows take twelve: in an iteration of several steps, where to fetch lies in memory.
+    pointer = int(STEPS[level] > 1 and rows >= 12)
+    if loop.spills > allowed + pointer or loop.vector_reloads > allowed:
         found.append(f"stores {loop.spills} values to the stack and reloads {loop.vector_reloads} vectors per loop")
     most_instructions, most_reads = limit or (0, work + rows)
     if loop.reads - loop.vector_reloads > most_reads * steps:
