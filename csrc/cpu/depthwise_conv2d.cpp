@@ -34,13 +34,7 @@ struct Range {  // output rows of all images, and channels
 };
 
 static inline Vec get(const float* p, int n) { return n == V ? load(p) : load_n(p, n); }
-static inline void set(float* p, Vec a, int n) {
-  if (n == V) {
-    store(p, a);
-  } else {
-    store_n(p, a, n);
-  }
-}
+static inline void set(float* p, Vec a, int n) { return n == V ? store(p, a) : store_n(p, a, n); }
 static inline Vec bias_of(const Lane& lane) { return lane.bias ? get(lane.bias, lane.n) : zero(); }
 
 // pixel: of the output, from the first image on
