@@ -205,7 +205,7 @@ static void rows_by_blocks(const DepthwiseConv2d& d, const Buffers& b, const Ran
 // Any filter and dilation: QT outputs at a time, each weight loaded once for all of them.
 template <bool INSIDE>
 static inline void block_any(const DepthwiseConv2d& d, const Lane& lane, int64_t at, int64_t q0) {
-  const int64_t iw = q0 * d.stride_w - d.pad_l, n = at / d.P, p = at % d.P;
+  const int64_t iw = q0 * d.stride_w - d.pad_l, n = at / d.P, p = at % d.P, w_ld = weights_ld(d);
   const int64_t count = INSIDE ? QT : min_i(QT, d.Q - q0);
   const Vec bias = bias_of(lane);
   Vec acc[QT];
@@ -215,7 +215,7 @@ static inline void block_any(const DepthwiseConv2d& d, const Lane& lane, int64_t
     const int64_t ih = p * d.stride_h - d.pad_t + r * d.dilation_h;
     if ((uint64_t)ih >= (uint64_t)d.H) continue;
     for (int64_t s = 0; s < d.S; s++) {
-      const Vec w = load(lane.w + (r * d.S + s) * weights_ld(d));
+      const Vec w = load(lane.w + (r * d.S + s) * w_ld);
       const int64_t first = iw + s * d.dilation_w;
       const float* x = lane.x + n * d.x_image + ih * d.x_row + first * d.x_ld;
 #pragma GCC unroll 8
