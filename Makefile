@@ -69,7 +69,7 @@ check: .venv/installed ## the quick tests
 	  -m 'not full and not torch and not slow and not long' $(PYTEST)
 
 test: .venv/installed ## all tests but those of make test-full
-	FASTCONV_TEST_ALL=1 $(PY) -m pytest -ra --durations=10 $(PYTEST)
+	FASTCONV_TEST_ALL=1 $(PY) -m pytest -ra --durations=10 -n auto --maxprocesses 4 $(PYTEST)
 
 test-full: .venv/installed .venv-bench/installed $(MODELS)/exported $(MODELS)/timm/made $(MODELS)/states/made ## everything: models in full size, training beside torch
 	FASTCONV_TEST_ALL=1 FASTCONV_TEST_MODELS=$(MODELS) $(PY) -m pytest -ra --durations=20 -m 'not torch' $(PYTEST)
@@ -130,7 +130,7 @@ lint-cpp: .venv/lint
 	@echo clang-format --dry-run csrc tests
 	@.venv/bin/clang-format --dry-run --Werror $(CXX_FORMATTED)
 lint-symbols: .venv/installed
-	$(PY) tests/native/check_symbols.py
+	$(PY) tests/native/check_symbols.py build/.venv
 
 format: .venv/lint ## let ruff and clang-format rewrite the tree
 	$(PY) -m ruff check --fix-only .
@@ -170,7 +170,7 @@ bench-quick: .venv/installed ## ResNet50 and VGG16 against onnxruntime, under tw
 	$(PY) -m bench.quick
 
 # -- packages ---------------------------------------------------------------------------------------------------------
-wheel: .venv/installed ## dist/: an sdist and the wheel that pip builds from it alone; the quick tests of both, installed
+wheel: .venv/installed ## dist/: an sdist and the wheel that pip builds from it alone; the quick tests with the wheel installed
 	rm -rf dist
 	$(PY) -c 'from scikit_build_core.build import build_sdist; print(build_sdist("dist"))'
 	$(PY) -m pip wheel -v --no-deps -w dist dist/fastconv-*.tar.gz 2>&1 | tee build/wheel.log \

@@ -2,32 +2,14 @@
 
 An inline or template function that such an object shares with baseline code would be emitted in both, and the linker
 keeps one: perhaps the copy with instructions that an older CPU lacks. So every global or weak definition must stand in
-fastconv::<level>. Usage: check_symbols.py [BUILD_DIR]; builds the kernels in build/symbols where none is given.
+fastconv::<level>. Usage: check_symbols.py BUILD_DIR
 """
 
 from __future__ import annotations
 
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def build() -> Path:
-    """Compile the kernel objects alone."""
-    import pybind11
-
-    folder = ROOT / "build" / "symbols"
-    paths = [f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}"]
-    scripts = Path(sysconfig.get_path("scripts"))
-    cmake = str(scripts / "cmake") if (scripts / "cmake").exists() else "cmake"
-    quiet = {"check": True, "stdout": subprocess.DEVNULL}
-    subprocess.run([cmake, "-S", str(ROOT), "-B", str(folder), *paths], **quiet)  # type: ignore[call-overload]
-    targets = ["--target", "kernels_avx2", "kernels_avx512", "kernels_scalar", "-j", "2"]
-    subprocess.run([cmake, "--build", str(folder), *targets], **quiet)  # type: ignore[call-overload]
-    return folder
 
 
 def foreign(obj: Path, level: str) -> list[str]:
@@ -43,7 +25,7 @@ def foreign(obj: Path, level: str) -> list[str]:
 
 
 def main() -> int:
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else build()
+    folder = Path(sys.argv[1])
     bad = count = 0
     for level in ("scalar", "avx2", "avx512", "neon"):
         objects = sorted((folder / "CMakeFiles" / f"kernels_{level}.dir").rglob("*.o"))

@@ -10,13 +10,8 @@ for path in fastconv/*; do # the package around the other module
 done
 ln -sfn "$root/tests" build/sanitize/tests
 (cd build/sanitize && ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 LD_PRELOAD="$(g++ -print-file-name=libasan.so):$(g++ -print-file-name=libstdc++.so)" \
-  PYTHONPATH="$root/build/sanitize" "$PYTHON" -c '
-import sys, pytest
-# an editable installation answers before any path
-sys.meta_path[:] = [f for f in sys.meta_path if "ScikitBuild" not in type(f).__name__]
-import fastconv
-assert "sanitize" in fastconv._core.__file__, fastconv._core.__file__
-sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "--rootdir", ".", "-c", "'"$root"'/pyproject.toml", "tests/kernels"]))')
+  PYTHONPATH="$root/build/sanitize" "$PYTHON" -m pytest "${pytest[@]}" -p tests.native.sanitized --rootdir . -c "$root/pyproject.toml" \
+  tests/kernels)
 g++ -std=c++17 -g -O1 -fsanitize=thread -Icsrc tests/native/pool_stress.cpp csrc/threads.cpp -o build/pool_stress -pthread
 build/pool_stress 20000
 configure build/tsan -DFASTCONV_PYTHON=OFF -DFASTCONV_LIBRARY=ON -DFASTCONV_NATIVE_TESTS=ON -DFASTCONV_LEVELS=scalar \
