@@ -63,13 +63,14 @@ demo: .venv/installed ## classify real photos with EfficientNet-Lite0, beside on
 	$(PY) examples/demo.py
 
 # -- tests ------------------------------------------------------------------------------------------------------------
+WORKERS := -n auto --maxprocesses 4 --dist loadgroup
 # FASTCONV_TEST_ALL: a missing package fails a test instead of skipping it.
 check: .venv/installed ## the quick tests
-	FASTCONV_TEST_ALL=1 $(PY) -m pytest -q -n auto --maxprocesses 4 \
+	FASTCONV_TEST_ALL=1 $(PY) -m pytest -q $(WORKERS) \
 	  -m 'not full and not torch and not slow and not long' $(PYTEST)
 
 test: .venv/installed ## all tests but those of make test-full
-	FASTCONV_TEST_ALL=1 $(PY) -m pytest -ra --durations=10 -n auto --maxprocesses 4 $(PYTEST)
+	FASTCONV_TEST_ALL=1 $(PY) -m pytest -ra --durations=10 $(WORKERS) $(PYTEST)
 
 test-full: .venv/installed .venv-bench/installed $(MODELS)/exported $(MODELS)/timm/made $(MODELS)/states/made ## everything: models in full size, training beside torch
 	FASTCONV_TEST_ALL=1 FASTCONV_TEST_MODELS=$(MODELS) $(PY) -m pytest -ra --durations=20 -m 'not torch' $(PYTEST)

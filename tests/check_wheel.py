@@ -29,7 +29,7 @@ SDIST_WANTS = (
     "include/fastconv.h",
     "cmake/library.cmake",
 )
-PYTEST = "-m pytest -q -n auto --maxprocesses 4 -p no:cacheprovider"
+PYTEST = "-m pytest -q -n auto --maxprocesses 4 --dist loadgroup -p no:cacheprovider"
 QUICK = "not full and not torch and not slow and not long"  # those of `make check`
 NOT_SOURCES = (".so", ".o", ".pyc", ".onnx")
 TRIAL = """

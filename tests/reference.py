@@ -133,14 +133,14 @@ def conv2d(
     N, H, W, _ = padded.shape
     P = (H - (R - 1) * dilations[0] - 1) // strides[0] + 1
     Q = (W - (S - 1) * dilations[1] - 1) // strides[1] + 1
-    y = np.zeros((N, P, Q, K))
-    for g in range(groups):
-        ks, cs = slice(g * K // groups, (g + 1) * K // groups), slice(g * Cg, (g + 1) * Cg)
-        for r in range(R):
-            for s in range(S):
-                rows = r * dilations[0] + strides[0] * np.arange(P)
-                columns = s * dilations[1] + strides[1] * np.arange(Q)
-                y[..., ks] += padded[:, rows][:, :, columns][..., cs] @ np.asarray(w[ks, :, r, s], np.float64).T
+    y = np.zeros((groups, N * P * Q, K // groups))
+    for r in range(R):
+        for s in range(S):
+            rows = r * dilations[0] + strides[0] * np.arange(P)
+            columns = s * dilations[1] + strides[1] * np.arange(Q)
+            taps = padded[:, rows][:, :, columns].reshape(N * P * Q, groups, Cg)
+            y += taps.swapaxes(0, 1) @ np.asarray(w[:, :, r, s], np.float64).reshape(groups, -1, Cg).swapaxes(1, 2)
+    y = y.swapaxes(0, 1).reshape(N, P, Q, K)
     if bias is not None:
         y += bias
     if residual is not None:

@@ -5,6 +5,7 @@ Objects are kept in build/simt and made anew where a source, the compiler or its
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import subprocess
@@ -48,16 +49,17 @@ def _compile(source: Path) -> Path:
 
 
 def build(name: str, sources: list[Path]) -> Path:
-    """The shared library of these sources and the emulator."""
+    """The shared library of these sources and the emulator; other processes wait for what this one compiles."""
     BUILD.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+    with (BUILD / "lock").open("w") as lock, ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         objects = list(pool.map(_compile, [*sources, *sorted(HERE.glob("simt*.cpp"))]))
-    key = hashlib.sha256("".join(map(str, objects)).encode()).hexdigest()[:20]
-    library = BUILD / f"lib{name}-{key}.so"
-    if not library.exists():
-        part = library.with_suffix(f".{os.getpid()}")
-        subprocess.run([compiler(), "-shared", "-o", str(part), *map(str, objects)], check=True)
-        part.replace(library)
+        key = hashlib.sha256("".join(map(str, objects)).encode()).hexdigest()[:20]
+        library = BUILD / f"lib{name}-{key}.so"
+        if not library.exists():
+            part = library.with_suffix(f".{os.getpid()}")
+            subprocess.run([compiler(), "-shared", "-o", str(part), *map(str, objects)], check=True)
+            part.replace(library)
     return library
 
 

@@ -3,7 +3,8 @@
 # it; then ThreadSanitizer on the thread pool, on two threads that run saved plans, and on repeats along a batch.
 source "$(dirname "$0")/common.sh"
 mkdir -p build
-configure build/sanitize -DFASTCONV_SANITIZE=ON -DCMAKE_LIBRARY_OUTPUT_DIRECTORY="$root/build/sanitize/fastconv"
+levels=$("$PYTHON" -c 'import fastconv; print(",".join(fastconv.isa.isa_levels()))')
+configure build/sanitize -DFASTCONV_SANITIZE=ON -DFASTCONV_LEVELS="$levels" -DCMAKE_LIBRARY_OUTPUT_DIRECTORY="$root/build/sanitize/fastconv"
 build build/sanitize _core
 for path in fastconv/*; do # the package around the other module
   case $path in *.so | */__pycache__) ;; *) ln -sfn "$root/$path" "build/sanitize/$path" ;; esac
