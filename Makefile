@@ -171,7 +171,7 @@ bench-quick: .venv/installed ## ResNet50 and VGG16 against onnxruntime, under tw
 	$(PY) -m bench.quick
 
 # -- packages ---------------------------------------------------------------------------------------------------------
-wheel: .venv/installed ## dist/: an sdist and the wheel that pip builds from it alone; the quick tests with the wheel installed
+wheel: .venv/installed ## dist/: an sdist and the wheel that pip builds from it alone; the quick tests with that wheel
 	rm -rf dist
 	$(PY) -c 'from scikit_build_core.build import build_sdist; print(build_sdist("dist"))'
 	$(PY) -m pip wheel -v --no-deps -w dist dist/fastconv-*.tar.gz 2>&1 | tee build/wheel.log \

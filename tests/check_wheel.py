@@ -2,7 +2,7 @@
 
 The wheel holds every file of the package and one compiled module, and is small; the sdist, from which pip built the
 wheel with nothing but what it asks for, holds sources only. The wheel is installed into a fresh environment and passes
-the quick tests there, which come from the sdist. Exit code 1 with one line for each fault.
+the quick tests and a few more there, which come from the sdist. Exit code 1 with one line for each fault.
 """
 
 from __future__ import annotations
@@ -23,14 +23,18 @@ SDIST_WANTS = (
     "CMakeLists.txt",
     "LICENSE",
     "README.md",
+    "bench/kernels.py",
     "csrc/cpu/kernels.def",
+    "csrc/cuda/conv2d.cu",
     "fastconv/py.typed",
     "tests/cases.py",
+    "tests/cuda/simt.h",
     "include/fastconv.h",
     "cmake/library.cmake",
 )
 PYTEST = "-m pytest -q -n auto --maxprocesses 4 --dist loadgroup -p no:cacheprovider"
 QUICK = "not full and not torch and not slow and not long"  # those of `make check`
+MORE = ("tests/test_properties.py", "tests/test_threads.py")  # this compiler beside onnxruntime, its threads
 NOT_SOURCES = (".so", ".o", ".pyc", ".onnx")
 TRIAL = """
 import sys
@@ -95,6 +99,7 @@ def try_wheel(path: Path, sdist: Path) -> None:
             [bin_ / "fastconv", "--version"],
             [bin_ / "python", "-m", "pip", "install", "-q", "fastconv[test]"],
             [bin_ / "python", *PYTEST.split(), "-m", QUICK],
+            [bin_ / "python", *PYTEST.split(), *MORE],
         ):
             subprocess.run(list(map(str, command)), check=True, cwd=tree, env=clean)
 

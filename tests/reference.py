@@ -139,7 +139,8 @@ def conv2d(
             rows = r * dilations[0] + strides[0] * np.arange(P)
             columns = s * dilations[1] + strides[1] * np.arange(Q)
             taps = padded[:, rows][:, :, columns].reshape(N * P * Q, groups, Cg)
-            y += taps.swapaxes(0, 1) @ np.asarray(w[:, :, r, s], np.float64).reshape(groups, -1, Cg).swapaxes(1, 2)
+            weights = np.asarray(w[:, :, r, s], np.float64).reshape(groups, K // groups, Cg)
+            y += taps.swapaxes(0, 1) @ weights.swapaxes(1, 2)
     y = y.swapaxes(0, 1).reshape(N, P, Q, K)
     if bias is not None:
         y += bias

@@ -301,7 +301,7 @@ def test_interrupt(model: str) -> None:
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, text=True, preexec_fn=listen, **pipes) as running:
         try:
-            time.sleep(2)
+            time.sleep(5)  # its imports have two workers beside them
             running.send_signal(signal.SIGINT)
             _, err = running.communicate(timeout=20)
         finally:

@@ -96,7 +96,7 @@ def test_version_is_the_installed_one() -> None:
 
 
 def test_every_public_name_is_there() -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     for name in fastconv.__all__:
         assert getattr(fastconv, name) is not None
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1

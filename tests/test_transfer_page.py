@@ -44,7 +44,7 @@ def test_pictures(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", (0, 1, 2))
 def test_digits_from_scratch(seed: int) -> None:
-    """98.5% in each of three seeds, within a minute on two cores that are ours."""
+    """98.5% in each of three seeds, within a minute of two cores: processor time, all threads together."""
     from digits import train
 
     start = time.process_time()

@@ -294,13 +294,14 @@ print(model.count_params(), time.process_time(), int(peak[1]) * 1024)
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("large")  # 3 GB each
 @pytest.mark.parametrize(
     "what", ["values = [v.array for v in model.weights]", "model.predict(__import__('numpy').ones((1, 640, 480, 3)))"]
 )
 def test_vgg16_for_large_images(what: str) -> None:
     """The lecture's 640 x 480 with its top: 661 million parameters, drawn or packed in one copy.
 
-    It is to take 20 s; processor time, all threads together, is what a busy machine does not change.
+    It is to take 20 s: processor time, all threads together, is what a busy machine changes least.
     """
     import subprocess
     import sys

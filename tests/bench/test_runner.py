@@ -45,9 +45,9 @@ def test_interleave_takes_turns() -> None:
 
 def test_interleave_settles_for_as_long_as_it_paused() -> None:
     calls: list[float] = []
-    timing.interleave({"a": lambda: calls.append(time.perf_counter())}, runs=1, warmup=0, settle=1, pause=0.02)
+    timing.interleave({"a": lambda: calls.append(time.perf_counter())}, runs=1, warmup=0, settle=1, pause=0.2)
     assert len(calls) > 2
-    assert calls[-1] - calls[0] > 0.015
+    assert calls[-1] - calls[0] > 0.15
 
 
 def test_interleave_stops() -> None:
@@ -113,9 +113,9 @@ def test_an_engine_that_dies_is_a_failed_row(model: Path) -> None:
 
 
 def test_an_engine_that_hangs_is_a_failed_row(model: Path) -> None:
-    hung, right = runner.isolated(model, 1, 1, engines("Hangs", "Right"), FAST, timeout=5.0)
+    hung, right = runner.isolated(model, 1, 1, engines("Hangs", "Right"), FAST, timeout=20.0)
     assert right.status == "ok"
-    assert hung.status == "failed" and "more than 5 s while running" in hung.message
+    assert hung.status == "failed" and "more than 20 s while running" in hung.message
 
 
 def test_a_death_while_timing_fails_all(model: Path) -> None:

@@ -38,7 +38,7 @@ KERNELS = _kernels()
 
 
 class Server:
-    """One kernel_server for the whole run of tests."""
+    """One kernel_server for all tests of this process."""
 
     def __init__(self, command: str) -> None:
         pipe = subprocess.PIPE

@@ -30,7 +30,7 @@ def main() -> int:
     for level in ("scalar", "avx2", "avx512", "neon"):
         objects = sorted((folder / "CMakeFiles" / f"kernels_{level}.dir").rglob("*.o"))
         if not objects and level == "scalar":
-            print(f"no objects in {folder}", file=sys.stderr)
+            print(f"no objects in {folder}: make clean, then make", file=sys.stderr)
             return 1
         for obj in objects:
             count += 1

@@ -1,4 +1,5 @@
-# What the native scripts share: where the tree is, which Python and cmake, and how the kernels are built.
+# What the native scripts share: where the tree is, which Python and cmake, pytest's options, and how the kernels are
+# built.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 cd "$root"

@@ -8,10 +8,9 @@ folder=build/aarch64
   -DFASTCONV_LIBRARY=ON -DFASTCONV_NATIVE_TESTS=ON > $folder.log 2>&1 || { cat $folder.log; exit 1; }
 build $folder driver kernel_server
 qemu="$(command -v qemu-aarch64) -L /usr/aarch64-linux-gnu"
-$qemu $folder/driver scalar &
+$qemu $folder/driver scalar
 $qemu $folder/driver neon
-wait $!
 "$PYTHON" -m tests.native.check_loops $folder neon
 "$PYTHON" tests/native/check_symbols.py $folder
 FASTCONV_TEST_EMULATOR="$qemu $folder/kernel_server" "$PYTHON" -m pytest "${pytest[@]}" -k neon tests/kernels
-FASTCONV_TEST_TARGET=aarch64 "$PYTHON" -m pytest "${pytest[@]}" tests/test_embedded.py
+FASTCONV_TEST_TARGET=aarch64 "$PYTHON" -m pytest -q -p no:cacheprovider tests/test_embedded.py
