@@ -63,7 +63,7 @@ demo: .venv/installed ## classify real photos with EfficientNet-Lite0, beside on
 	$(PY) examples/demo.py
 
 # -- tests ------------------------------------------------------------------------------------------------------------
-WORKERS := -n auto --maxprocesses 4 --dist loadgroup
+WORKERS := -n auto --maxprocesses 4
 # FASTCONV_TEST_ALL: a missing package fails a test instead of skipping it.
 check: .venv/installed ## the quick tests
 	FASTCONV_TEST_ALL=1 $(PY) -m pytest -q $(WORKERS) \

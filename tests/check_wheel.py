@@ -32,7 +32,7 @@ SDIST_WANTS = (
     "include/fastconv.h",
     "cmake/library.cmake",
 )
-PYTEST = "-m pytest -q -n auto --maxprocesses 4 --dist loadgroup -p no:cacheprovider"
+PYTEST = "-m pytest -q -n auto --maxprocesses 4 -p no:cacheprovider"
 QUICK = "not full and not torch and not slow and not long"  # those of `make check`
 MORE = ("tests/test_properties.py", "tests/test_threads.py")  # this compiler beside onnxruntime, its threads
 NOT_SOURCES = (".so", ".o", ".pyc", ".onnx")

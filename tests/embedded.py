@@ -19,6 +19,8 @@ import numpy.typing as npt
 
 from fastconv import _core
 
+from .locked import locked
+
 ROOT = Path(__file__).resolve().parents[1]
 TOOLCHAIN = ROOT / "cmake" / "aarch64-linux-gnu.cmake"
 EMULATOR = ("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu")
@@ -68,14 +70,15 @@ def build_library(to: Target, kernels: str = "", folder: Path | None = None) -> 
     """The installed library's prefix. kernels: for FASTCONV_KERNELS."""
     folder = folder or to.folder
     prefix = folder / "prefix"
-    # not FASTCONV_NATIVE_TESTS' other programs: they need kernels and packing that a small build leaves out
-    call(tool("cmake"), "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}", "-S", ROOT, "-B", folder / "library",
-         "-DFASTCONV_PYTHON=OFF", "-DFASTCONV_LIBRARY=ON", "-DFASTCONV_NATIVE_TESTS=ON",
-         "-DCMAKE_INSTALL_LIBDIR=lib", f"-DCMAKE_INSTALL_PREFIX={prefix}",
-         f"-DFASTCONV_LEVELS={';'.join(to.levels)}", f"-DFASTCONV_KERNELS={kernels}", *to.options)  # fmt: skip
-    targets = ["fastconv_static", "fastconv_shared", *([] if kernels else ["capi_test"])]
-    call(tool("cmake"), "--build", folder / "library", "--target", *targets)
-    call(tool("cmake"), "--install", folder / "library", "--component", "library")
+    with locked(folder):
+        # not FASTCONV_NATIVE_TESTS' other programs: they need kernels and packing that a small build leaves out
+        call(tool("cmake"), "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}", "-S", ROOT,
+             "-B", folder / "library", "-DFASTCONV_PYTHON=OFF", "-DFASTCONV_LIBRARY=ON", "-DFASTCONV_NATIVE_TESTS=ON",
+             "-DCMAKE_INSTALL_LIBDIR=lib", f"-DCMAKE_INSTALL_PREFIX={prefix}",
+             f"-DFASTCONV_LEVELS={';'.join(to.levels)}", f"-DFASTCONV_KERNELS={kernels}", *to.options)  # fmt: skip
+        targets = ["fastconv_static", "fastconv_shared", *([] if kernels else ["capi_test"])]
+        call(tool("cmake"), "--build", folder / "library", "--target", *targets)
+        call(tool("cmake"), "--install", folder / "library", "--component", "library")
     return prefix
 
 
@@ -95,8 +98,9 @@ def pkg_config(prefix: Path, *options: str) -> list[str]:
 def build_example(to: Target, prefix: Path, name: str, *options: str) -> Path:
     """examples/embedded against that library."""
     folder = prefix.parent / name
-    configure(to, prefix, ROOT / "examples" / "embedded", folder, *options)
-    call(tool("cmake"), "--build", folder)
+    with locked(folder):
+        configure(to, prefix, ROOT / "examples" / "embedded", folder, *options)
+        call(tool("cmake"), "--build", folder)
     return folder / "classify"
 
 

@@ -25,7 +25,7 @@ from . import embedded
 from .models.builder import Builder
 from .small import CLASSES, SHAPE, network
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("embedded")]  # one build folder, one worker
+pytestmark = pytest.mark.slow
 TARGET = embedded.target()
 REFUSED = r"classify: \S*bad.fcplan: (broken plan: |not a saved plan|plan file of version |the plan is for ).*\n"
 FIVE = re.compile(

@@ -5,12 +5,13 @@ Objects are kept in build/simt and made anew where a source, the compiler or its
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from tests.locked import locked
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
@@ -49,10 +50,8 @@ def _compile(source: Path) -> Path:
 
 
 def build(name: str, sources: list[Path]) -> Path:
-    """The shared library of these sources and the emulator; other processes wait for what this one compiles."""
-    BUILD.mkdir(parents=True, exist_ok=True)
-    with (BUILD / "lock").open("w") as lock, ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    """The shared library of these sources and the emulator."""
+    with locked(BUILD), ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         objects = list(pool.map(_compile, [*sources, *sorted(HERE.glob("simt*.cpp"))]))
         key = hashlib.sha256("".join(map(str, objects)).encode()).hexdigest()[:20]
         library = BUILD / f"lib{name}-{key}.so"

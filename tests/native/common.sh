@@ -5,7 +5,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 cd "$root"
 PYTHON=${PYTHON:-python3}
 jobs=$(nproc)
-pytest=(-q -n auto --maxprocesses 4 --dist loadgroup -p no:cacheprovider)
+pytest=(-q -n auto --maxprocesses 4 -p no:cacheprovider)
 cmake=$("$PYTHON" -c 'import os, sysconfig; p = sysconfig.get_path("scripts") + "/cmake"; print(p if os.path.exists(p) else "cmake")')
 
 # configure FOLDER OPTION...: a build tree that finds this Python
