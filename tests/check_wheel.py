@@ -34,7 +34,7 @@ SDIST_WANTS = (
 )
 PYTEST = "-m pytest -q -n auto --maxprocesses 4 -p no:cacheprovider"
 QUICK = "not full and not torch and not slow and not long"  # those of `make check`
-MORE = ("tests/test_properties.py", "tests/test_threads.py")  # this compiler beside onnxruntime, its threads
+MORE = ("tests/test_properties.py", "tests/test_threads.py::test_pool")  # this compiler beside onnxruntime, its threads
 NOT_SOURCES = (".so", ".o", ".pyc", ".onnx")
 TRIAL = """
 import sys

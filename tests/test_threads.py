@@ -216,13 +216,11 @@ def test_round_trip() -> None:
     one = min(os.sched_getaffinity(0))
     code = f"import os; os.sched_setaffinity(0, {{{one}}}); import fastconv; print(fastconv._core.measure_round_trip())"
     assert python(code).stdout.strip() == "0.0"
-    for _ in range(100 if _core.usable_cpus() > 1 else 0):  # until two cores are free
-        got = _core.measure_round_trip()
-        if 5 < got < 20_000:
-            break
-        time.sleep(0.1)
-    else:
-        assert _core.usable_cpus() == 1, got
+    if _core.usable_cpus() > 1:
+        deadline = time.monotonic() + 10
+        while not 5 < (got := _core.measure_round_trip()) < 20_000:  # other tests have the cores
+            assert time.monotonic() < deadline, got
+            time.sleep(0.1)
 
 
 def test_a_discarded_model_ends_its_threads() -> None:
