@@ -190,27 +190,18 @@ static inline void line_in(const Winograd& d, const float* x, int64_t ih, int64_
   }
 }
 
-struct Epilogue {
+// What is done to each output, and where a tile's outputs go: pixels lie y_ld apart, rows of them y_row.
+struct Output {
   Vec bias, lo, hi;
-  bool clip;
-  int n;  // lanes in use
-  const float* residual;
-  int64_t res_ld;
   float* y;
-  int64_t y_ld, row;  // row: pixels
+  int64_t y_ld, y_row;
 };
 
-static inline void put(const Epilogue& e, int64_t pixel, Vec v) {
-  if (e.n == Vec::N) {
-    store(e.y + pixel * e.y_ld, v);
-  } else {
-    store_n(e.y + pixel * e.y_ld, v, e.n);
-  }
-}
+static inline Vec clip(Vec v, const Output& o) { return min(o.hi, max(o.lo, v)); }
 
-// One vector of columns of one tile: T * T planes to up to M x M pixels of y, or their maxima by twos.
+// One vector of columns of one tile: T * T planes to M x M pixels, or their maxima by twos.
 template <int T, int M, bool POOL>
-static inline void tile_out(const float* planes, int64_t plane, int64_t rows, int64_t columns, const Epilogue& e) {
+static inline void tile_out(const float* planes, int64_t plane, const Output& o) {
   Vec t[T][M];
 #pragma GCC unroll 8
   for (int i = 0; i < T; i++) {
@@ -226,49 +217,32 @@ static inline void tile_out(const float* planes, int64_t plane, int64_t rows, in
 #pragma GCC unroll 8
     for (int i = 0; i < T; i++) m[i] = t[i][j];
     transform_out(m, out);
-    if (j >= columns) continue;
 #pragma GCC unroll 6
     for (int i = 0; i < M; i++) {
-      out[i] = add(out[i], e.bias);
-      if (POOL || i >= rows) continue;
-      const int64_t pixel = i * e.row + j;
-      if (e.residual) {
-        const float* r = e.residual + pixel * e.res_ld;
-        out[i] = add(out[i], e.n == Vec::N ? load(r) : load_n(r, e.n));
-      }
-      if (e.clip) out[i] = min(e.hi, max(e.lo, out[i]));
-      put(e, pixel, out[i]);
+      out[i] = add(out[i], o.bias);
+      if (!POOL) store(o.y + i * o.y_row + j * o.y_ld, clip(out[i], o));
     }
 #pragma GCC unroll 3
     for (int i = 0; POOL && i < M / 2; i++) {
       const Vec pair = max(out[2 * i], out[2 * i + 1]);
       if (j % 2 == 0) {
         left[i] = pair;
-      } else if (2 * i + 1 < rows) {
-        const Vec v = max(left[i], pair);
-        put(e, i * e.row + j / 2, e.clip ? min(e.hi, max(e.lo, v)) : v);
+      } else {
+        store(o.y + i * o.y_row + j / 2 * o.y_ld, clip(max(left[i], pair), o));
       }
     }
   }
 }
 
-// One vector of columns of a tile of one axis: T planes to up to M pixels of y that lie `step` apart.
+// One vector of columns of a tile of one axis: T planes to M pixels that lie `step` apart.
 template <int T, int M>
-static inline void line_out(const float* planes, int64_t plane, int64_t count, int64_t step, const Epilogue& e) {
+static inline void line_out(const float* planes, int64_t plane, int64_t step, const Output& o) {
   Vec m[T], out[M];
 #pragma GCC unroll 6
   for (int i = 0; i < T; i++) m[i] = load(planes + i * plane);
   transform_out(m, out);
 #pragma GCC unroll 4
-  for (int i = 0; i < M; i++) {
-    if (i >= count) break;
-    Vec v = add(out[i], e.bias);
-    if (e.residual) {
-      const float* r = e.residual + i * step * e.res_ld;
-      v = add(v, e.n == Vec::N ? load(r) : load_n(r, e.n));
-    }
-    put(e, i * step, e.clip ? min(e.hi, max(e.lo, v)) : v);
-  }
+  for (int i = 0; i < M; i++) store(o.y + i * step, clip(add(out[i], o.bias), o));
 }
 
 }  // namespace FASTCONV_ISA

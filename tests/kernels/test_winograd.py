@@ -28,15 +28,17 @@ def pack(isa: Any, w: F32, m: int, scale: F32 | None = None) -> F32:
 
 def winograd(
     isa: Any, case: ConvCase, x: F32, w: F32, bias: F32 | None, residual: F32 | None, *, m: int = 4,
-    act: str = "identity", gaps: tuple[int, int, int] = (0, 0, 0), two_steps: bool = False,
+    act: str = "identity", gaps: tuple[int, int, int] = (0, 0, 0), two_steps: bool = False, pool: bool = False,
 ) -> F32:  # fmt: skip
-    """y [N, P, Q, K] of x [N, H, W, C] and w [K, C, R, S]; gaps: behind the pixels of x, y and the residual."""
-    shape, C, K = (case.N, case.P, case.Q, case.K), case.C, case.K
+    """y of x [N, H, W, C] and w [K, C, R, S]: [N, P, Q, K], with `pool` [N, P // 2, Q // 2, K]; gaps: behind the pixels
+    of x, y and the residual."""
+    half, C, K = 1 + pool, case.C, case.K
+    shape = (case.N, case.P // half, case.Q // half, K)
     xs, ys, rs = dense(x.shape, C + gaps[0]), dense(shape, K + gaps[1]), dense(shape, K + gaps[2])
     desc = _core.Winograd(
         N=case.N, H=case.H, W=case.W, C=C, K=K, P=case.P, Q=case.Q, pad_t=case.pads[0], pad_l=case.pads[1],
         x_image=xs[0], x_row=xs[1], x_ld=xs[2], y_ld=ys[2], res_ld=rs[2], act=activation(act), m=m,
-        r=max(case.R, case.S), axes=_core.winograd_axes(case.R, case.S),
+        r=max(case.R, case.S), axes=_core.winograd_axes(case.R, case.S), pool=int(pool),
     )  # fmt: skip
     rest = [
         (pack(isa, w, m), (1,)),
@@ -78,6 +80,40 @@ def test_against_reference(isa: Any, form: tuple[int, int, int], two_steps: bool
         got = winograd(isa, case, x, w, bias, residual, m=m, act="relu6", gaps=(3, 5, 2), two_steps=two_steps)
         worse = 10 if m == 6 else 1
         close(got, want, terms=R * S * case.C, scale=4 * worse * np.sqrt(R * S * case.C), note=case)
+
+
+@isas
+@forms
+@pytest.mark.parametrize("two_steps", (False, True), ids=("one", "two"))
+def test_whole_tiles_are_as_those_with_a_residual(isa: Any, form: tuple[int, int, int], two_steps: bool) -> None:
+    """Whole tiles are written at once, those with a residual in two steps: the same bits where it is zero."""
+    rng, (m, R, S) = np.random.default_rng(9), form
+    for case in cases(_core.vector_length(isa), R, S):
+        x, w, bias = random(rng, case.N, case.H, case.W, case.C), random(rng, case.K, case.C, R, S), random(rng, case.K)
+        zeros = np.zeros((case.N, case.P, case.Q, case.K), np.float32)
+        got, want = (
+            winograd(isa, case, x, w, bias, r, m=m, act="relu6", gaps=(3, 5, 2), two_steps=two_steps)
+            for r in (None, zeros)
+        )
+        np.testing.assert_array_equal(got, want, err_msg=str(case))
+
+
+@isas
+@pytest.mark.parametrize("form", [(2, 3, 3), (4, 3, 3), (6, 3, 3), (2, 5, 5)], ids=lambda f: f"F({f[0]},{f[1]}x{f[2]})")
+@pytest.mark.parametrize("two_steps", (False, True), ids=("one", "two"))
+def test_pooled(isa: Any, form: tuple[int, int, int], two_steps: bool) -> None:
+    """Maxima by twos of what is written without; an odd last row or column is left out."""
+    rng, (m, R, S) = np.random.default_rng(10), form
+    for case in cases(_core.vector_length(isa), R, S):
+        p, q = case.P // 2, case.Q // 2
+        if p == 0 or q == 0:
+            continue
+        x, w, bias = random(rng, case.N, case.H, case.W, case.C), random(rng, case.K, case.C, R, S), random(rng, case.K)
+        settings: dict[str, Any] = dict(m=m, act="relu6", gaps=(3, 5, 0), two_steps=two_steps)
+        whole = winograd(isa, case, x, w, bias, None, **settings)
+        want = whole[:, : 2 * p, : 2 * q].reshape(case.N, p, 2, q, 2, case.K).max((2, 4))
+        got = winograd(isa, case, x, w, bias, None, pool=True, **settings)
+        np.testing.assert_array_equal(got, want, err_msg=str(case))
 
 
 @isas
