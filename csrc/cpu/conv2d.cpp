@@ -221,7 +221,8 @@ void conv2d(const Conv2d& d, const Buffers& b, int64_t begin, int64_t end) {
     round = max_i(1, ROWS_IN_L2 / (row_bytes * d.rows_per_chunk));
   }
   const bool whole_rows = d.algorithm == ConvAlgorithm::gemm && d.groups == 1 && d.x_ld == d.C;
-  const bool far = FETCHES_AHEAD && whole_rows && 4 * d.N * d.H * d.W * d.C > FAR_IMAGE;
+  const bool near = 4 * Cg * d.K <= WEIGHTS_IN_L2 / 2;  // the weights stay in L2 beside two rounds of rows
+  const bool far = FETCHES_AHEAD && whole_rows && near && 4 * d.N * d.H * d.W * d.C > FAR_IMAGE;
   const int64_t together = cuts_depth(d) ? rows_of_sums(d) / d.rows_per_chunk : round;
   for (int64_t at = begin / parts; at < ranges; at += round) {
     const int64_t round_begin = max_i(begin, at * parts), round_end = min_i(end, (at + round) * parts);

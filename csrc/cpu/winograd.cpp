@@ -116,6 +116,7 @@ void output_tiles(const Winograd& d, const Buffers& b, const float* sums, int64_
   const int64_t P = POOL ? d.P / 2 : d.P, Q = POOL ? d.Q / 2 : d.Q;
   const int64_t height = POOL ? SIDE : f.step_h, width = POOL ? SIDE : f.step_w;
   const bool clips = d.act.func == Func::clip;
+  const float* added = POOL ? nullptr : b.in[3];  // a pooled operation's is not checked
   const Vec infinity = set1(__builtin_inff()), lowest = set1(-__builtin_inff());
   const Vec lo = clips ? set1(d.act.alpha) : lowest, hi = clips ? set1(d.act.beta) : infinity;
   for (int64_t tile = first; tile < last; tile++) {
@@ -134,7 +135,7 @@ void output_tiles(const Winograd& d, const Buffers& b, const float* sums, int64_
       const float* own = sums + (tile - first) * nv * V + v * V;
       alignas(64) float part[SIDE * (LINE ? 1 : SIDE) * V];
       const Output o = {bias, lo, hi, b.out + pixel * d.y_ld + channel, d.y_ld, Q * d.y_ld};
-      const bool whole = n == V && rows == height && columns == width && !b.in[3];
+      const bool whole = n == V && rows == height && columns == width && !added;
       const Output to = whole ? o : Output{bias, lowest, infinity, part, V, PART_ROW};
       if constexpr (LINE) {
         line_out<T, M>(own, plane, d.axes == WINOGRAD_DOWN ? to.y_row : to.y_ld, to);
@@ -142,7 +143,7 @@ void output_tiles(const Winograd& d, const Buffers& b, const float* sums, int64_
         tile_out<T, M, POOL>(own, plane, to);
       }
       if (whole) continue;
-      const float* residual = b.in[3] ? b.in[3] + pixel * d.res_ld + channel : nullptr;
+      const float* residual = added ? added + pixel * d.res_ld + channel : nullptr;
       put_part(part, PART_ROW, rows, columns, n, residual, d.res_ld, Q * d.res_ld, o);
     }
     if (!POOL && !clips && d.act.func != Func::identity) {

@@ -86,7 +86,7 @@ def test_against_reference(isa: Any, form: tuple[int, int, int], two_steps: bool
 @forms
 @pytest.mark.parametrize("two_steps", (False, True), ids=("one", "two"))
 def test_whole_tiles_are_as_those_with_a_residual(isa: Any, form: tuple[int, int, int], two_steps: bool) -> None:
-    """Whole tiles are written at once, those with a residual in two steps: the same bits where it is zero."""
+    """Whole tiles are written at once, those with a residual in two steps: the same numbers where it is zero."""
     rng, (m, R, S) = np.random.default_rng(9), form
     for case in cases(_core.vector_length(isa), R, S):
         x, w, bias = random(rng, case.N, case.H, case.W, case.C), random(rng, case.K, case.C, R, S), random(rng, case.K)
