@@ -34,11 +34,11 @@ struct Tile {
   int64_t res_ld;
   float* y;
   int64_t y_ld;
-  bool cold;  // y and residual are not in L2; fetch them
-  int tail;   // lanes in use in the last vector
-  const Activation* act;
-  const char* next;   // what to prefetch into L2 meanwhile
-  int64_t next_step;  // bytes an iteration, see fetch_step(); 0 for nothing, as where w_ld is not NV vectors
+  bool cold;              // y and residual are not in L2; fetch them
+  int tail;               // lanes in use in the last vector
+  const Activation* act;  // clips(act); other functions follow when several blocks are written
+  const char* next;       // what to prefetch into L2 meanwhile
+  int64_t next_step;      // bytes an iteration, see fetch_step(); 0 for nothing, as where w_ld is not NV vectors
 };
 
 // Of so many elements of a tap: STEPS at a time and the rest.
@@ -77,22 +77,21 @@ __attribute__((always_inline)) static inline void prefetch_pages(const char* p, 
 
 // residual and y: of this block. Inlined, or the accumulators lie in memory.
 template <int MR, int NV>
-__attribute__((always_inline)) static inline void finish_tile(const Tile& t, const float* residual, float* y,
+__attribute__((always_inline)) static inline void finish_tile(const Tile& t, bool full, const float* residual, float* y,
                                                               Vec (&acc)[MR][NV]) {
   constexpr int V = Vec::N;
-  const bool full = t.tail == V;
+  const int64_t y_ld = t.y_ld, res_ld = t.res_ld;  // stores might write to t for all that the compiler knows
   if (residual) {
 #pragma GCC unroll 16
     for (int i = 0; i < MR; i++) {
-      const float* r = residual + i * t.res_ld;
+      const float* r = residual + i * res_ld;
 #pragma GCC unroll 16
       for (int j = 0; j < NV; j++) {
         acc[i][j] = add(acc[i][j], j < NV - 1 || full ? load(r + j * V) : load_n(r + j * V, t.tail));
       }
     }
   }
-  const bool clip = t.act->func == Func::clip, in_place = clip || t.act->func == Func::identity;
-  const bool one_sided = t.act->beta == __builtin_inff();
+  const bool clip = t.act->func == Func::clip, one_sided = t.act->beta == __builtin_inff();
   const Vec lo = set1(t.act->alpha), hi = set1(t.act->beta);
   if (full) {
     // Each vector is written as soon as it is ready: writing all of them at once holds the FMA units up.
@@ -100,22 +99,21 @@ __attribute__((always_inline)) static inline void finish_tile(const Tile& t, con
 #pragma GCC unroll 16
       for (int i = 0; i < MR; i++) {
 #pragma GCC unroll 16
-        for (int j = 0; j < NV; j++) store(y + i * t.y_ld + j * V, max(lo, acc[i][j]));
+        for (int j = 0; j < NV; j++) store(y + i * y_ld + j * V, max(lo, acc[i][j]));
       }
     } else if (clip) {
 #pragma GCC unroll 16
       for (int i = 0; i < MR; i++) {
 #pragma GCC unroll 16
-        for (int j = 0; j < NV; j++) store(y + i * t.y_ld + j * V, min(hi, max(lo, acc[i][j])));
+        for (int j = 0; j < NV; j++) store(y + i * y_ld + j * V, min(hi, max(lo, acc[i][j])));
       }
     } else {
 #pragma GCC unroll 16
       for (int i = 0; i < MR; i++) {
 #pragma GCC unroll 16
-        for (int j = 0; j < NV; j++) store(y + i * t.y_ld + j * V, acc[i][j]);
+        for (int j = 0; j < NV; j++) store(y + i * y_ld + j * V, acc[i][j]);
       }
     }
-    if (!in_place) activate_rows(*t.act, y, t.y_ld, MR, NV * V);  // the rows are still in L1
     return;
   }
   if (clip) {
@@ -125,26 +123,76 @@ __attribute__((always_inline)) static inline void finish_tile(const Tile& t, con
       for (int j = 0; j < NV; j++) acc[i][j] = min(hi, max(lo, acc[i][j]));
     }
   }
-  if (!in_place) {
-    // Through a buffer: reading what a masked store has just written would wait until it has left the store queue.
-    alignas(64) float whole[MR * NV * V];
-#pragma GCC unroll 16
-    for (int i = 0; i < MR; i++) {
-#pragma GCC unroll 16
-      for (int j = 0; j < NV; j++) store(whole + (i * NV + j) * V, acc[i][j]);
-    }
-    activate_rows(*t.act, whole, 0, 1, MR * NV * V);
-#pragma GCC unroll 16
-    for (int i = 0; i < MR; i++) {
-#pragma GCC unroll 16
-      for (int j = 0; j < NV; j++) acc[i][j] = load(whole + (i * NV + j) * V);
-    }
-  }
 #pragma GCC unroll 16
   for (int i = 0; i < MR; i++) {
 #pragma GCC unroll 16
-    for (int j = 0; j < NV - 1; j++) store(y + i * t.y_ld + j * V, acc[i][j]);
-    store_n(y + i * t.y_ld + (NV - 1) * V, acc[i][NV - 1], t.tail);
+    for (int j = 0; j < NV - 1; j++) store(y + i * y_ld + j * V, acc[i][j]);
+    store_n(y + i * y_ld + (NV - 1) * V, acc[i][NV - 1], t.tail);
+  }
+}
+
+// acc += x w for element c of each row p[i] and the panel's row w. Where the accumulators leave no register for all
+// weights, the last vector is a memory operand of its FMAs.
+template <int MR, int NV>
+__attribute__((always_inline)) static inline void add_element(const float* const (&p)[MR], int64_t c, const float* w,
+                                                              Vec (&acc)[MR][NV]) {
+  constexpr int V = Vec::N, HELD = MR * NV + NV >= REGISTERS ? NV - 1 : NV;
+  Vec held[NV];
+#pragma GCC unroll 16
+  for (int j = 0; j < HELD; j++) held[j] = load(w + j * V);
+#pragma GCC unroll 16
+  for (int i = 0; i < MR; i++) {
+    const Vec x = set1(p[i][c]);
+#pragma GCC unroll 16
+    for (int j = 0; j < HELD; j++) acc[i][j] = fma_onto(x, held[j], acc[i][j]);
+#pragma GCC unroll 16
+    for (int j = HELD; j < NV; j++) acc[i][j] = fma_at(x, w + j * V, acc[i][j]);
+  }
+}
+
+// What the epilogue of a block reads and writes comes from L3 or memory while its products run.
+template <int MR, int NV>
+__attribute__((always_inline)) static inline void fetch_block(const Tile& t, const float* residual, const float* y) {
+  for (int i = 0; i < MR; i++) {
+    for (int j = 0; j < NV * Vec::N; j += 16) {
+      __builtin_prefetch(y + i * t.y_ld + j, 1, 3);
+      if (residual) __builtin_prefetch(residual + i * t.res_ld + j, 0, 3);
+    }
+  }
+}
+
+// A tile of one tap, of whole vectors and STEPS, with sums from the bias: what 1x1 layers and Winograd's products
+// mostly are. What tile() asks besides for each block, and keeps in memory, costs 16 registers 40 cycles a block.
+template <int MR, int NV>
+__attribute__((noinline)) void plain_tile(const Tile& t) {
+  constexpr int V = Vec::N;
+  static const float ZEROS[NV * V] = {};
+  const float *bias = t.bias ? t.bias : ZEROS, *residual = t.residual;
+  const float* panel = t.w + (t.taps ? t.taps[0] : 0) * t.len * NV * V;
+  const char* next = fetch_from(t);
+  float* y = t.y;
+  int64_t from = 0;  // where the block begins behind its pointers
+  for (int64_t block = 0; block < t.count; block++) {
+    Vec acc[MR][NV];
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; i++) {
+#pragma GCC unroll 16
+      for (int j = 0; j < NV; j++) acc[i][j] = load_once(bias + j * V);  // copies would move in the loop
+    }
+    if (t.cold) fetch_block<MR, NV>(t, residual, y);
+    const float* p[MR];
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; i++) p[i] = t.a[block * t.a_next + i];
+    const float* w = panel;
+    for (int64_t c = from; c < from + t.len; c += STEPS, w += STEPS * NV * V, next += t.next_step) {
+      fetch_ahead<NV>(t, next);
+#pragma GCC unroll 8
+      for (int u = 0; u < STEPS; u++) add_element(p, c + u, w + u * NV * V, acc);
+    }
+    finish_tile<MR, NV>(t, true, residual, y, acc);
+    if (residual) residual += MR * t.res_ld;
+    y += MR * t.y_ld;
+    from += t.a_step;
   }
 }
 
@@ -152,12 +200,14 @@ __attribute__((always_inline)) static inline void finish_tile(const Tile& t, con
 template <int MR, int NV>
 void tile(const Tile& t) {
   constexpr int V = Vec::N;
-  // Where the accumulators leave no register for all weights, the last vector is a memory operand of its FMAs.
-  constexpr int HELD = MR * NV + NV >= REGISTERS ? NV - 1 : NV;
+  if constexpr (STEPS > 1) {
+    const bool whole = t.tail == V && t.len % STEPS == 0 && t.w_ld == NV * V;
+    if (whole && t.n_taps == 1 && !t.start) return plain_tile<MR, NV>(t);
+  }
   const char* next = fetch_from(t);
   const float *start = t.start, *residual = t.residual;
   float* y = t.y;
-  int64_t from = 0;  // where the block begins behind its pointers
+  int64_t from = 0;
   for (int64_t block = 0; block < t.count; block++) {
     Vec acc[MR][NV];
     if (start) {
@@ -179,13 +229,7 @@ void tile(const Tile& t) {
         for (int i = 0; i < MR; i++) acc[i][j] = bias;
       }
     }
-    // What the epilogue reads and writes comes from L3 or memory while the products run.
-    for (int i = 0; t.cold && i < MR; i++) {
-      for (int j = 0; j < NV; j++) {
-        __builtin_prefetch(y + i * t.y_ld + j * V, 1, 3);
-        if (residual) __builtin_prefetch(residual + i * t.res_ld + j * V, 0, 3);
-      }
-    }
+    if (t.cold) fetch_block<MR, NV>(t, residual, y);
     const float* const* a = t.a + block * t.a_next;
     const float* p[MR];
     int64_t at = from;  // of the tap
@@ -196,29 +240,13 @@ void tile(const Tile& t) {
       }
       const float* w = t.w + (t.taps ? t.taps[k] : k) * t.len * t.w_ld;
       const int64_t end = at + t.len;
-      const auto step = [&](int64_t c, const float* w, bool fetches) __attribute__((always_inline)) {
-        Vec held[NV];
-#pragma GCC unroll 16
-        for (int j = 0; j < HELD; j++) held[j] = load(w + j * V);
-        if (fetches) {
-          fetch_ahead<NV>(t, next);
-          next += t.next_step;
-        }
-#pragma GCC unroll 16
-        for (int i = 0; i < MR; i++) {
-          const Vec x = set1(p[i][c]);
-#pragma GCC unroll 16
-          for (int j = 0; j < HELD; j++) acc[i][j] = fma_onto(x, held[j], acc[i][j]);
-#pragma GCC unroll 16
-          for (int j = HELD; j < NV; j++) acc[i][j] = fma_at(x, w + j * V, acc[i][j]);
-        }
-      };
       int64_t c = at;
       if constexpr (STEPS > 1) {
         if (t.w_ld == NV * V) {  // dense layers have wider panels, and go step by step
-          for (; c + STEPS <= end; c += STEPS, w += STEPS * NV * V) {
+          for (; c + STEPS <= end; c += STEPS, w += STEPS * NV * V, next += t.next_step) {
+            fetch_ahead<NV>(t, next);
 #pragma GCC unroll 8
-            for (int u = 0; u < STEPS; u++) step(c + u, w + u * NV * V, u == 0);
+            for (int u = 0; u < STEPS; u++) add_element(p, c + u, w + u * NV * V, acc);
           }
         }
         if (c < end) {
@@ -226,9 +254,12 @@ void tile(const Tile& t) {
           next += t.next_step;
         }
       }
-      for (; c < end; c++, w += t.w_ld) step(c, w, STEPS == 1);
+      for (; c < end; c++, w += t.w_ld) {
+        if (STEPS == 1) fetch_ahead<NV>(t, next), next += t.next_step;
+        add_element(p, c, w, acc);
+      }
     }
-    finish_tile<MR, NV>(t, residual, y, acc);
+    finish_tile<MR, NV>(t, t.tail == V, residual, y, acc);
     if (start) start += MR * t.start_ld;
     if (residual) residual += MR * t.res_ld;
     y += MR * t.y_ld;

@@ -48,21 +48,6 @@ __attribute__((always_inline)) static inline void finish_half_tile(const Tile& t
       for (int j = 0; j < W; j++) acc[i][j] = min(hi, max(lo, acc[i][j]));
       if (i % 2 == 0) shared[i / 2] = min(hi, max(lo, shared[i / 2]));
     }
-  } else if (t.act->func != Func::identity) {
-    alignas(64) float whole[(MR * W + MR / 2) * V];
-#pragma GCC unroll 16
-    for (int i = 0; i < MR; i++) {
-#pragma GCC unroll 4
-      for (int j = 0; j < W; j++) store(whole + (i * W + j) * V, acc[i][j]);
-      if (i % 2 == 0) store(whole + (MR * W + i / 2) * V, shared[i / 2]);
-    }
-    activate_rows(*t.act, whole, 0, 1, (MR * W + MR / 2) * V);
-#pragma GCC unroll 16
-    for (int i = 0; i < MR; i++) {
-#pragma GCC unroll 4
-      for (int j = 0; j < W; j++) acc[i][j] = load(whole + (i * W + j) * V);
-      if (i % 2 == 0) shared[i / 2] = load(whole + (MR * W + i / 2) * V);
-    }
   }
   const bool half = 2 * t.tail == V;  // masked stores take longer
 #pragma GCC unroll 16

@@ -16,6 +16,8 @@ static inline int64_t max_i(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // act on n floats in place (cpu/unary.cpp)
 void activate_rows(const Activation& act, float* y, int64_t y_ld, int64_t rows, int64_t n);
+// Whether act is done where sums are in registers; other functions take long runs of what has been written.
+static inline bool clips(const Activation& act) { return act.func == Func::clip || act.func == Func::identity; }
 static inline void activate_row(const Activation& act, float* y, int64_t n) { activate_rows(act, y, 0, 1, n); }
 
 // cpu/conv2d_images.cpp, conv2d_backward_weight_images.cpp: parts of conv2d and conv2d_backward_weight

@@ -49,7 +49,7 @@ Inputs find_inputs(const Linear& d, const float* x, int32_t* list) {
 // half of its code.
 __attribute__((noinline)) void finish_stream(const Tile& t, float* sums, int rows, int nv) {
   constexpr int V = Vec::N;
-  const bool clip = t.act->func == Func::clip, in_place = clip || t.act->func == Func::identity;
+  const bool clip = t.act->func == Func::clip, in_place = clips(*t.act);
   const Vec lo = set1(clip ? t.act->alpha : -__builtin_inff()), hi = set1(clip ? t.act->beta : __builtin_inff());
   const auto put = [&](int i, int j, Vec v) {
     float* y = t.y + i * t.y_ld + j * V;
@@ -200,7 +200,7 @@ void linear(const Linear& d, const Buffers& b, int64_t begin, int64_t end) {
         const bool last = part == parts - 1;
         t.len = d.C * (part + 1) / parts - c;
         t.w = panel + v * V + c * t.w_ld;
-        t.act = last ? &d.act : &none;
+        t.act = last && (stream || clips(d.act)) ? &d.act : &none;
         t.cold = stream ? far : part == 0;
         for (int64_t i = 0; i < blocks.count; i++) {
           const int64_t at = row_begin + blocks.start(i), rows = row_begin + blocks.start(i + 1) - at;
@@ -210,6 +210,10 @@ void linear(const Linear& d, const Buffers& b, int64_t begin, int64_t end) {
           t.residual = b.in[3] && last ? b.in[3] + at * d.res_ld + k : nullptr;
           (stream ? find_stream(nv, rows) : find_tile(nv, rows))(t);
         }
+      }
+      if (!stream && !clips(d.act)) {
+        float* y = b.out + row_begin * d.y_ld + k;
+        activate_rows(d.act, y, d.y_ld, row_end - row_begin, min_i(nv * V, d.K - k));
       }
     }
   }

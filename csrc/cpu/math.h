@@ -84,17 +84,21 @@ inline Vec tanh(Vec x) {
 
 constexpr float LOGISTIC_LEAST = -87.3f;  // 1 / (1 + exp(87.3)) is the least normal number, nearly
 
-// 1 + e^-x for x >= LOGISTIC_LEAST. e^-x = 2^n 2^f with n = -x log2(e) rounded, and 2^f by a polynomial whose terms do
-// not wait for each other. f carries the rounding of log2(e): beyond x = -35 relative errors grow to 1.3e-6.
+// 1 + e^-x for x >= LOGISTIC_LEAST, anything for NaN. e^-x = 2^n 2^f with n = -x log2(e) rounded, and 2^f by a
+// polynomial whose terms do not wait for each other. f carries the rounding of log2(e): beyond x = -35 relative errors
+// grow to 1.3e-6.
 inline Vec one_plus_exp_minus(Vec x) {
-  const Vec z = min(set1(87.0f), x), log2e = set1(-LOG2E), n = sub(fma(z, log2e, set1(ROUND)), set1(ROUND));
-  const Vec f = fma(z, log2e, sub(zero(), n)), f2 = mul(f, f);
+  const Vec z = min(set1(87.0f), x), log2e = set1(-LOG2E), rounded = fma(z, log2e, set1(ROUND));
+  const Vec f = fma(z, log2e, sub(set1(ROUND), rounded)), f2 = mul(f, f);
   const Vec p01 = fma(f, set1(0.69314694f), set1(1.0000001f)), p23 = fma(f, set1(0.05550713f), set1(0.2402212f));
   const Vec p45 = fma(f, set1(0.0013276472f), set1(0.009675541f));
-  return add(scale_by_pow2(fma(f2, fma(f2, p45, p23), p01), n), set1(1.0f));
+  return add(scale_by_pow2(fma(f2, fma(f2, p45, p23), p01), rounded), set1(1.0f));
 }
 
-inline Vec sigmoid(Vec x) { return div(set1(1.0f), one_plus_exp_minus(max(set1(LOGISTIC_LEAST), x))); }
+inline Vec sigmoid(Vec x) {
+  const Vec c = max(set1(LOGISTIC_LEAST), x);
+  return div(set1(1.0f), fma(min(set1(1.0f), c), zero(), one_plus_exp_minus(c)));  // NaN stays
+}
 
 inline Vec hard_swish(Vec x) { return mul(x, max(zero(), min(set1(1.0f), fma(x, set1(1.0f / 6.0f), set1(0.5f))))); }
 

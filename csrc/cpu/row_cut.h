@@ -20,8 +20,7 @@ class RowCut {
   RowCut(const Conv2d& d, int nv, int tail, int64_t rows) : nv_(nv) {
     const bool gemm = d.algorithm == ConvAlgorithm::gemm;
     pairs_ = gemm && !cuts_depth(d) && half_rows(nv) && 2 * tail <= Vec::N && rows % 2 == 0;
-    const bool in_place = d.act.func == Func::clip || d.act.func == Func::identity;
-    lags_ = gemm && lagging_rows(nv) && !cuts_depth(d) && tail == Vec::N && in_place &&
+    lags_ = gemm && lagging_rows(nv) && !cuts_depth(d) && tail == Vec::N && clips(d.act) &&
             d.C / d.groups <= LAGGING_DEPTH && 4 * d.N * d.x_image <= LAGGING_BYTES;
     by_run = d.algorithm == ConvAlgorithm::row_run || strided_points(d);
     several = gemm || by_run;

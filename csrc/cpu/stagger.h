@@ -208,13 +208,13 @@ static inline Range staggered_range(const Conv2d& d, int64_t group, int64_t begi
 static inline void run_staggered(const Conv2d& d, const Buffers& b, Range pixels, Fetch after) {
   const int64_t to = pixels.end, all = to - pixels.begin;
   const Panels panels(d.K, MAX_NV);
-  const bool clips = d.act.func == Func::clip, in_place = clips || d.act.func == Func::identity;
+  const bool clip = d.act.func == Func::clip, in_place = clips(d.act);
   const int64_t many = in_place && panels.count == 1 ? all : max_i(1, STAGGERED / 4 / d.K / d.Q);  // lines
   Stagger s;
   s.x_pixel = d.stride_w * d.x_ld, s.x_line = d.stride_h * d.x_row, s.x_image = d.x_image;
   s.run = d.dilation_h * d.x_row, s.len = d.S * d.C;
   s.y_ld = d.y_ld, s.Q = d.Q, s.P = d.P;
-  s.lo = clips ? d.act.alpha : -__builtin_inff(), s.hi = clips ? d.act.beta : __builtin_inff();
+  s.lo = clip ? d.act.alpha : -__builtin_inff(), s.hi = clip ? d.act.beta : __builtin_inff();
   for (int64_t from = pixels.begin, end; from < to; from = end) {
     end = min_i(to, (from / d.Q + many) * d.Q);
     const Pixel at = pixel_of(d, from);

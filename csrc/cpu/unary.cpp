@@ -63,6 +63,7 @@ void map_rows(const Activation& act, const float* x, int64_t x_ld, float* y, int
 }  // namespace
 
 void activate_rows(const Activation& act, float* y, int64_t y_ld, int64_t rows, int64_t n) {
+  if (y_ld == n) n *= rows, rows = 1;  // LeNet-5's first layer has 784 rows of 6 outputs
   if (act.func != Func::identity) map_rows(act, y, y_ld, y, y_ld, rows, n);
 }
 

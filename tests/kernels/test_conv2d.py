@@ -235,6 +235,39 @@ def test_every_activation(isa: Any, act: str) -> None:
 
 
 @isas
+@pytest.mark.parametrize("gap", (0, 3))
+def test_functions_follow_some_rows_behind(isa: Any, gap: int) -> None:
+    """Each output once, whatever blocks of rows it takes to fill the window (ACTIVATED in csrc/cpu/conv2d.cpp) and
+    wherever the last one ends."""
+    V = _core.vector_length(isa)
+    for K in (1, 2 * V, 2 * V + 3, 13 * V):
+        for case in (
+            ConvCase("point", 2, 17, 23, 12, K, 1, 1),
+            ConvCase("strided", 1, 41, 37, 8, K, 1, 1, strides=(2, 2)),
+            ConvCase("filter", 1, 19, 21, 4, K, 3, 3, pads=(1, 1, 1, 1)),
+            ConvCase("groups", 1, 15, 17, 8, 2 * K, 1, 1, groups=2),
+        ):
+            x, w, bias, residual = operands(np.random.default_rng(7), case)
+            for algorithm in algorithms(case):
+                gaps = (0, gap, 0)
+                sums = conv2d(isa, case, x, w, bias, residual, gaps=gaps, algorithm=algorithm)
+                want = np.where(sums < 0, np.float32(0.1) * sums, sums)
+                got = conv2d(isa, case, x, w, bias, residual, act="leaky_relu", gaps=gaps, algorithm=algorithm)
+                np.testing.assert_array_equal(got, want, err_msg=f"{algorithm} {case}")
+
+
+@isas
+def test_one_tap_of_whole_vectors(isa: Any) -> None:
+    """What csrc/cpu/gemm.h's plain_tile takes, at every number of rows, and depths that it leaves to tile()."""
+    V = _core.vector_length(isa)
+    for rows in range(1, 27):
+        for vectors in (1, 2, 3):
+            for C in (4, 24, 26):
+                case = ConvCase(f"{rows}x{C}x{vectors}", 1, 1, rows, C, vectors * V, 1, 1)
+                check(isa, case, with_bias=rows % 3 > 0, with_residual=rows % 2 == 0, act="relu6", gaps=(2, 3, 1))
+
+
+@isas
 def test_not_a_number_and_infinity(isa: Any) -> None:
     """They spread over the outputs that see them, and no further: padding and tails add no product of theirs."""
     V = _core.vector_length(isa)

@@ -38,12 +38,14 @@ HALF: dict[str, Limits] = {"avx512": {(14, 1.5): (57, 16), (10, 2.5): (53, 13)},
 STAGGER: dict[str, Limits] = {"avx512": {(4, 2): (49, 18), (2, 4): (47, 18)}, "avx2": {}, "neon": {}}
 # lagging_tile<MR, NV>, whose left and right columns broadcast each row for themselves.
 LAGGING: dict[str, Limits] = {"avx512": {(6, 4): (52, 16), (8, 3): (50, 19)}, "avx2": {}, "neon": {}}
-SPECIAL = {"stagger": STAGGER, "lagging_tile": LAGGING}
+# plain_tile<MR, NV>, of one tap and whole vectors, where a tile takes several steps at once.
+PLAIN: dict[str, Limits] = {"avx512": {}, "avx2": {(6, 2): (23, 8), (12, 1): (28, 13)}, "neon": {}}
+SPECIAL = {"stagger": STAGGER, "lagging_tile": LAGGING, "plain_tile": PLAIN}
 CONV = {level: {**MAIN[level], **HALF[level]} for level in MAIN}
 SOURCES = {"conv2d": CONV, "winograd": MAIN, "linear": STREAMS}
 TILE = re.compile(
     r"\bfastconv::(avx2|avx512|neon)::(?:\(anonymous namespace\)::)?"
-    r"(half_tile|lagging_tile|stagger|tile|stream)<(\d+), (\d+)[,>]"
+    r"(half_tile|lagging_tile|plain_tile|stagger|tile|stream)<(\d+), (\d+)[,>]"
 )
 
 

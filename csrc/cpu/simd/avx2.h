@@ -62,8 +62,11 @@ static inline Vec pow2(Vec n) {
   __m256i k = _mm256_add_epi32(_mm256_cvtps_epi32(n.v), _mm256_set1_epi32(127));
   return {_mm256_castsi256_ps(_mm256_slli_epi32(k, 23))};
 }
-// a 2^n for integral n in [-126, 126]
-static inline Vec scale_by_pow2(Vec a, Vec n) { return mul(a, pow2(n)); }
+// a 2^n for a in [1/2, 2) and n in [-126, 126], given as n + 1.5 2^23: n is in the low bits of this sum
+static inline Vec scale_by_pow2(Vec a, Vec n) {
+  const __m256i shifted = _mm256_slli_epi32(_mm256_castps_si256(n.v), 23);
+  return {_mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a.v), shifted))};
+}
 // x = mantissa * 2^exponent with mantissa in [1, 2), for positive normal x
 static inline Vec exponent(Vec x) {
   __m256i e = _mm256_and_si256(_mm256_srli_epi32(_mm256_castps_si256(x.v), 23), _mm256_set1_epi32(255));

@@ -8,6 +8,7 @@ namespace scalar {
 
 typedef float f32x4 __attribute__((vector_size(16)));
 typedef int32_t i32x4 __attribute__((vector_size(16)));
+typedef uint32_t u32x4 __attribute__((vector_size(16)));
 
 struct Vec {
   static constexpr int N = 4;
@@ -65,8 +66,8 @@ static inline Vec pow2(Vec n) {
   i32x4 k = __builtin_convertvector(n.v, i32x4);
   return {(f32x4)((k + 127) << 23)};
 }
-// a 2^n for integral n in [-126, 126]
-static inline Vec scale_by_pow2(Vec a, Vec n) { return mul(a, pow2(n)); }
+// a 2^n for a in [1/2, 2) and n in [-126, 126], given as n + 1.5 2^23: n is in the low bits of this sum
+static inline Vec scale_by_pow2(Vec a, Vec n) { return {(f32x4)((u32x4)a.v + ((u32x4)n.v << 23))}; }
 // x = mantissa * 2^exponent with mantissa in [1, 2), for positive normal x
 static inline Vec exponent(Vec x) {
   i32x4 e = (((i32x4)x.v >> 23) & 255) - 127;
