@@ -123,9 +123,7 @@ void run(const Binary& d, const Block& k, int64_t a_step, int64_t b_step, int64_
   if (d.act.func == Func::clip)
     return vector_block(d, Clip{set1(d.act.alpha), set1(d.act.beta)}, k, a_step == 1, b_step == 1);
   vector_block(d, Identity{}, k, a_step == 1, b_step == 1);
-  if (d.act.func == Func::identity) return;
-  if (k.y_row == k.n) return activate_row(d.act, k.y, k.rows * k.n);
-  for (int64_t r = 0; r < k.rows; r++) activate_row(d.act, k.y + r * k.y_row, k.n);
+  activate_rows(d.act, k.y, k.y_row, k.rows, k.n);
 }
 
 }  // namespace

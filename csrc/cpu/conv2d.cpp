@@ -4,6 +4,7 @@
 // chunk is a range of rows times a panel, or times all panels where the weights are small; neighbouring chunks share
 // rows, so that a thread finds in its own caches what it wrote in the operation before (conv_checks.cpp). The reduction
 // runs in one order, (r, s, c), in one accumulator per output, so that results depend on neither tiles nor threads.
+#include "cpu/follower.h"
 #include "cpu/row_cut.h"
 #include "cpu/stagger.h"
 
@@ -17,9 +18,6 @@ constexpr int64_t WEIGHTS_IN_L2 = 512 << 10, ROWS_IN_L2 = 256 << 10;  // bytes
 // products or more 2 to 7% (Zen 3); with AVX-512 y is 1 to 2% slower, rows are 0 (Zen 5).
 constexpr bool FETCHES_AHEAD = REGISTERS == 16;
 constexpr int64_t DEEP = 128, FAR_IMAGE = 1 << 20;
-// Floats that are written before their activation, if that is a function: they stay in L1, and a call for each tile's
-// few vectors takes as long as the vectors do.
-constexpr int64_t ACTIVATED = 1536;
 
 struct Scratch {
   const float** pointers;  // row_pointers(): taps x rows of a block, or rows of several blocks
@@ -127,8 +125,7 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
   const RowBlocks blocks = cut.blocks_of(row_end - row_begin);
   const int64_t slice = runs ? taps : min_i(taps, d.taps_per_slice), tap_bytes = len * t.w_ld * 4;
   const Activation none = {Func::identity, 0, 0};
-  const bool activates = !clips(d.act);
-  int64_t activated = 0;  // rows
+  Follower activation(d.act, b.out + row_begin * d.y_ld + k, d.y_ld, columns);
   const bool last_panel = group == d.groups - 1 && panel == panels.count - 1;
 
   for (int64_t tap = 0; tap < taps; tap += slice) {
@@ -146,7 +143,7 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
       const TileFunction compute = cut.tile(rows);
       t.count = pace.most(cut.several ? blocks.same(i) : 1);
       if (cut.by_run) t.count = min_i(t.count, RUNS_AT_ONCE / rows);
-      if (activates) t.count = min_i(t.count, max_i(1, ACTIVATED / (rows * columns)));
+      if (!clips(d.act)) t.count = min_i(t.count, max_i(1, Follower::FLOATS / (rows * columns)));
       t.a_step = gemm ? rows * d.x_ld : 0;
       t.a_next = cut.by_run ? rows : 0;
       t.n_taps = gemm         ? gather_rows(d, x, at, rows, s)
@@ -162,16 +159,12 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
       t.y = last ? b.out + at * d.y_ld + k : sums;
       t.cold = last && (!cut.several || (FETCHES_AHEAD && gemm && Cg >= DEEP));
       t.y_ld = last ? d.y_ld : t.w_ld;
-      t.act = last && !activates ? &d.act : &none;
+      t.act = last && clips(d.act) ? &d.act : &none;
       t.bias = b.in[2] ? b.in[2] + k : nullptr;
       t.residual = last && b.in[3] ? b.in[3] + at * d.res_ld + k : nullptr;
       pace.fetch_during(t);
       compute(t);
-      const int64_t computed = blocks.start(i + t.count);
-      if (activates && last && ((computed - activated) * columns >= ACTIVATED || i + t.count == blocks.count)) {
-        activate_rows(d.act, b.out + (row_begin + activated) * d.y_ld + k, d.y_ld, computed - activated, columns);
-        activated = computed;
-      }
+      if (last) activation.follow(blocks.start(i + t.count), i + t.count == blocks.count);
     }
   }
 }

@@ -36,7 +36,7 @@ struct Tile {
   int64_t y_ld;
   bool cold;              // y and residual are not in L2; fetch them
   int tail;               // lanes in use in the last vector
-  const Activation* act;  // clips(act); other functions follow when several blocks are written
+  const Activation* act;  // clips(act), see follower.h; a stream of a dense layer takes any function
   const char* next;       // what to prefetch into L2 meanwhile
   int64_t next_step;      // bytes an iteration, see fetch_step(); 0 for nothing, as where w_ld is not NV vectors
 };
@@ -150,7 +150,8 @@ __attribute__((always_inline)) static inline void add_element(const float* const
   }
 }
 
-// What the epilogue of a block reads and writes comes from L3 or memory while its products run.
+// What the epilogue of a block reads and writes comes from L3 or memory while its products run. (The second line of a
+// row that lies across two is not asked for: that pays less than each takes.)
 template <int MR, int NV>
 __attribute__((always_inline)) static inline void fetch_block(const Tile& t, const float* residual, const float* y) {
   for (int i = 0; i < MR; i++) {
@@ -173,11 +174,11 @@ __attribute__((noinline)) void plain_tile(const Tile& t) {
   float* y = t.y;
   int64_t from = 0;  // where the block begins behind its pointers
   for (int64_t block = 0; block < t.count; block++) {
-    Vec acc[MR][NV];
+    Vec acc[MR][NV];  // opaque values: accumulators that start as one, compilers move about in the loop
 #pragma GCC unroll 16
     for (int i = 0; i < MR; i++) {
 #pragma GCC unroll 16
-      for (int j = 0; j < NV; j++) acc[i][j] = load_once(bias + j * V);  // copies would move in the loop
+      for (int j = 0; j < NV; j++) acc[i][j] = load_once(bias + j * V);
     }
     if (t.cold) fetch_block<MR, NV>(t, residual, y);
     const float* p[MR];

@@ -14,11 +14,11 @@ namespace FASTCONV_ISA {
 static inline int64_t min_i(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t max_i(int64_t a, int64_t b) { return a > b ? a : b; }
 
-// act on n floats in place (cpu/unary.cpp)
+// act in place on rows of n floats, y_ld from one to the next; on n floats (cpu/unary.cpp)
 void activate_rows(const Activation& act, float* y, int64_t y_ld, int64_t rows, int64_t n);
+static inline void activate_row(const Activation& act, float* y, int64_t n) { activate_rows(act, y, 0, 1, n); }
 // Whether act is done where sums are in registers; other functions take long runs of what has been written.
 static inline bool clips(const Activation& act) { return act.func == Func::clip || act.func == Func::identity; }
-static inline void activate_row(const Activation& act, float* y, int64_t n) { activate_rows(act, y, 0, 1, n); }
 
 // cpu/conv2d_images.cpp, conv2d_backward_weight_images.cpp: parts of conv2d and conv2d_backward_weight
 void conv2d_images(const Conv2d& d, const Buffers& b, int64_t begin, int64_t end);

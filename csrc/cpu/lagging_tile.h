@@ -75,14 +75,14 @@ __attribute__((always_inline)) static inline void finish_columns(const Tile& t, 
   }
 }
 
-// One tap, whole vectors, sums from the bias, an activation in place (else the halves wait for each other). One loop
+// One tap, whole vectors, sums from the bias, clips(act). (Functions: not measured since they follow behind.) One loop
 // computes both halves of the depth, so that the CPU's prefetchers see whole rows.
 template <int MR, int NV>
 void lagging_tile(const Tile& t) {
   constexpr int V = Vec::N, L = (NV + 1) / 2, R = NV - L;
   const int64_t first = t.len / 2, rest = t.len - first;  // of the depth; the right columns do `rest` first
-  const bool clips = t.act->func == Func::clip;
-  const Vec lo = set1(clips ? t.act->alpha : -__builtin_inff()), hi = set1(clips ? t.act->beta : __builtin_inff());
+  const bool clip = t.act->func == Func::clip;
+  const Vec lo = set1(clip ? t.act->alpha : -__builtin_inff()), hi = set1(clip ? t.act->beta : __builtin_inff());
   const float *left_bias = t.bias, *right_bias = t.bias ? t.bias + L * V : nullptr;
   const float *p[MR], *residual = t.residual;
   float* y = t.y;

@@ -8,6 +8,7 @@
 //
 // Behind a ReLU many inputs are zero, and what is bound by memory gains what it does not read: with an eighth of the
 // inputs zero or more, the streams take only the others, in the same order.
+#include "cpu/follower.h"
 #include "cpu/gemm.h"
 
 namespace fastconv {
@@ -195,6 +196,7 @@ void linear(const Linear& d, const Buffers& b, int64_t begin, int64_t end) {
       // A residual in y itself is read last, so sums cannot wait there.
       const bool whole = stream || blocks.count == 1 || b.in[3] == b.out;
       const int64_t parts = whole ? 1 : (d.C + DEPTH - 1) / DEPTH;
+      Follower activation(d.act, b.out + row_begin * d.y_ld + k, d.y_ld, min_i(nv * V, d.K - k));
       for (int64_t part = 0; part < parts; part++) {
         const int64_t c = d.C * part / parts;
         const bool last = part == parts - 1;
@@ -209,11 +211,8 @@ void linear(const Linear& d, const Buffers& b, int64_t begin, int64_t end) {
           t.start = part ? t.y : nullptr;
           t.residual = b.in[3] && last ? b.in[3] + at * d.res_ld + k : nullptr;
           (stream ? find_stream(nv, rows) : find_tile(nv, rows))(t);
+          if (last && !stream) activation.follow(blocks.start(i + 1), i + 1 == blocks.count);
         }
-      }
-      if (!stream && !clips(d.act)) {
-        float* y = b.out + row_begin * d.y_ld + k;
-        activate_rows(d.act, y, d.y_ld, row_end - row_begin, min_i(nv * V, d.K - k));
       }
     }
   }

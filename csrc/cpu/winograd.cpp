@@ -115,10 +115,10 @@ void output_tiles(const Winograd& d, const Buffers& b, const float* sums, int64_
   const WinogradForm f = form_of(d);
   const int64_t P = POOL ? d.P / 2 : d.P, Q = POOL ? d.Q / 2 : d.Q;
   const int64_t height = POOL ? SIDE : f.step_h, width = POOL ? SIDE : f.step_w;
-  const bool clips = d.act.func == Func::clip;
+  const bool clip = d.act.func == Func::clip;
   const float* added = POOL ? nullptr : b.in[3];  // a pooled operation's is not checked
   const Vec infinity = set1(__builtin_inff()), lowest = set1(-__builtin_inff());
-  const Vec lo = clips ? set1(d.act.alpha) : lowest, hi = clips ? set1(d.act.beta) : infinity;
+  const Vec lo = clip ? set1(d.act.alpha) : lowest, hi = clip ? set1(d.act.beta) : infinity;
   for (int64_t tile = first; tile < last; tile++) {
     const Position at = position(d, tile);
     const int64_t row = at.h * height, column = at.w * width, pixel = (at.n * P + row) * Q + column;
@@ -146,7 +146,7 @@ void output_tiles(const Winograd& d, const Buffers& b, const float* sums, int64_
       const float* residual = added ? added + pixel * d.res_ld + channel : nullptr;
       put_part(part, PART_ROW, rows, columns, n, residual, d.res_ld, Q * d.res_ld, o);
     }
-    if (!POOL && !clips && d.act.func != Func::identity) {
+    if (!POOL && !clips(d.act)) {
       const int64_t channels = min_i(nv * V, d.K - k);
       for (int64_t i = 0; i < rows; i++) {
         activate_rows(d.act, b.out + (pixel + i * Q) * d.y_ld + k, d.y_ld, columns, channels);

@@ -237,7 +237,7 @@ def test_every_activation(isa: Any, act: str) -> None:
 @isas
 @pytest.mark.parametrize("gap", (0, 3))
 def test_functions_follow_some_rows_behind(isa: Any, gap: int) -> None:
-    """Each output once, whatever blocks of rows it takes to fill the window (ACTIVATED in csrc/cpu/conv2d.cpp) and
+    """Each output once, whatever blocks of rows it takes to fill the window (csrc/cpu/follower.h) and
     wherever the last one ends."""
     V = _core.vector_length(isa)
     for K in (1, 2 * V, 2 * V + 3, 13 * V):
@@ -254,6 +254,28 @@ def test_functions_follow_some_rows_behind(isa: Any, gap: int) -> None:
                 want = np.where(sums < 0, np.float32(0.1) * sums, sums)
                 got = conv2d(isa, case, x, w, bias, residual, act="leaky_relu", gaps=gaps, algorithm=algorithm)
                 np.testing.assert_array_equal(got, want, err_msg=f"{algorithm} {case}")
+
+
+@isas
+@pytest.mark.parametrize("act", ("relu6", "leaky_relu"))
+def test_residual_in_the_output(isa: Any, act: str) -> None:
+    """As a plan has it where nobody else reads the residual: each of its numbers is read before it is written."""
+    V = _core.vector_length(isa)
+    for case in (ConvCase("point", 1, 17, 23, 12, 5 * V + 1, 1, 1),
+                 ConvCase("deep", 1, 5, 5, 1536, 3 * V, 3, 3, pads=(1, 1, 1, 1))):  # fmt: skip
+        x, w, bias, residual = operands(np.random.default_rng(8), case)
+        packed = pack_conv2d(isa, w)
+        for algorithm in {"implicit", *algorithms(case)} - {"row_run"}:
+            want = conv2d(isa, case, x, w, bias, residual, act=act, algorithm=algorithm)
+            desc = _core.Conv2d(
+                N=1, H=case.H, W=case.W, C=case.C, K=case.K, P=case.P, Q=case.Q, R=case.R, S=case.S, stride_h=1,
+                stride_w=1, dilation_h=1, dilation_w=1, pad_t=case.pads[0], pad_l=case.pads[1],
+                x_image=case.H * case.W * case.C, x_row=case.W * case.C, x_ld=case.C, y_ld=case.K, res_ld=case.K,
+                groups=1, act=activation(act), algorithm=getattr(_core.ConvAlgorithm, algorithm),
+            )  # fmt: skip
+            out = residual.copy()
+            _core.run_kernel(isa, desc, [x, packed, bias, out], out)
+            np.testing.assert_array_equal(out, want, err_msg=f"{algorithm} {case}")
 
 
 @isas

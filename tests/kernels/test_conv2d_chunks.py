@@ -41,10 +41,11 @@ LARGE = [  # several chunks: of rows, of panels, of groups
 
 
 @isas
+@pytest.mark.parametrize("act", ("relu", "leaky_relu"))
 @pytest.mark.parametrize("case", LARGE, ids=lambda c: c.name)
-def test_chunks(isa: Any, case: ConvCase) -> None:
+def test_chunks(isa: Any, case: ConvCase, act: str) -> None:
     """`weighted.run` computes the chunks in parts, from the last to the first, and compares every bit."""
-    check(isa, case, with_bias=True, with_residual=True, act="relu", gaps=(1, 7, 4))
+    check(isa, case, with_bias=True, with_residual=True, act=act, gaps=(1, 7, 4))
 
 
 @isas

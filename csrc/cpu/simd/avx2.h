@@ -62,7 +62,7 @@ static inline Vec pow2(Vec n) {
   __m256i k = _mm256_add_epi32(_mm256_cvtps_epi32(n.v), _mm256_set1_epi32(127));
   return {_mm256_castsi256_ps(_mm256_slli_epi32(k, 23))};
 }
-// a 2^n for a in [1/2, 2) and n in [-126, 126], given as n + 1.5 2^23: n is in the low bits of this sum
+// a 2^n where it is a normal number, for n given as n + 1.5 2^23: the low bits of this sum are those of n
 static inline Vec scale_by_pow2(Vec a, Vec n) {
   const __m256i shifted = _mm256_slli_epi32(_mm256_castps_si256(n.v), 23);
   return {_mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a.v), shifted))};

@@ -70,7 +70,7 @@ static inline Vec pow2(Vec n) {
   __m512i k = _mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127));
   return {_mm512_castsi512_ps(_mm512_slli_epi32(k, 23))};
 }
-// a 2^n for a in [1/2, 2) and n in [-126, 126], given as n + 1.5 2^23: n is in the low bits of this sum
+// a 2^n where it is a normal number, for n given as n + 1.5 2^23: the low bits of this sum are those of n
 static inline Vec scale_by_pow2(Vec a, Vec n) {
   return {_mm512_scalef_ps(a.v, _mm512_sub_ps(n.v, _mm512_set1_ps(0x1.8p23f)))};
 }

@@ -57,10 +57,10 @@ static inline Vec pow2(Vec n) {
   const int32x4_t k = vaddq_s32(vcvtq_s32_f32(n.v), vdupq_n_s32(127));
   return {vreinterpretq_f32_s32(vshlq_n_s32(k, 23))};
 }
-// a 2^n for a in [1/2, 2) and n in [-126, 126], given as n + 1.5 2^23: n is in the low bits of this sum
+// a 2^n where it is a normal number, for n given as n + 1.5 2^23: the low bits of this sum are those of n
 static inline Vec scale_by_pow2(Vec a, Vec n) {
-  const int32x4_t shifted = vshlq_n_s32(vreinterpretq_s32_f32(n.v), 23);
-  return {vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(a.v), shifted))};
+  const uint32x4_t shifted = vshlq_n_u32(vreinterpretq_u32_f32(n.v), 23);
+  return {vreinterpretq_f32_u32(vaddq_u32(vreinterpretq_u32_f32(a.v), shifted))};
 }
 // x = mantissa * 2^exponent with mantissa in [1, 2), for positive normal x
 static inline Vec exponent(Vec x) {

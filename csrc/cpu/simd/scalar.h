@@ -66,7 +66,7 @@ static inline Vec pow2(Vec n) {
   i32x4 k = __builtin_convertvector(n.v, i32x4);
   return {(f32x4)((k + 127) << 23)};
 }
-// a 2^n for a in [1/2, 2) and n in [-126, 126], given as n + 1.5 2^23: n is in the low bits of this sum
+// a 2^n where it is a normal number, for n given as n + 1.5 2^23: the low bits of this sum are those of n
 static inline Vec scale_by_pow2(Vec a, Vec n) { return {(f32x4)((u32x4)a.v + ((u32x4)n.v << 23))}; }
 // x = mantissa * 2^exponent with mantissa in [1, 2), for positive normal x
 static inline Vec exponent(Vec x) {
