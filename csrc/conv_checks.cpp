@@ -159,9 +159,11 @@ void prepare(Winograd& d, Isa isa, Op op) {
     d.block = ceil_div(tiles, blocks);
     d.chunks = tiles ? panels * blocks : 0;
   } else {
-    // Whole sevens of rows of a tile, or sixes with AVX2, which reads the few weights less often from beyond its L2. A
-    // line's planes are a third as large.
-    const int64_t few = isa == Isa::avx2 ? 30 : 14;
+    // AVX2: the fewer blocks, the less often come 590 kB of weights from beyond an L2 of 512 kB. Not where that leaves
+    // threads without a block, or planes of more than 64 channels or of F(6x6) fill L2; docs/performance.md.
+    const bool wide = isa == Isa::avx2 && d.C <= 64 && d.m <= 4 && !d.axes && tiles > 60;
+    const int64_t few = wide ? 30 : 14;
+    // a line's planes are a third as large
     const int64_t most = (d.C * d.K <= 64 * 64 ? few : d.C * d.K <= 128 * 128 ? 28 : 42) * (d.axes ? 2 : 1);
     d.chunks = ceil_div(tiles, most);
     d.chunks = d.chunks == 3 ? 2 : even(d.chunks);

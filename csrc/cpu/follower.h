@@ -14,7 +14,7 @@ class Follower {
   Follower(const Activation& act, float* y, int64_t y_ld, int64_t columns)
       : act_(act), y_(y), y_ld_(y_ld), columns_(columns) {}
 
-  // So many rows are written, which are all of them or not.
+  // The first `rows` rows are written; all: no more follow.
   void follow(int64_t rows, bool all) {
     if (clips(act_) || ((rows - done_) * columns_ < FLOATS && !all)) return;
     activate_rows(act_, y_ + done_ * y_ld_, y_ld_, rows - done_, columns_);

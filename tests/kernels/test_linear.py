@@ -11,7 +11,7 @@ from fastconv import _core
 from tests import cases, reference
 
 from .guard import F32, LEVELS, close, random
-from .weighted import ACTIVATIONS, activation, linear
+from .weighted import ACTIVATIONS, activation, linear, pack_linear
 
 isas = pytest.mark.parametrize("isa", LEVELS, ids=lambda i: i.name)
 
@@ -135,6 +135,23 @@ def test_every_activation(isa: Any, act: str, M: int) -> None:
     _core.run_kernel(isa, _core.Unary(rows=M, n=K, x_ld=K, y_ld=K, act=activation(act)), [sums], want)
     got = linear(isa, x, w, bias, residual, act=act, gaps=(1, 1, 1))
     np.testing.assert_array_equal(got.view(np.int32), want.view(np.int32))
+
+
+@isas
+def test_functions_follow_some_rows_behind(isa: Any) -> None:
+    """Each output once, where a chunk has more rows than the window (csrc/cpu/follower.h) and depth comes in parts; the
+    residual may be the output."""
+    V = _core.vector_length(isa)
+    for M, C, K in ((130, 5, 256 * V), (30, 2100, 3 * V + 1)):
+        rng = np.random.default_rng(9)
+        x, w, bias, residual = random(rng, M, C), random(rng, K, C), random(rng, K), random(rng, M, K)
+        sums = linear(isa, x, w, bias, residual)
+        want = np.where(sums < 0, np.float32(0.1) * sums, sums)
+        np.testing.assert_array_equal(linear(isa, x, w, bias, residual, act="leaky_relu", gaps=(0, 3, 0)), want)
+        desc = _core.Linear(M=M, C=C, K=K, x_ld=C, y_ld=K, res_ld=K, act=activation("leaky_relu"))
+        out = residual.copy()
+        _core.run_kernel(isa, desc, [x, pack_linear(isa, w), bias, out], out)
+        np.testing.assert_array_equal(out, want)
 
 
 @isas
