@@ -163,7 +163,7 @@ __attribute__((always_inline)) static inline void fetch_block(const Tile& t, con
 }
 
 // A tile of one tap, of whole vectors and STEPS, with sums from the bias: what 1x1 layers and Winograd's products
-// mostly are. tile() asks more at each block and keeps it in memory: 45 cycles a block with 16 registers, 19 here. Each
+// mostly are. tile() asks more at each block and keeps it in memory: 37 cycles a block with 16 registers, 19 here. Each
 // accumulator starts from a load of its own, for g++ moves about in the loop those that start as copies of one.
 template <int MR, int NV>
 __attribute__((noinline)) void plain_tile(const Tile& t) {
