@@ -17,7 +17,13 @@ constexpr int64_t WEIGHTS_IN_L2 = 512 << 10, ROWS_IN_L2 = 256 << 10;  // bytes
 // 1x1 layers fetch y, and rows of an image of more bytes than FAR_IMAGE, ahead of a tile with AVX2: of outputs of DEEP
 // products or more 2 to 7% (Zen 3); with AVX-512 y is 1 to 2% slower, rows are 0 (Zen 5).
 constexpr bool FETCHES_AHEAD = REGISTERS == 16;
-constexpr int64_t DEEP = 128, FAR_IMAGE = 1 << 20;
+constexpr int64_t DEEP = 128;
+
+// A 1x1 layer whose rows lie one behind the other, beyond L2.
+bool far_rows(const Conv2d& d) {
+  return FETCHES_AHEAD && d.algorithm == ConvAlgorithm::gemm && d.groups == 1 && d.x_ld == d.C &&
+         4 * d.N * d.H * d.W * d.C > FAR_IMAGE;
+}
 
 struct Scratch {
   const float** pointers;  // row_pointers(): taps x rows of a block, or rows of several blocks
@@ -120,6 +126,8 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
   t.runs = runs;
   t.run = runs ? d.dilation_h * d.x_row : 0;
   t.tail = (int)(columns - (nv - 1) * Vec::N);
+  // rows of whole pages are left to the CPU's own prefetchers
+  t.fetches_rows = far_rows(d) && d.C >= DEEP && d.C % (PAGE / 4) != 0;
 
   const RowCut cut(d, nv, t.tail, row_end - row_begin);
   const RowBlocks blocks = cut.blocks_of(row_end - row_begin);
@@ -220,9 +228,8 @@ void conv2d(const Conv2d& d, const Buffers& b, int64_t begin, int64_t end) {
     const int64_t row_bytes = 4 * d.C * min_i(d.R, d.stride_h) * min_i(d.S, d.stride_w);
     round = max_i(1, ROWS_IN_L2 / (row_bytes * d.rows_per_chunk));
   }
-  const bool whole_rows = d.algorithm == ConvAlgorithm::gemm && d.groups == 1 && d.x_ld == d.C;
   const bool near = 4 * Cg * d.K <= WEIGHTS_IN_L2 / 2;  // the weights stay in L2 beside two rounds of rows
-  const bool far = FETCHES_AHEAD && whole_rows && near && 4 * d.N * d.H * d.W * d.C > FAR_IMAGE;
+  const bool far = near && far_rows(d);
   const int64_t together = cuts_depth(d) ? rows_of_sums(d) / d.rows_per_chunk : round;
   for (int64_t at = begin / parts; at < ranges; at += round) {
     const int64_t round_begin = max_i(begin, at * parts), round_end = min_i(end, (at + round) * parts);

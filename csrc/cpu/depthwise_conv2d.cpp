@@ -7,65 +7,32 @@
 // the next, within a cache line that stays in L1 for all R filter rows; with 16 a block goes through all channels, for
 // what it needs to begin is more than one vector's work. Weights are [R*S][K rounded up to whole vectors]. Outputs that
 // are near are added up for the means, by four sums at a time.
-#include "cpu/math.h"
+#include "cpu/depthwise_lane.h"
 
 namespace fastconv {
 namespace FASTCONV_ISA {
 
 namespace {
 
-constexpr int V = Vec::N;
 constexpr bool HOLDS_WEIGHTS = REGISTERS == 32;
 constexpr int QT = 7;         // outputs of a block
 constexpr int64_t LINE = 16;  // floats
 constexpr int64_t FEW = 28;   // pixels, which the start and the end of a sum are little beside
 
-struct Lane {      // one vector of channels
-  const float* x;  // first channel of the first pixel
-  const float* w;
-  const float *residual, *bias;  // or null
-  float* y;
-  Vec lo, hi;
-  int n;  // channels in use
-};
-
 struct Range {  // output rows of all images, and channels
   int64_t row_begin, row_end, k_begin, k_end;
 };
-
-static inline Vec get(const float* p, int n) { return n == V ? load(p) : load_n(p, n); }
-static inline void set(float* p, Vec a, int n) { return n == V ? store(p, a) : store_n(p, a, n); }
-static inline Vec bias_of(const Lane& lane) { return lane.bias ? get(lane.bias, lane.n) : zero(); }
-
-// pixel: of the output, from the first image on
-static inline void put(const DepthwiseConv2d& d, const Lane& lane, int64_t pixel, Vec acc) {
-  if (lane.residual) acc = add(acc, get(lane.residual + pixel * d.res_ld, lane.n));
-  acc = min(lane.hi, max(lane.lo, acc));
-  set(lane.y + pixel * d.y_ld, acc, lane.n);
-}
-
-static inline int64_t weights_ld(const DepthwiseConv2d& d) { return (d.K + V - 1) / V * V; }
-
-// Of the channels from k on. With a channel multiplier x stays the first channel of all.
-static inline Lane lane_at(const DepthwiseConv2d& d, const Buffers& b, int64_t k) {
-  const bool clip = d.act.func == Func::clip;
-  Lane lane;
-  lane.n = (int)min_i(V, d.K - k);
-  lane.x = b.in[0] + (d.multiplier == 1 ? k : 0);
-  lane.w = b.in[1] + k;
-  lane.residual = b.in[3] ? b.in[3] + k : nullptr;
-  lane.y = b.out + k;
-  lane.bias = b.in[2] ? b.in[2] + k : nullptr;
-  lane.lo = set1(clip ? d.act.alpha : -__builtin_inff());
-  lane.hi = set1(clip ? d.act.beta : __builtin_inff());
-  return lane;
-}
 
 struct Row {
   int64_t x;  // floats from the first pixel on, at an image row that may lie outside
   int64_t pixel;
   int r_begin, r_end;  // filter rows inside the image
+  bool fetches;        // see fetches_next()
 };
+
+// With 16 registers a block reads and writes a few bytes of many pixels, one vector further at each step: no stream
+// that the CPU's own prefetchers would follow. Not worth its instructions where x lies in L2.
+static inline bool fetches_next(const DepthwiseConv2d& d) { return 4 * d.N * d.H * d.W * d.K > FAR_IMAGE; }
 
 // Pixels of a block one after the other. Compilers would compute all addresses before the loop over channels and read
 // them from the stack: more instructions than products.
@@ -82,6 +49,12 @@ struct Walk {
     return at + (i % 4 == 3 ? three : i % 4 * one);
   }
 };
+
+template <int FLOATS>
+static inline void fetch(const float* p) {
+#pragma GCC unroll 8
+  for (int i = 0; i < FLOATS; i += LINE) __builtin_prefetch(p + i);
+}
 
 // QT outputs from q0 on of whole vectors of channels. LEFT and RIGHT of the columns that they touch lie outside the
 // image, which costs nothing, for they are known here. Nine weights stay in registers where there are 32 (`held`, of
@@ -127,6 +100,13 @@ static inline void block(const DepthwiseConv2d& d, const Lane& first, int64_t ch
     if (residual) {
 #pragma GCC unroll 8
       for (int t = 0; t < QT; t++) acc[t] = add(acc[t], load(residual + k + t * res_ld));
+    }
+    if (!HOLDS_WEIGHTS && row.fetches) {
+      // of the block QT outputs further on, where it lies in another row, too: what the last ST filter rows read first
+      const float* next_x = first_x + (R - 1) * x_row + COLUMNS * x_ld + k * (QT * ST);
+#pragma GCC unroll 2
+      for (int r = 0; r < ST; r++) fetch<QT * ST * V>(next_x - r * x_row);
+      fetch<QT * V>(first_y + QT * y_ld + k * QT);
     }
     Walk<float> y(first_y + k, y_ld);
 #pragma GCC unroll 8
@@ -192,9 +172,10 @@ static void rows_by_blocks(const DepthwiseConv2d& d, const Buffers& b, const Ran
   Vec held[R * S];
 #pragma GCC unroll 9
   for (int i = 0; HOLDS_WEIGHTS && R * S <= 9 && i < R * S; i++) held[i] = load(first.w + i * weights_ld(d));
+  const bool fetches = fetches_next(d);
   for (int64_t at = part.row_begin; at < part.row_end; at++) {
     const int64_t n = at / d.P, ih = at % d.P * ST - d.pad_t, x = n * d.x_image + ih * d.x_row;
-    const Row row = {x, at * d.Q, (int)max_i(0, -ih), (int)min_i(R, d.H - ih)};
+    const Row row = {x, at * d.Q, (int)max_i(0, -ih), (int)min_i(R, d.H - ih), fetches};
     for (int64_t next = 0; next < d.Q; next += QT) {
       const int64_t q = next + QT <= d.Q || d.Q < QT || first.residual ? next : d.Q - QT;
       any_block<R, S, ST>(d, b, part, first, row, q, held);

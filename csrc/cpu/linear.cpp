@@ -46,7 +46,7 @@ Inputs find_inputs(const Linear& d, const float* x, int32_t* list) {
   return {list, n};
 }
 
-// What gemm.h's finish_tile does, for sums in memory: a stream ends once in a panel, and inlined into each this was
+// What tile.h's finish_tile does, for sums in memory: a stream ends once in a panel, and inlined into each this was
 // half of its code.
 __attribute__((noinline)) void finish_stream(const Tile& t, float* sums, int rows, int nv) {
   constexpr int V = Vec::N;

@@ -172,8 +172,8 @@ def test_short_lines_of_stems(isa: Any) -> None:
 @isas
 @pytest.mark.parametrize("act", ("identity", "relu", "relu6", "leaky_relu"))
 def test_groups_of_stems(isa: Any, act: str) -> None:
-    """3x3 stems of whole vectors (csrc/cpu/stagger.h): lines of any length, several images and panels.
-    A residual, here of zeros, is computed by whole tiles: the sums are the same bit for bit."""
+    """3x3 stems of whole vectors (csrc/cpu/stagger.h, plain_tile.h): lines of any length, several images and panels.
+    A residual, here of zeros, is computed by other tiles: the sums are the same bit for bit."""
     V = _core.vector_length(isa)
     for K in (2 * V, 4 * V, 8 * V):
         for Q in (*range(1, 14), 112):
@@ -280,13 +280,22 @@ def test_residual_in_the_output(isa: Any, act: str) -> None:
 
 @isas
 def test_one_tap_of_whole_vectors(isa: Any) -> None:
-    """What csrc/cpu/gemm.h's plain_tile takes, at every number of rows, and depths that it leaves to tile()."""
+    """What csrc/cpu/plain_tile.h's plain_tile takes, at every number of rows, and depths that it leaves to tile()."""
     V = _core.vector_length(isa)
     for rows in range(1, 27):
         for vectors in (1, 2, 3):
             for C in (4, 24, 26):
                 case = ConvCase(f"{rows}x{C}x{vectors}", 1, 1, rows, C, vectors * V, 1, 1)
                 check(isa, case, with_bias=rows % 3 > 0, with_residual=rows % 2 == 0, act="relu6", gaps=(2, 3, 1))
+
+
+@isas
+def test_rows_beyond_the_cache(isa: Any) -> None:
+    """Images of more than FAR_IMAGE (csrc/cpu/kernels.h): some levels fetch next rows, but for whole pages and gaps."""
+    for C in (132, 1024):
+        case = ConvCase(f"{C}", 1, 1, (1 << 18) // C + 5, C, 3 * _core.vector_length(isa), 1, 1)
+        for gap in (0, 4):
+            check(isa, case, with_bias=True, with_residual=False, act="relu", gaps=(gap, 0, 0))
 
 
 @isas

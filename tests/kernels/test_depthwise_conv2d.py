@@ -65,6 +65,16 @@ def test_widths(isa: Any) -> None:
 
 
 @isas
+@pytest.mark.parametrize("stride", (1, 2))
+def test_images_beyond_the_cache(isa: Any, stride: int) -> None:
+    """More than FAR_IMAGE (csrc/cpu/kernels.h): some levels fetch the next pixels, also behind the last ones."""
+    for size in (3, 5):
+        case = ConvCase(f"{size}", 2, 69, 80, 26, 26, size, size, (stride,) * 2, (size // 2,) * 4, groups=26)
+        assert 4 * case.N * case.H * case.W * case.C > 1 << 20
+        check(isa, case, with_bias=True, with_residual=stride == 2, act="relu", gaps=(0, 0, 0))
+
+
+@isas
 @pytest.mark.parametrize("multiplier", (2, 3, 8))
 def test_multiplier(isa: Any, multiplier: int) -> None:
     """Output channel k reads input channel k // multiplier, across vectors and tails."""

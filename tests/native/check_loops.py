@@ -40,12 +40,14 @@ STAGGER: dict[str, Limits] = {"avx512": {(4, 2): (49, 18), (2, 4): (47, 18)}, "a
 LAGGING: dict[str, Limits] = {"avx512": {(6, 4): (52, 16), (8, 3): (50, 19)}, "avx2": {}, "neon": {}}
 # plain_tile<MR, NV>, of one tap and whole vectors, where a tile takes several steps at once.
 PLAIN: dict[str, Limits] = {"avx512": {}, "avx2": {(6, 2): (23, 8), (12, 1): (28, 13)}, "neon": {}}
-SPECIAL = {"stagger": STAGGER, "lagging_tile": LAGGING, "plain_tile": PLAIN}
+# run_tile<MR, NV>, of filter rows of RGB pixels: three steps an iteration.
+RUN: dict[str, Limits] = {"avx512": {}, "avx2": {(6, 2): (24, 8)}, "neon": {}}
+SPECIAL = {"stagger": STAGGER, "lagging_tile": LAGGING, "plain_tile": PLAIN, "run_tile": RUN}
 CONV = {level: {**MAIN[level], **HALF[level]} for level in MAIN}
 SOURCES = {"conv2d": CONV, "winograd": MAIN, "linear": STREAMS}
 TILE = re.compile(
     r"\bfastconv::(avx2|avx512|neon)::(?:\(anonymous namespace\)::)?"
-    r"(half_tile|lagging_tile|plain_tile|stagger|tile|stream)<(\d+), (\d+)[,>]"
+    r"(half_tile|lagging_tile|plain_tile|run_tile|stagger|tile|stream)<(\d+), (\d+)[,>]"
 )
 
 
@@ -96,7 +98,7 @@ def check(level: str, lines: Iterable[str], limits: Limits, fetches: bool = Fals
         loop, limit = loops.main_loop(body), SPECIAL.get(kind, {level: limits})[level].get((rows, vectors))
         wrong = problems(level, 3 * rows if kind == "stagger" else rows, vectors, loop, limit)
         steps = STEPS[level]
-        lines_fetched = 2 if steps * int(tile[4]) * LANES[level] > 32 else 1  # as fetched_lines() in csrc/cpu/gemm.h
+        lines_fetched = 2 if steps * int(tile[4]) * LANES[level] > 32 else 1  # as fetched_lines() in csrc/cpu/tile.h
         fetching = fetches and kind != "stagger"
         if fetching and loop and loop.prefetches * steps * int(rows * vectors) < lines_fetched * loop.fmas:
             wrong.append(f"fetches {loop.prefetches} lines ahead, not {lines_fetched} in {steps} steps")
