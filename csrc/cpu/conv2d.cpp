@@ -127,7 +127,7 @@ void run_panel(const Conv2d& d, const Buffers& b, const Scratch& s, int64_t grou
   t.run = runs ? d.dilation_h * d.x_row : 0;
   t.tail = (int)(columns - (nv - 1) * Vec::N);
   // rows of whole pages are left to the CPU's own prefetchers
-  t.fetches_rows = far_rows(d) && d.C >= DEEP && d.C % (PAGE / 4) != 0;
+  t.fetches_rows = far_rows(d) && d.depth_parts == 1 && d.C >= DEEP && d.C % (PAGE / 4) != 0;
 
   const RowCut cut(d, nv, t.tail, row_end - row_begin);
   const RowBlocks blocks = cut.blocks_of(row_end - row_begin);

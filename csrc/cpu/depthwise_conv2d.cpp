@@ -30,9 +30,14 @@ struct Row {
   bool fetches;        // see fetches_next()
 };
 
-// With 16 registers a block reads and writes a few bytes of many pixels, one vector further at each step: no stream
-// that the CPU's own prefetchers would follow. Not worth its instructions where x lies in L2.
-static inline bool fetches_next(const DepthwiseConv2d& d) { return 4 * d.N * d.H * d.W * d.K > FAR_IMAGE; }
+// With AVX2 a block reads and writes a few bytes of many pixels, one vector further at each step: no stream that the
+// CPU's own prefetchers would follow. Not worth its instructions where x lies in L2 (the question takes 2 of 190 there,
+// and two more that keep addresses).
+constexpr bool FETCHES = !HOLDS_WEIGHTS && STEPS > 1;
+static inline bool fetches_next(const DepthwiseConv2d& d, const Range& part) {
+  const bool dense = d.x_ld == d.K && d.x_row == d.W * d.x_ld && d.y_ld == d.K && part.k_end - part.k_begin == d.K;
+  return dense && 4 * d.N * d.H * d.W * d.K > FAR_IMAGE;
+}
 
 // Pixels of a block one after the other. Compilers would compute all addresses before the loop over channels and read
 // them from the stack: more instructions than products.
@@ -51,7 +56,7 @@ struct Walk {
 };
 
 template <int FLOATS>
-static inline void fetch(const float* p) {
+__attribute__((always_inline)) static inline void fetch(const float* p) {
 #pragma GCC unroll 8
   for (int i = 0; i < FLOATS; i += LINE) __builtin_prefetch(p + i);
 }
@@ -101,8 +106,9 @@ static inline void block(const DepthwiseConv2d& d, const Lane& first, int64_t ch
 #pragma GCC unroll 8
       for (int t = 0; t < QT; t++) acc[t] = add(acc[t], load(residual + k + t * res_ld));
     }
-    if (!HOLDS_WEIGHTS && row.fetches) {
-      // of the block QT outputs further on, where it lies in another row, too: what the last ST filter rows read first
+    if (FETCHES && row.fetches) {
+      // Of the block QT outputs further on: what the last ST filter rows are the first to read. At the end of a line
+      // that is the next line's (with stride 2 one row of two).
       const float* next_x = first_x + (R - 1) * x_row + COLUMNS * x_ld + k * (QT * ST);
 #pragma GCC unroll 2
       for (int r = 0; r < ST; r++) fetch<QT * ST * V>(next_x - r * x_row);
@@ -172,7 +178,7 @@ static void rows_by_blocks(const DepthwiseConv2d& d, const Buffers& b, const Ran
   Vec held[R * S];
 #pragma GCC unroll 9
   for (int i = 0; HOLDS_WEIGHTS && R * S <= 9 && i < R * S; i++) held[i] = load(first.w + i * weights_ld(d));
-  const bool fetches = fetches_next(d);
+  const bool fetches = fetches_next(d, part);
   for (int64_t at = part.row_begin; at < part.row_end; at++) {
     const int64_t n = at / d.P, ih = at % d.P * ST - d.pad_t, x = n * d.x_image + ih * d.x_row;
     const Row row = {x, at * d.Q, (int)max_i(0, -ih), (int)min_i(R, d.H - ih), fetches};

@@ -1,5 +1,5 @@
-// Products of rows by panels of weights with the tile of tile.h: which tile computes how many rows, how columns are cut
-// into panels, and what is fetched meanwhile.
+// The tile that takes everything, and products of rows by panels: which tile computes how many rows, how columns are
+// cut into panels, and what is fetched meanwhile.
 #pragma once
 #include "cpu/plain_tile.h"
 
@@ -18,7 +18,8 @@ void tile(const Tile& t) {
     }
     if (whole && plain) return plain_tile<MR, NV, false>(t);
     if constexpr (NV == MAX_NV) {
-      if (whole && t.runs && t.len % RGB == 0 && !t.residual) return run_tile<MR, NV>(t);
+      if (whole && t.runs && !t.taps && t.len % RGB == 0 && t.len % STEPS != 0 && !t.residual)
+        return run_tile<MR, NV>(t);
     }
   }
   const char* next = fetch_from(t);

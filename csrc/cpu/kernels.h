@@ -14,10 +14,11 @@ namespace FASTCONV_ISA {
 static inline int64_t min_i(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t max_i(int64_t a, int64_t b) { return a > b ? a : b; }
 
+constexpr int64_t FAR_IMAGE = 1 << 20;  // bytes: what a layer reads lies beyond L2 if it is more
+
 // act in place on rows of n floats, y_ld from one to the next; on n floats (cpu/unary.cpp)
 void activate_rows(const Activation& act, float* y, int64_t y_ld, int64_t rows, int64_t n);
 static inline void activate_row(const Activation& act, float* y, int64_t n) { activate_rows(act, y, 0, 1, n); }
-constexpr int64_t FAR_IMAGE = 1 << 20;  // bytes: images of more lie beyond L2
 
 // Whether act is done where sums are in registers; other functions take long runs of what has been written.
 static inline bool clips(const Activation& act) { return act.func == Func::clip || act.func == Func::identity; }

@@ -1,4 +1,4 @@
-// The register tile behind convolution and dense layers: MR rows by NV vectors of columns.
+// What the register tiles behind convolution and dense layers share. A tile is MR rows by NV vectors of columns:
 //
 //   y[i, :] = act(bias + sum over taps t and c of a[t][i][c] * w[t][c][:] + residual[i, :])
 //
@@ -18,7 +18,7 @@ constexpr int64_t PAGE = 4096;  // bytes
 
 struct Tile {
   const float* const* a;  // live taps x rows
-  bool runs = false;      // `a` holds the rows of the first tap alone, each other tap lies `run` floats behind
+  bool runs = false;      // `a` holds the first tap's rows alone, each other tap lies `run` floats behind; no a_step
   int64_t run = 0;
   int64_t count;        // blocks of rows
   int64_t a_step = 0;   // each lies so many floats behind the one before,
@@ -41,7 +41,7 @@ struct Tile {
   const Activation* act;      // clips(act), see follower.h; a stream of a dense layer takes any function
   const char* next;           // what to prefetch into L2 meanwhile
   int64_t next_step;          // bytes an iteration, see fetch_step(); 0 for nothing, as where w_ld is not NV vectors
-  bool fetches_rows = false;  // a_step is that of whole rows without gaps: the next block's are fetched into L2
+  bool fetches_rows = false;  // rows without gaps, a block's behind one another: the next one's come into L2
 };
 
 // Of so many elements of a tap: STEPS at a time and the rest.

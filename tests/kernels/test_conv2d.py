@@ -279,26 +279,6 @@ def test_residual_in_the_output(isa: Any, act: str) -> None:
 
 
 @isas
-def test_one_tap_of_whole_vectors(isa: Any) -> None:
-    """What csrc/cpu/plain_tile.h's plain_tile takes, at every number of rows, and depths that it leaves to tile()."""
-    V = _core.vector_length(isa)
-    for rows in range(1, 27):
-        for vectors in (1, 2, 3):
-            for C in (4, 24, 26):
-                case = ConvCase(f"{rows}x{C}x{vectors}", 1, 1, rows, C, vectors * V, 1, 1)
-                check(isa, case, with_bias=rows % 3 > 0, with_residual=rows % 2 == 0, act="relu6", gaps=(2, 3, 1))
-
-
-@isas
-def test_rows_beyond_the_cache(isa: Any) -> None:
-    """Images of more than FAR_IMAGE (csrc/cpu/kernels.h): some levels fetch next rows, but for whole pages and gaps."""
-    for C in (132, 1024):
-        case = ConvCase(f"{C}", 1, 1, (1 << 18) // C + 5, C, 3 * _core.vector_length(isa), 1, 1)
-        for gap in (0, 4):
-            check(isa, case, with_bias=True, with_residual=False, act="relu", gaps=(gap, 0, 0))
-
-
-@isas
 def test_not_a_number_and_infinity(isa: Any) -> None:
     """They spread over the outputs that see them, and no further: padding and tails add no product of theirs."""
     V = _core.vector_length(isa)

@@ -40,14 +40,16 @@ STAGGER: dict[str, Limits] = {"avx512": {(4, 2): (49, 18), (2, 4): (47, 18)}, "a
 LAGGING: dict[str, Limits] = {"avx512": {(6, 4): (52, 16), (8, 3): (50, 19)}, "avx2": {}, "neon": {}}
 # plain_tile<MR, NV>, of one tap and whole vectors, where a tile takes several steps at once.
 PLAIN: dict[str, Limits] = {"avx512": {}, "avx2": {(6, 2): (23, 8), (12, 1): (28, 13)}, "neon": {}}
+# plain_tile<MR, NV, true>, which fetches rows.
+ROWS: dict[str, Limits] = {"avx512": {}, "avx2": {(6, 2): (23, 8)}, "neon": {}}
 # run_tile<MR, NV>, of filter rows of RGB pixels: three steps an iteration.
 RUN: dict[str, Limits] = {"avx512": {}, "avx2": {(6, 2): (24, 8)}, "neon": {}}
-SPECIAL = {"stagger": STAGGER, "lagging_tile": LAGGING, "plain_tile": PLAIN, "run_tile": RUN}
+SPECIAL = {"stagger": STAGGER, "lagging_tile": LAGGING, "plain_tile": PLAIN, "plain_tile, rows": ROWS, "run_tile": RUN}
 CONV = {level: {**MAIN[level], **HALF[level]} for level in MAIN}
 SOURCES = {"conv2d": CONV, "winograd": MAIN, "linear": STREAMS}
 TILE = re.compile(
     r"\bfastconv::(avx2|avx512|neon)::(?:\(anonymous namespace\)::)?"
-    r"(half_tile|lagging_tile|plain_tile|run_tile|stagger|tile|stream)<(\d+), (\d+)[,>]"
+    r"(half_tile|lagging_tile|plain_tile|run_tile|stagger|tile|stream)<(\d+), (\d+)(, true)?[,>]"
 )
 
 
@@ -92,6 +94,8 @@ def check(level: str, lines: Iterable[str], limits: Limits, fetches: bool = Fals
         kind, rows, vectors, count = tile[2], int(tile[3]), float(tile[4]), count + 1
         if kind == "half_tile":
             vectors -= 0.5
+        if kind == "plain_tile" and tile[5]:
+            kind = "plain_tile, rows"
         if kind not in SPECIAL:  # streams, too
             kind = "tile"
         seen.add((kind, rows, vectors))
