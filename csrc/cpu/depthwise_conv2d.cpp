@@ -19,6 +19,13 @@ constexpr int QT = 7;         // outputs of a block
 constexpr int64_t LINE = 16;  // floats
 constexpr int64_t FEW = 28;   // pixels, which the start and the end of a sum are little beside
 
+// Columns of a block that lie outside at either end of a line: none, EDGE as where so many are padded, or NEAR as with
+// stride 2 where an even image leaves its last column out, or TensorFlow's padding the first.
+template <int R>
+constexpr int EDGE = R / 2;
+template <int R, int ST>
+constexpr int NEAR = ST == 1 ? EDGE<R> : EDGE<R> - 1;
+
 struct Range {  // output rows of all images, and channels
   int64_t row_begin, row_end, k_begin, k_end;
 };
@@ -27,33 +34,16 @@ struct Row {
   int64_t x;  // floats from the first pixel on, at an image row that may lie outside
   int64_t pixel;
   int r_begin, r_end;  // filter rows inside the image
-  bool fetches;        // see fetches_next()
 };
 
 // With AVX2 a block reads and writes a few bytes of many pixels, one vector further at each step: no stream that the
-// CPU's own prefetchers would follow. Not worth its instructions where x lies in L2 (the question alone costs 2 to 5%
-// more of them there).
-constexpr bool FETCHES = !HOLDS_WEIGHTS && STEPS > 1;
+// CPU's own prefetchers would follow. Not worth its instructions where x lies in L2, so there are functions without:
+// the question alone was 2 to 5% more of them.
+constexpr bool MAY_FETCH = !HOLDS_WEIGHTS && STEPS > 1;
 static inline bool fetches_next(const DepthwiseConv2d& d, const Range& part) {
   const bool dense = d.x_ld == d.K && d.x_row == d.W * d.x_ld && d.y_ld == d.K && part.k_end - part.k_begin == d.K;
-  return dense && 4 * d.N * d.H * d.W * d.K > FAR_IMAGE;
+  return MAY_FETCH && dense && 4 * d.N * d.H * d.W * d.K > FAR_IMAGE;
 }
-
-// Pixels of a block one after the other. Compilers would compute all addresses before the loop over channels and read
-// them from the stack: more instructions than products.
-template <class T>
-struct Walk {
-  T* at;
-  int64_t one, three;  // floats
-  Walk(T* p, int64_t ld) : at(p), one(ld), three(3 * ld) {}
-  T* pixel(int i) {  // ascending from one of the first four on, each once
-    if (i > 0 && i % 4 == 0) {
-      at += 4 * one;
-      __asm__("" : "+r"(at));
-    }
-    return at + (i % 4 == 3 ? three : i % 4 * one);
-  }
-};
 
 template <int FLOATS>
 __attribute__((always_inline)) static inline void fetch(const float* p) {
@@ -64,7 +54,7 @@ __attribute__((always_inline)) static inline void fetch(const float* p) {
 // QT outputs from q0 on of whole vectors of channels. LEFT and RIGHT of the columns that they touch lie outside the
 // image, which costs nothing, for they are known here. Nine weights stay in registers where there are 32 (`held`, of
 // one vector of channels); otherwise those of one filter row.
-template <int R, int S, int ST, int LEFT, int RIGHT>
+template <int R, int S, int ST, bool FETCHES, int LEFT, int RIGHT>
 static inline void block(const DepthwiseConv2d& d, const Lane& first, int64_t channels, const Row& row, int64_t q0,
                          const Vec* held) {
   constexpr int COLUMNS = (QT - 1) * ST + S;
@@ -106,7 +96,7 @@ static inline void block(const DepthwiseConv2d& d, const Lane& first, int64_t ch
 #pragma GCC unroll 8
       for (int t = 0; t < QT; t++) acc[t] = add(acc[t], load(residual + k + t * res_ld));
     }
-    if (FETCHES && row.fetches) {
+    if (FETCHES) {
       // Of the block QT outputs further on: what the last ST filter rows are the first to read. At the end of a line
       // that is the next line's (with stride 2 one row of two).
       const float* next_x = first_x + (R - 1) * x_row + COLUMNS * x_ld + k * (QT * ST);
@@ -148,43 +138,56 @@ static void border_block(const DepthwiseConv2d& d, const Lane& lane, const Row& 
   }
 }
 
+// False if there is no function for `right` columns outside.
+template <int R, int S, int ST, bool FETCHES, int LEFT>
+static inline bool block_to(int64_t right, const DepthwiseConv2d& d, const Lane& first, int64_t channels,
+                            const Row& row, int64_t q, const Vec* held) {
+  if (right <= 0) {
+    block<R, S, ST, FETCHES, LEFT, 0>(d, first, channels, row, q, held);
+  } else if (right == NEAR<R, ST>) {
+    block<R, S, ST, FETCHES, LEFT, NEAR<R, ST>>(d, first, channels, row, q, held);
+  } else if (right == EDGE<R>) {
+    block<R, S, ST, FETCHES, LEFT, EDGE<R>>(d, first, channels, row, q, held);
+  } else {
+    return false;
+  }
+  return true;
+}
+
 // first: of the channels of `part`.
-template <int R, int S, int ST>
+template <int R, int S, int ST, bool FETCHES>
 static inline void any_block(const DepthwiseConv2d& d, const Buffers& b, const Range& part, const Lane& first,
                              const Row& row, int64_t q, const Vec* held) {
-  constexpr int COLUMNS = (QT - 1) * ST + S, EDGE = R / 2, FAR = ST == 1 ? EDGE : EDGE - 1;
+  constexpr int COLUMNS = (QT - 1) * ST + S;
   const int64_t left = d.pad_l - q * ST, right = q * ST - d.pad_l + COLUMNS - d.W;
   const int64_t whole = q + QT <= d.Q ? (part.k_end - part.k_begin) / V * V : 0;  // channels of whole vectors
-  int64_t done = whole;
-  if (whole && left <= 0 && right <= 0) {
-    block<R, S, ST, 0, 0>(d, first, whole, row, q, held);
-  } else if (whole && left == EDGE && right <= 0) {
-    block<R, S, ST, EDGE, 0>(d, first, whole, row, q, held);
-  } else if (whole && left <= 0 && right == FAR) {
-    block<R, S, ST, 0, FAR>(d, first, whole, row, q, held);
-  } else if (whole && left == EDGE && right == FAR) {
-    block<R, S, ST, EDGE, FAR>(d, first, whole, row, q, held);
-  } else {
-    done = 0;
+  bool done = false;
+  if (whole && left <= 0) {
+    done = block_to<R, S, ST, FETCHES, 0>(right, d, first, whole, row, q, held);
+  } else if (whole && left == EDGE<R>) {
+    done = block_to<R, S, ST, FETCHES, EDGE<R>>(right, d, first, whole, row, q, held);
+  } else if (whole && left == NEAR<R, ST>) {
+    done = block_to<R, S, ST, FETCHES, NEAR<R, ST>>(right, d, first, whole, row, q, held);
   }
   if (HOLDS_WEIGHTS && !done) return border_block<R, S, ST>(d, first, row, q);
-  for (int64_t k = part.k_begin + done; k < part.k_end; k += V) border_block<R, S, ST>(d, lane_at(d, b, k), row, q);
+  for (int64_t k = part.k_begin + (done ? whole : 0); k < part.k_end; k += V) {
+    border_block<R, S, ST>(d, lane_at(d, b, k), row, q);
+  }
 }
 
 // The last block begins early where Q is no multiple of QT: what both compute is the same.
-template <int R, int S, int ST>
+template <int R, int S, int ST, bool FETCHES>
 static void rows_by_blocks(const DepthwiseConv2d& d, const Buffers& b, const Range& part) {
   const Lane first = lane_at(d, b, part.k_begin);
   Vec held[R * S];
 #pragma GCC unroll 9
   for (int i = 0; HOLDS_WEIGHTS && R * S <= 9 && i < R * S; i++) held[i] = load(first.w + i * weights_ld(d));
-  const bool fetches = fetches_next(d, part);
   for (int64_t at = part.row_begin; at < part.row_end; at++) {
     const int64_t n = at / d.P, ih = at % d.P * ST - d.pad_t, x = n * d.x_image + ih * d.x_row;
-    const Row row = {x, at * d.Q, (int)max_i(0, -ih), (int)min_i(R, d.H - ih), fetches};
+    const Row row = {x, at * d.Q, (int)max_i(0, -ih), (int)min_i(R, d.H - ih)};
     for (int64_t next = 0; next < d.Q; next += QT) {
       const int64_t q = next + QT <= d.Q || d.Q < QT || first.residual ? next : d.Q - QT;
-      any_block<R, S, ST>(d, b, part, first, row, q, held);
+      any_block<R, S, ST, FETCHES>(d, b, part, first, row, q, held);
     }
   }
 }
@@ -298,13 +301,18 @@ static Vec activate_and_sum(const Activation& act, float* y, int64_t y_ld, int64
 
 using Rows = void (*)(const DepthwiseConv2d&, const Buffers&, const Range&);
 
-static Rows rows_function(const DepthwiseConv2d& d) {
+template <int R, int S, int ST>
+static Rows by_blocks(bool fetches) {
+  return fetches ? rows_by_blocks<R, S, ST, MAY_FETCH> : rows_by_blocks<R, S, ST, false>;
+}
+
+static Rows rows_function(const DepthwiseConv2d& d, bool fetches) {
   if (d.multiplier != 1) return rows_multiplied;
   const bool plain = d.dilation_h == 1 && d.dilation_w == 1 && d.stride_h == d.stride_w && d.R == d.S &&
                      (d.R == 3 || d.R == 5) && (d.stride_h == 1 || d.stride_h == 2);
   if (!plain) return rows_any;
-  if (d.R == 3) return d.stride_h == 1 ? rows_by_blocks<3, 3, 1> : rows_by_blocks<3, 3, 2>;
-  return d.stride_h == 1 ? rows_by_blocks<5, 5, 1> : rows_by_blocks<5, 5, 2>;
+  if (d.R == 3) return d.stride_h == 1 ? by_blocks<3, 3, 1>(fetches) : by_blocks<3, 3, 2>(fetches);
+  return d.stride_h == 1 ? by_blocks<5, 5, 1>(fetches) : by_blocks<5, 5, 2>(fetches);
 }
 
 // Channels that go through a band together, and of those a range through some rows.
@@ -344,7 +352,6 @@ static void band_of_strip(const DepthwiseConv2d& d, const Buffers& b, Rows rows,
 // Bands [first, last), all of one image, of the lines [begin, end).
 static void compute(const DepthwiseConv2d& d, const Buffers& b, int64_t first, int64_t last, int64_t begin,
                     int64_t end) {
-  const Rows rows = rows_function(d);
   const int64_t height = d.N * d.P / depthwise_images(d), image = first / d.bands;
   const auto row_of = [&](int64_t band) {
     return image * height + chunk_begin(height, d.bands, band - image * d.bands);
@@ -354,7 +361,7 @@ static void compute(const DepthwiseConv2d& d, const Buffers& b, int64_t first, i
   for (int64_t k = begin * LINE; k < k_end; k += strip_width(d)) {
     for (int64_t band = first; band < last; band += step) {
       const Range part = {row_of(band), row_of(band + step), k, min_i(k_end, k + strip_width(d))};
-      band_of_strip(d, b, rows, part, d.means ? b.more[0] + band * d.K : nullptr);
+      band_of_strip(d, b, rows_function(d, fetches_next(d, part)), part, d.means ? b.more[0] + band * d.K : nullptr);
     }
   }
 }

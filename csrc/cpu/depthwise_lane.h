@@ -1,4 +1,4 @@
-// A vector of channels of a depthwise convolution: where it is read and written, and how outputs end.
+// A vector of channels of a depthwise convolution: where it is read and written, pixel by pixel, and how outputs end.
 #pragma once
 #include "cpu/math.h"
 
@@ -45,6 +45,22 @@ static inline Lane lane_at(const DepthwiseConv2d& d, const Buffers& b, int64_t k
   lane.hi = set1(clip ? d.act.beta : __builtin_inff());
   return lane;
 }
+
+// Pixels one after the other. Compilers would compute all addresses before the loop over channels and read
+// them from the stack: more instructions than products.
+template <class T>
+struct Walk {
+  T* at;
+  int64_t one, three;  // floats
+  Walk(T* p, int64_t ld) : at(p), one(ld), three(3 * ld) {}
+  T* pixel(int i) {  // ascending from one of the first four on, each once
+    if (i > 0 && i % 4 == 0) {
+      at += 4 * one;
+      __asm__("" : "+r"(at));
+    }
+    return at + (i % 4 == 3 ? three : i % 4 * one);
+  }
+};
 
 }  // namespace
 
