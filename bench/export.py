@@ -42,6 +42,7 @@ MODELS: dict[str, tuple[str, dict[str, Any], Image]] = {
     "squeezenet1_1": ("squeezenet1_1", {}, RGB),
     "shufflenet_v2_x1_0": ("shufflenet_v2_x1_0", {}, RGB),
     "regnet_y_400mf": ("regnet_y_400mf", {}, RGB),
+    "resnext50_32x4d": ("resnext50_32x4d", {}, RGB),
     "mnasnet1_0": ("mnasnet1_0", {}, RGB),
     "lenet5": ("own:lenet5", {}, (1, 28, 28)),
     "xception": ("timm:legacy_xception", {}, (3, 299, 299)),

@@ -13,7 +13,7 @@ COLOURS = {
 }  # fmt: skip
 ALGORITHMS = {
     "gemm": "#0072b2", "implicit": "#56b4e9", "winograd": "#d55e00", "depthwise": "#009e73", "row_run": "#cc79a7",
-    "stream": "#e6b422",
+    "stream": "#e6b422", "grouped": "#7f4f24",
 }  # fmt: skip
 OTHER = "#777777"
 TALLEST = 2.4  # bars are cut here and labelled

@@ -9,6 +9,7 @@
 #include "cpu/dispatch.h"
 #include "cpu/select.h"
 #include "cpu/winograd.h"
+#include "grouped_checks.h"
 #include "images_checks.h"
 
 namespace fastconv {
@@ -85,7 +86,23 @@ static void prepare_images(Conv2d& d, Isa isa) {
   d.taps_per_slice = d.R * d.S;
 }
 
+// By rows, or by groups where pixels are few, as the layers around it.
+static void prepare_grouped(Conv2d& d, Isa isa) {
+  const double flops = 2.0 * (double)(d.N * d.P * d.Q) * (double)d.K * (double)(d.C / d.groups * d.R * d.S);
+  const int64_t wanted = even((int64_t)std::clamp(std::ceil(flops / CHUNK_FLOPS), 1.0, (double)CHUNKS));
+  const bool few = d.N * d.H * d.W <= FEW_ROWS;
+  const int64_t bands = few ? 1 : std::clamp<int64_t>(ceil_div(wanted, d.N), 1, d.P);
+  const int64_t V = geometry(isa).vector_length;
+  d.panels_per_chunk = ceil_div(ceil_div(d.K / d.groups, V), geometry(isa).max_panel);
+  d.panel_chunks = few ? std::min(ceil_div(d.groups, merged_groups(d, V)), wanted) : 1;
+  d.rows_per_chunk = ceil_div(d.P, bands), d.row_chunks = d.N * ceil_div(d.P, d.rows_per_chunk), d.row_unit = 1;
+  d.chunks = d.panel_chunks * d.row_chunks;
+  d.depth_parts = 1;
+  d.taps_per_slice = d.R * d.S;
+}
+
 void prepare(Conv2d& d, Isa isa) {
+  if (d.algorithm == ConvAlgorithm::grouped) return prepare_grouped(d, isa);
   if (d.algorithm != ConvAlgorithm::gemm && images_pay(d, isa)) return prepare_images(d, isa);
   if (d.algorithm == ConvAlgorithm::images) d.algorithm = ConvAlgorithm::implicit;  // of a file, where it never pays
   const Geometry& table = geometry(isa);
@@ -196,6 +213,12 @@ void prepare(Linear& d, Isa isa) {
   d.chunks = panels * d.row_chunks;
 }
 
+Op operation_of(const Conv2d& d) { return d.algorithm == ConvAlgorithm::grouped ? Op::grouped_conv2d : Op::conv2d; }
+
+void check_operation(const Conv2d& d, Op op) {
+  require(operation_of(d) == op, "conv2d", "this algorithm is another operation's");
+}
+
 Extent extent(const Conv2d& d, Isa isa) {
   const char* op = "conv2d";
   check_geometry(op, d);
@@ -211,6 +234,8 @@ Extent extent(const Conv2d& d, Isa isa) {
     require(d.R == 1 && d.S == 1 && d.stride_h == 1 && d.stride_w == 1 && d.pad_t == 0 && d.pad_l == 0 && d.P == d.H &&
                 d.Q == d.W && d.x_row == d.W * d.x_ld && d.x_image == d.H * d.x_row,
             "gemm", "geometry");
+  } else if (d.algorithm == ConvAlgorithm::grouped) {
+    require(grouped_fits(d, geometry(isa).vector_length), "grouped_conv2d", "geometry");
   } else {
     require(d.algorithm == ConvAlgorithm::implicit || d.algorithm == ConvAlgorithm::images, op, "unknown algorithm");
   }
@@ -280,6 +305,12 @@ Extent extent(const Linear& d, Isa isa) {
 
 int64_t scratch_bytes(const Conv2d& d, Isa isa) {
   if (d.algorithm == ConvAlgorithm::images) return (int64_t)image_bytes(d, d.rows_per_chunk, 1, isa) + 64;
+  if (d.algorithm == ConvAlgorithm::grouped) {
+    const int64_t V = geometry(isa).vector_length, merged = merged_groups(d, V), Cg = d.C / d.groups;
+    const GroupBand band = group_band(d, V);
+    const int64_t weights = merged > 1 ? d.R * d.S * Cg * V : 0;
+    return 4 * (weights + band.height * band.width * merged * Cg + 16);
+  }
   const int64_t zeros = ceil_div(d.C / d.groups, 16) * 16;
   const int64_t sums = rows_of_sums(d) * MOST_COLUMNS;
   return (zeros + sums) * 4 + row_pointers(d) * 8 + d.R * d.S * d.depth_parts * 4 + 64;
@@ -295,7 +326,9 @@ int64_t scratch_bytes(const Winograd& d, Isa isa, Op op) {
 
 int64_t scratch_bytes(const Linear& d) { return streams_far(d) ? 4 * (d.C + STREAM_AHEAD) : 0; }
 
-int64_t weight_parts(const Conv2d& d) { return d.groups * d.panel_chunks; }
+int64_t weight_parts(const Conv2d& d) {
+  return d.algorithm == ConvAlgorithm::grouped ? d.panel_chunks : d.groups * d.panel_chunks;
+}
 
 int64_t weight_parts(const Winograd& d, Isa isa, Op op) {
   if (op == Op::winograd_input) return 0;

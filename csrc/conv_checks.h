@@ -41,6 +41,10 @@ int64_t weight_parts(const Conv2d& d);
 int64_t weight_parts(const Winograd& d, Isa isa, Op op);
 int64_t weight_parts(const Linear& d, Isa isa);
 
+// The operation of a convolution's algorithm; throws std::invalid_argument unless it is `op`.
+Op operation_of(const Conv2d& d);
+void check_operation(const Conv2d& d, Op op);
+
 // What differs between operations: some need the ISA, one also which kernel it is, and few need scratch.
 template <typename D>
 void prepare_for(D& d, Isa, Op) {
@@ -72,7 +76,8 @@ inline void prepare_for(Winograd& d, Isa isa, Op op) {
   prepare(d, isa, op);
 }
 template <>
-inline Extent extent_for(const Conv2d& d, Isa isa, Op) {
+inline Extent extent_for(const Conv2d& d, Isa isa, Op op) {
+  check_operation(d, op);
   return extent(d, isa);
 }
 template <>

@@ -81,6 +81,7 @@ enum class ConvAlgorithm : int32_t {
   implicit,  // one pointer per output pixel and tap; padding points at a row of zeros
   row_run,   // x carries its padding and few channels: each filter row is one run of S * C elements
   images,    // of implicit and row_run, set by prepare(): many images of few output channels, whose lanes are images
+  grouped,   // of grouped_conv2d alone (grouped_checks.h)
 };
 
 // y[n,p,q,k] = act(bias[k] + sum x[n, p*sh + r*dh - pt, q*sw + s*dw - pl, c] w[k,c,r,s] + residual[n,p,q,k])

@@ -190,6 +190,7 @@ class Op:
     depthwise_backward_weight: typing.ClassVar[Op]
     depthwise_conv2d: typing.ClassVar[Op]
     dropout: typing.ClassVar[Op]
+    grouped_conv2d: typing.ClassVar[Op]
     linear: typing.ClassVar[Op]
     lrn: typing.ClassVar[Op]
     lrn_backward: typing.ClassVar[Op]
@@ -341,6 +342,7 @@ class FillMode:
 class ConvAlgorithm:
     __members__: typing.ClassVar[dict[str, ConvAlgorithm]]
     gemm: typing.ClassVar[ConvAlgorithm]
+    grouped: typing.ClassVar[ConvAlgorithm]
     images: typing.ClassVar[ConvAlgorithm]
     implicit: typing.ClassVar[ConvAlgorithm]
     row_run: typing.ClassVar[ConvAlgorithm]
@@ -1187,6 +1189,9 @@ class Plan:
     def external(self, index: int, first: int, size: int) -> int:
         """A tensor in the index-th array of a run."""
 
+    def grouped_conv2d(
+        self, desc: Conv2d, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
+    ) -> None: ...
     def linear(
         self, desc: Linear, inputs: collections.abc.Sequence[int], out: int, more: collections.abc.Sequence[int] = []
     ) -> None: ...
@@ -1418,8 +1423,8 @@ def choose_conv2d(shape: ConvShape, isa: Isa, winograd: int = 4) -> tuple[str, i
     """The candidate that the cost model expects to be fastest; a function of these arguments alone."""
 
 def conv2d_candidates(shape: ConvShape, isa: Isa, winograd: int = 4) -> list[tuple[str, int]]:
-    """What can compute a shape, as (algorithm, m): gemm, implicit, row_run, depthwise or winograd, and the m of
-    F(m x m, r x r), at most `winograd` (0: none)."""
+    """What can compute a shape, as (algorithm, m): gemm, implicit, row_run, depthwise, winograd or grouped, and
+    the m of F(m x m, r x r), at most `winograd` (0: none)."""
 
 def conv2d_panels(K: int, isa: Isa) -> list[int]:
     """Columns of each panel of packed convolution weights, filled up with zeros."""

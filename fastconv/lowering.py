@@ -111,7 +111,8 @@ def conv(c: Compiler, node: Node) -> None:
         _depthwise(c, node, depthwise, inputs, c.tensor(y), (flops, moved), told)
     else:
         desc = _core.Conv2d(groups=shape.groups, algorithm=getattr(_core.ConvAlgorithm, algorithm), **geometry)
-        c.emit("conv2d", desc, inputs, c.tensor(y), node, algorithm, flops, moved, **told)
+        kernel = "grouped_conv2d" if algorithm == "grouped" else "conv2d"
+        c.emit(kernel, desc, inputs, c.tensor(y), node, algorithm, flops, moved, **told)
 
 
 def _gated(c: Compiler, node: Node, choice: Choice, gate: int) -> int:

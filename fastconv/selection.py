@@ -41,7 +41,8 @@ class Shape(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """An algorithm (gemm, implicit, row_run, depthwise, winograd) and the m of Winograd's F(m x m, r x r), else 0."""
+    """An algorithm (gemm, implicit, row_run, depthwise, winograd, grouped) and the m of Winograd's F(m x m, r x r),
+    else 0."""
 
     algorithm: str
     m: int = 0

@@ -12,6 +12,7 @@
 #include "cpu/cost_table.h"
 #include "cpu/dispatch.h"
 #include "cpu/winograd.h"
+#include "grouped_checks.h"
 #include "images_checks.h"
 
 namespace fastconv {
@@ -21,6 +22,7 @@ namespace {
 constexpr int64_t NEAR = 1 << 20;        // bytes that stay in L2
 constexpr int64_t RESIDENT = 640 << 10;  // bytes of weights that stay there beside a block of tiles
 constexpr double FEWEST = 8;             // slots of a step
+constexpr double GROUP_POINTER = 3;      // pointers, or more: a group's pixels share no line and few sets of L1
 constexpr double PRICE = 1e-11;          // seconds a byte: half of what reading it takes
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -70,6 +72,25 @@ void add_conv2d_images(Cost& cost, const ConvShape& s, Isa isa) {
   cost.terms[COST_OPERATION] += 1;
 }
 
+// Blocks of up to ten outputs of a line by one vector, or six by two (grouped_conv2d.cpp), and the copy of the image,
+// in which rows recur.
+void add_grouped(Cost& cost, const ConvShape& s, Isa isa) {
+  const int64_t V = geometry(isa).vector_length, merged = merged_groups(s, V), Cg = s.C / s.groups;
+  const int64_t vectors = ceil_div(merged * (s.K / s.groups), V), parts = ceil_div(s.groups, merged);
+  const auto line = [&](int64_t most, double width) {
+    const int64_t blocks = ceil_div(s.Q, most), more = s.Q % blocks;
+    return (double)(blocks - more) * slots(s.Q / blocks, width) + (double)more * slots(s.Q / blocks + 1, width);
+  };
+  const double lines = (double)(s.N * s.P * parts), steps = (double)(s.R * s.S * Cg);
+  cost.terms[COST_FMA] += lines * steps * ((double)(vectors / 2) * line(6, 2) + (double)(vectors % 2) * line(10, 1));
+  cost.terms[COST_STORE] += lines * (double)(vectors * s.Q);
+  const GroupBand band = group_band(s, V);
+  const double bands = std::ceil((double)s.P / (double)band.rows), row = 4.0 * (double)(s.N * s.C * band.width);
+  cost.terms[COST_BORDER] += bands * (double)band.height * row;
+  cost.terms[COST_WEIGHT] += 4.0 * (double)packed_conv2d_size(s.K, s.C, s.R, s.S, s.groups, isa);
+  cost.terms[COST_OPERATION] += 1;
+}
+
 void add_conv2d(Cost& cost, ConvShape s, ConvChoice choice, Isa isa) {
   const Geometry& table = geometry(isa);
   const bool runs = choice == ConvChoice::row_run;
@@ -111,7 +132,8 @@ void add_conv2d(Cost& cost, ConvShape s, ConvChoice choice, Isa isa) {
     add_products(group, table, range_begin(d, i + 1) - range_begin(d, i), Kg, taps * (double)Cg, halves);
   }
   for (int i = 0; i < COST_TERMS; i++) cost.terms[i] += (double)s.groups * group.terms[i];
-  cost.terms[COST_POINTER] += (double)(M * panels * s.groups) * (runs ? (double)s.R : taps);
+  const double pointer = s.groups > 1 && Cg <= GROUPED_CHANNELS ? GROUP_POINTER : 1;
+  cost.terms[COST_POINTER] += pointer * (double)(M * panels * s.groups) * (runs ? (double)s.R : taps);
   cost.terms[COST_WEIGHT] += 4.0 * (double)packed_conv2d_size(s.K, s.C, s.R, s.S, s.groups, isa);
   cost.terms[COST_PANEL] += 4.0 * (double)s.N * (double)(s.H * s.W * s.C) * (double)(panels - 1);
   cost.terms[COST_OPERATION] += 1;
@@ -168,6 +190,8 @@ Cost conv2d_cost(const ConvShape& s, ConvPlan plan, Isa isa) {
     add_winograd(cost, s, plan.m, isa);
   } else if (plan.algorithm == ConvChoice::depthwise) {
     add_depthwise(cost, s, isa);
+  } else if (plan.algorithm == ConvChoice::grouped) {
+    add_grouped(cost, s, isa);
   } else {
     add_conv2d(cost, s, plan.algorithm, isa);
   }

@@ -5,6 +5,7 @@
 #include "cpu/cost.h"
 #include "cpu/dispatch.h"
 #include "cpu/winograd.h"
+#include "grouped_checks.h"
 #include "images_checks.h"
 
 namespace fastconv {
@@ -31,7 +32,7 @@ bool countable(const ConvShape& s) {
          (double)s.N * s.P * s.Q * s.K < most && (double)s.K * s.C * s.R * s.S < most;
 }
 
-Candidates conv2d_candidates(const ConvShape& s, Isa, int winograd) {
+Candidates conv2d_candidates(const ConvShape& s, Isa isa, int winograd) {
   Candidates c{};
   const auto add = [&](ConvChoice algorithm, int m) { c.plans[c.count++] = {algorithm, m}; };
   const bool unpadded = s.pad_t == 0 && s.pad_l == 0 && s.pad_b == 0 && s.pad_r == 0;
@@ -43,6 +44,7 @@ Candidates conv2d_candidates(const ConvShape& s, Isa, int winograd) {
   } else {
     if (runs(s)) add(ConvChoice::row_run, 0);
     add(ConvChoice::implicit, 0);
+    if (grouped_fits(s, geometry(isa).vector_length)) add(ConvChoice::grouped, 0);
     // below 32 channels the rounding error is more than 2.7 times that of direct summation
     const int64_t axes = winograd_axes(s.R, s.S), r = s.R > s.S ? s.R : s.S;
     if (countable(s) && s.groups == 1 && unit && s.dilation_h == 1 && s.dilation_w == 1 && s.C >= 32) {
@@ -83,12 +85,12 @@ int64_t row_run_group(const ConvShape& s, Isa isa) {
 }
 
 const char* choice_name(ConvChoice choice) {
-  static const char* const names[] = {"gemm", "implicit", "row_run", "depthwise", "winograd"};
+  static const char* const names[] = {"gemm", "implicit", "row_run", "depthwise", "winograd", "grouped"};
   return names[(int)choice];
 }
 
 bool choice_from_name(const char* name, ConvChoice* choice) {
-  for (int i = 0; i <= (int)ConvChoice::winograd; i++) {
+  for (int i = 0; i <= (int)ConvChoice::grouped; i++) {
     if (__builtin_strcmp(name, choice_name((ConvChoice)i)) == 0) {
       *choice = (ConvChoice)i;
       return true;

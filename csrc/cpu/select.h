@@ -9,7 +9,7 @@ struct ConvShape {
   int64_t stride_h, stride_w, dilation_h, dilation_w, pad_t, pad_l, pad_b, pad_r;
 };
 
-enum class ConvChoice : int32_t { gemm, implicit, row_run, depthwise, winograd };
+enum class ConvChoice : int32_t { gemm, implicit, row_run, depthwise, winograd, grouped };
 
 struct ConvPlan {
   ConvChoice algorithm;

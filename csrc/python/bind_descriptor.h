@@ -104,18 +104,24 @@ inline void require_isa(Isa isa) {
 
 // `op` tells apart the operations that share a descriptor; of most descriptors all have the same needs.
 template <class D>
+Op meant(const D&, Op op) {
+  return op;
+}
+inline Op meant(const Conv2d& d, Op) { return operation_of(d); }
+
+template <class D>
 void define_checks(py::module_& m, Op op) {
   m.def(
       "prepare",
       [op](D& d, Isa isa, const std::optional<Op>& other) {
-        extent_for(d, isa, other.value_or(op));
-        prepare_for(d, isa, other.value_or(op));
+        extent_for(d, isa, other.value_or(meant(d, op)));
+        prepare_for(d, isa, other.value_or(meant(d, op)));
       },
       py::arg("desc"), py::arg("isa"), py::arg("op") = py::none(), "Check the descriptor and set its chunks.");
   m.def(
       "extent",
       [op](const D& d, Isa isa, const std::optional<Op>& other) {
-        const Extent e = extent_for(d, isa, other.value_or(op));
+        const Extent e = extent_for(d, isa, other.value_or(meant(d, op)));
         return py::make_tuple(py::make_tuple(e.in[0], e.in[1], e.in[2], e.in[3]), e.out);
       },
       py::arg("desc"), py::arg("isa"), py::arg("op") = py::none(),
@@ -123,7 +129,7 @@ void define_checks(py::module_& m, Op op) {
   m.def(
       "extent_more",
       [op](const D& d, Isa isa, const std::optional<Op>& other) {
-        const Extent e = extent_for(d, isa, other.value_or(op));
+        const Extent e = extent_for(d, isa, other.value_or(meant(d, op)));
         return py::make_tuple(e.more[0], e.more[1]);
       },
       py::arg("desc"), py::arg("isa"), py::arg("op") = py::none(),

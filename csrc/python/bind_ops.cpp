@@ -63,7 +63,7 @@ void init_enums(py::module_& m) {
   }
   {
     using Enum = ConvAlgorithm;
-    py::enum_<Enum>(m, "ConvAlgorithm") V(gemm) V(implicit) V(row_run) V(images);
+    py::enum_<Enum>(m, "ConvAlgorithm") V(gemm) V(implicit) V(row_run) V(images) V(grouped);
   }
 #undef V
 }
@@ -242,9 +242,10 @@ void run_one(const char* name, void (*const KernelTable::*kernel)(const D&, cons
 }
 
 void run_kernel(Isa isa, const py::object& desc, const Arrays& inputs, const py::array& out,
-                const std::optional<std::pair<int64_t, int64_t>>& chunks, const std::optional<Op>& op,
+                const std::optional<std::pair<int64_t, int64_t>>& chunks, std::optional<Op> op,
                 const std::vector<py::array>& more) {
   require_isa(isa);
+  if (!op && py::isinstance<Conv2d>(desc)) op = operation_of(desc.cast<Conv2d>());
   int kinds = 0;
 #define KERNEL(name, Descriptor) kinds += py::isinstance<Descriptor>(desc) && (!op || *op == Op::name);
 #include "cpu/kernels.def"

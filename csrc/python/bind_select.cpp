@@ -64,8 +64,8 @@ void init_select(py::module_& m) {
         return out;
       },
       py::arg("shape"), py::arg("isa"), py::arg("winograd") = DEFAULT_WINOGRAD,
-      "What can compute a shape, as (algorithm, m): gemm, implicit, row_run, depthwise or winograd, and the m of\n"
-      "F(m x m, r x r), at most `winograd` (0: none).");
+      "What can compute a shape, as (algorithm, m): gemm, implicit, row_run, depthwise, winograd or grouped, and\n"
+      "the m of F(m x m, r x r), at most `winograd` (0: none).");
   m.def(
       "choose_conv2d", [](const ConvShape& s, Isa isa, int winograd) { return named(choose_conv2d(s, isa, winograd)); },
       py::arg("shape"), py::arg("isa"), py::arg("winograd") = DEFAULT_WINOGRAD,

@@ -49,7 +49,8 @@ def test_candidates(isa: Any) -> None:
     assert names(shape(28, 64, 64, 1, stride=2)) == ["implicit"]
     assert names(shape(28, 64, 64, stride=2)) == ["implicit"]
     assert names(shape(28, 64, 64, dilations=(2, 2), pads=(2, 2, 2, 2))) == ["implicit"]
-    assert names(shape(28, 64, 64, groups=4)) == ["implicit"]
+    assert names(shape(28, 64, 64, groups=4)) == ["implicit", "grouped"]
+    assert names(shape(28, 128, 128, groups=2)) == ["implicit"]
     assert names(shape(28, 64, 128, groups=64)) == ["depthwise"]
     assert names(shape(28, 3, 64)) == ["row_run", "implicit"]
     assert names(shape(28, 3, 64, dilations=(1, 2))) == ["implicit"]
@@ -68,6 +69,10 @@ def test_choice(isa: Any) -> None:
     assert choose(shape(56, 128, 128), strict=True) == "implicit"
     assert choose(shape(27, 64, 192, 5)) == "F(2x2,5x5)"
     assert choose(shape(17, 192, 192, 1, 7)) == "F(1x3,1x7)"
+    for wide, channels, groups in ((56, 128, 32), (28, 256, 32), (14, 512, 32), (14, 208, 26), (28, 96, 4)):
+        assert choose(shape(wide, channels, channels, groups=groups)) == "grouped"  # ResNeXt, RegNet
+        assert choose(shape(wide, channels, channels, groups=groups, stride=2)) == "grouped"
+    assert choose(shape(4, 512, 512, groups=32)) == "implicit"
     assert choose(shape(2, 512, 512)) == "implicit"  # four times the weights for one tile
     empty = shape(56, 128, 128, N=0)
     assert choose(empty) == "implicit" and Selection(isa).choose(empty).seconds == 0.0

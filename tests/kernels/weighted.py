@@ -129,7 +129,7 @@ def conv2d(
 ) -> F32:
     """y [N, P, Q, K] of x [N, H, W, C] and w [K, C/groups, R, S]; gaps: behind the pixels of x, y and the residual.
 
-    algorithm: "gemm", "implicit", "row_run" (x gets its padding here), or "depthwise".
+    algorithm: "gemm", "implicit", "row_run" (x gets its padding here), "grouped" or "depthwise".
     """
     shape, K = (case.N, case.P, case.Q, case.K), case.K
     pads = case.pads

@@ -46,11 +46,12 @@ ROWS: dict[str, Limits] = {"avx512": {}, "avx2": {(6, 2): (23, 8)}, "neon": {}}
 RUN: dict[str, Limits] = {"avx512": {}, "avx2": {(6, 2): (24, 8)}, "neon": {}}
 SPECIAL = {"stagger": STAGGER, "lagging_tile": LAGGING, "plain_tile": PLAIN, "plain_tile, rows": ROWS, "run_tile": RUN}
 CONV = {level: {**MAIN[level], **HALF[level]} for level in MAIN}
-SOURCES = {"conv2d": CONV, "winograd": MAIN, "linear": STREAMS}
+SOURCES = {"conv2d": CONV, "winograd": MAIN, "linear": STREAMS, "grouped_conv2d": {level: {} for level in MAIN}}
 TILE = re.compile(
     r"\bfastconv::(avx2|avx512|neon)::(?:\(anonymous namespace\)::)?"
     r"(half_tile|lagging_tile|plain_tile|run_tile|stagger|tile|stream)<(\d+), (\d+)(, true)?[,>]"
 )
+GROUPED = re.compile(r"\bfastconv::(avx2|avx512|neon)::(?:\(anonymous namespace\)::)?grouped_tile<(\d+), (\d), (\d)")
 
 
 def problems(
@@ -114,6 +115,27 @@ def check(level: str, lines: Iterable[str], limits: Limits, fetches: bool = Fals
     return found, count
 
 
+def check_grouped(level: str, lines: Iterable[str]) -> tuple[list[str], int]:
+    """The same of grouped_tile<QT, ST, NV, ...>: an iteration is a channel of a filter row, 3 QT NV FMAs whose sums and
+    weights stay in registers. Of two vectors, broadcasts that the next tap needs too may wait on the stack. With stride
+    2, groups of four read and spread 11 pixels for 15 FMAs."""
+    found: list[str] = []
+    count = 0
+    instruction = loops.ArmInstruction if level == "neon" else loops.Instruction
+    for name, body in loops.functions(lines, instruction):
+        tile = GROUPED.search(name)
+        if not tile or tile[1] != level:
+            continue
+        count += 1
+        work, loop = 3 * int(tile[2]) * int(tile[4]), loops.main_loop(body)
+        if loop is None or not loop.fmas or loop.fmas % work:
+            found.append(f"{tile[0]}> issues {loop.fmas if loop else 0} FMAs, no multiple of {work}")
+        elif loop.vector_reloads > (int(tile[2]) if tile[4] == "2" else 0) or loop.instructions > 3.4 * loop.fmas:
+            text = f"reloads {loop.vector_reloads} vectors, takes {loop.instructions} instructions for {loop.fmas} FMAs"
+            found.append(f"{tile[0]}> {text}")
+    return found if count else ["grouped_tile is missing"], count
+
+
 def main() -> int:
     folder = Path(sys.argv[1])
     failed = total = 0
@@ -124,7 +146,10 @@ def main() -> int:
             objdump = "aarch64-linux-gnu-objdump" if level == "neon" else "objdump"
             command = [objdump, "-d", "-C", "--no-show-raw-insn", str(obj)]
             text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            found, count = check(level, text.splitlines(), limits[level], fetches=source != "linear")
+            if source == "grouped_conv2d":
+                found, count = check_grouped(level, text.splitlines())
+            else:
+                found, count = check(level, text.splitlines(), limits[level], fetches=source != "linear")
             total += count
             failed += len(found)
             for line in found:

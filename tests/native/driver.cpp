@@ -127,8 +127,12 @@ void convolution(Isa isa, const Case& c, const char* how, int threads) {
       d.x_ld = c.C, d.x_row = c.W * c.C, d.x_image = c.H * d.x_row, d.y_ld = c.K, d.act = relu;
       d.algorithm = !strcmp(how, "gemm")      ? ConvAlgorithm::gemm
                     : !strcmp(how, "row_run") ? ConvAlgorithm::row_run
+                    : !strcmp(how, "grouped") ? ConvAlgorithm::grouped
                                               : ConvAlgorithm::implicit;
-      plan.conv2d(d, inputs, y);
+      if (d.algorithm == ConvAlgorithm::grouped)
+        plan.grouped_conv2d(d, inputs, y);
+      else
+        plan.conv2d(d, inputs, y);
     }
   });
   compare(how, out.get(), want, (double)(Cg * c.R * c.R) + 1);
@@ -216,6 +220,9 @@ const Counted counted[] = {
     {"depthwise_3x3", [](Isa isa) { convolution(isa, {1, 17, 17, 64, 64, 3, 1, 1, 64}, "depthwise", 1); }},
     {"depthwise_3x3_s2", [](Isa isa) { convolution(isa, {1, 17, 17, 64, 64, 3, 2, 1, 64}, "depthwise", 1); }},
     {"depthwise_5x5", [](Isa isa) { convolution(isa, {1, 17, 17, 64, 64, 5, 1, 2, 64}, "depthwise", 1); }},
+    {"grouped_4", [](Isa isa) { convolution(isa, {1, 14, 14, 64, 64, 3, 1, 1, 16}, "grouped", 1); }},
+    {"grouped_8", [](Isa isa) { convolution(isa, {1, 14, 14, 64, 64, 3, 1, 1, 8}, "grouped", 1); }},
+    {"grouped_16_s2", [](Isa isa) { convolution(isa, {1, 28, 28, 64, 64, 3, 2, 1, 4}, "grouped", 1); }},
     {"dense_1", [](Isa isa) { dense(isa, 1, 512, 500, 1); }},
     {"dense_8", [](Isa isa) { dense(isa, 8, 256, 256, 1); }},
     {"pool", [](Isa isa) { pooling(isa, 17, 64, 3, 2, 1, 1); }},
@@ -260,6 +267,12 @@ int main(int argc, char** argv) {
       }
     }
     convolution(isa, {1, 8, 8, 12, 24, 3, 1, 1, 3}, "implicit", threads);
+    for (int64_t group : {3, 4, 8, 16, 20, 32}) {
+      for (int64_t stride : {1, 2}) {
+        convolution(isa, {2, 40, 33, 3 * group, 3 * group, 3, stride, 1, 3}, "grouped", threads);
+        convolution(isa, {1, 7, 14, 5 * group, 5 * group, 3, stride, 1, 5}, "grouped", threads);
+      }
+    }
     for (int64_t r : {3, 5, 7}) {
       for (int64_t stride : {1, 2}) convolution(isa, {1, 15, 16, 21, 21, r, stride, r / 2, 21}, "depthwise", threads);
     }

@@ -47,6 +47,13 @@ static inline Vec load_once(const float* w) {
   __asm__("" : "+x"(a.v));
   return a;
 }
+// For the channels of two groups of four: a number of each group in all of its lanes, the first, then the next.
+struct GroupLanes {
+  __m256i at = _mm256_setzero_si256();
+  explicit GroupLanes(int64_t) {}
+  Vec spread(Vec x) const { return {_mm256_permutevar_ps(x.v, at)}; }
+  void next() { at = _mm256_add_epi32(at, _mm256_set1_epi32(1)); }
+};
 // min and max return b where either is NaN.
 static inline Vec min(Vec a, Vec b) { return {_mm256_min_ps(a.v, b.v)}; }
 static inline Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }

@@ -22,6 +22,15 @@ static inline Vec zero() { return {_mm512_setzero_ps()}; }
 static inline Vec set1(float x) { return {_mm512_set1_ps(x)}; }
 static inline Vec load(const float* p) { return {_mm512_loadu_ps(p)}; }
 static inline Vec load_once(const float* p) { return load(p); }
+// For the channels of groups of 4 or 8: a number of each group in all of its lanes, the first, then the next.
+struct GroupLanes {
+  __m512i at;
+  explicit GroupLanes(int64_t group)
+      : at(_mm512_and_si512(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+                            _mm512_set1_epi32((int)-group))) {}
+  Vec spread(Vec x) const { return {_mm512_permutexvar_ps(at, x.v)}; }
+  void next() { at = _mm512_add_epi32(at, _mm512_set1_epi32(1)); }
+};
 static inline void store(float* p, Vec a) { _mm512_storeu_ps(p, a.v); }
 static inline Vec load_n(const float* p, int n) { return {_mm512_maskz_loadu_ps(mask_n(n), p)}; }
 static inline void store_n(float* p, Vec a, int n) { _mm512_mask_storeu_ps(p, mask_n(n), a.v); }

@@ -21,6 +21,11 @@ static inline Vec zero() { return {vdupq_n_f32(0)}; }
 static inline Vec set1(float x) { return {vdupq_n_f32(x)}; }
 static inline Vec load(const float* p) { return {vld1q_f32(p)}; }
 static inline Vec load_once(const float* p) { return load(p); }
+struct GroupLanes {  // a vector holds one group of four (avx2.h)
+  explicit GroupLanes(int64_t) {}
+  Vec spread(Vec x) const { return x; }
+  void next() {}
+};
 static inline void store(float* p, Vec a) { vst1q_f32(p, a.v); }
 static inline Vec load_n(const float* p, int n) {
   if (n >= 4) return load(p);

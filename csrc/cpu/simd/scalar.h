@@ -29,6 +29,11 @@ static inline Vec load(const float* p) {
   return r;
 }
 static inline Vec load_once(const float* p) { return load(p); }
+struct GroupLanes {  // a vector holds one group of four (avx2.h)
+  explicit GroupLanes(int64_t) {}
+  Vec spread(Vec x) const { return x; }
+  void next() {}
+};
 static inline void store(float* p, Vec a) { __builtin_memcpy(p, &a.v, 16); }
 static inline Vec load_n(const float* p, int n) {
   Vec r = zero();
