@@ -90,10 +90,9 @@ static void prepare_images(Conv2d& d, Isa isa) {
 static void prepare_grouped(Conv2d& d, Isa isa) {
   const double flops = 2.0 * (double)(d.N * d.P * d.Q) * (double)d.K * (double)(d.C / d.groups * d.R * d.S);
   const int64_t wanted = even((int64_t)std::clamp(std::ceil(flops / CHUNK_FLOPS), 1.0, (double)CHUNKS));
-  const bool few = d.N * d.H * d.W <= FEW_ROWS;
+  const bool few = (double)d.N * (double)d.H * (double)d.W <= (double)FEW_ROWS;
   const int64_t bands = few ? 1 : std::clamp<int64_t>(ceil_div(wanted, d.N), 1, d.P);
   const int64_t V = geometry(isa).vector_length;
-  d.panels_per_chunk = ceil_div(ceil_div(d.K / d.groups, V), geometry(isa).max_panel);
   d.panel_chunks = few ? std::min(ceil_div(d.groups, merged_groups(d, V)), wanted) : 1;
   d.rows_per_chunk = ceil_div(d.P, bands), d.row_chunks = d.N * ceil_div(d.P, d.rows_per_chunk), d.row_unit = 1;
   d.chunks = d.panel_chunks * d.row_chunks;
@@ -216,7 +215,8 @@ void prepare(Linear& d, Isa isa) {
 Op operation_of(const Conv2d& d) { return d.algorithm == ConvAlgorithm::grouped ? Op::grouped_conv2d : Op::conv2d; }
 
 void check_operation(const Conv2d& d, Op op) {
-  require(operation_of(d) == op, "conv2d", "this algorithm is another operation's");
+  const bool grouped = operation_of(d) == Op::grouped_conv2d;
+  require(operation_of(d) == op, grouped ? "conv2d" : "grouped_conv2d", "this algorithm is another operation's");
 }
 
 Extent extent(const Conv2d& d, Isa isa) {

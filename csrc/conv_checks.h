@@ -41,8 +41,9 @@ int64_t weight_parts(const Conv2d& d);
 int64_t weight_parts(const Winograd& d, Isa isa, Op op);
 int64_t weight_parts(const Linear& d, Isa isa);
 
-// The operation of a convolution's algorithm; throws std::invalid_argument unless it is `op`.
+// The operation of a convolution's algorithm.
 Op operation_of(const Conv2d& d);
+// Throws std::invalid_argument unless that is `op`: in a file they may differ.
 void check_operation(const Conv2d& d, Op op);
 
 // What differs between operations: some need the ISA, one also which kernel it is, and few need scratch.

@@ -10,7 +10,7 @@ constexpr int64_t GROUPED_LINE = 7;       // outputs, the fewest
 
 // Groups whose channels make a vector of V floats, as many as are computed together, or one.
 template <class D>
-int64_t merged_groups(const D& d, int64_t V) {
+static inline int64_t merged_groups(const D& d, int64_t V) {
   const int64_t Cg = d.C / d.groups, Kg = d.K / d.groups;
   return Cg == Kg && Kg >= 4 && V % Kg == 0 ? V / Kg : 1;
 }
@@ -21,7 +21,7 @@ struct GroupBand {
 };
 
 template <class D>
-GroupBand group_band(const D& d, int64_t V) {
+static inline GroupBand group_band(const D& d, int64_t V) {
   constexpr int64_t FLOATS = 4096;  // half of L1
   const int64_t width = (d.Q - 1) * d.stride_w + d.S;
   const int64_t height = FLOATS / (width * merged_groups(d, V) * (d.C / d.groups));
@@ -32,10 +32,10 @@ GroupBand group_band(const D& d, int64_t V) {
 
 // Fields may hold anything yet.
 template <class D>
-bool grouped_fits(const D& d, int64_t V) {
+static inline bool grouped_fits(const D& d, int64_t V) {
   const bool window = d.R >= 1 && d.R <= 1024 && d.S == 3 && d.dilation_h == 1 && d.dilation_w == 1 &&
                       d.stride_h >= 1 && d.stride_w >= 1 && d.stride_w <= 2 && d.pad_t >= 0 && d.pad_l >= 0;
-  if (d.groups < 2 || !window || d.Q < GROUPED_LINE) return false;
+  if (d.groups < 2 || !window || d.N < 1 || d.P < 1 || d.Q < GROUPED_LINE) return false;
   const int64_t Cg = d.C / d.groups, Kg = d.K / d.groups;
   if (Cg < 2 || Cg > GROUPED_CHANNELS || Kg < 2 || Kg > GROUPED_CHANNELS) return false;
   const double width = ((double)d.Q - 1) * (double)d.stride_w + 3;

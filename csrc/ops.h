@@ -81,7 +81,7 @@ enum class ConvAlgorithm : int32_t {
   implicit,  // one pointer per output pixel and tap; padding points at a row of zeros
   row_run,   // x carries its padding and few channels: each filter row is one run of S * C elements
   images,    // of implicit and row_run, set by prepare(): many images of few output channels, whose lanes are images
-  grouped,   // of grouped_conv2d alone (grouped_checks.h)
+  grouped,   // of grouped_conv2d (grouped_checks.h), a kernel that FASTCONV_KERNELS can leave out
 };
 
 // y[n,p,q,k] = act(bias[k] + sum x[n, p*sh + r*dh - pt, q*sw + s*dw - pl, c] w[k,c,r,s] + residual[n,p,q,k])
@@ -94,8 +94,8 @@ struct Conv2d {
   int64_t y_ld, res_ld;
   ConvAlgorithm algorithm;
   Activation act;
-  int64_t rows_per_chunk;  // at most, see range_begin(); of images: rows of an image
-  int64_t row_chunks, panels_per_chunk, panel_chunks;
+  int64_t rows_per_chunk;  // at most, see range_begin(); of images and grouped: rows of an image
+  int64_t row_chunks, panels_per_chunk, panel_chunks;  // of grouped panel_chunks are ranges of groups
   int64_t row_unit;        // 2 where two rows can share the last vector of outputs (cpu/half_tile.h), else 1
   int64_t depth_parts;     // as so many taps the depth of a gemm counts, else 1
   int64_t taps_per_slice;  // the depth is cut where a panel of all taps would not stay in L2

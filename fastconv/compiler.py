@@ -157,7 +157,7 @@ class Compiler:
         """What few pixels use is read from memory, and wants huge pages, which the first weights get: WeightStore
         (csrc/memory.h) takes small ones where the system is slow to find more. Dense layers do not care."""
         choice = conv.attrs["chosen"].choice
-        if choice.algorithm in ("gemm", "implicit", "winograd"):
+        if choice.algorithm in ("gemm", "implicit", "winograd", "grouped"):
             self.packed(conv, choice)
 
     # -- where things are ---------------------------------------------------------------------------------------

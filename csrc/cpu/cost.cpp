@@ -22,7 +22,7 @@ namespace {
 constexpr int64_t NEAR = 1 << 20;        // bytes that stay in L2
 constexpr int64_t RESIDENT = 640 << 10;  // bytes of weights that stay there beside a block of tiles
 constexpr double FEWEST = 8;             // slots of a step
-constexpr double GROUP_POINTER = 3;      // pointers, or more: a group's pixels share no line and few sets of L1
+constexpr double GROUP_POINTER = 3;      // pointers: as a group's pixels share no line; by hand, Zen 3, not fitted
 constexpr double PRICE = 1e-11;          // seconds a byte: half of what reading it takes
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -72,8 +72,8 @@ void add_conv2d_images(Cost& cost, const ConvShape& s, Isa isa) {
   cost.terms[COST_OPERATION] += 1;
 }
 
-// Blocks of up to ten outputs of a line by one vector, or six by two (grouped_conv2d.cpp), and the copy of the image,
-// in which rows recur.
+// Blocks of up to ten outputs of a line by one vector, or six by two: grouped_conv2d.cpp's with 16 registers, and near
+// enough with 32. The copy is written once for each time that a band reads a row.
 void add_grouped(Cost& cost, const ConvShape& s, Isa isa) {
   const int64_t V = geometry(isa).vector_length, merged = merged_groups(s, V), Cg = s.C / s.groups;
   const int64_t vectors = ceil_div(merged * (s.K / s.groups), V), parts = ceil_div(s.groups, merged);
@@ -132,7 +132,7 @@ void add_conv2d(Cost& cost, ConvShape s, ConvChoice choice, Isa isa) {
     add_products(group, table, range_begin(d, i + 1) - range_begin(d, i), Kg, taps * (double)Cg, halves);
   }
   for (int i = 0; i < COST_TERMS; i++) cost.terms[i] += (double)s.groups * group.terms[i];
-  const double pointer = s.groups > 1 && Cg <= GROUPED_CHANNELS ? GROUP_POINTER : 1;
+  const double pointer = choice == ConvChoice::implicit && s.groups > 1 && Cg <= GROUPED_CHANNELS ? GROUP_POINTER : 1;
   cost.terms[COST_POINTER] += pointer * (double)(M * panels * s.groups) * (runs ? (double)s.R : taps);
   cost.terms[COST_WEIGHT] += 4.0 * (double)packed_conv2d_size(s.K, s.C, s.R, s.S, s.groups, isa);
   cost.terms[COST_PANEL] += 4.0 * (double)s.N * (double)(s.H * s.W * s.C) * (double)(panels - 1);

@@ -1,4 +1,5 @@
 // A vector of channels of a depthwise convolution: where it is read and written, pixel by pixel, and how outputs end.
+// (grouped_conv2d.cpp walks over pixels, too.)
 #pragma once
 #include "cpu/math.h"
 

@@ -4,10 +4,9 @@
 //
 // A band of a group's image is copied, with the padding at both sides. Then a tile keeps neighbouring outputs of one
 // vector of channels in registers: each number of x is read once a filter row and used for every output that it
-// touches. Where groups are narrower than a vector, as many go together as fill one. Sums run in the order (r, c, s).
-// Weights are packed as for conv2d.cpp.
+// touches (of two vectors: once a tap). Where groups are narrower than a vector, as many go together as fill one. Sums
+// run in the order (r, c, s). Weights are packed as for conv2d.cpp.
 #include "cpu/depthwise_lane.h"
-#include "cpu/follower.h"
 #include "cpu/gemm.h"
 #include "grouped_checks.h"
 
@@ -173,7 +172,9 @@ void copy_band(const Conv2d& d, const float* x, int64_t channels, int64_t first,
   const int64_t left = min_i(width, d.pad_l), right = max_i(left, min_i(width, d.pad_l + d.W));
   for (int64_t h = first; h < last; h++, out += width * channels) {
     write_zeros(out, left * channels);
-    copy(x + h * d.x_row + (left - d.pad_l) * d.x_ld, d.x_ld, channels, right - left, out + left * channels);
+    if (left < right) {
+      copy(x + h * d.x_row + (left - d.pad_l) * d.x_ld, d.x_ld, channels, right - left, out + left * channels);
+    }
     write_zeros(out + right * channels, (width - right) * channels);
   }
 }
@@ -212,10 +213,11 @@ void run_part(const Conv2d& d, const Buffers& b, const Part& part, const Rows& r
       for (int64_t p = rows.begin; p < rows.end; p++) {
         const int64_t h = p * d.stride_h - d.pad_t, r_begin = max_i(0, -h);
         g.rows = max_i(0, min_i(d.R, d.H - h) - r_begin);
-        g.w = w + r_begin * row_weights;
+        g.w = g.rows ? w + r_begin * row_weights : w;
+        const float* row = g.rows ? part.copy + (h + r_begin - rows.top) * g.x_row : part.copy;
         for (int64_t block = 0; block < blocks; block++) {
           const int64_t q = d.Q * block / blocks, count = d.Q * (block + 1) / blocks - q, pixel = p * d.Q + q;
-          g.x = part.copy + (h + r_begin - rows.top) * g.x_row + q * d.stride_w * g.pitch;
+          g.x = row + q * d.stride_w * g.pitch;
           t.residual = b.in[3] ? b.in[3] + pixel * d.res_ld + k : nullptr;
           t.y = b.out + pixel * d.y_ld + k;
           const auto find = d.stride_w == 1 ? find_grouped_tile<1> : find_grouped_tile<2>;
@@ -253,7 +255,7 @@ void grouped_conv2d(const Conv2d& d, const Buffers& b, int64_t begin, int64_t en
     const int64_t p_begin = range % bands * d.rows_per_chunk, p_end = min_i(d.P, p_begin + ranges * d.rows_per_chunk);
     const int64_t g_begin = chunk_begin(parts, d.panel_chunks, slice) * merged;
     const int64_t g_end = min_i(d.groups, chunk_begin(parts, d.panel_chunks, slice + 1) * merged);
-    const Fetch next = next_operation(b, chunk, chunk + ranges, true);
+    const Fetch next = next_operation(b, chunk, chunk + ranges, d.panel_chunks == 1);
     const int64_t turns = ((p_end - p_begin - 1) / band.rows + 1) * ((g_end - g_begin - 1) / merged + 1);
     int64_t turn = 0;
     chunk += ranges;

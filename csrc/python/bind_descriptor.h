@@ -103,6 +103,7 @@ inline void require_isa(Isa isa) {
 }
 
 // `op` tells apart the operations that share a descriptor; of most descriptors all have the same needs.
+// What is meant where none is named: `op`, or of a convolution what its algorithm says.
 template <class D>
 Op meant(const D&, Op op) {
   return op;

@@ -72,7 +72,8 @@ def test_choice(isa: Any) -> None:
     for wide, channels, groups in ((56, 128, 32), (28, 256, 32), (14, 512, 32), (14, 208, 26), (28, 96, 4)):
         assert choose(shape(wide, channels, channels, groups=groups)) == "grouped"  # ResNeXt, RegNet
         assert choose(shape(wide, channels, channels, groups=groups, stride=2)) == "grouped"
-    assert choose(shape(4, 512, 512, groups=32)) == "implicit"
+    if isa != _core.Isa.scalar:  # 4 to 14% faster there (AVX2, Zen 3)
+        assert choose(shape(7, 1024, 1024, groups=32)) == "implicit"
     assert choose(shape(2, 512, 512)) == "implicit"  # four times the weights for one tile
     empty = shape(56, 128, 128, N=0)
     assert choose(empty) == "implicit" and Selection(isa).choose(empty).seconds == 0.0
