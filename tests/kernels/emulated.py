@@ -61,6 +61,9 @@ class Server:
         """
         if isa.name != LEVEL:
             raise ValueError(f"the emulated machine runs {LEVEL}, not {isa.name}")
+        if op is None and isinstance(desc, _core.Conv2d):  # its algorithm says which
+            grouped = desc.algorithm == _core.ConvAlgorithm.grouped
+            op = _core.Op.grouped_conv2d if grouped else _core.Op.conv2d
         names = KERNELS[type(desc).__name__] if op is None else [op.name]
         if len(names) != 1:
             raise TypeError("several operations share this descriptor: name one with op")
