@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tests.native import loops
@@ -80,6 +80,17 @@ def problems(
     return found
 
 
+def functions(
+    level: str, lines: Iterable[str], kind: re.Pattern[str]
+) -> Iterator[tuple[re.Match[str], list[loops.Instruction]]]:
+    """The functions of a level whose name `kind` finds in a disassembly."""
+    instruction = loops.ArmInstruction if level == "neon" else loops.Instruction
+    for name, body in loops.functions(lines, instruction):
+        tile = kind.search(name)
+        if tile and tile[1] == level:
+            yield tile, body
+
+
 def check(level: str, lines: Iterable[str], limits: Limits, fetches: bool = False) -> tuple[list[str], int]:
     """Problems of all tiles in a disassembly, and how many tiles there are. A tile of `limits` that is missing is a
     problem; where the source fetches weights ahead, so is a loop that does not: compilers drop prefetches silently.
@@ -87,11 +98,7 @@ def check(level: str, lines: Iterable[str], limits: Limits, fetches: bool = Fals
     found: list[str] = []
     seen: set[tuple[str, int, float]] = set()
     count = 0
-    instruction = loops.ArmInstruction if level == "neon" else loops.Instruction
-    for name, body in loops.functions(lines, instruction):
-        tile = TILE.search(name)
-        if not tile or tile[1] != level:
-            continue
+    for tile, body in functions(level, lines, TILE):
         kind, rows, vectors, count = tile[2], int(tile[3]), float(tile[4]), count + 1
         if kind == "half_tile":
             vectors -= 0.5
@@ -121,11 +128,7 @@ def check_grouped(level: str, lines: Iterable[str]) -> tuple[list[str], int]:
     2, groups of four read and spread 11 pixels for 15 FMAs."""
     found: list[str] = []
     count = 0
-    instruction = loops.ArmInstruction if level == "neon" else loops.Instruction
-    for name, body in loops.functions(lines, instruction):
-        tile = GROUPED.search(name)
-        if not tile or tile[1] != level:
-            continue
+    for tile, body in functions(level, lines, GROUPED):
         count += 1
         work, loop = 3 * int(tile[2]) * int(tile[4]), loops.main_loop(body)
         if loop is None or not loop.fmas or loop.fmas % work:
