@@ -178,6 +178,10 @@ Extent extent(const PackWeights& d, Isa isa, Op kernel) {
   if (d.C % d.groups || d.K % d.groups) throw std::invalid_argument("pack_weights: groups");
   if (d.layout != PanelLayout::conv2d && d.groups != 1) throw std::invalid_argument("pack_weights: groups");
   if (d.layout == PanelLayout::depthwise && d.C != 1) throw std::invalid_argument("pack_weights: C");
+  if (d.layout == PanelLayout::linear) {
+    CHECK(op, panel, 1, LIMIT);
+    if (d.panel % geometry(isa).vector_length) throw std::invalid_argument("pack_weights: panel");
+  }
   int64_t size;
   if (__builtin_mul_overflow(d.C * d.taps * 65, d.K, &size) || size > (int64_t(1) << 58)) too_large(op, "w");
   Extent e{};
@@ -204,7 +208,7 @@ void prepare(PackWeights& d, Isa isa, Op op) {
   }
   const Geometry& table = geometry(isa);
   const int64_t vectors = ceil_div(d.K / d.groups, table.vector_length);
-  const int64_t widest = d.layout == PanelLayout::linear      ? table.dense_panel
+  const int64_t widest = d.layout == PanelLayout::linear      ? d.panel / table.vector_length
                          : d.layout == PanelLayout::depthwise ? vectors
                                                               : table.max_panel;
   const double items = static_cast<double>(d.groups) * ceil_div(vectors, widest) * blocks(d.C / d.groups, 16);

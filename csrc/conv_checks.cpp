@@ -205,8 +205,7 @@ void prepare(DepthwiseConv2d& d) {
 }
 
 void prepare(Linear& d, Isa isa) {
-  const Geometry& table = geometry(isa);
-  const int64_t panels = ceil_div(ceil_div(d.K, table.vector_length), table.dense_panel);
+  const int64_t panels = ceil_div(d.K, linear_panel(d.M, d.C, d.K, isa));
   d.rows_per_chunk = d.M <= 3 ? 3 : ceil_div(ceil_div(d.M, ceil_div(CHUNKS, panels)), 12) * 12;
   d.row_chunks = ceil_div(d.M, d.rows_per_chunk);
   d.chunks = panels * d.row_chunks;
@@ -324,7 +323,7 @@ int64_t scratch_bytes(const Winograd& d, Isa isa, Op op) {
   return 4 * (op == Op::winograd_conv2d ? winograd_planes(d, d.block) + 16 + sums : sums);
 }
 
-int64_t scratch_bytes(const Linear& d) { return streams_far(d) ? 4 * (d.C + STREAM_AHEAD) : 0; }
+int64_t scratch_bytes(const Linear& d) { return reads_far(d) ? 4 * (d.C + FAR_AHEAD) : 0; }
 
 int64_t weight_parts(const Conv2d& d) {
   return d.algorithm == ConvAlgorithm::grouped ? d.panel_chunks : d.groups * d.panel_chunks;
@@ -337,9 +336,6 @@ int64_t weight_parts(const Winograd& d, Isa isa, Op op) {
   return ceil_div(ceil_div(d.K, table.vector_length), table.max_panel);
 }
 
-int64_t weight_parts(const Linear& d, Isa isa) {
-  const Geometry& table = geometry(isa);
-  return ceil_div(ceil_div(d.K, table.vector_length), table.dense_panel);
-}
+int64_t weight_parts(const Linear& d, Isa isa) { return ceil_div(d.K, linear_panel(d.M, d.C, d.K, isa)); }
 
 }  // namespace fastconv

@@ -163,8 +163,8 @@ struct DepthwiseConv2d {
 static inline int64_t depthwise_images(const DepthwiseConv2d& d) { return d.means ? d.N : 1; }
 
 // y[m,k] = act(bias[k] + sum x[m,c] w[c,k] + residual[m,k])      in: x, packed weights, bias, residual
-// Few rows with many weights leave out the weights of inputs that are zero, once those are many: what an infinite
-// weight or a NaN would make of them is lost, and the sign of a sum that is zero; nothing else.
+// Few rows with many weights leave out the weights of inputs that are zero: what an infinite weight or a NaN would make
+// of them is lost, and the sign of a sum that is zero; nothing else.
 struct Linear {
   int64_t chunks;
   int64_t M, C, K;
@@ -173,10 +173,19 @@ struct Linear {
   int64_t rows_per_chunk, row_chunks;
 };
 
-constexpr int64_t STREAM_AHEAD = 16;  // inputs
+constexpr int64_t FAR_AHEAD = 16;        // inputs
+constexpr int64_t MAX_FAR_PANEL = 1024;  // columns
 
 // A dense layer that reads its weights from memory, once for all rows: no cache keeps them from run to run.
-static inline bool streams_far(const Linear& d) { return d.M <= 3 && d.C * d.K > (int64_t(2) << 20); }
+static inline bool reads_far(int64_t M, int64_t C, int64_t K) { return M <= 3 && C * K > (int64_t(2) << 20); }
+static inline bool reads_far(const Linear& d) { return reads_far(d.M, d.C, d.K); }
+
+// Columns of a panel of its weights: rows of 4 KB, or as near to it as gives two threads, or four where K is large, the
+// same work.
+static inline int64_t far_panel(int64_t K) {
+  const int64_t panels = K <= 2 * MAX_FAR_PANEL ? 2 : (K + 4 * MAX_FAR_PANEL - 1) / (4 * MAX_FAR_PANEL) * 4;
+  return (K + 16 * panels - 1) / (16 * panels) * 16;
+}
 
 // y[b,m,n] = sum a[b,m,k] w[b,k,n], both operands computed at run time      in: a, b
 // The strides of a and b over the batch may be zero (broadcast).

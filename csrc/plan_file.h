@@ -23,7 +23,7 @@
 namespace fastconv {
 
 constexpr char FILE_MAGIC[8] = {'f', 'c', 'p', 'l', 'a', 'n', '\r', '\n'};
-constexpr uint32_t FILE_VERSION = 7;
+constexpr uint32_t FILE_VERSION = 8;
 constexpr uint64_t FILE_PAGE = 4096;
 constexpr int FILE_RANK = 8;
 

@@ -67,7 +67,8 @@ struct PackWeights {
   int64_t chunks;
   int64_t K, C, taps, groups;  // K: columns, C: depth, all groups together
   int64_t w_k, w_c, w_tap, w_group;
-  int64_t m;  // pack_winograd_weights: F(m x m, r x r), taps = r * r, [panel][plane][c][columns]
+  int64_t panel;  // columns of a panel, where the layout is linear
+  int64_t m;      // pack_winograd_weights: F(m x m, r x r), taps = r * r, [panel][plane][c][columns]
   int32_t flip;
   PanelLayout layout;
 };

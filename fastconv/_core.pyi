@@ -80,6 +80,7 @@ __all__: list[str] = [
     "extent_more",
     "huge_pages",
     "isa_levels",
+    "linear_panel",
     "linear_seconds",
     "linear_terms",
     "measure_peak",
@@ -896,6 +897,7 @@ class PackWeights:
     groups: int
     layout: PanelLayout
     m: int
+    panel: int
     taps: int
     w_c: int
     w_group: int
@@ -1060,9 +1062,12 @@ class WeightStore:
         w: numpy.typing.NDArray[numpy.float32],
         scale: numpy.typing.NDArray[numpy.float32] | None,
         trans_b: bool,
+        panel: int,
         isa: Isa,
         taps: int = 1,
-    ) -> PackedWeight: ...
+    ) -> PackedWeight:
+        """panel: see linear_panel."""
+
     def pack_winograd(
         self,
         w: numpy.typing.NDArray[numpy.float32],
@@ -1588,6 +1593,9 @@ def huge_pages() -> str:
 def isa_levels() -> list[str]:
     """The instruction set levels that this CPU and this build have, slowest first."""
 
+def linear_panel(M: int, C: int, K: int, isa: Isa) -> int:
+    """Columns of a panel of the weights of a dense layer of M rows."""
+
 def linear_seconds(M: int, C: int, K: int, isa: Isa) -> float:
     """The same for a dense layer."""
 
@@ -1614,6 +1622,7 @@ def pack_conv2d_rows(
 def pack_linear_inputs(
     packed: PackedWeight,
     C: int,
+    panel: int,
     first: int,
     w: numpy.typing.NDArray[numpy.float32],
     scale: numpy.typing.NDArray[numpy.float32] | None,
@@ -1623,13 +1632,15 @@ def pack_linear_inputs(
 
 def pack_linear_rows(
     packed: PackedWeight,
+    K: int,
+    panel: int,
     first: int,
     w: numpy.typing.NDArray[numpy.float32],
     scale: numpy.typing.NDArray[numpy.float32] | None,
     isa: Isa,
     taps: int = 1,
 ) -> None:
-    """Fill in rows from the first-th on, a multiple of the panel."""
+    """Fill in rows of K from the first-th on."""
 
 def pack_winograd_rows(
     packed: PackedWeight,
@@ -1770,5 +1781,5 @@ DEFAULT_WINOGRAD: int = 4
 LARGEST_WINOGRAD: int = 6
 MAX_RANK: int = 8
 PLAN_MAGIC: bytes
-PLAN_VERSION: int = 7
+PLAN_VERSION: int = 8
 __version__: str

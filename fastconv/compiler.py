@@ -14,7 +14,7 @@ from .errors import FastconvError, ModelError, UnsupportedOpError
 from .graph import Array, Graph, Node, Value, Weight
 from .lowering import LOWERINGS
 from .packing import as_float32
-from .packing_states import pack_at_run_time, turned_weight
+from .packing_states import linear_panel, pack_at_run_time, turned_weight
 from .passes import optimize, plan_memory
 from .prepare import prepare
 from .selection import DEFAULT_WINOGRAD, Choice, Selection, shape_of
@@ -284,8 +284,9 @@ class Compiler:
             _, dims, order, _ = w.origin[1]
             if tuple(order) == (*range(1, len(dims)), 0):
                 taps, source = math.prod(dims[1:]), w.origin[0]
-        how = ("linear", trans_b)
-        return self.pack_constant(node, how, lambda x, s: self.packer.linear(x, s, trans_b, taps), source)
+        panel = linear_panel(node, self.isa)
+        how = ("linear", trans_b, panel)
+        return self.pack_constant(node, how, lambda x, s: self.packer.linear(x, s, trans_b, panel, taps), source)
 
     # -- operations ---------------------------------------------------------------------------------------------
     def emit(

@@ -19,7 +19,7 @@ from .errors import ModelError, UnsupportedOpError
 from .graph import MAX_EXACT, Array, Weight
 
 PART_BYTES = 1 << 20  # of a weight that is read at a time, where a panel is not more
-ROWS_PER_PART = 128  # of a dense weight: a multiple of every level's panel
+ROWS_PER_PART = 128  # of a dense weight, the panels of most
 
 PARTS_PER_THREAD = 8  # for each thread beside the caller's: starting one takes as long as a part
 
@@ -109,22 +109,24 @@ class Packer:
         """w: [K, 1, R, S]."""
         return self.store.pack_depthwise_conv2d(as_float32(w), scale, self.isa)
 
-    def linear(self, w: Weight, scale: Array | None, trans_b: bool, taps: int) -> _core.PackedWeight:
-        """w: [K, C] where trans_b, else [C, K]; taps: see pack_linear in csrc/cpu/select.h."""
+    def linear(self, w: Weight, scale: Array | None, trans_b: bool, panel: int, taps: int) -> _core.PackedWeight:
+        """w: [K, C] where trans_b, else [C, K]; panel and taps: see linear_panel and pack_linear_rows in
+        csrc/cpu/select.h."""
         if not _in_parts(w) or (not trans_b and taps > 1):
-            return self.store.pack_linear(as_float32(w), scale, trans_b, self.isa, taps)
+            return self.store.pack_linear(as_float32(w), scale, trans_b, panel, self.isa, taps)
         K, C = w.shape if trans_b else w.shape[::-1]
         packed = self.store.reserve_linear(K, C, self.isa)
         if trans_b:
 
             def fill(first: int, rows: Array) -> None:
-                _core.pack_linear_rows(packed, first, rows, _factors(scale, first, rows), self.isa, taps)
+                factors = _factors(scale, first, rows)
+                _core.pack_linear_rows(packed, K, panel, first, rows, factors, self.isa, taps)
 
             self._by_outputs(w, range(0, K, ROWS_PER_PART), fill)
             return packed
 
         def fill_inputs(first: int, rows: Array) -> None:
-            _core.pack_linear_inputs(packed, C, first, rows, scale, self.isa)
+            _core.pack_linear_inputs(packed, C, panel, first, rows, scale, self.isa)
 
         step = max(1, PART_BYTES // (4 * K))
         self._parts.extend((self.label, w, first, min(step, C - first), fill_inputs) for first in range(0, C, step))

@@ -52,19 +52,27 @@ def _conv_desc(node: Node, turned: bool, flip: bool, depthwise: bool) -> Any:
     )
 
 
-def _linear_desc(node: Node) -> Any:
+def linear_panel(node: Node, isa: _core.Isa) -> int:
+    """The columns of a panel of a dense layer's weights."""
+    *rows, C = node.input(0).shape
+    return _core.linear_panel(math.prod(rows), C, node.output.shape[-1], isa)
+
+
+def _linear_desc(node: Node, isa: _core.Isa) -> Any:
     # `matmul` reads w as it lies and is slower: 49 ms where packing and `linear` take 19 + 19 (16 rows, 12544 to 4096,
     # a Zen 5 core), as its rows of two vectors lie 16 KB apart.
     w = node.input(1)
     K, C = w.shape if node.attrs.get("trans_b") else w.shape[::-1]
     strides = (C, 1) if node.attrs.get("trans_b") else (1, K)
-    layout = _core.PanelLayout.linear
-    return _core.PackWeights(K=K, C=C, taps=1, groups=1, w_k=strides[0], w_c=strides[1], w_tap=1, layout=layout)
+    return _core.PackWeights(
+        K=K, C=C, taps=1, groups=1, w_k=strides[0], w_c=strides[1], w_tap=1, panel=linear_panel(node, isa),
+        layout=_core.PanelLayout.linear,
+    )  # fmt: skip
 
 
-def _desc(node: Node, choice: Choice | None) -> Any:
+def _desc(node: Node, isa: _core.Isa, choice: Choice | None) -> Any:
     if node.op == "Gemm":
-        return _linear_desc(node)
+        return _linear_desc(node, isa)
     if node.op == "ConvBackwardInput":
         C, K, groups = node.output.shape[-1], node.input(0).shape[-1], node.attrs["group"]
         return _conv_desc(node, True, False, groups > 1 and groups == C == K)
@@ -84,12 +92,12 @@ def packed_bytes(node: Node, isa: _core.Isa, target: Target, choice: Choice | No
     """The bytes of the packed weights in the node's workspace; none for constants."""
     if node.input(1).is_const:
         return 0
-    return 4 * target.extent(_desc(node, choice), isa, _kernel(choice))[1]
+    return 4 * target.extent(_desc(node, isa, choice), isa, _kernel(choice))[1]
 
 
 def pack_at_run_time(c: Compiler, node: Node, choice: Choice | None = None) -> int:
     """The tensor of input 1, packed by an operation that is appended here."""
-    desc = _desc(node, choice)
+    desc = _desc(node, c.isa, choice)
     op = _kernel(choice)
     w, size = c.view(node.input(1)), c.target.extent(desc, c.isa, op)[1]
     first = (c.workspace(node) + node.attrs.get("packed_at", 0)) // 4

@@ -62,9 +62,9 @@ def test_parts_are_the_whole(
     calls: list[int] = []
     pack = _core.pack_linear_rows
 
-    def counted(packed: Any, first: int, *rest: Any) -> None:
+    def counted(packed: Any, K: int, panel: int, first: int, *rest: Any) -> None:
         calls.append(first)
-        pack(packed, first, *rest)
+        pack(packed, K, panel, first, *rest)
 
     monkeypatch.setattr(packing, "PART_BYTES", 1000)
     monkeypatch.setattr(_core, "pack_linear_rows", counted)
@@ -109,9 +109,9 @@ def test_random_weights_are_drawn_in_parts(isa: Any, monkeypatch: pytest.MonkeyP
     calls: list[int] = []
     pack = _core.pack_linear_inputs
 
-    def counted(packed: Any, inputs: int, first: int, *rest: Any) -> None:
+    def counted(packed: Any, inputs: int, panel: int, first: int, *rest: Any) -> None:
         calls.append(first)
-        pack(packed, inputs, first, *rest)
+        pack(packed, inputs, panel, first, *rest)
 
     monkeypatch.setattr(_core, "pack_linear_inputs", counted)
     monkeypatch.setenv("FASTCONV_ISA", isa.name)
@@ -175,11 +175,11 @@ def test_parts_on_threads(threads: int, tmp_path: Path, monkeypatch: pytest.Monk
     want = fastconv.load(tmp_path / "wide.onnx", threads=1)(x)
     pack, seen, rows = _core.pack_linear_inputs, set[str](), list[int]()
 
-    def slow(packed: Any, inputs: int, first: int, *rest: Any) -> None:
+    def slow(packed: Any, inputs: int, panel: int, first: int, *rest: Any) -> None:
         seen.add(threading.current_thread().name)
         rows.append(first)
         time.sleep(0.002)
-        pack(packed, inputs, first, *rest)
+        pack(packed, inputs, panel, first, *rest)
 
     monkeypatch.setattr(_core, "pack_linear_inputs", slow)
     got = fastconv.load(tmp_path / "wide.onnx", threads=threads)(x)
@@ -281,8 +281,11 @@ def test_rows_that_do_not_fit() -> None:
     store = _core.WeightStore()
     packed = store.reserve_linear(K, 10, level)
     rows = np.zeros((128, 10), np.float32)
-    for first, w in ((1, rows), (-128, rows), (256, rows), (0, np.zeros((128, 40), np.float32))):
+    for first, w in ((K - 127, rows), (-128, rows), (0, np.zeros((128, 40), np.float32)), (0, rows[:, :0])):
         with pytest.raises(ValueError, match="rows"):
-            _core.pack_linear_rows(packed, first, w, None, level)
+            _core.pack_linear_rows(packed, K, 64, first, w, None, level)
+    for panel in (0, 63):
+        with pytest.raises(ValueError, match="panel"):
+            _core.pack_linear_rows(packed, K, panel, 0, rows, None, level)
     with pytest.raises(ValueError):
         store.reserve_linear(-1, 10, level)

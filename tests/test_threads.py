@@ -128,7 +128,7 @@ def test_packing_releases_the_interpreter() -> None:
     w = np.zeros((4096, 8192), np.float32)
     isa = getattr(_core.Isa, isa_levels()[-1])
     store = _core.WeightStore()
-    for pack in (lambda: store.pack_linear(w, None, True, isa), lambda: store.put(w)):
+    for pack in (lambda: store.pack_linear(w, None, True, 1024, isa), lambda: store.put(w)):
         steps, seconds = steps_during(pack)
         assert steps >= 3, f"{steps} steps in {seconds:.3f} s"
 

@@ -1,13 +1,14 @@
 // Dense layers: y[m, k] = act(bias[k] + sum over c of x[m, c] * w[c, k] + residual[m, k]).
 //
-// Weights are panels of DENSE_NV vectors of columns, [panel][c][columns] (cpu/pack.cpp). Up to three rows read each
-// weight once and are bound by memory: one tile is as wide as the panel, and a panel is one long stream for the
-// prefetcher. More rows take the panel in parts of MAX_NV vectors, with the tiles of the convolution, and DEPTH inputs
-// at a time: several tiles of rows then read the weights from L2. Sums wait in y; their order stays. Only up to three
-// rows with weights from memory add in another order, that of the streams.
+// Weights are panels of columns, [panel][c][columns] (cpu/pack.cpp). Up to three rows read each weight once: one tile
+// is as wide as the panel, DENSE_NV vectors. More rows take the panel in parts of MAX_NV vectors, with the tiles of the
+// convolution, and DEPTH inputs at a time: several tiles of rows then read the weights from L2. Sums wait in y; their
+// order stays.
 //
-// Behind a ReLU many inputs are zero, and what is bound by memory gains what it does not read: with an eighth of the
-// inputs zero or more, the streams take only the others, in the same order.
+// Up to three rows with weights from memory are bound by it. Behind a ReLU many inputs are zero, and their weights are
+// not read. Memory gives up little for a gap of a few lines, so their panels have rows of up to 4 KB, too many for
+// registers: sums lie in L1. Inputs are taken from STREAMS parts of the depth side by side, so that each step reads as
+// many pages at once. Only there sums have another order.
 #include "cpu/follower.h"
 #include "cpu/gemm.h"
 
@@ -18,32 +19,22 @@ namespace {
 
 constexpr int64_t DEPTH = 1024;  // inputs: 256 KB of weights on AVX-512
 constexpr int STREAMS = 4;
-constexpr int64_t AHEAD = 4096;  // bytes
 
-// The inputs that are not zero in every row, in the order in which the streams take them, and STREAM_AHEAD more.
-struct Inputs {
-  const int32_t* list;  // null: all
-  int64_t count;
-};
-
-Inputs find_inputs(const Linear& d, const float* x, int32_t* list) {
+// The inputs that are not zero in every row, in the order in which they are taken, and FAR_AHEAD more; their number.
+int64_t find_inputs(const Linear& d, const float* x, int32_t* list) {
   const float *second = x + (d.M > 1 ? d.x_ld : 0), *third = x + (d.M > 2 ? 2 * d.x_ld : 0);
-  const auto counts = [&](int64_t c) { return (int32_t)((x[c] != 0) | (second[c] != 0) | (third[c] != 0)); };
-  int32_t live = 0;
-  for (int64_t c = 0; c < d.C; c++) live += counts(c);
-  if (live > d.C - d.C / 8) return {nullptr, 0};
   const int64_t part = d.C / STREAMS;
   int64_t n = 0;
   const auto take = [&](int64_t c) {
     list[n] = (int32_t)c;
-    n += counts(c);
+    n += (x[c] != 0) | (second[c] != 0) | (third[c] != 0);
   };
   for (int64_t c = 0; c < part; c++) {
     for (int s = 0; s < STREAMS; s++) take(s * part + c);
   }
   for (int64_t c = STREAMS * part; c < d.C; c++) take(c);
-  for (int64_t i = 0; i < STREAM_AHEAD; i++) list[n + i] = n ? list[n - 1] : 0;
-  return {list, n};
+  for (int64_t i = 0; i < FAR_AHEAD; i++) list[n + i] = n ? list[n - 1] : 0;
+  return n;
 }
 
 // What tile.h's finish_tile does, for sums in memory: a stream ends once in a panel, and inlined into each this was
@@ -79,12 +70,10 @@ __attribute__((noinline)) void finish_stream(const Tile& t, float* sums, int row
   }
 }
 
-// Few rows, weights from memory: one tile as wide as the panel. Its depth is read in STREAMS parts side by side, which
-// go to the same sums, and fetched AHEAD bytes ahead, past the pages at which the prefetcher of the CPU stops. Where
-// inputs are left out, every line is fetched: there is no row of lines that a prefetcher could follow.
+// Few rows: one tile as wide as the panel.
 template <int MR, int NV>
 void stream(const Tile& t) {
-  constexpr int64_t V = Vec::N, LINE = 16;
+  constexpr int64_t V = Vec::N;
   Vec acc[MR][NV];
 #pragma GCC unroll 8
   for (int j = 0; j < NV; j++) {
@@ -94,35 +83,16 @@ void stream(const Tile& t) {
 #pragma GCC unroll 3
     for (int i = 0; i < MR; i++) acc[i][j] = bias;
   }
-  const int64_t part = t.len / STREAMS;
-  const auto step = [&](int64_t c, bool ahead) {
+  for (int64_t c = 0; c < t.len; c++) {
     const float* w = t.w + c * t.w_ld;
     Vec x[MR];
 #pragma GCC unroll 3
     for (int i = 0; i < MR; i++) x[i] = set1(t.a[i][c]);
 #pragma GCC unroll 8
     for (int j = 0; j < NV; j++) {
-      if (ahead && j * V % (2 * LINE) == 0) __builtin_prefetch((const char*)(w + j * V) + AHEAD, 0, 0);
 #pragma GCC unroll 3
       for (int i = 0; i < MR; i++) acc[i][j] = fma_at(x[i], w + j * V, acc[i][j]);
     }
-  };
-  if (t.inputs) {
-    for (int64_t i = 0; i < t.n_inputs; i++) {
-      const float* ahead = t.w + t.inputs[i + STREAM_AHEAD] * t.w_ld;
-#pragma GCC unroll 8
-      for (int j = 0; j < NV; j++) {
-        if (j * V % LINE == 0) __builtin_prefetch(ahead + j * V, 0, 3);
-      }
-      step(t.inputs[i], false);
-    }
-  } else {
-    int64_t c = 0;
-    for (; t.cold && c < part; c++) {
-#pragma GCC unroll 8
-      for (int s = 0; s < STREAMS; s++) step(s * part + c, true);
-    }
-    for (c *= STREAMS; c < t.len; c++) step(c, false);
   }
   alignas(64) float sums[MR * NV * V];
 #pragma GCC unroll 3
@@ -131,6 +101,54 @@ void stream(const Tile& t) {
     for (int j = 0; j < NV; j++) store(sums + (i * NV + j) * V, acc[i][j]);
   }
   finish_stream(t, sums, MR, NV);
+}
+
+// N inputs of the list into the sums of a panel; every line of those FAR_AHEAD behind is fetched.
+template <int MR, int N>
+void add_inputs(const Tile& t, const int32_t* inputs, float* sums) {
+  constexpr int64_t V = Vec::N, LINE = 16;
+  const float *w[N], *ahead[N];
+  Vec x[MR][N];
+  for (int n = 0; n < N; n++) {
+    w[n] = t.w + inputs[n] * t.w_ld;
+    ahead[n] = t.w + inputs[n + FAR_AHEAD] * t.w_ld;
+    for (int i = 0; i < MR; i++) x[i][n] = set1(t.a[i][inputs[n]]);
+  }
+  const auto add_vector = [&](int64_t k) {
+    Vec sum[MR];
+#pragma GCC unroll 3
+    for (int i = 0; i < MR; i++) sum[i] = load(sums + i * t.w_ld + k);
+#pragma GCC unroll 4
+    for (int n = 0; n < N; n++) {
+#pragma GCC unroll 3
+      for (int i = 0; i < MR; i++) sum[i] = fma_at(x[i][n], w[n] + k, sum[i]);
+    }
+#pragma GCC unroll 3
+    for (int i = 0; i < MR; i++) store(sums + i * t.w_ld + k, sum[i]);
+  };
+  int64_t k = 0;
+  for (; k + LINE <= t.w_ld; k += LINE) {
+#pragma GCC unroll 4
+    for (int n = 0; n < N; n++) __builtin_prefetch(ahead[n] + k, 0, 3);
+#pragma GCC unroll 4
+    for (int64_t v = 0; v < LINE; v += V) add_vector(k + v);
+  }
+  for (; k < t.w_ld; k += V) add_vector(k);
+}
+
+// Few rows, weights from memory: sums of a whole panel.
+template <int MR>
+void add_panel(const Tile& t, const int32_t* inputs, int64_t count) {
+  alignas(64) float sums[MR * MAX_FAR_PANEL];
+  const int64_t columns = t.w_ld - Vec::N + t.tail;
+  for (int i = 0; i < MR; i++) {
+    float* row = sums + i * t.w_ld;
+    for (int64_t k = 0; k < t.w_ld; k++) row[k] = t.bias && k < columns ? t.bias[k] : 0;
+  }
+  int64_t i = 0;
+  for (; i + STREAMS <= count; i += STREAMS) add_inputs<MR, STREAMS>(t, inputs + i, sums);
+  for (; i < count; i++) add_inputs<MR, 1>(t, inputs + i, sums);
+  finish_stream(t, sums, MR, (int)(t.w_ld / Vec::N));
 }
 
 template <int NV>
@@ -160,9 +178,36 @@ TileFunction find_stream(int nv, int64_t rows) {
   }
 }
 
+// Chunks are panels.
+void linear_far(const Linear& d, const Buffers& b, int64_t begin, int64_t end) {
+  if (begin == end) return;
+  constexpr int64_t V = Vec::N;
+  const int64_t panel = far_panel(d.K);
+  int32_t* inputs = (int32_t*)b.scratch;
+  const int64_t count = find_inputs(d, b.in[0], inputs);
+  const float* rows[3];
+  for (int64_t i = 0; i < d.M; i++) rows[i] = b.in[0] + i * d.x_ld;
+  Tile t;
+  t.a = rows;
+  t.res_ld = d.res_ld;
+  t.y_ld = d.y_ld;
+  t.act = &d.act;
+  for (int64_t k = begin * panel; k < min_i(d.K, end * panel); k += panel) {
+    const int64_t columns = min_i(panel, d.K - k);
+    t.w_ld = (columns + V - 1) / V * V;
+    t.w = b.in[1] + k * d.C;
+    t.bias = b.in[2] ? b.in[2] + k : nullptr;
+    t.residual = b.in[3] ? b.in[3] + k : nullptr;
+    t.y = b.out + k;
+    t.tail = (int)(columns + V - t.w_ld);
+    (d.M == 1 ? add_panel<1> : d.M == 2 ? add_panel<2> : add_panel<3>)(t, inputs, count);
+  }
+}
+
 }  // namespace
 
 void linear(const Linear& d, const Buffers& b, int64_t begin, int64_t end) {
+  if (reads_far(d)) return linear_far(d, b, begin, end);
   const int64_t V = Vec::N, vectors = (d.K + V - 1) / V;
   const float* pointers[16];
   Tile t;
@@ -174,11 +219,6 @@ void linear(const Linear& d, const Buffers& b, int64_t begin, int64_t end) {
   t.next_step = 0;
   t.start_ld = d.y_ld;
   const Activation none = {Func::identity, 0, 0};
-  const bool far = streams_far(d);
-  const Inputs inputs = far && begin < end ? find_inputs(d, b.in[0], (int32_t*)b.scratch) : Inputs{nullptr, 0};
-  t.inputs = inputs.list;
-  t.n_inputs = inputs.count;
-
   for (int64_t chunk = begin; chunk < end; chunk++) {
     const int64_t panels = d.chunks / d.row_chunks, rc = chunk / panels, first = chunk % panels * DENSE_NV;
     const int panel_nv = (int)min_i(DENSE_NV, vectors - first);
@@ -203,7 +243,7 @@ void linear(const Linear& d, const Buffers& b, int64_t begin, int64_t end) {
         t.len = d.C * (part + 1) / parts - c;
         t.w = panel + v * V + c * t.w_ld;
         t.act = last && (stream || clips(d.act)) ? &d.act : &none;
-        t.cold = stream ? far : part == 0;
+        t.cold = part == 0;
         for (int64_t i = 0; i < blocks.count; i++) {
           const int64_t at = row_begin + blocks.start(i), rows = row_begin + blocks.start(i + 1) - at;
           for (int64_t r = 0; r < rows; r++) pointers[r] = b.in[0] + (at + r) * d.x_ld + c;

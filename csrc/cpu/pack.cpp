@@ -30,10 +30,14 @@ int64_t packed_linear_size(int64_t K, int64_t C, Isa isa) {
   return vectors(K, V) * V * C;
 }
 
-// out[(tap * C + c) * width + lane] = w[lane][c][tap] * scale[lane] for lane < columns, zero beyond.
-static void pack_panel(float* out, const float* w, const float* scale, int64_t columns, int64_t width, int64_t C,
-                       int64_t taps) {
-  kernels(best_isa()).pack_panel({w, scale, out, C * taps, taps, columns, width, C, taps, false});
+int64_t linear_panel(int64_t M, int64_t C, int64_t K, Isa isa) {
+  return reads_far(M, C, K) ? far_panel(K) : (int64_t)geometry(isa).dense_panel * geometry(isa).vector_length;
+}
+
+// out[(tap * C + c) * ld + lane] = w[lane][c][tap] * scale[lane] for lane < columns, zero beyond and below width.
+static void pack_panel(float* out, const float* w, const float* scale, int64_t columns, int64_t width, int64_t ld,
+                       int64_t C, int64_t taps) {
+  kernels(best_isa()).pack_panel({w, scale, out, C * taps, taps, columns, width, ld, C, taps, false});
 }
 
 int64_t panel_count(int64_t K, Isa isa) {
@@ -61,8 +65,8 @@ void pack_conv2d_rows(float* out, const float* w, const float* scale, int64_t fi
                       int64_t R, int64_t S, Isa isa) {
   const int64_t depth = C * R * S;
   for_panels(K, first, rows, isa, [&](int64_t k, int64_t columns, int64_t width) {
-    pack_panel(out + k * depth, w + (k - first) * depth, scale ? scale + (k - first) : nullptr, columns, width, C,
-               R * S);
+    pack_panel(out + k * depth, w + (k - first) * depth, scale ? scale + (k - first) : nullptr, columns, width, width,
+               C, R * S);
   });
 }
 
@@ -120,25 +124,32 @@ void pack_winograd(float* out, const float* w, const float* scale, int64_t K, in
 
 void pack_depthwise(float* out, const float* w, const float* scale, int64_t K, int64_t R, int64_t S, Isa isa) {
   const int64_t V = geometry(isa).vector_length;
-  pack_panel(out, w, scale, K, vectors(K, V) * V, 1, R * S);
+  const int64_t width = vectors(K, V) * V;
+  pack_panel(out, w, scale, K, width, width, 1, R * S);
 }
 
-void pack_linear(float* out, const float* w, const float* scale, int64_t K, int64_t C, int64_t taps, bool trans_b,
-                 Isa isa) {
-  const int64_t V = geometry(isa).vector_length, panel = geometry(isa).dense_panel * V, channels = C / taps;
+void pack_linear_rows(float* out, const float* w, const float* scale, int64_t first, int64_t rows, int64_t K, int64_t C,
+                      int64_t taps, int64_t panel, Isa isa) {
+  const int64_t padded = packed_linear_size(K, 1, isa), end = first + rows;
+  for (int64_t k = first, next; k < end; k = next) {
+    const int64_t begin = k / panel * panel, ld = begin + panel < padded ? panel : padded - begin;
+    next = begin + panel < end ? begin + panel : end;
+    pack_panel(out + begin * C + k - begin, w + (k - first) * C, scale ? scale + (k - first) : nullptr, next - k,
+               (next == K ? padded : next) - k, ld, C / taps, taps);
+  }
+}
+
+void pack_linear_inputs(float* out, const float* w, const float* scale, int64_t first, int64_t rows, int64_t K,
+                        int64_t C, int64_t taps, int64_t panel, Isa isa) {
+  const int64_t padded = packed_linear_size(K, 1, isa), channels = C / taps;
   for (int64_t k = 0; k < K; k += panel) {
-    const int64_t columns = K - k < panel ? K - k : panel, width = vectors(columns, V) * V;
-    if (trans_b) {
-      pack_panel(out, w + k * C, scale ? scale + k : nullptr, columns, width, channels, taps);
-    } else {
-      for (int64_t c = 0; c < C; c++) {
-        const float* row = w + (c % channels * taps + c / channels) * K + k;
-        float* o = out + c * width;
-        for (int64_t i = 0; i < columns; i++) o[i] = row[i] * (scale ? scale[k + i] : 1.0f);
-        for (int64_t i = columns; i < width; i++) o[i] = 0;
-      }
+    const int64_t ld = k + panel < padded ? panel : padded - k, columns = K - k < ld ? K - k : ld;
+    for (int64_t c = first; c < first + rows; c++) {
+      const float* row = w + (c % channels * taps + c / channels - first) * K + k;
+      float* o = out + k * C + c * ld;
+      for (int64_t i = 0; i < columns; i++) o[i] = row[i] * (scale ? scale[k + i] : 1.0f);
+      for (int64_t i = columns; i < ld; i++) o[i] = 0;
     }
-    out += C * width;
   }
 }
 

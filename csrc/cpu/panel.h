@@ -22,7 +22,7 @@ inline void transpose_filters(const FilterPanel& p, int64_t k, int64_t c, int64_
   transpose(r);
   int64_t channel = c + i / p.taps, t = i % p.taps;
   for (int j = 0; j < n; j++) {
-    float* out = p.out + (tap_of(p, t) * p.depth + channel) * p.width + k;
+    float* out = p.out + (tap_of(p, t) * p.depth + channel) * p.ld + k;
     if (lanes == Vec::N) {
       store(out, r[j]);
     } else {

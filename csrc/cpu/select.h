@@ -42,6 +42,8 @@ int64_t packed_conv2d_size(int64_t K, int64_t C, int64_t R, int64_t S, int64_t g
 int64_t packed_winograd_size(int64_t K, int64_t C, int64_t m, int64_t r, int64_t axes, Isa isa);
 int64_t packed_depthwise_size(int64_t K, int64_t R, int64_t S, Isa isa);
 int64_t packed_linear_size(int64_t K, int64_t C, Isa isa);
+// Columns of a panel of the weights of a dense layer of M rows.
+int64_t linear_panel(int64_t M, int64_t C, int64_t K, Isa isa);
 
 // Layouts in cpu/conv2d.cpp, winograd.cpp, depthwise_conv2d.cpp and linear.cpp. `w` is [K][C/groups][R][S], `scale`
 // null or K floats.
@@ -57,9 +59,12 @@ void pack_conv2d_rows(float* out, const float* w, const float* scale, int64_t fi
 void pack_winograd_rows(float* out, const float* w, const float* scale, int64_t first, int64_t rows, int64_t K,
                         int64_t C, int64_t m, int64_t r, int64_t axes, Isa isa);
 void pack_depthwise(float* out, const float* w, const float* scale, int64_t K, int64_t R, int64_t S, Isa isa);
-// w is [K][C] (trans_b), or [C][K]. taps > 1: C counts [C / taps][taps] in w, as an N C H W image flattens, and
-// [taps][C / taps] in the input, as N H W C does.
-void pack_linear(float* out, const float* w, const float* scale, int64_t K, int64_t C, int64_t taps, bool trans_b,
-                 Isa isa);
+// The outputs [first, first + rows) of a [K][C] weight, of which w begins with the first. taps > 1: C counts
+// [C / taps][taps] in w, as an N C H W image flattens, and [taps][C / taps] in the input, as N H W C does.
+void pack_linear_rows(float* out, const float* w, const float* scale, int64_t first, int64_t rows, int64_t K, int64_t C,
+                      int64_t taps, int64_t panel, Isa isa);
+// The inputs [first, first + rows) of a [C][K] weight; all of them where taps > 1.
+void pack_linear_inputs(float* out, const float* w, const float* scale, int64_t first, int64_t rows, int64_t K,
+                        int64_t C, int64_t taps, int64_t panel, Isa isa);
 
 }  // namespace fastconv

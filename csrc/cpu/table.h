@@ -6,12 +6,12 @@
 namespace fastconv {
 
 // Element (k, c, tap) of w, but for other orders in pack_weights.cpp, lies at k * w_k + c * w_c + tap and goes to
-// out[(tap * depth + c) * width + k], times scale[k] where there is a scale. Lanes from `columns` to `width` become
-// zero. flip: taps in reverse order.
+// out[(tap * depth + c) * ld + k], times scale[k] where there is a scale. Lanes from `columns` to `width` become zero.
+// flip: taps in reverse order.
 struct FilterPanel {
   const float *w, *scale;
   float* out;
-  int64_t w_k, w_c, columns, width, depth, taps;
+  int64_t w_k, w_c, columns, width, ld, depth, taps;
   bool flip;
 };
 

@@ -25,8 +25,6 @@ struct Tile {
   int64_t a_next = 0;   // or has its own pointers, of one tap, so many behind in `a` (half and lagging tiles ignore it)
   const int32_t* taps;  // which tap of the weights each row of `a` belongs to; null: 0, 1, 2 ...
   int64_t n_taps, len;  // len: elements per tap
-  const int32_t* inputs;  // a dense layer's stream: the elements to take, or null for all
-  int64_t n_inputs;
   const float* w;
   int64_t w_ld;
   const float* bias;   // of the first column, or null
@@ -38,7 +36,7 @@ struct Tile {
   int64_t y_ld;
   bool cold;                  // y and residual are not in L2; fetch them
   int tail;                   // lanes in use in the last vector
-  const Activation* act;      // clips(act), see follower.h; a stream of a dense layer takes any function
+  const Activation* act;      // clips(act), see follower.h; few rows of a dense layer take any function
   const char* next;           // what to prefetch into L2 meanwhile
   int64_t next_step;          // bytes an iteration, see fetch_step(); 0 for nothing, as where w_ld is not NV vectors
   bool fetches_rows = false;  // rows without gaps, a block's behind one another: the next one's come into L2

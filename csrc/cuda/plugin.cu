@@ -33,7 +33,7 @@ int guarded(const Body& body) {
 #define API extern "C" __attribute__((visibility("default")))
 
 API const char* fastconv_cuda_error() { return last_error.c_str(); }
-API int fastconv_cuda_version() { return 7; }
+API int fastconv_cuda_version() { return 8; }
 
 struct DeviceInfo {
   char name[256];

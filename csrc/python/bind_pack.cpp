@@ -87,14 +87,25 @@ PackedWeight pack_depth(const std::shared_ptr<WeightStore>& store, const Array& 
                 [&](float* out) { pack_depthwise(out, x, s, K, R, S, isa); });
 }
 
+void check_panel(int64_t panel, Isa isa) {
+  if (panel < 1 || panel % geometry(isa).vector_length)
+    throw std::invalid_argument("a panel must be a multiple of the level's vectors");
+}
+
 PackedWeight pack_dense(const std::shared_ptr<WeightStore>& store, const Array& w, const std::optional<Array>& scale,
-                        bool trans_b, Isa isa, int64_t taps) {
+                        bool trans_b, int64_t panel, Isa isa, int64_t taps) {
   if (w.ndim() != 2) throw std::invalid_argument("w must be a matrix");
   const int64_t K = w.shape(trans_b ? 0 : 1), C = w.shape(trans_b ? 1 : 0);
   if (taps < 1 || C % taps) throw std::invalid_argument("taps must divide the rows of w");
+  check_panel(panel, isa);
   const float *x = w.data(), *s = scale_of(scale, K);
-  return filled(store, packed_linear_size(K, C, isa),
-                [&](float* out) { pack_linear(out, x, s, K, C, taps, trans_b, isa); });
+  return filled(store, packed_linear_size(K, C, isa), [&](float* out) {
+    if (trans_b) {
+      pack_linear_rows(out, x, s, 0, K, K, C, taps, panel, isa);
+    } else {
+      pack_linear_inputs(out, x, s, 0, C, K, C, taps, panel, isa);
+    }
+  });
 }
 
 // Room for a weight [K, C, R, S] that comes part by part. Sizes are bounded so that products stay far below 2^63.
@@ -163,7 +174,7 @@ void pack_wino_rows(const PackedWeight& packed, int64_t K, int64_t first, const 
   pack_winograd_rows(out, x, s, first, rows, K, C, m, r, axes, isa);
 }
 
-// A dense weight part by part, from the rows [first, first + rows) of w: [K, C]. `first` counts whole panels.
+// A dense weight part by part.
 PackedWeight reserve_dense(const std::shared_ptr<WeightStore>& store, int64_t K, int64_t C, Isa isa) {
   if (K < 0 || C < 0 || (C > 0 && K > (int64_t(1) << 40) / C))
     throw std::invalid_argument("w: more than 2^40 elements");
@@ -171,40 +182,36 @@ PackedWeight reserve_dense(const std::shared_ptr<WeightStore>& store, int64_t K,
   return {store, store->allocate(n), n};
 }
 
-void pack_dense_rows(const PackedWeight& packed, int64_t first, const Array& w, const std::optional<Array>& scale,
-                     Isa isa, int64_t taps) {
+// From the rows [first, first + rows) of w: [K, C].
+void pack_dense_rows(const PackedWeight& packed, int64_t K, int64_t panel, int64_t first, const Array& w,
+                     const std::optional<Array>& scale, Isa isa, int64_t taps) {
   if (w.ndim() != 2) throw std::invalid_argument("w must be a matrix");
-  const int64_t rows = w.shape(0), C = w.shape(1), panel = geometry(isa).dense_panel * geometry(isa).vector_length;
+  const int64_t rows = w.shape(0), C = w.shape(1);
   if (taps < 1 || C % taps) throw std::invalid_argument("taps must divide the rows of w");
-  if (first < 0 || first % panel || first > packed.size || C > packed.size ||
-      packed_linear_size(rows, C, isa) > packed.size - first * C)
+  check_panel(panel, isa);
+  if (first < 0 || K < 1 || first > K || rows > K - first || C < 1 || packed.size % C ||
+      packed.size / C != packed_linear_size(K, 1, isa))
     throw std::invalid_argument("the rows do not lie in the packed weight");
   const float *x = w.data(), *s = scale_of(scale, rows);
   ReleaseGil release;
-  float* out = part_of(packed, first * C, packed_linear_size(rows, C, isa));
-  pack_linear(out + first * C, x, s, rows, C, taps, true, isa);
+  const int64_t begin = first / panel * panel,
+                end = std::min(packed.size / C, (first + rows + panel - 1) / panel * panel);
+  float* out = part_of(packed, begin * C, (end - begin) * C);
+  pack_linear_rows(out, x, s, first, rows, K, C, taps, panel, isa);
 }
 
-// The same from the rows [first, first + rows) of w: [C, K], for all panels.
-void pack_dense_inputs(const PackedWeight& packed, int64_t C, int64_t first, const Array& w,
+// From the rows [first, first + rows) of w: [C, K].
+void pack_dense_inputs(const PackedWeight& packed, int64_t C, int64_t panel, int64_t first, const Array& w,
                        const std::optional<Array>& scale, Isa isa) {
   if (w.ndim() != 2) throw std::invalid_argument("w must be a matrix");
-  const int64_t rows = w.shape(0), K = w.shape(1), V = geometry(isa).vector_length;
-  if (first < 0 || C < 1 || first > C || rows > C - first || C > packed.size ||
-      packed_linear_size(K, 1, isa) > packed.size / C)
+  const int64_t rows = w.shape(0), K = w.shape(1);
+  check_panel(panel, isa);
+  if (first < 0 || C < 1 || first > C || rows > C - first || packed.size % C ||
+      packed.size / C != packed_linear_size(K, 1, isa))
     throw std::invalid_argument("the rows do not lie in the packed weight");
   const float *x = w.data(), *s = scale_of(scale, K);
   ReleaseGil release;
-  float* out = part_of(packed, 0, packed.size);
-  for (int64_t k = 0, panel = geometry(isa).dense_panel * V; k < K; k += panel) {
-    const int64_t columns = std::min(panel, K - k), width = (columns + V - 1) / V * V;
-    for (int64_t c = 0; c < rows; c++) {
-      float* o = out + (first + c) * width;
-      for (int64_t i = 0; i < columns; i++) o[i] = x[c * K + k + i] * (s ? s[k + i] : 1.0f);
-      std::fill(o + columns, o + width, 0.0f);
-    }
-    out += C * width;
-  }
+  pack_linear_inputs(part_of(packed, 0, packed.size), x, s, first, rows, K, C, 1, panel, isa);
 }
 
 }  // namespace
@@ -237,8 +244,8 @@ void init_pack(py::module_& m) {
            "Room for a [K, C, r, r] weight of F(m x m, r x r), to be filled by pack_winograd_rows.")
       .def("reserve_linear", &reserve_dense, py::arg("K"), py::arg("C"), py::arg("isa"),
            "Room for a [K, C] matrix, to be filled by pack_linear_rows or pack_linear_inputs.")
-      .def("pack_linear", &pack_dense, py::arg("w"), py::arg("scale"), py::arg("trans_b"), py::arg("isa"),
-           py::arg("taps") = 1);
+      .def("pack_linear", &pack_dense, py::arg("w"), py::arg("scale"), py::arg("trans_b"), py::arg("panel"),
+           py::arg("isa"), py::arg("taps") = 1, "panel: see linear_panel.");
 
   m.def("panels", &panels, py::arg("K"), py::arg("isa"), "The first outputs of the panels of a convolution's weight.");
   m.def("pack_conv2d_rows", &pack_conv_rows, py::arg("packed"), py::arg("K"), py::arg("first"), py::arg("w"),
@@ -246,8 +253,11 @@ void init_pack(py::module_& m) {
   m.def("pack_winograd_rows", &pack_wino_rows, py::arg("packed"), py::arg("K"), py::arg("first"), py::arg("w"),
         py::arg("scale"), py::arg("m"), py::arg("isa"),
         "Fill in whole panels of K outputs from the first-th output on.");
-  m.def("pack_linear_rows", &pack_dense_rows, py::arg("packed"), py::arg("first"), py::arg("w"), py::arg("scale"),
-        py::arg("isa"), py::arg("taps") = 1, "Fill in rows from the first-th on, a multiple of the panel.");
-  m.def("pack_linear_inputs", &pack_dense_inputs, py::arg("packed"), py::arg("C"), py::arg("first"), py::arg("w"),
-        py::arg("scale"), py::arg("isa"), "Fill in what reads the inputs from the first-th on: w is [inputs, K] of C.");
+  m.def("linear_panel", &linear_panel, py::arg("M"), py::arg("C"), py::arg("K"), py::arg("isa"),
+        "Columns of a panel of the weights of a dense layer of M rows.");
+  m.def("pack_linear_rows", &pack_dense_rows, py::arg("packed"), py::arg("K"), py::arg("panel"), py::arg("first"),
+        py::arg("w"), py::arg("scale"), py::arg("isa"), py::arg("taps") = 1, "Fill in rows of K from the first-th on.");
+  m.def("pack_linear_inputs", &pack_dense_inputs, py::arg("packed"), py::arg("C"), py::arg("panel"), py::arg("first"),
+        py::arg("w"), py::arg("scale"), py::arg("isa"),
+        "Fill in what reads the inputs from the first-th on: w is [inputs, K] of C.");
 }

@@ -40,8 +40,8 @@ void init_training_ops(py::module_& m) {
   }
   {
     using D = PackWeights;
-    Binder<D>(m, "PackWeights", "in: w") F(chunks) F(K) F(C) F(taps) F(groups) F(w_k) F(w_c) F(w_tap) F(w_group) F(m)
-        F(flip) F(layout);
+    Binder<D>(m, "PackWeights", "in: w") F(chunks) F(K) F(C) F(taps) F(groups) F(w_k) F(w_c) F(w_tap) F(w_group)
+        F(panel) F(m) F(flip) F(layout);
   }
   {
     using D = Pool2dBackward;

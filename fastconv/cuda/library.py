@@ -12,7 +12,7 @@ from .. import _core
 from ..errors import DeviceError
 
 NAME = "libfastconv_cuda.so"
-VERSION = 7  # of the interface, fastconv_cuda_version()
+VERSION = 8  # of the interface, fastconv_cuda_version()
 BUILD = "build it with `make cuda`, or `pip install . -C cmake.define.FASTCONV_CUDA=ON`; that needs nvcc 12 or 13"
 
 

@@ -1,4 +1,4 @@
-"""linear: one to three rows as a stream over the weights, more as tiles."""
+"""linear: one to three rows read weights once, from memory or from a cache; more are tiles."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_depth_in_parts(isa: Any) -> None:
 
 
 # -- weights from memory ----------------------------------------------------------------------------------------------
-FAR = (2051, 1030)  # inputs and outputs: streams with a rest, panels with a tail
+FAR = (2051, 1030)  # inputs and outputs: four parts of the depth and a rest, panels with a tail
 
 
 @pytest.fixture(scope="module")
@@ -109,11 +109,23 @@ def test_zeros_are_left_out(isa: Any, zeros: float, far: tuple[F32, F32, F32]) -
 
 
 @isas
+@pytest.mark.parametrize("M", (1, 2, 3))
+def test_four_panels(isa: Any, M: int) -> None:
+    V = _core.vector_length(isa)
+    desc = _core.Linear(M=M, C=513, K=4 * 1024 - V + 1, x_ld=513, y_ld=4096)
+    _core.prepare(desc, isa)
+    assert desc.chunks == 4
+    check(isa, M, desc.C, desc.K, act="tanh", gaps=(1, 3, 5))
+    check(isa, M, 1030, 2051, extras=False, trans_b=False)
+
+
+@isas
 @pytest.mark.parametrize("M", (1, 2, 3, 4))
-def test_weights_of_zeros_are_not_read(isa: Any, M: int, far: tuple[F32, F32, F32]) -> None:
-    """A NaN among them does not show: up to three rows, where all of them are zero, and where zeros are many."""
+@pytest.mark.parametrize("every", (2, 100))
+def test_weights_of_zeros_are_not_read(isa: Any, M: int, every: int, far: tuple[F32, F32, F32]) -> None:
+    """A NaN among them does not show: up to three rows, where all of them are zero."""
     x, w, bias = far[0][:M].copy(), far[1].copy(), far[2]
-    x[:, ::2], w[:, ::2] = 0, np.nan
+    x[:, ::every], w[:, ::every] = 0, np.nan
     assert np.isfinite(linear(isa, x, w, bias)).all() == (M <= 3)
     x[-1, 0] = -0.0
     assert np.isfinite(linear(isa, x, w, bias)).all() == (M <= 3)
@@ -150,7 +162,7 @@ def test_functions_follow_some_rows_behind(isa: Any) -> None:
         np.testing.assert_array_equal(linear(isa, x, w, bias, residual, act="leaky_relu", gaps=(0, 3, 0)), want)
         desc = _core.Linear(M=M, C=C, K=K, x_ld=C, y_ld=K, res_ld=K, act=activation("leaky_relu"))
         out = residual.copy()
-        _core.run_kernel(isa, desc, [x, pack_linear(isa, w), bias, out], out)
+        _core.run_kernel(isa, desc, [x, pack_linear(isa, w, rows=M), bias, out], out)
         np.testing.assert_array_equal(out, want)
 
 

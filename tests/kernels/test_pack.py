@@ -76,16 +76,52 @@ def test_depthwise(isa: Any, scaled: bool) -> None:
 @pytest.mark.parametrize("scaled", (False, True))
 def test_linear(isa: Any, trans_b: bool, scaled: bool) -> None:
     rng, V = np.random.default_rng(3), _core.vector_length(isa)
-    widest = V * WIDEST[isa.name][1]
     for K in [*channels_out(V), 1000]:
         for C in (1, 15, 16, 33):
             w = random(rng, K, C)
             scale = random(rng, K) if scaled else None
-            full = w if scale is None else w * scale[:, None]
-            parts = [full[k : k + widest] for k in range(0, K, widest)]
-            want = np.concatenate([panel(p.reshape(*p.shape, 1), -(-len(p) // V) * V) for p in parts])
+            want = linear_panels(w if scale is None else w * scale[:, None], V * WIDEST[isa.name][1], V)
             given = w if trans_b else np.ascontiguousarray(w.T)
             np.testing.assert_array_equal(pack_linear(isa, given, scale, trans_b), want, f"{w.shape}")
+
+
+def linear_panels(w: F32, widest: int, V: int) -> F32:
+    parts = [w[k : k + widest] for k in range(0, len(w), widest)]
+    return np.concatenate([panel(p.reshape(*p.shape, 1), -(-len(p) // V) * V) for p in parts])
+
+
+@pytest.mark.parametrize(
+    ("C", "K", "columns"),
+    ((2101, 1001, 512), (1025, 2047, 1024), (1025, 2049, 528), (512, 4097, 528), (512, 9216, 768)),
+)
+def test_weights_that_come_from_memory(C: int, K: int, columns: int) -> None:
+    """Panels of up to 1024 columns, an even number of them, for one to three rows."""
+    isa, rng = LEVELS[-1], np.random.default_rng(8)
+    V, w = _core.vector_length(isa), random(rng, K, C)
+    assert [_core.linear_panel(rows, C, K, isa) for rows in (1, 2, 3)] == [columns] * 3
+    assert _core.linear_panel(4, C, K, isa) == _core.linear_panel(1, C, 100, isa) == V * WIDEST[isa.name][1]
+    assert -(-K // columns) % 2 == 0
+    want = linear_panels(w, columns, V)
+    for trans_b in (True, False):
+        given = w if trans_b else np.ascontiguousarray(w.T)
+        np.testing.assert_array_equal(pack_linear(isa, given, None, trans_b, rows=1), want)
+
+
+@isas
+@pytest.mark.parametrize("scaled", (False, True))
+def test_linear_by_parts_of_the_outputs(isa: Any, scaled: bool) -> None:
+    """Parts of panels, too."""
+    rng, V = np.random.default_rng(9), _core.vector_length(isa)
+    for K in (1000, 128, 7):
+        w, scale = random(rng, K, 6), random(rng, K) if scaled else None
+        for columns in (8 * V, 272, 512):
+            store = _core.WeightStore()
+            packed = store.reserve_linear(K, 6, isa)
+            for first in (*range(128, K, 128), 0):  # in any order
+                factors = None if scale is None else scale[first : first + 128]
+                _core.pack_linear_rows(packed, K, columns, first, w[first : first + 128], factors, isa, 2)
+            want = contents(isa, store, store.pack_linear(w, scale, True, columns, isa, 2))
+            np.testing.assert_array_equal(contents(isa, store, packed), want, f"{K} {columns}")
 
 
 @isas
@@ -144,9 +180,9 @@ def test_linear_by_parts_of_the_inputs(isa: Any, scaled: bool) -> None:
     for K in [*channels_out(V), 1000]:
         w, scale = random(rng, 33, K), random(rng, K) if scaled else None
         store = _core.WeightStore()
-        packed = store.reserve_linear(K, 33, isa)
+        packed, columns = store.reserve_linear(K, 33, isa), _core.linear_panel(4, 33, K, isa)
         for first in (20, 0, 10, 30):  # in any order
-            _core.pack_linear_inputs(packed, 33, first, w[first : first + 10], scale, isa)
+            _core.pack_linear_inputs(packed, 33, columns, first, w[first : first + 10], scale, isa)
         np.testing.assert_array_equal(contents(isa, store, packed), pack_linear(isa, w, scale, False), f"{K}")
 
 
@@ -156,7 +192,9 @@ def test_parts_that_do_not_fit() -> None:
     rows = np.zeros((4, 20), np.float32)
     for C, first, w in ((10, 7, rows), (10, -1, rows), (11, 0, rows), (0, 0, rows), (10, 0, np.zeros((4, 25), "f4"))):
         with pytest.raises(ValueError, match="rows"):
-            _core.pack_linear_inputs(packed, C, first, w, None, isa)
+            _core.pack_linear_inputs(packed, C, 64, first, w, None, isa)
+    with pytest.raises(ValueError, match="panel"):
+        _core.pack_linear_inputs(packed, 10, 63, 0, rows, None, isa)
 
 
 def test_rejects() -> None:
@@ -170,11 +208,14 @@ def test_rejects() -> None:
     with pytest.raises(ValueError, match="w must be"):
         store.pack_depthwise_conv2d(w, None, isa)
     with pytest.raises(ValueError, match="w must be"):
-        store.pack_linear(w, None, True, isa)
+        store.pack_linear(w, None, True, 64, isa)
     with pytest.raises(ValueError, match="scale"):
         store.pack_conv2d(w, np.zeros(5, np.float32), 1, isa)
     with pytest.raises(ValueError, match="scale"):
-        store.pack_linear(w[:, :, 0, 0], np.zeros(2, np.float32), True, isa)
+        store.pack_linear(w[:, :, 0, 0], np.zeros(2, np.float32), True, 64, isa)
+    for columns in (0, -64, 63):
+        with pytest.raises(ValueError, match="panel"):
+            store.pack_linear(w[:, :, 0, 0], None, True, columns, isa)
 
 
 def test_store_counts_and_keeps() -> None:

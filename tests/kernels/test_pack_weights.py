@@ -12,7 +12,7 @@ from tests import cases
 
 from .guard import LEVELS, close, random
 from .test_conv2d_backward import pack
-from .weighted import contents, pack_conv2d, pack_depthwise, pack_linear
+from .weighted import contents, pack_conv2d, pack_depthwise
 
 OPS = _core.Op.pack_weights, _core.Op.pack_winograd_weights
 isas = pytest.mark.parametrize("isa", LEVELS, ids=lambda i: i.name)
@@ -100,20 +100,20 @@ def test_linear(isa: Any, trans_b: bool, taps: int) -> None:
             C = c * taps
             w = random(rng, K, C) if trans_b else random(rng, C, K)
             strides = dict(w_k=C, w_c=taps, w_tap=1) if trans_b else dict(w_k=1, w_c=taps * K, w_tap=K)
-            got = pack(isa, w, K=K, C=c, taps=taps, groups=1, layout=_core.PanelLayout.linear, **strides)
-            if taps == 1:
-                want = pack_linear(isa, w, None, trans_b)
-            else:
+            for panel in (_core.linear_panel(4, C, K, isa), 272):
+                layout = dict(layout=_core.PanelLayout.linear, panel=panel)
+                got = pack(isa, w, K=K, C=c, taps=taps, groups=1, **layout, **strides)
                 store = _core.WeightStore()
-                want = contents(isa, store, store.pack_linear(w, None, trans_b, isa, taps))
-            np.testing.assert_array_equal(got, want)
+                want = contents(isa, store, store.pack_linear(w, None, trans_b, panel, isa, taps))
+                np.testing.assert_array_equal(got, want)
 
 
 def test_rejects() -> None:
     good: dict[str, Any] = dict(K=4, C=3, taps=1, groups=1, w_k=3, w_c=1, w_tap=1)
     w, out, plain, winograd = np.zeros(64, np.float32), np.zeros(4096, np.float32), *OPS
     _core.run_kernel(LEVELS[0], _core.PackWeights(**good), [w], out, op=plain)
-    for wrong in (dict(K=0), dict(groups=2), dict(taps=0), dict(w_k=-1), dict(layout=_core.PanelLayout.depthwise)):
+    for wrong in (dict(K=0), dict(groups=2), dict(taps=0), dict(w_k=-1), dict(layout=_core.PanelLayout.depthwise),
+                  *(dict(layout=_core.PanelLayout.linear, panel=n) for n in (0, -64, 63))):  # fmt: skip
         with pytest.raises(ValueError):
             _core.run_kernel(LEVELS[0], _core.PackWeights(**{**good, **wrong}), [w], out, op=plain)
     with pytest.raises(ValueError, match="Winograd"):

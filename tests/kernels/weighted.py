@@ -55,9 +55,12 @@ def pack_depthwise(isa: Any, w: F32, scale: F32 | None = None) -> F32:
     return contents(isa, store, store.pack_depthwise_conv2d(w, scale, isa))
 
 
-def pack_linear(isa: Any, w: F32, scale: F32 | None = None, trans_b: bool = True) -> F32:
+def pack_linear(isa: Any, w: F32, scale: F32 | None = None, trans_b: bool = True, *, rows: int = 4) -> F32:
+    """For so many rows of x."""
     store = _core.WeightStore()
-    return contents(isa, store, store.pack_linear(w, scale, trans_b, isa))
+    C, K = w.shape[::-1] if trans_b else w.shape
+    panel = _core.linear_panel(rows, C, K, isa)
+    return contents(isa, store, store.pack_linear(w, scale, trans_b, panel, isa))
 
 
 def run(
@@ -172,7 +175,7 @@ def linear(
         M=M, C=C, K=K, x_ld=C + gaps[0], y_ld=K + gaps[1], res_ld=K + gaps[2] if residual is not None else 0,
         act=activation(act),
     )  # fmt: skip
-    packed = pack_linear(isa, w, None, trans_b)
+    packed = pack_linear(isa, w, None, trans_b, rows=M)
     res = None if residual is None else (residual, dense((M, K), K + gaps[2]))
     inputs = [(x, dense((M, C), C + gaps[0])), _vector(packed), _vector(bias), res]
     return run(isa, desc, inputs, (M, K), dense((M, K), K + gaps[1]))

@@ -150,7 +150,7 @@ void dense(Isa isa, int64_t M, int64_t C, int64_t K, int threads) {
   }
   const int64_t size = packed_linear_size(K, C, isa);
   std::unique_ptr<float[]> packed(new float[size]);
-  pack_linear(packed.get(), w.get(), nullptr, K, C, 1, true, isa);
+  pack_linear_rows(packed.get(), w.get(), nullptr, 0, K, K, C, 1, linear_panel(M, C, K, isa), isa);
   auto out = run(isa, x.get(), M * C, M * K, threads, [&](Plan& plan, int in, int y) {
     Linear d{};
     d.M = M, d.C = C, d.K = K, d.x_ld = C, d.y_ld = K, d.act = {Func::identity, 0, 0};
@@ -224,6 +224,7 @@ const Counted counted[] = {
     {"grouped_8", [](Isa isa) { convolution(isa, {1, 14, 14, 64, 64, 3, 1, 1, 8}, "grouped", 1); }},
     {"grouped_16_s2", [](Isa isa) { convolution(isa, {1, 28, 28, 64, 64, 3, 2, 1, 4}, "grouped", 1); }},
     {"dense_1", [](Isa isa) { dense(isa, 1, 512, 500, 1); }},
+    {"dense_far", [](Isa isa) { dense(isa, 1, 1050, 2000, 1); }},
     {"dense_8", [](Isa isa) { dense(isa, 8, 256, 256, 1); }},
     {"pool", [](Isa isa) { pooling(isa, 17, 64, 3, 2, 1, 1); }},
     {"swish", [](Isa isa) { swish(isa, 8192, 1); }},
@@ -278,6 +279,7 @@ int main(int argc, char** argv) {
     }
     convolution(isa, {1, 6, 6, 5, 15, 3, 1, 1, 5}, "depthwise", threads);
     for (int64_t m : {1, 2, 3, 4, 13}) dense(isa, m, 33, 150, threads);
+    for (int64_t m : {1, 3}) dense(isa, m, 1030, 2051, threads);
     pooling(isa, 9, 19, 3, 2, 1, threads);
     pooling(isa, 8, 33, 2, 2, 0, threads);
     swish(isa, 1003, threads);
