@@ -133,7 +133,9 @@ void add_inputs(const Tile& t, const int32_t* inputs, float* sums) {
 #pragma GCC unroll 4
     for (int64_t v = 0; v < LINE; v += V) add_vector(k + v);
   }
-  for (; k < t.w_ld; k += V) add_vector(k);
+  if constexpr (V < LINE) {
+    for (; k < t.w_ld; k += V) add_vector(k);
+  }
 }
 
 // Few rows, weights from memory: sums of a whole panel.

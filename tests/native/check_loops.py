@@ -51,6 +51,7 @@ TILE = re.compile(
     r"\bfastconv::(avx2|avx512|neon)::(?:\(anonymous namespace\)::)?"
     r"(half_tile|lagging_tile|plain_tile|run_tile|stagger|tile|stream)<(\d+), (\d+)(, true)?[,>]"
 )
+PANEL = re.compile(r"\bfastconv::(avx2|avx512|neon)::(?:\(anonymous namespace\)::)?add_panel<(\d)>")
 GROUPED = re.compile(r"\bfastconv::(avx2|avx512|neon)::(?:\(anonymous namespace\)::)?grouped_tile<(\d+), (\d), (\d)")
 
 
@@ -139,6 +140,21 @@ def check_grouped(level: str, lines: Iterable[str]) -> tuple[list[str], int]:
     return found if count else ["grouped_tile is missing"], count
 
 
+def check_panels(level: str, lines: Iterable[str]) -> tuple[list[str], int]:
+    """The same of add_panel<MR>, dense weights from memory: an iteration adds four inputs to a line of the sums of MR
+    rows, which come from L1, and fetches four lines."""
+    found: list[str] = []
+    count = 0
+    for tile, body in functions(level, lines, PANEL):
+        count += 1
+        lanes, loop = LANES[level], loops.main_loop(body)
+        if loop is None or loop.fmas != 4 * int(tile[2]) * 16 // lanes or loop.prefetches != 4:
+            found.append(f"{tile[0]} has no loop that adds and fetches four lines: {loop}")
+        elif loop.spills or loop.vector_reloads:
+            found.append(f"{tile[0]} keeps {loop.spills} values on the stack")
+    return found if count == 3 else [f"{count} functions add_panel instead of 3"], count
+
+
 def main() -> int:
     folder = Path(sys.argv[1])
     failed = total = 0
@@ -153,6 +169,9 @@ def main() -> int:
                 found, count = check_grouped(level, text.splitlines())
             else:
                 found, count = check(level, text.splitlines(), limits[level], fetches=source != "linear")
+            if source == "linear":
+                more, panels = check_panels(level, text.splitlines())
+                found, count = found + more, count + panels
             total += count
             failed += len(found)
             for line in found:
