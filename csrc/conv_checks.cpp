@@ -205,10 +205,8 @@ void prepare(DepthwiseConv2d& d) {
 }
 
 void prepare(Linear& d, Isa isa) {
-  const int64_t panels = ceil_div(d.K, linear_panel(d.M, d.C, d.K, isa));
-  d.rows_per_chunk = d.M <= 3 ? 3 : ceil_div(ceil_div(d.M, ceil_div(CHUNKS, panels)), 12) * 12;
-  d.row_chunks = ceil_div(d.M, d.rows_per_chunk);
-  d.chunks = panels * d.row_chunks;
+  require(d.M <= LINEAR_ROWS, "linear", "so many rows are a convolution's");
+  d.chunks = d.M == 0 ? 0 : ceil_div(d.K, linear_panel(d.M, d.C, d.K, isa));
 }
 
 Op operation_of(const Conv2d& d) { return d.algorithm == ConvAlgorithm::grouped ? Op::grouped_conv2d : Op::conv2d; }

@@ -170,18 +170,18 @@ struct Linear {
   int64_t M, C, K;
   int64_t x_ld, y_ld, res_ld;
   Activation act;
-  int64_t rows_per_chunk, row_chunks;
 };
 
+constexpr int64_t LINEAR_ROWS = 3;       // at most, on the CPU: more rows are the pixels of a 1x1 convolution
 constexpr int64_t FAR_AHEAD = 16;        // inputs
 constexpr int64_t MAX_FAR_PANEL = 1024;  // columns
 
 // A dense layer that reads its weights from memory, once for all rows: no cache keeps them from run to run.
-static inline bool reads_far(int64_t M, int64_t C, int64_t K) { return M <= 3 && C * K > (int64_t(2) << 20); }
+static inline bool reads_far(int64_t M, int64_t C, int64_t K) { return M <= LINEAR_ROWS && C * K > (int64_t(2) << 20); }
 static inline bool reads_far(const Linear& d) { return reads_far(d.M, d.C, d.K); }
 
-// Columns of a panel of its weights: rows of 4 KB, or as near to it as gives two threads, or four where K is large, the
-// same work.
+// Columns of a panel of its weights: rows of 4 KB, or what gives two threads, or four where K is large, nearly the
+// same.
 static inline int64_t far_panel(int64_t K) {
   const int64_t panels = K <= 2 * MAX_FAR_PANEL ? 2 : (K + 4 * MAX_FAR_PANEL - 1) / (4 * MAX_FAR_PANEL) * 4;
   return (K + 16 * panels - 1) / (16 * panels) * 16;

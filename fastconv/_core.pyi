@@ -13,6 +13,7 @@ import numpy.typing
 __all__: list[str] = [
     "DEFAULT_WINOGRAD",
     "LARGEST_WINOGRAD",
+    "LINEAR_ROWS",
     "MAX_RANK",
     "PLAN_MAGIC",
     "PLAN_VERSION",
@@ -476,8 +477,6 @@ class Linear:
     act: Activation
     chunks: int
     res_ld: int
-    row_chunks: int
-    rows_per_chunk: int
     x_ld: int
     y_ld: int
 
@@ -1594,7 +1593,7 @@ def isa_levels() -> list[str]:
     """The instruction set levels that this CPU and this build have, slowest first."""
 
 def linear_panel(M: int, C: int, K: int, isa: Isa) -> int:
-    """Columns of a panel of the weights of a dense layer of M rows."""
+    """Columns of a panel of the weights of a dense layer of M rows; 0: panels are those of a convolution."""
 
 def linear_seconds(M: int, C: int, K: int, isa: Isa) -> float:
     """The same for a dense layer."""
@@ -1779,6 +1778,7 @@ def write_plan(
 
 DEFAULT_WINOGRAD: int = 4
 LARGEST_WINOGRAD: int = 6
+LINEAR_ROWS: int = 3
 MAX_RANK: int = 8
 PLAN_MAGIC: bytes
 PLAN_VERSION: int = 8

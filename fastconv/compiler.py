@@ -284,7 +284,7 @@ class Compiler:
             _, dims, order, _ = w.origin[1]
             if tuple(order) == (*range(1, len(dims)), 0):
                 taps, source = math.prod(dims[1:]), w.origin[0]
-        panel = linear_panel(node, self.isa)
+        panel = linear_panel(node, self.isa, self.target)
         how = ("linear", trans_b, panel)
         return self.pack_constant(node, how, lambda x, s: self.packer.linear(x, s, trans_b, panel, taps), source)
 

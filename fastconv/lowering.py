@@ -189,15 +189,24 @@ def gemm(c: Compiler, node: Node) -> None:
     x, y, w = c.view(node.input(0)), c.view(node.output), node.input(1)
     residual = node.optional(3)
     res = c.view(residual) if residual is not None else None
-    M, K = x.rows, y.width
-    desc = _core.Linear(
-        M=M, C=x.width, K=K, x_ld=x.ld, y_ld=y.ld, res_ld=res.ld if res else 0,
-        act=activation(node.attrs.get("activation")),
-    )  # fmt: skip
+    M, C, K = x.rows, x.width, y.width
+    sizes = dict(
+        C=C, K=K, x_ld=x.ld, y_ld=y.ld, res_ld=res.ld if res else 0, act=activation(node.attrs.get("activation"))
+    )
     inputs = [c.tensor(x), c.packed_linear(node), c.constant(node.optional(2)), c.tensor(res) if res else -1]
-    moved = 4 * (x.rows * x.width + w.size + M * K)
-    how, seconds = "stream" if M <= 3 else "gemm", _core.linear_seconds(M, x.width, K, c.isa)
-    c.emit("linear", desc, inputs, c.tensor(y), node, how, 2 * M * x.width * K, moved, seconds=seconds)
+    work = 2 * M * C * K, 4 * (M * C + w.size + M * K)
+    few = M <= _core.LINEAR_ROWS
+    if few or not c.target.pixels_of_rows:
+        how, seconds = "stream" if few else "gemm", _core.linear_seconds(M, C, K, c.isa)
+        c.emit("linear", _core.Linear(M=M, **sizes), inputs, c.tensor(y), node, how, *work, seconds=seconds)
+        return
+    shape = ConvShape(1, 1, M, C, K, 1, M, 1, 1, 1, (1, 1), (1, 1), (0, 0, 0, 0))
+    desc = _core.Conv2d(
+        N=1, H=1, W=M, P=1, Q=M, R=1, S=1, groups=1, stride_h=1, stride_w=1, dilation_h=1, dilation_w=1,
+        x_row=M * x.ld, x_image=M * x.ld, algorithm=_core.ConvAlgorithm.gemm, **sizes,
+    )  # fmt: skip
+    seconds = _core.conv2d_seconds(shape.core, "gemm", 0, c.isa)
+    c.emit("conv2d", desc, inputs, c.tensor(y), node, "gemm", *work, seconds=seconds)
 
 
 MAX_PRODUCTS = 4096  # calls that one MatMul may become

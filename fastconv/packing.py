@@ -19,7 +19,7 @@ from .errors import ModelError, UnsupportedOpError
 from .graph import MAX_EXACT, Array, Weight
 
 PART_BYTES = 1 << 20  # of a weight that is read at a time, where a panel is not more
-ROWS_PER_PART = 128  # of a dense weight, the panels of most
+ROWS_PER_PART = 128  # of a dense weight: whole vectors of every level
 
 PARTS_PER_THREAD = 8  # for each thread beside the caller's: starting one takes as long as a part
 
@@ -133,7 +133,7 @@ class Packer:
         return packed
 
     def _by_outputs(self, w: Weight, starts: Sequence[int], fill: Fill) -> None:
-        """Parts of whole panels, which begin at `starts`."""
+        """Parts that begin at some of `starts`."""
         K = w.shape[0]
         most = PART_BYTES * K // (4 * w.size)
         ends = [*starts[1:], K]

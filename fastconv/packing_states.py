@@ -52,27 +52,28 @@ def _conv_desc(node: Node, turned: bool, flip: bool, depthwise: bool) -> Any:
     )
 
 
-def linear_panel(node: Node, isa: _core.Isa) -> int:
+def linear_panel(node: Node, isa: _core.Isa, target: Target) -> int:
     """The columns of a panel of a dense layer's weights."""
     *rows, C = node.input(0).shape
-    return _core.linear_panel(math.prod(rows), C, node.output.shape[-1], isa)
+    return target.linear_panel(math.prod(rows), C, node.output.shape[-1], isa)
 
 
-def _linear_desc(node: Node, isa: _core.Isa) -> Any:
+def _linear_desc(node: Node, isa: _core.Isa, target: Target) -> Any:
     # `matmul` reads w as it lies and is slower: 49 ms where packing and `linear` take 19 + 19 (16 rows, 12544 to 4096,
     # a Zen 5 core), as its rows of two vectors lie 16 KB apart.
     w = node.input(1)
     K, C = w.shape if node.attrs.get("trans_b") else w.shape[::-1]
     strides = (C, 1) if node.attrs.get("trans_b") else (1, K)
+    panel = linear_panel(node, isa, target)
+    layout = _core.PanelLayout.linear if panel else _core.PanelLayout.conv2d
     return _core.PackWeights(
-        K=K, C=C, taps=1, groups=1, w_k=strides[0], w_c=strides[1], w_tap=1, panel=linear_panel(node, isa),
-        layout=_core.PanelLayout.linear,
-    )  # fmt: skip
+        K=K, C=C, taps=1, groups=1, w_k=strides[0], w_c=strides[1], w_tap=1, panel=panel, layout=layout
+    )
 
 
-def _desc(node: Node, isa: _core.Isa, choice: Choice | None) -> Any:
+def _desc(node: Node, isa: _core.Isa, target: Target, choice: Choice | None) -> Any:
     if node.op == "Gemm":
-        return _linear_desc(node, isa)
+        return _linear_desc(node, isa, target)
     if node.op == "ConvBackwardInput":
         C, K, groups = node.output.shape[-1], node.input(0).shape[-1], node.attrs["group"]
         return _conv_desc(node, True, False, groups > 1 and groups == C == K)
@@ -92,12 +93,12 @@ def packed_bytes(node: Node, isa: _core.Isa, target: Target, choice: Choice | No
     """The bytes of the packed weights in the node's workspace; none for constants."""
     if node.input(1).is_const:
         return 0
-    return 4 * target.extent(_desc(node, isa, choice), isa, _kernel(choice))[1]
+    return 4 * target.extent(_desc(node, isa, target, choice), isa, _kernel(choice))[1]
 
 
 def pack_at_run_time(c: Compiler, node: Node, choice: Choice | None = None) -> int:
     """The tensor of input 1, packed by an operation that is appended here."""
-    desc = _desc(node, c.isa, choice)
+    desc = _desc(node, c.isa, c.target, choice)
     op = _kernel(choice)
     w, size = c.view(node.input(1)), c.target.extent(desc, c.isa, op)[1]
     first = (c.workspace(node) + node.attrs.get("packed_at", 0)) // 4

@@ -37,12 +37,17 @@ class Target:
     gathers_means = True  # a depthwise convolution may take the mean over its pixels into itself (see prepare.py)
     groups_pixels = True  # neighbouring outputs of few channels share a vector (stems.py)
     packs_early = True  # the order of packing decides which weights lie in huge pages (see Compiler._pack_early)
+    pixels_of_rows = True  # many rows of a dense layer are the pixels of a 1x1 convolution
     repeats = True  # its executor repeats a plan along a batch (batches.py)
     direct_gradients = True  # a weight gradient of one part is written where it belongs (Conv2dBackwardWeight.direct)
 
     def stem_unit(self, constant: bool) -> int:
         """What a stem's channels are rounded up to; those of weights that are packed at run time stay as they are."""
         return self.channel_unit if constant else 1
+
+    def linear_panel(self, M: int, C: int, K: int, isa: _core.Isa) -> int:
+        """See csrc/cpu/select.h."""
+        return _core.linear_panel(M, C, K, isa)
 
     def executor(self, threads: int) -> Any:
         return _core.Executor(threads)

@@ -145,15 +145,15 @@ def test_concatenated_gradients(isa: Any) -> None:
 
 @isas
 @pytest.mark.parametrize("trans_b", (False, True))
-@pytest.mark.parametrize("M", (1, 4, 32))
-def test_dense(isa: Any, trans_b: bool, M: int) -> None:
+@pytest.mark.parametrize(("M", "C", "K"), ((1, 70, 33), (4, 70, 33), (32, 70, 33), (2, 1030, 2050)))
+def test_dense(isa: Any, trans_b: bool, M: int, C: int, K: int) -> None:
     b = Bench(3)
-    x, g = b.input(M, 70), b.input(M, 33)
-    w, bias = b.state(*((33, 70) if trans_b else (70, 33))), b.state(33)
-    y = b.graph.add("Gemm", [x, w, bias], (M, 33), trans_b=trans_b)
-    dx = b.graph.add("Gemm", [g, w], (M, 70), trans_b=not trans_b)
+    x, g = b.input(M, C), b.input(M, K)
+    w, bias = b.state(*((K, C) if trans_b else (C, K))), b.state(K)
+    y = b.graph.add("Gemm", [x, w, bias], (M, K), trans_b=trans_b)
+    dx = b.graph.add("Gemm", [g, w], (M, C), trans_b=not trans_b)
     dw = b.graph.add("GemmBackwardWeight", [x, g], w.shape, trans_b=trans_b)
-    db = b.graph.add("ReduceSum", [g], (33,), axes=(0,), keepdims=0)
+    db = b.graph.add("ReduceSum", [g], (K,), axes=(0,), keepdims=0)
     b.check(isa, y, dx, dw, db)
 
 

@@ -27,8 +27,8 @@ from .kernels.guard import LEVELS
 K, C, SIDE = 300, 7, 6
 
 
-def model(scaled: bool) -> onnx.ModelProto:
-    """x [N, 7, 6, 6] -> Flatten -> Gemm to 300 (with a factor per column, or not) -> Gemm to 5."""
+def model(scaled: bool, K: int = K) -> onnx.ModelProto:
+    """x [N, 7, 6, 6] -> Flatten -> Gemm to K (with a factor per column, or not) -> Gemm to 5."""
     rng = np.random.default_rng(0)
     w = [rng.standard_normal(s).astype(np.float32) for s in ((K, C * SIDE * SIDE), (K,), (5, K), (K,))]
     nodes = [
@@ -72,6 +72,24 @@ def test_parts_are_the_whole(
     got = fastconv.load(source, threads=1, _isa=isa.name)(x)
     assert calls[:3] == [0, 128, 256]
     np.testing.assert_array_equal(got.view(np.int32), want.view(np.int32))
+
+
+@pytest.mark.parametrize("rows", ((1, 5), (4, 3)))
+@pytest.mark.parametrize("isa", LEVELS, ids=lambda i: i.name)
+def test_few_rows_and_many_of_one_model(isa: Any, rows: tuple[int, int], tmp_path: Path) -> None:
+    """Up to three rows read 8.5 MB of weights from panels of their own, packed part by part by two threads; more, and
+    the small second layer, from others."""
+    proto, path = model(True, 8448), tmp_path / "dense.onnx"
+    onnx.save(proto, path)
+    w0, b0, w1, scale = (numpy_helper.to_array(t).astype(np.float64) for t in proto.graph.initializer)
+    net = fastconv.load(path, threads=2, _isa=isa.name)
+    for n in rows:
+        x = np.random.default_rng(n).standard_normal((n, C, SIDE, SIDE)).astype(np.float32)
+        x[:, 2] = 0
+        want = (x.reshape(n, -1) @ w0.T + b0) * scale @ w1.T
+        np.testing.assert_allclose(net(x), want, rtol=1e-4, atol=1e-4 * np.abs(want).max())
+    packed = {key[1][2] for key in net._cache.packed if isinstance(key[1], tuple)}
+    assert packed == {0, _core.linear_panel(1, C * SIDE**2, 8448, isa), _core.linear_panel(1, 8448, 5, isa)}
 
 
 @pytest.mark.parametrize("part_bytes", (1000, 100_000, 1 << 20))
@@ -284,7 +302,7 @@ def test_rows_that_do_not_fit() -> None:
     for first, w in ((K - 127, rows), (-128, rows), (0, np.zeros((128, 40), np.float32)), (0, rows[:, :0])):
         with pytest.raises(ValueError, match="rows"):
             _core.pack_linear_rows(packed, K, 64, first, w, None, level)
-    for panel in (0, 63):
+    for panel in (-64, 63):
         with pytest.raises(ValueError, match="panel"):
             _core.pack_linear_rows(packed, K, panel, 0, rows, None, level)
     with pytest.raises(ValueError):

@@ -203,7 +203,6 @@ Cost linear_cost(int64_t M, int64_t C, int64_t K, Isa isa) {
   cost.terms[COST_OPERATION] = 1;
   cost.terms[COST_IMAGE] = 4.0 * (double)M * (double)(C + K);
   cost.terms[COST_STREAM] = 4.0 * (double)packed_linear_size(K, C, isa);
-  if (M > 3) add_products(cost, geometry(isa), M, K, (double)C);
   return cost;
 }
 

@@ -30,7 +30,7 @@ struct Cost {
 
 // The shape must be countable, and the plan one of its candidates.
 Cost conv2d_cost(const ConvShape& shape, ConvPlan plan, Isa isa);
-Cost linear_cost(int64_t M, int64_t C, int64_t K, Isa isa);
+Cost linear_cost(int64_t M, int64_t C, int64_t K, Isa isa);  // up to LINEAR_ROWS rows
 const char* cost_term_name(int term);
 
 // One thread, cold weights, on the CPU that bench/fit_cost.py measured (cpu/cost_table.h): a scale on others.

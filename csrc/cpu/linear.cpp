@@ -1,23 +1,20 @@
-// Dense layers: y[m, k] = act(bias[k] + sum over c of x[m, c] * w[c, k] + residual[m, k]).
+// Dense layers of one to three rows: y[m, k] = act(bias[k] + sum over c of x[m, c] * w[c, k] + residual[m, k]). More
+// rows are the pixels of a 1x1 convolution (fastconv/lowering.py).
 //
-// Weights are panels of columns, [panel][c][columns] (cpu/pack.cpp). Up to three rows read each weight once: one tile
-// is as wide as the panel, DENSE_NV vectors. More rows take the panel in parts of MAX_NV vectors, with the tiles of the
-// convolution, and DEPTH inputs at a time: several tiles of rows then read the weights from L2. Sums wait in y; their
-// order stays.
-//
-// Up to three rows with weights from memory are bound by it. Behind a ReLU many inputs are zero, and their weights are
-// not read. Memory gives up little for a gap of a few lines, so their panels have rows of up to 4 KB, too many for
-// registers: sums lie in L1. Inputs are taken from STREAMS parts of the depth side by side, so that each step reads as
-// many pages at once. Only there sums have another order.
-#include "cpu/follower.h"
-#include "cpu/gemm.h"
+// Weights are panels of columns, [panel][c][columns] (cpu/pack.cpp), and each is read once. In a cache: panels are
+// DENSE_NV vectors wide. From memory: what counts is how little of it is read, and how. Behind a ReLU many inputs are
+// zero, and their weights are left out. A gap of a few lines saves no time, so a panel's rows are up to 4 KB, and its
+// sums, too many for registers, lie in L1. Inputs are taken from STREAMS parts of the depth in turns, so that a step
+// reads as many pages side by side. Only there sums have another order.
+#include "cpu/kernels.h"
+#include "cpu/math.h"
+#include "cpu/tile.h"
 
 namespace fastconv {
 namespace FASTCONV_ISA {
 
 namespace {
 
-constexpr int64_t DEPTH = 1024;  // inputs: 256 KB of weights on AVX-512
 constexpr int STREAMS = 4;
 
 // The inputs that are not zero in every row, in the order in which they are taken, and FAR_AHEAD more; their number.
@@ -70,7 +67,7 @@ __attribute__((noinline)) void finish_stream(const Tile& t, float* sums, int row
   }
 }
 
-// Few rows: one tile as wide as the panel.
+// Weights from a cache: a tile of NV vectors of a panel.
 template <int MR, int NV>
 void stream(const Tile& t) {
   constexpr int64_t V = Vec::N;
@@ -103,7 +100,7 @@ void stream(const Tile& t) {
   finish_stream(t, sums, MR, NV);
 }
 
-// N inputs of the list into the sums of a panel; every line of those FAR_AHEAD behind is fetched.
+// N inputs of the list into the sums of a panel. Of those FAR_AHEAD behind every whole line is fetched.
 template <int MR, int N>
 void add_inputs(const Tile& t, const int32_t* inputs, float* sums) {
   constexpr int64_t V = Vec::N, LINE = 16;
@@ -138,7 +135,7 @@ void add_inputs(const Tile& t, const int32_t* inputs, float* sums) {
   }
 }
 
-// Few rows, weights from memory: sums of a whole panel.
+// Weights from memory: the sums of a whole panel.
 template <int MR>
 void add_panel(const Tile& t, const int32_t* inputs, int64_t count) {
   alignas(64) float sums[MR * MAX_FAR_PANEL];
@@ -153,109 +150,67 @@ void add_panel(const Tile& t, const int32_t* inputs, int64_t count) {
   finish_stream(t, sums, MR, (int)(t.w_ld / Vec::N));
 }
 
+using StreamFunction = void (*)(const Tile&);
+
 template <int NV>
-TileFunction narrow_tile(int64_t rows) {
+StreamFunction stream_of_rows(int64_t rows) {
   return rows == 1 ? stream<1, NV> : rows == 2 ? stream<2, NV> : stream<3, NV>;
 }
 
 // nv up to 8, one to three rows
-TileFunction find_stream(int nv, int64_t rows) {
+StreamFunction find_stream(int nv, int64_t rows) {
   switch (nv) {
     case 1:
-      return narrow_tile<1>(rows);
+      return stream_of_rows<1>(rows);
     case 2:
-      return narrow_tile<2>(rows);
+      return stream_of_rows<2>(rows);
     case 3:
-      return narrow_tile<3>(rows);
+      return stream_of_rows<3>(rows);
     case 4:
-      return narrow_tile<4>(rows);
+      return stream_of_rows<4>(rows);
     case 5:
-      return narrow_tile<5>(rows);
+      return stream_of_rows<5>(rows);
     case 6:
-      return narrow_tile<6>(rows);
+      return stream_of_rows<6>(rows);
     case 7:
-      return narrow_tile<7>(rows);
+      return stream_of_rows<7>(rows);
     default:
-      return narrow_tile<8>(rows);
-  }
-}
-
-// Chunks are panels.
-void linear_far(const Linear& d, const Buffers& b, int64_t begin, int64_t end) {
-  if (begin == end) return;
-  constexpr int64_t V = Vec::N;
-  const int64_t panel = far_panel(d.K);
-  int32_t* inputs = (int32_t*)b.scratch;
-  const int64_t count = find_inputs(d, b.in[0], inputs);
-  const float* rows[3];
-  for (int64_t i = 0; i < d.M; i++) rows[i] = b.in[0] + i * d.x_ld;
-  Tile t;
-  t.a = rows;
-  t.res_ld = d.res_ld;
-  t.y_ld = d.y_ld;
-  t.act = &d.act;
-  for (int64_t k = begin * panel; k < min_i(d.K, end * panel); k += panel) {
-    const int64_t columns = min_i(panel, d.K - k);
-    t.w_ld = (columns + V - 1) / V * V;
-    t.w = b.in[1] + k * d.C;
-    t.bias = b.in[2] ? b.in[2] + k : nullptr;
-    t.residual = b.in[3] ? b.in[3] + k : nullptr;
-    t.y = b.out + k;
-    t.tail = (int)(columns + V - t.w_ld);
-    (d.M == 1 ? add_panel<1> : d.M == 2 ? add_panel<2> : add_panel<3>)(t, inputs, count);
+      return stream_of_rows<8>(rows);
   }
 }
 
 }  // namespace
 
+// Chunks are panels.
 void linear(const Linear& d, const Buffers& b, int64_t begin, int64_t end) {
-  if (reads_far(d)) return linear_far(d, b, begin, end);
-  const int64_t V = Vec::N, vectors = (d.K + V - 1) / V;
-  const float* pointers[16];
+  if (begin == end) return;
+  constexpr int64_t V = Vec::N;
+  const bool far = reads_far(d);
+  // A tile is as wide as a panel, or half as wide where its sums would not fit registers.
+  const int64_t widest = d.M < 3 || REGISTERS >= 32 ? DENSE_NV : DENSE_NV / 2;
+  const int64_t panel = far ? far_panel(d.K) : DENSE_NV * V, step = far ? panel : widest * V;
+  int32_t* inputs = (int32_t*)b.scratch;
+  const int64_t count = far ? find_inputs(d, b.in[0], inputs) : 0;
+  const float* rows[3];
+  for (int64_t i = 0; i < d.M; i++) rows[i] = b.in[0] + i * d.x_ld;
   Tile t;
-  t.a = pointers;
-  t.taps = nullptr;
-  t.n_taps = t.count = 1;
+  t.a = rows;
+  t.len = d.C;
   t.res_ld = d.res_ld;
   t.y_ld = d.y_ld;
-  t.next_step = 0;
-  t.start_ld = d.y_ld;
-  const Activation none = {Func::identity, 0, 0};
-  for (int64_t chunk = begin; chunk < end; chunk++) {
-    const int64_t panels = d.chunks / d.row_chunks, rc = chunk / panels, first = chunk % panels * DENSE_NV;
-    const int panel_nv = (int)min_i(DENSE_NV, vectors - first);
-    const float* panel = b.in[1] + first * V * d.C;
-    const int64_t row_begin = rc * d.rows_per_chunk, row_end = min_i(d.M, row_begin + d.rows_per_chunk);
-    const bool stream = d.M <= 3;
-    const int widest = stream ? DENSE_NV : MAX_NV;
-    t.w_ld = panel_nv * V;
-    for (int v = 0; v < panel_nv; v += widest) {
-      const int nv = panel_nv - v < widest ? panel_nv - v : widest;
-      const int64_t k = (first + v) * V;
-      t.bias = b.in[2] ? b.in[2] + k : nullptr;
-      t.tail = (int)min_i(V, d.K - k - (nv - 1) * V);
-      const RowBlocks blocks(row_end - row_begin, stream ? 1 : nv);
-      // A residual in y itself is read last, so sums cannot wait there.
-      const bool whole = stream || blocks.count == 1 || b.in[3] == b.out;
-      const int64_t parts = whole ? 1 : (d.C + DEPTH - 1) / DEPTH;
-      Follower activation(d.act, b.out + row_begin * d.y_ld + k, d.y_ld, min_i(nv * V, d.K - k));
-      for (int64_t part = 0; part < parts; part++) {
-        const int64_t c = d.C * part / parts;
-        const bool last = part == parts - 1;
-        t.len = d.C * (part + 1) / parts - c;
-        t.w = panel + v * V + c * t.w_ld;
-        t.act = last && (stream || clips(d.act)) ? &d.act : &none;
-        t.cold = part == 0;
-        for (int64_t i = 0; i < blocks.count; i++) {
-          const int64_t at = row_begin + blocks.start(i), rows = row_begin + blocks.start(i + 1) - at;
-          for (int64_t r = 0; r < rows; r++) pointers[r] = b.in[0] + (at + r) * d.x_ld + c;
-          t.y = b.out + at * d.y_ld + k;
-          t.start = part ? t.y : nullptr;
-          t.residual = b.in[3] && last ? b.in[3] + at * d.res_ld + k : nullptr;
-          (stream ? find_stream(nv, rows) : find_tile(nv, rows))(t);
-          if (last && !stream) activation.follow(blocks.start(i + 1), i + 1 == blocks.count);
-        }
-      }
+  t.act = &d.act;
+  for (int64_t k = begin * panel; k < min_i(d.K, end * panel); k += step) {
+    const int64_t first = k / panel * panel, columns = min_i(step, d.K - k), vectors = (columns + V - 1) / V;
+    t.w_ld = (min_i(panel, d.K - first) + V - 1) / V * V;
+    t.w = b.in[1] + first * d.C + k - first;
+    t.bias = b.in[2] ? b.in[2] + k : nullptr;
+    t.residual = b.in[3] ? b.in[3] + k : nullptr;
+    t.y = b.out + k;
+    t.tail = (int)(columns - (vectors - 1) * V);
+    if (far) {
+      (d.M == 1 ? add_panel<1> : d.M == 2 ? add_panel<2> : add_panel<3>)(t, inputs, count);
+    } else {
+      find_stream((int)vectors, d.M)(t);
     }
   }
 }

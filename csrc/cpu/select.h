@@ -42,7 +42,7 @@ int64_t packed_conv2d_size(int64_t K, int64_t C, int64_t R, int64_t S, int64_t g
 int64_t packed_winograd_size(int64_t K, int64_t C, int64_t m, int64_t r, int64_t axes, Isa isa);
 int64_t packed_depthwise_size(int64_t K, int64_t R, int64_t S, Isa isa);
 int64_t packed_linear_size(int64_t K, int64_t C, Isa isa);
-// Columns of a panel of the weights of a dense layer of M rows.
+// Columns of a panel of the weights of a dense layer of M rows; 0: panels are those of a convolution.
 int64_t linear_panel(int64_t M, int64_t C, int64_t K, Isa isa);
 
 // Layouts in cpu/conv2d.cpp, winograd.cpp, depthwise_conv2d.cpp and linear.cpp. `w` is [K][C/groups][R][S], `scale`

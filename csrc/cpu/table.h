@@ -31,7 +31,7 @@ struct KernelTable {
 struct Geometry {
   int vector_length;  // floats
   int max_panel;      // vectors in the widest weight panel of a convolution
-  int dense_panel;    // vectors in a weight panel of a dense layer
+  int dense_panel;    // vectors in a weight panel of a dense layer of few rows, unless they come from memory
   int rows[5];        // most rows of a tile, by its width in vectors
   int half_rows[5];   // of one whose last vector two rows share; 0: there is none
 };

@@ -96,7 +96,7 @@ void init_descriptors(py::module_& m) {
   {
     using D = Linear;
     Binder<D>(m, "Linear", "in: x, packed weights, bias, residual") F(chunks) F(M) F(C) F(K) F(x_ld) F(y_ld) F(res_ld)
-        F(act) F(rows_per_chunk) F(row_chunks);
+        F(act);
   }
   {
     using D = MatMul;
@@ -264,6 +264,7 @@ void run_kernel(Isa isa, const py::object& desc, const Arrays& inputs, const py:
 
 void init_ops(py::module_& m) {
   m.attr("MAX_RANK") = MAX_RANK;
+  m.attr("LINEAR_ROWS") = LINEAR_ROWS;
   init_enums(m);
   init_descriptors(m);
   define_checks<Conv2d>(m, Op::conv2d);

@@ -88,7 +88,7 @@ PackedWeight pack_depth(const std::shared_ptr<WeightStore>& store, const Array& 
 }
 
 void check_panel(int64_t panel, Isa isa) {
-  if (panel < 1 || panel % geometry(isa).vector_length)
+  if (panel < 0 || panel > INT32_MAX || panel % geometry(isa).vector_length)
     throw std::invalid_argument("a panel must be a multiple of the level's vectors");
 }
 
@@ -194,8 +194,10 @@ void pack_dense_rows(const PackedWeight& packed, int64_t K, int64_t panel, int64
     throw std::invalid_argument("the rows do not lie in the packed weight");
   const float *x = w.data(), *s = scale_of(scale, rows);
   ReleaseGil release;
-  const int64_t begin = first / panel * panel,
-                end = std::min(packed.size / C, (first + rows + panel - 1) / panel * panel);
+  // whole panels, or a little more
+  const int64_t widest = panel ? panel : geometry(isa).max_panel * geometry(isa).vector_length;
+  const int64_t begin = panel ? first / panel * panel : std::max<int64_t>(0, first - widest);
+  const int64_t end = std::min(packed.size / C, (first + rows + widest - 1) / widest * widest);
   float* out = part_of(packed, begin * C, (end - begin) * C);
   pack_linear_rows(out, x, s, first, rows, K, C, taps, panel, isa);
 }
@@ -254,7 +256,7 @@ void init_pack(py::module_& m) {
         py::arg("scale"), py::arg("m"), py::arg("isa"),
         "Fill in whole panels of K outputs from the first-th output on.");
   m.def("linear_panel", &linear_panel, py::arg("M"), py::arg("C"), py::arg("K"), py::arg("isa"),
-        "Columns of a panel of the weights of a dense layer of M rows.");
+        "Columns of a panel of the weights of a dense layer of M rows; 0: panels are those of a convolution.");
   m.def("pack_linear_rows", &pack_dense_rows, py::arg("packed"), py::arg("K"), py::arg("panel"), py::arg("first"),
         py::arg("w"), py::arg("scale"), py::arg("isa"), py::arg("taps") = 1, "Fill in rows of K from the first-th on.");
   m.def("pack_linear_inputs", &pack_dense_inputs, py::arg("packed"), py::arg("C"), py::arg("panel"), py::arg("first"),

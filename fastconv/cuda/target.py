@@ -53,6 +53,7 @@ class Target(Base):
     gathers_means = False
     groups_pixels = False
     packs_early = False  # each layer's weights leave the host before the next one's are packed
+    pixels_of_rows = False
     repeats = False
     direct_gradients = False
     predicts = False
@@ -70,6 +71,9 @@ class Target(Base):
         self.channel_unit = width(precision)
         self._executor: DeviceExecutor | None = None
         self._spare = Spare()
+
+    def linear_panel(self, M: int, C: int, K: int, isa: _core.Isa) -> int:
+        return 0  # weights have one layout, whatever the rows
 
     def executor(self, threads: int) -> DeviceExecutor:
         if self._executor is None:

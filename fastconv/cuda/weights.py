@@ -158,7 +158,8 @@ class DevicePacker:
         return self.store.pack_depthwise_conv2d(as_float32(w), scale, ANY)
 
     def linear(self, w: Weight, scale: Array | None, trans_b: bool, panel: int, taps: int) -> DeviceWeight:
-        return self.store.pack_linear(as_float32(w), scale, trans_b, panel, ANY, taps)
+        """panel: without meaning here."""
+        return self.store.pack_linear(as_float32(w), scale, trans_b, ANY, taps)
 
 
 class DeviceStore:
@@ -201,9 +202,7 @@ class DeviceStore:
         w = np.ascontiguousarray(_scaled(w, scale).reshape(w.shape[0], -1).T)
         return DeviceWeight(self.owner, w, w.size, packed=True)
 
-    def pack_linear(
-        self, w: F32, scale: F32 | None, trans_b: bool, panel: int, isa: _core.Isa, taps: int = 1
-    ) -> DeviceWeight:
+    def pack_linear(self, w: F32, scale: F32 | None, trans_b: bool, isa: _core.Isa, taps: int = 1) -> DeviceWeight:
         """w [K, C] (trans_b) or [C, K]; taps: C stands for [channels, taps] and x has [taps, channels]."""
         w = _scaled(w if trans_b else w.T, scale)
         if taps > 1:

@@ -237,8 +237,8 @@ def test_packing_is_that_of_constants(precision: str) -> None:
     for trans_b in (True, False):
         w = rng.standard_normal((37, 70) if trans_b else (70, 37), np.float32)
         strides = (70, 1) if trans_b else (1, 37)
-        check(store.pack_linear(w, None, trans_b, 16, SCALAR), w, K=37, C=70, taps=1, groups=1, w_k=strides[0],
-              w_c=strides[1], w_tap=1, panel=16, layout=_core.PanelLayout.linear)  # fmt: skip
+        check(store.pack_linear(w, None, trans_b, SCALAR), w, K=37, C=70, taps=1, groups=1, w_k=strides[0],
+              w_c=strides[1], w_tap=1, layout=_core.PanelLayout.conv2d)  # fmt: skip
     w = rng.standard_normal((35, 1, 3, 3), np.float32)
     check(store.pack_depthwise_conv2d(w, None, SCALAR), w, K=35, C=1, taps=9, groups=1, w_k=9, w_c=1, w_tap=1,
           layout=_core.PanelLayout.depthwise)  # fmt: skip

@@ -30,7 +30,7 @@ def test_linear(precision: str, M: int) -> None:
         res = random(rng, precision, M, K) if residual else None
         xs, ys, rs = dense((M, C), C + gaps[0]), dense((M, K), K + gaps[1]), dense((M, K), K + gaps[2])
         desc = _core.Linear(M=M, C=C, K=K, x_ld=xs[0], y_ld=ys[0], res_ld=rs[0], act=activation("leaky_relu"))
-        packed = target(precision).store().pack_linear(w, None, trans_b, 16, SCALAR)
+        packed = target(precision).store().pack_linear(w, None, trans_b, SCALAR)
         inputs: list[Any] = [(x, xs), packed, constant(precision, b), None if res is None else (res, rs)]
         got = run(precision, "linear", desc, inputs, (M, K), ys)
         z = x.astype(np.float64) @ (w.T if trans_b else w).astype(np.float64) + b + (0 if res is None else res)
@@ -42,7 +42,7 @@ def test_linear_after_flatten() -> None:
     """A weight for an image flattened as C H W, and x in the order H W C."""
     rng = np.random.default_rng(5)
     w, x = rng.standard_normal((7, 3 * 10), np.float32), rng.standard_normal((1, 10, 3), np.float32)
-    packed = target("fp32").store().pack_linear(w, None, True, 16, SCALAR, 10)
+    packed = target("fp32").store().pack_linear(w, None, True, SCALAR, 10)
     desc = _core.Linear(M=1, C=30, K=7, x_ld=30, y_ld=7, act=activation("identity"))
     got = run("fp32", "linear", desc, [(x.reshape(1, 30), (30, 1)), packed], (1, 7))
     close(got, x.transpose(0, 2, 1).reshape(1, 30).astype(np.float64) @ w.T, "fp32", terms=30, scale=6.0)

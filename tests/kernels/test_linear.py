@@ -1,4 +1,4 @@
-"""linear: one to three rows read weights once, from memory or from a cache; more are tiles."""
+"""Dense layers: one to three rows read weights once, from memory or from a cache; more are a convolution's pixels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastconv import _core
 from tests import cases, reference
 
 from .guard import F32, LEVELS, close, random
-from .weighted import ACTIVATIONS, activation, linear, pack_linear
+from .weighted import ACTIVATIONS, activation, dense_desc, linear, pack_linear
 
 isas = pytest.mark.parametrize("isa", LEVELS, ids=lambda i: i.name)
 
@@ -54,9 +54,9 @@ def test_epilogue_and_gaps(isa: Any, M: int, act: str, trans_b: bool) -> None:
 def test_large(isa: Any, M: int, C: int, K: int) -> None:
     """Many chunks, computed from the last to the first by `weighted.run`."""
     check(isa, M, C, K, act="relu", gaps=(0, 3, 1))
-    desc = _core.Linear(M=M, C=C, K=K, x_ld=C, y_ld=K)
+    desc = dense_desc(M, C, K, C, y_ld=K)
     _core.prepare(desc, isa)
-    assert desc.chunks > 4
+    assert desc.chunks >= 4
 
 
 @isas
@@ -112,11 +112,13 @@ def test_zeros_are_left_out(isa: Any, zeros: float, far: tuple[F32, F32, F32]) -
 @pytest.mark.parametrize("M", (1, 2, 3))
 def test_four_panels(isa: Any, M: int) -> None:
     V = _core.vector_length(isa)
-    desc = _core.Linear(M=M, C=513, K=4 * 1024 - V + 1, x_ld=513, y_ld=4096)
+    desc = _core.Linear(M=M, C=520, K=4 * 1024 - V + 1, x_ld=520, y_ld=4096)
     _core.prepare(desc, isa)
     assert desc.chunks == 4
     check(isa, M, desc.C, desc.K, act="tanh", gaps=(1, 3, 5))
     check(isa, M, 1030, 2051, extras=False, trans_b=False)
+    check(isa, M, 160_000, 14)  # less than a line
+    check(isa, M, 3, 700_001, act="relu")  # no input for each part of the depth
 
 
 @isas
@@ -160,7 +162,7 @@ def test_functions_follow_some_rows_behind(isa: Any) -> None:
         sums = linear(isa, x, w, bias, residual)
         want = np.where(sums < 0, np.float32(0.1) * sums, sums)
         np.testing.assert_array_equal(linear(isa, x, w, bias, residual, act="leaky_relu", gaps=(0, 3, 0)), want)
-        desc = _core.Linear(M=M, C=C, K=K, x_ld=C, y_ld=K, res_ld=K, act=activation("leaky_relu"))
+        desc = dense_desc(M, C, K, C, y_ld=K, res_ld=K, act=activation("leaky_relu"))
         out = residual.copy()
         _core.run_kernel(isa, desc, [x, pack_linear(isa, w, rows=M), bias, out], out)
         np.testing.assert_array_equal(out, want)
@@ -180,6 +182,7 @@ def test_no_rows(isa: Any) -> None:
         dict(x_ld=3),
         dict(y_ld=4),
         dict(res_ld=-1),
+        dict(M=4),
         dict(M=1 << 31),
         dict(x_ld=1 << 31),
     ),

@@ -100,8 +100,8 @@ def test_linear(isa: Any, trans_b: bool, taps: int) -> None:
             C = c * taps
             w = random(rng, K, C) if trans_b else random(rng, C, K)
             strides = dict(w_k=C, w_c=taps, w_tap=1) if trans_b else dict(w_k=1, w_c=taps * K, w_tap=K)
-            for panel in (_core.linear_panel(4, C, K, isa), 272):
-                layout = dict(layout=_core.PanelLayout.linear, panel=panel)
+            for panel in (_core.linear_panel(3, C, K, isa), 272, 0):
+                layout = dict(layout=_core.PanelLayout.linear if panel else _core.PanelLayout.conv2d, panel=panel)
                 got = pack(isa, w, K=K, C=c, taps=taps, groups=1, **layout, **strides)
                 store = _core.WeightStore()
                 want = contents(isa, store, store.pack_linear(w, None, trans_b, panel, isa, taps))

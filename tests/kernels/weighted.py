@@ -171,14 +171,22 @@ def linear(
 ) -> F32:
     """y [M, K] of x [M, C] and w [K, C] (trans_b) or [C, K]."""
     (M, C), K = x.shape, w.shape[0 if trans_b else 1]
-    desc = _core.Linear(
-        M=M, C=C, K=K, x_ld=C + gaps[0], y_ld=K + gaps[1], res_ld=K + gaps[2] if residual is not None else 0,
-        act=activation(act),
-    )  # fmt: skip
+    desc = dense_desc(M, C, K, x_ld=C + gaps[0], y_ld=K + gaps[1], res_ld=K + gaps[2] if residual is not None else 0,
+                      act=activation(act))  # fmt: skip
     packed = pack_linear(isa, w, None, trans_b, rows=M)
     res = None if residual is None else (residual, dense((M, K), K + gaps[2]))
     inputs = [(x, dense((M, C), C + gaps[0])), _vector(packed), _vector(bias), res]
     return run(isa, desc, inputs, (M, K), dense((M, K), K + gaps[1]))
+
+
+def dense_desc(M: int, C: int, K: int, x_ld: int, **rest: Any) -> Any:
+    """What computes M rows: Linear, or Conv2d (see gemm in fastconv/lowering.py)."""
+    if M <= _core.LINEAR_ROWS:
+        return _core.Linear(M=M, C=C, K=K, x_ld=x_ld, **rest)
+    return _core.Conv2d(
+        N=1, H=1, W=M, C=C, K=K, P=1, Q=M, R=1, S=1, groups=1, stride_h=1, stride_w=1, dilation_h=1, dilation_w=1,
+        x_ld=x_ld, x_row=M * x_ld, x_image=M * x_ld, algorithm=_core.ConvAlgorithm.gemm, **rest,
+    )  # fmt: skip
 
 
 def expected(case: cases.ConvCase, x: F32, w: F32, bias: F32 | None, residual: F32 | None, act: str) -> reference.Array:

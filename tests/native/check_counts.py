@@ -21,8 +21,8 @@ TOLERANCE, OTHER_COMPILER = 0.02, 0.25
 RECORDED = Path(__file__).with_name("counts.json")
 CASES = (
     "gemm", "implicit_s2", "row_run", "winograd", "depthwise_3x3", "depthwise_3x3_s2", "depthwise_5x5",
-    "grouped_4", "grouped_8", "grouped_16_s2", "dense_1",
-    "dense_far", "dense_8", "pool", "swish", "images", "weight_gradient", "weight_images", "input_gradient", "pool_gradient",
+    "grouped_4", "grouped_8", "grouped_16_s2", "dense_1", "dense_far",
+    "dense_8", "pool", "swish", "images", "weight_gradient", "weight_images", "input_gradient", "pool_gradient",
     "affine_sample", "dropout",
 )  # fmt: skip
 Counts = dict[str, dict[str, int]]

@@ -29,7 +29,7 @@ MAIN: dict[str, Limits] = {
     "avx2": {(6, 2): (23, 8), (12, 1): (29, 13)},
     "neon": {(6, 4): (46, 10), (8, 3): (46, 11), (12, 2): (54, 14), (12, 1): (40, 13)},
 }
-# Dense layers with one to three rows: as wide as a panel, bound by memory.
+# Dense layers with one to three rows, weights from a cache: as wide as a panel.
 STREAMS: dict[str, Limits] = {"avx512": {(1, 8): (20, 9)}, "avx2": {(1, 8): (20, 9)},  # g++ 15, clang 22
            "neon": {(1, 8): (23, 9)}}  # fmt: skip
 # half_tile<MR, NV>, whose last vector serves two rows, counts as NV - 1/2 vectors wide.
@@ -147,11 +147,11 @@ def check_panels(level: str, lines: Iterable[str]) -> tuple[list[str], int]:
     count = 0
     for tile, body in functions(level, lines, PANEL):
         count += 1
-        lanes, loop = LANES[level], loops.main_loop(body)
-        if loop is None or loop.fmas != 4 * int(tile[2]) * 16 // lanes or loop.prefetches != 4:
+        work, loop = 4 * int(tile[2]) * 16 // LANES[level], loops.main_loop(body)
+        if loop is None or not loop.fmas or loop.fmas % work or loop.prefetches != 4 * (loop.fmas // work):
             found.append(f"{tile[0]} has no loop that adds and fetches four lines: {loop}")
         elif loop.spills or loop.vector_reloads:
-            found.append(f"{tile[0]} keeps {loop.spills} values on the stack")
+            found.append(f"{tile[0]} stores {loop.spills} values to the stack, reloads {loop.vector_reloads} vectors")
     return found if count == 3 else [f"{count} functions add_panel instead of 3"], count
 
 

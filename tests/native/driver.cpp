@@ -152,9 +152,18 @@ void dense(Isa isa, int64_t M, int64_t C, int64_t K, int threads) {
   std::unique_ptr<float[]> packed(new float[size]);
   pack_linear_rows(packed.get(), w.get(), nullptr, 0, K, K, C, 1, linear_panel(M, C, K, isa), isa);
   auto out = run(isa, x.get(), M * C, M * K, threads, [&](Plan& plan, int in, int y) {
-    Linear d{};
-    d.M = M, d.C = C, d.K = K, d.x_ld = C, d.y_ld = K, d.act = {Func::identity, 0, 0};
-    plan.linear(d, {in, plan.add_weight(packed.get(), size), plan.add_weight(bias.get(), K)}, y);
+    const std::vector<int> tensors = {in, plan.add_weight(packed.get(), size), plan.add_weight(bias.get(), K)};
+    if (M <= LINEAR_ROWS) {
+      Linear d{};
+      d.M = M, d.C = C, d.K = K, d.x_ld = C, d.y_ld = K, d.act = {Func::identity, 0, 0};
+      plan.linear(d, tensors, y);
+    } else {
+      Conv2d d{};
+      d.N = d.H = d.P = d.R = d.S = d.groups = d.stride_h = d.stride_w = d.dilation_h = d.dilation_w = 1;
+      d.W = d.Q = M, d.C = d.x_ld = C, d.K = d.y_ld = K, d.x_row = d.x_image = M * C;
+      d.algorithm = ConvAlgorithm::gemm, d.act = {Func::identity, 0, 0};
+      plan.conv2d(d, tensors, y);
+    }
   });
   compare("linear", out.get(), want, (double)C + 1);
 }
@@ -279,7 +288,8 @@ int main(int argc, char** argv) {
     }
     convolution(isa, {1, 6, 6, 5, 15, 3, 1, 1, 5}, "depthwise", threads);
     for (int64_t m : {1, 2, 3, 4, 13}) dense(isa, m, 33, 150, threads);
-    for (int64_t m : {1, 3}) dense(isa, m, 1030, 2051, threads);
+    for (int64_t m : {1, 2, 3}) dense(isa, m, 1030, 2051, threads);
+    dense(isa, 1, 160000, 14, threads);
     pooling(isa, 9, 19, 3, 2, 1, threads);
     pooling(isa, 8, 33, 2, 2, 0, threads);
     swish(isa, 1003, threads);

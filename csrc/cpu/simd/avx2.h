@@ -12,8 +12,8 @@ struct Vec {
 };
 
 static constexpr int REGISTERS = 16;
-static constexpr int MAX_NV = 2;                  // 6x16 tile: 12 accumulators, 2 weights, 2 broadcasts
-static constexpr int DENSE_NV = 8;                // panel of a dense layer, in vectors
+static constexpr int MAX_NV = 2;    // 6x16 tile: 12 accumulators, 2 weights, 2 broadcasts
+static constexpr int DENSE_NV = 8;  // panel of a dense layer of few rows, in vectors; see far_panel() in ops.h
 static constexpr int ROWS[5] = {0, 12, 6, 0, 0};  // rows of a tile by its width in vectors
 static constexpr int STEPS = 4;                   // of a tile at once
 

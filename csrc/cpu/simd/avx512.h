@@ -12,8 +12,8 @@ struct Vec {
 };
 
 static constexpr int REGISTERS = 32;
-static constexpr int MAX_NV = 4;                   // 6x64 tile: 24 accumulators, 4 weights, 1 broadcast
-static constexpr int DENSE_NV = 8;                 // panel of a dense layer, in vectors
+static constexpr int MAX_NV = 4;    // 6x64 tile: 24 accumulators, 4 weights, 1 broadcast
+static constexpr int DENSE_NV = 8;  // panel of a dense layer of few rows, in vectors; see far_panel() in ops.h
 static constexpr int ROWS[5] = {0, 14, 12, 8, 7};  // rows of a tile by its width in vectors
 static constexpr int STEPS = 1;                    // of a tile at once
 

@@ -16,8 +16,8 @@ struct Vec {
 };
 
 static constexpr int REGISTERS = 16;
-static constexpr int MAX_NV = 2;                 // widest weight panel, in vectors
-static constexpr int DENSE_NV = 4;               // panel of a dense layer, in vectors
+static constexpr int MAX_NV = 2;    // widest weight panel, in vectors
+static constexpr int DENSE_NV = 4;  // panel of a dense layer of few rows, in vectors; see far_panel() in ops.h
 static constexpr int ROWS[5] = {0, 4, 4, 2, 2};  // rows of a tile by its width in vectors: 8 of 16 registers
 static constexpr int STEPS = 1;                  // of a tile at once
 
