@@ -100,6 +100,15 @@ static void prepare_grouped(Conv2d& d, Isa isa) {
   d.taps_per_slice = d.R * d.S;
 }
 
+// A panel and the next one would fill L2: the depth of a 1x1 layer in equal parts of at most PANEL_BYTES.
+static int64_t depth_parts(int64_t depth, int64_t bytes) {
+  if (bytes <= PANEL_BYTES / 2) return 1;
+  int64_t parts = std::max<int64_t>(2, ceil_div(bytes, PANEL_BYTES));
+  const int64_t most = std::min(depth, 4 * parts);
+  while (parts < most && depth % parts) parts++;
+  return depth % parts ? 1 : parts;
+}
+
 void prepare(Conv2d& d, Isa isa) {
   if (d.algorithm == ConvAlgorithm::grouped) return prepare_grouped(d, isa);
   if (d.algorithm != ConvAlgorithm::gemm && images_pay(d, isa)) return prepare_images(d, isa);
@@ -115,16 +124,16 @@ void prepare(Conv2d& d, Isa isa) {
   const int64_t rows_for_flops = ceil_div(CHUNK_FLOPS, 2 * depth * columns);
   // few pixels: rows of one panel stay together, for its weights are most of what is read
   const int64_t parts = d.panel_chunks * d.groups, wanted = ceil_div(M <= FEW_ROWS ? FEW_CHUNKS : CHUNKS, parts);
-  const int64_t most = M <= FEW_ROWS ? wanted : std::min(wanted, ceil_div(M, rows_for_flops));
+  const int64_t tap_bytes = 4 * d.C / d.groups * std::min<int64_t>(columns, table.max_panel * table.vector_length);
+  d.depth_parts = d.algorithm == ConvAlgorithm::gemm ? depth_parts(d.C / d.groups, tap_bytes) : 1;
+  const int64_t enough = M <= FEW_ROWS ? wanted : std::min(wanted, ceil_div(M, rows_for_flops));
+  const int64_t most = d.depth_parts > 1 ? std::max(enough, ceil_div(M, ROWS_OF_SUMS)) : enough;
   const int64_t tail = Kg % table.vector_length;
   const int64_t tile = table.rows[std::min<int64_t>(vectors, table.max_panel)];
   d.row_unit = tail > 0 && 2 * tail <= table.vector_length ? 2 : 1;
   d.row_chunks = M == 0 ? 0 : even_ranges(M, most, parts, d.row_unit, tile);
   d.rows_per_chunk = M == 0 ? 1 : ceil_div(M / d.row_unit, d.row_chunks) * d.row_unit + M % d.row_unit;
   d.chunks = parts * d.row_chunks;
-  const int64_t tap_bytes = 4 * d.C / d.groups * std::min<int64_t>(columns, table.max_panel * table.vector_length);
-  const bool deep = d.algorithm == ConvAlgorithm::gemm && tap_bytes > PANEL_BYTES / 2 && d.C / d.groups % 2 == 0;
-  d.depth_parts = deep ? 2 : 1;  // a panel and the next one would fill L2
   const bool whole = d.algorithm == ConvAlgorithm::row_run || d.R * d.S * tap_bytes <= PANEL_BYTES;
   d.taps_per_slice = whole ? d.R * d.S : std::max<int64_t>(1, SLICE_BYTES / tap_bytes);
 }
@@ -308,7 +317,7 @@ int64_t scratch_bytes(const Conv2d& d, Isa isa) {
     const int64_t weights = merged > 1 ? d.R * d.S * Cg * V : 0;
     return 4 * (weights + band.height * band.width * merged * Cg + 16);
   }
-  const int64_t zeros = ceil_div(d.C / d.groups, 16) * 16;
+  const int64_t zeros = row_of_zeros(d);
   const int64_t sums = rows_of_sums(d) * MOST_COLUMNS;
   return (zeros + sums) * 4 + row_pointers(d) * 8 + d.R * d.S * d.depth_parts * 4 + 64;
 }

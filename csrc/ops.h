@@ -110,12 +110,17 @@ static inline int64_t range_begin(const Conv2d& d, int64_t i) {
   return i >= d.row_chunks ? rows : rows / d.row_unit * i / d.row_chunks * d.row_unit;
 }
 
-// Rows whose sums of a panel are held at once where the depth is cut: whole ranges that make up to 256 rows (64 kB), or
-// one; 0 where it is not.
+// Rows whose sums of a panel are held at once where the depth is cut: whole ranges that make up to ROWS_OF_SUMS (64
+// kB), or one; 0 where it is not.
+constexpr int64_t ROWS_OF_SUMS = 256;
 static inline int64_t rows_of_sums(const Conv2d& d) {
-  constexpr int64_t MOST = 256;
   if (!cuts_depth(d)) return 0;
-  return d.rows_per_chunk < MOST ? MOST / d.rows_per_chunk * d.rows_per_chunk : d.rows_per_chunk;
+  return d.rows_per_chunk < ROWS_OF_SUMS ? ROWS_OF_SUMS / d.rows_per_chunk * d.rows_per_chunk : d.rows_per_chunk;
+}
+
+// Floats of the row that pixels of the padding point to.
+static inline int64_t row_of_zeros(const Conv2d& d) {
+  return d.algorithm == ConvAlgorithm::gemm ? 0 : (d.C / d.groups + 15) / 16 * 16;
 }
 
 // Pointers to rows that a kernel holds at once: those of each tap of a block, or up to RUNS_AT_ONCE of one tap.

@@ -1639,7 +1639,7 @@ def pack_linear_rows(
     isa: Isa,
     taps: int = 1,
 ) -> None:
-    """Fill in rows of K from the first-th on."""
+    """Fill in rows of K from the first-th on; where panel is 0, pack_conv2d_rows does it."""
 
 def pack_winograd_rows(
     packed: PackedWeight,

@@ -190,21 +190,20 @@ def gemm(c: Compiler, node: Node) -> None:
     residual = node.optional(3)
     res = c.view(residual) if residual is not None else None
     M, C, K = x.rows, x.width, y.width
-    sizes = dict(
-        C=C, K=K, x_ld=x.ld, y_ld=y.ld, res_ld=res.ld if res else 0, act=activation(node.attrs.get("activation"))
-    )
+    lines = dict(x_ld=x.ld, y_ld=y.ld, res_ld=res.ld if res else 0, act=activation(node.attrs.get("activation")))
     inputs = [c.tensor(x), c.packed_linear(node), c.constant(node.optional(2)), c.tensor(res) if res else -1]
     work = 2 * M * C * K, 4 * (M * C + w.size + M * K)
     few = M <= _core.LINEAR_ROWS
     if few or not c.target.pixels_of_rows:
         how, seconds = "stream" if few else "gemm", _core.linear_seconds(M, C, K, c.isa)
-        c.emit("linear", _core.Linear(M=M, **sizes), inputs, c.tensor(y), node, how, *work, seconds=seconds)
+        c.emit("linear", _core.Linear(M=M, C=C, K=K, **lines), inputs, c.tensor(y), node, how, *work, seconds=seconds)
         return
-    shape = ConvShape(1, 1, M, C, K, 1, M, 1, 1, 1, (1, 1), (1, 1), (0, 0, 0, 0))
+    sizes = dict(N=1, H=1, W=M, C=C, K=K, P=1, Q=M, R=1, S=1, groups=1)
     desc = _core.Conv2d(
-        N=1, H=1, W=M, P=1, Q=M, R=1, S=1, groups=1, stride_h=1, stride_w=1, dilation_h=1, dilation_w=1,
-        x_row=M * x.ld, x_image=M * x.ld, algorithm=_core.ConvAlgorithm.gemm, **sizes,
+        stride_h=1, stride_w=1, dilation_h=1, dilation_w=1, x_row=M * x.ld, x_image=M * x.ld,
+        algorithm=_core.ConvAlgorithm.gemm, **sizes, **lines,
     )  # fmt: skip
+    shape = ConvShape(**sizes, strides=(1, 1), dilations=(1, 1), pads=(0, 0, 0, 0))
     seconds = _core.conv2d_seconds(shape.core, "gemm", 0, c.isa)
     c.emit("conv2d", desc, inputs, c.tensor(y), node, "gemm", *work, seconds=seconds)
 

@@ -120,9 +120,13 @@ class Packer:
 
             def fill(first: int, rows: Array) -> None:
                 factors = _factors(scale, first, rows)
-                _core.pack_linear_rows(packed, K, panel, first, rows, factors, self.isa, taps)
+                if panel:
+                    _core.pack_linear_rows(packed, K, panel, first, rows, factors, self.isa, taps)
+                else:
+                    filters = rows.reshape(len(rows), C // taps, taps, 1)
+                    _core.pack_conv2d_rows(packed, K, first, filters, factors, self.isa)
 
-            self._by_outputs(w, range(0, K, ROWS_PER_PART), fill)
+            self._by_outputs(w, range(0, K, ROWS_PER_PART) if panel else _core.panels(K, self.isa), fill)
             return packed
 
         def fill_inputs(first: int, rows: Array) -> None:
@@ -133,7 +137,7 @@ class Packer:
         return packed
 
     def _by_outputs(self, w: Weight, starts: Sequence[int], fill: Fill) -> None:
-        """Parts that begin at some of `starts`."""
+        """Parts that begin at some of `starts`, each the first output of a panel or of a part of one."""
         K = w.shape[0]
         most = PART_BYTES * K // (4 * w.size)
         ends = [*starts[1:], K]

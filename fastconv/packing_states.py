@@ -53,14 +53,14 @@ def _conv_desc(node: Node, turned: bool, flip: bool, depthwise: bool) -> Any:
 
 
 def linear_panel(node: Node, isa: _core.Isa, target: Target) -> int:
-    """The columns of a panel of a dense layer's weights."""
+    """The columns of a panel of a dense layer's weights; 0: as a convolution's."""
     *rows, C = node.input(0).shape
     return target.linear_panel(math.prod(rows), C, node.output.shape[-1], isa)
 
 
 def _linear_desc(node: Node, isa: _core.Isa, target: Target) -> Any:
-    # `matmul` reads w as it lies and is slower: 49 ms where packing and `linear` take 19 + 19 (16 rows, 12544 to 4096,
-    # a Zen 5 core), as its rows of two vectors lie 16 KB apart.
+    # `matmul` reads w as it lies and is slower: 49 ms where packing and a dense layer took 19 + 19 (16 rows, 12544 to
+    # 4096, a Zen 5 core), as its rows of two vectors lie 16 KB apart.
     w = node.input(1)
     K, C = w.shape if node.attrs.get("trans_b") else w.shape[::-1]
     strides = (C, 1) if node.attrs.get("trans_b") else (1, K)

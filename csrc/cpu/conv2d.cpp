@@ -203,7 +203,7 @@ void conv2d(const Conv2d& d, const Buffers& b, int64_t begin, int64_t end) {
   // scratch: zeros, sums, pointers, taps; sized by scratch_bytes(Conv2d&)
   Scratch s;
   s.zeros = b.scratch;
-  const int64_t zeros = (Cg + 15) / 16 * 16;
+  const int64_t zeros = row_of_zeros(d);
   for (int64_t c = 0; c < zeros; c++) s.zeros[c] = 0;
   s.sums = s.zeros + zeros;
   s.pointers = (const float**)(s.sums + rows_of_sums(d) * MAX_NV * Vec::N);

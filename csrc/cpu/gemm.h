@@ -6,12 +6,12 @@
 namespace fastconv {
 namespace FASTCONV_ISA {
 
-// Not static: the linker keeps one copy for convolutions, Winograd and dense layers, 180 kB less on AVX-512.
+// Not static: the linker keeps one copy for convolutions, their gradients and Winograd.
 template <int MR, int NV>
 void tile(const Tile& t) {
   constexpr int V = Vec::N;
   if constexpr (STEPS > 1) {
-    const bool whole = t.tail == V && t.w_ld == NV * V && !t.start, plain = t.n_taps == 1 && t.len % STEPS == 0;
+    const bool whole = t.tail == V && !t.start, plain = t.n_taps == 1 && t.len % STEPS == 0;
     if constexpr (NV == MAX_NV && MR == ROWS[NV]) {
       // where one line an iteration is enough for what else is fetched
       if (whole && plain && t.fetches_rows && t.next_step <= 64) return plain_tile<MR, NV, true>(t);
@@ -56,23 +56,21 @@ void tile(const Tile& t) {
 #pragma GCC unroll 16
         for (int i = 0; i < MR; i++) p[i] = a[i];
       }
-      const float* w = t.w + (t.taps ? t.taps[k] : k) * t.len * t.w_ld;
+      const float* w = t.w + (t.taps ? t.taps[k] : k) * t.len * NV * V;
       const int64_t end = at + t.len;
       int64_t c = at;
       if constexpr (STEPS > 1) {
-        if (t.w_ld == NV * V) {  // dense layers have wider panels, and go step by step
-          for (; c + STEPS <= end; c += STEPS, w += STEPS * NV * V, next += t.next_step) {
-            fetch_ahead<NV>(t, next);
+        for (; c + STEPS <= end; c += STEPS, w += STEPS * NV * V, next += t.next_step) {
+          fetch_ahead<NV>(t, next);
 #pragma GCC unroll 8
-            for (int u = 0; u < STEPS; u++) add_element(p, c + u, w + u * NV * V, acc);
-          }
+          for (int u = 0; u < STEPS; u++) add_element(p, c + u, w + u * NV * V, acc);
         }
         if (c < end) {
           fetch_ahead<NV>(t, next);
           next += t.next_step;
         }
       }
-      for (; c < end; c++, w += t.w_ld) {
+      for (; c < end; c++, w += NV * V) {
         if (STEPS == 1) fetch_ahead<NV>(t, next), next += t.next_step;
         add_element(p, c, w, acc);
       }

@@ -186,7 +186,8 @@ void linear(const Linear& d, const Buffers& b, int64_t begin, int64_t end) {
   if (begin == end) return;
   constexpr int64_t V = Vec::N;
   const bool far = reads_far(d);
-  // A tile is as wide as a panel, or half as wide where its sums would not fit registers.
+  // A tile is as wide as a panel. Half as wide where the sums of three rows would not fit registers: for two, reading a
+  // panel in halves costs more than that.
   const int64_t widest = d.M < 3 || REGISTERS >= 32 ? DENSE_NV : DENSE_NV / 2;
   const int64_t panel = far ? far_panel(d.K) : DENSE_NV * V, step = far ? panel : widest * V;
   int32_t* inputs = (int32_t*)b.scratch;

@@ -129,37 +129,33 @@ void pack_depthwise(float* out, const float* w, const float* scale, int64_t K, i
   pack_panel(out, w, scale, K, width, width, 1, R * S);
 }
 
-// fill(k, columns, width) for each panel of a dense weight.
-template <class Fill>
-static void for_linear_panels(int64_t K, int64_t panel, Isa isa, const Fill& fill) {
-  if (panel == 0) return for_panels(K, 0, K, isa, fill);
-  for (int64_t k = 0; k < K; k += panel) {
-    const int64_t columns = K - k < panel ? K - k : panel;
-    fill(k, columns, packed_linear_size(columns, 1, isa));
-  }
-}
-
 void pack_linear_rows(float* out, const float* w, const float* scale, int64_t first, int64_t rows, int64_t K, int64_t C,
                       int64_t taps, int64_t panel, Isa isa) {
-  for_linear_panels(K, panel, isa, [&](int64_t k, int64_t columns, int64_t width) {
-    const int64_t begin = k > first ? k : first, end = k + columns < first + rows ? k + columns : first + rows;
-    if (begin >= end) return;
-    pack_panel(out + k * C + begin - k, w + (begin - first) * C, scale ? scale + (begin - first) : nullptr, end - begin,
-               end == k + columns ? k + width - begin : end - begin, width, C / taps, taps);
-  });
+  const int64_t padded = packed_linear_size(K, 1, isa), end = first + rows;
+  for (int64_t k = first, next; k < end; k = next) {
+    const int64_t begin = k / panel * panel, width = begin + panel < padded ? panel : padded - begin;
+    next = begin + panel < end ? begin + panel : end;
+    pack_panel(out + begin * C + k - begin, w + (k - first) * C, scale ? scale + (k - first) : nullptr, next - k,
+               (next == K ? padded : next) - k, width, C / taps, taps);
+  }
 }
 
 void pack_linear_inputs(float* out, const float* w, const float* scale, int64_t first, int64_t rows, int64_t K,
                         int64_t C, int64_t taps, int64_t panel, Isa isa) {
   const int64_t channels = C / taps;
-  for_linear_panels(K, panel, isa, [&](int64_t k, int64_t columns, int64_t width) {
+  const auto fill = [&](int64_t k, int64_t columns, int64_t width) {
     for (int64_t c = first; c < first + rows; c++) {
       const float* row = w + (c % channels * taps + c / channels - first) * K + k;
       float* o = out + k * C + c * width;
       for (int64_t i = 0; i < columns; i++) o[i] = row[i] * (scale ? scale[k + i] : 1.0f);
       for (int64_t i = columns; i < width; i++) o[i] = 0;
     }
-  });
+  };
+  if (panel == 0) return for_panels(K, 0, K, isa, fill);
+  for (int64_t k = 0; k < K; k += panel) {
+    const int64_t columns = K - k < panel ? K - k : panel;
+    fill(k, columns, packed_linear_size(columns, 1, isa));
+  }
 }
 
 }  // namespace fastconv

@@ -59,8 +59,9 @@ void pack_conv2d_rows(float* out, const float* w, const float* scale, int64_t fi
 void pack_winograd_rows(float* out, const float* w, const float* scale, int64_t first, int64_t rows, int64_t K,
                         int64_t C, int64_t m, int64_t r, int64_t axes, Isa isa);
 void pack_depthwise(float* out, const float* w, const float* scale, int64_t K, int64_t R, int64_t S, Isa isa);
-// The outputs [first, first + rows) of a [K][C] weight, of which w begins with the first. taps > 1: C counts
-// [C / taps][taps] in w, as an N C H W image flattens, and [taps][C / taps] in the input, as N H W C does.
+// The outputs [first, first + rows) of a [K][C] weight, of which w begins with the first, for a panel > 0; else see
+// pack_conv2d_rows. taps > 1: C counts [C / taps][taps] in w, as an N C H W image flattens, and [taps][C / taps] in the
+// input, as N H W C does.
 void pack_linear_rows(float* out, const float* w, const float* scale, int64_t first, int64_t rows, int64_t K, int64_t C,
                       int64_t taps, int64_t panel, Isa isa);
 // The inputs [first, first + rows) of a [C][K] weight; all of them where taps > 1.

@@ -38,7 +38,7 @@ struct Tile {
   int tail;                   // lanes in use in the last vector
   const Activation* act;      // clips(act), see follower.h; few rows of a dense layer take any function
   const char* next;           // what to prefetch into L2 meanwhile
-  int64_t next_step;          // bytes an iteration, see fetch_step(); 0 for nothing, as where w_ld is not NV vectors
+  int64_t next_step;          // bytes an iteration, see fetch_step(); 0 for nothing
   bool fetches_rows = false;  // rows without gaps, a block's behind one another: the next one's come into L2
 };
 

@@ -177,7 +177,7 @@ void init_descriptors(py::module_& m) {
 #undef F
 }
 
-// Convolutions and dense layers need the ISA and own more chunk fields than `chunks`.
+// Convolutions and dense layers need the ISA, and most own more chunk fields than `chunks`.
 template <class D>
 constexpr bool has_weights =
     std::is_same_v<D, Conv2d> || std::is_same_v<D, Winograd> || std::is_same_v<D, DepthwiseConv2d> ||

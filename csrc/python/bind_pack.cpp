@@ -87,9 +87,9 @@ PackedWeight pack_depth(const std::shared_ptr<WeightStore>& store, const Array& 
                 [&](float* out) { pack_depthwise(out, x, s, K, R, S, isa); });
 }
 
-void check_panel(int64_t panel, Isa isa) {
-  if (panel < 0 || panel > INT32_MAX || panel % geometry(isa).vector_length)
-    throw std::invalid_argument("a panel must be a multiple of the level's vectors");
+void check_panel(int64_t panel, Isa isa, int64_t least) {
+  if (panel < least || panel > INT32_MAX || panel % geometry(isa).vector_length)
+    throw std::invalid_argument("a panel must be a multiple of the level's vectors, below 2^31");
 }
 
 PackedWeight pack_dense(const std::shared_ptr<WeightStore>& store, const Array& w, const std::optional<Array>& scale,
@@ -97,10 +97,12 @@ PackedWeight pack_dense(const std::shared_ptr<WeightStore>& store, const Array& 
   if (w.ndim() != 2) throw std::invalid_argument("w must be a matrix");
   const int64_t K = w.shape(trans_b ? 0 : 1), C = w.shape(trans_b ? 1 : 0);
   if (taps < 1 || C % taps) throw std::invalid_argument("taps must divide the rows of w");
-  check_panel(panel, isa);
+  check_panel(panel, isa, 0);
   const float *x = w.data(), *s = scale_of(scale, K);
   return filled(store, packed_linear_size(K, C, isa), [&](float* out) {
-    if (trans_b) {
+    if (trans_b && panel == 0) {
+      pack_conv2d(out, x, s, K, C / taps, taps, 1, 1, isa);
+    } else if (trans_b) {
       pack_linear_rows(out, x, s, 0, K, K, C, taps, panel, isa);
     } else {
       pack_linear_inputs(out, x, s, 0, C, K, C, taps, panel, isa);
@@ -188,16 +190,14 @@ void pack_dense_rows(const PackedWeight& packed, int64_t K, int64_t panel, int64
   if (w.ndim() != 2) throw std::invalid_argument("w must be a matrix");
   const int64_t rows = w.shape(0), C = w.shape(1);
   if (taps < 1 || C % taps) throw std::invalid_argument("taps must divide the rows of w");
-  check_panel(panel, isa);
+  check_panel(panel, isa, 1);
   if (first < 0 || K < 1 || first > K || rows > K - first || C < 1 || packed.size % C ||
       packed.size / C != packed_linear_size(K, 1, isa))
     throw std::invalid_argument("the rows do not lie in the packed weight");
   const float *x = w.data(), *s = scale_of(scale, rows);
   ReleaseGil release;
-  // whole panels, or a little more
-  const int64_t widest = panel ? panel : geometry(isa).max_panel * geometry(isa).vector_length;
-  const int64_t begin = panel ? first / panel * panel : std::max<int64_t>(0, first - widest);
-  const int64_t end = std::min(packed.size / C, (first + rows + widest - 1) / widest * widest);
+  const int64_t begin = first / panel * panel,
+                end = std::min(packed.size / C, (first + rows + panel - 1) / panel * panel);
   float* out = part_of(packed, begin * C, (end - begin) * C);
   pack_linear_rows(out, x, s, first, rows, K, C, taps, panel, isa);
 }
@@ -207,7 +207,7 @@ void pack_dense_inputs(const PackedWeight& packed, int64_t C, int64_t panel, int
                        const std::optional<Array>& scale, Isa isa) {
   if (w.ndim() != 2) throw std::invalid_argument("w must be a matrix");
   const int64_t rows = w.shape(0), K = w.shape(1);
-  check_panel(panel, isa);
+  check_panel(panel, isa, 0);
   if (first < 0 || C < 1 || first > C || rows > C - first || packed.size % C ||
       packed.size / C != packed_linear_size(K, 1, isa))
     throw std::invalid_argument("the rows do not lie in the packed weight");
@@ -258,7 +258,8 @@ void init_pack(py::module_& m) {
   m.def("linear_panel", &linear_panel, py::arg("M"), py::arg("C"), py::arg("K"), py::arg("isa"),
         "Columns of a panel of the weights of a dense layer of M rows; 0: panels are those of a convolution.");
   m.def("pack_linear_rows", &pack_dense_rows, py::arg("packed"), py::arg("K"), py::arg("panel"), py::arg("first"),
-        py::arg("w"), py::arg("scale"), py::arg("isa"), py::arg("taps") = 1, "Fill in rows of K from the first-th on.");
+        py::arg("w"), py::arg("scale"), py::arg("isa"), py::arg("taps") = 1,
+        "Fill in rows of K from the first-th on; where panel is 0, pack_conv2d_rows does it.");
   m.def("pack_linear_inputs", &pack_dense_inputs, py::arg("packed"), py::arg("C"), py::arg("panel"), py::arg("first"),
         py::arg("w"), py::arg("scale"), py::arg("isa"),
         "Fill in what reads the inputs from the first-th on: w is [inputs, K] of C.");

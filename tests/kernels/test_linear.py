@@ -61,7 +61,7 @@ def test_large(isa: Any, M: int, C: int, K: int) -> None:
 
 @isas
 def test_rows_do_not_depend_on_their_number(isa: Any) -> None:
-    """A row gives the same bits alone, among three that stream, and in a tile, where the weights stay in a cache."""
+    """A row gives the same bits alone, among three, and as a pixel of a convolution, where weights stay in a cache."""
     rng = np.random.default_rng(22)
     x, w, bias = random(rng, 49, 131), random(rng, 140, 131), random(rng, 140)
     whole = linear(isa, x, w, bias)
@@ -71,14 +71,21 @@ def test_rows_do_not_depend_on_their_number(isa: Any) -> None:
 
 
 @isas
-def test_depth_in_parts(isa: Any) -> None:
-    """Several tiles of rows by more inputs than stay in L2: sums wait in y, in the same order."""
+@pytest.mark.parametrize(("C", "cut"), ((8200, True), (20_000, True), (8209, False)))
+def test_depth_in_parts(isa: Any, C: int, cut: bool) -> None:
+    """More inputs than stay in L2: sums wait, in the same order. A depth that is a prime is not cut."""
     rng = np.random.default_rng(24)
-    x, w, bias, residual = random(rng, 30, 2500), random(rng, 70, 2500), random(rng, 70), random(rng, 30, 70)
+    x, w, bias, residual = random(rng, 300, C), random(rng, 70, C), random(rng, 70), random(rng, 300, 70)
+    desc = dense_desc(300, C, 70, C, y_ld=70)
+    _core.prepare(desc, isa)
+    assert (desc.depth_parts > 1) == cut and (not cut or desc.rows_per_chunk <= 256)
     whole = linear(isa, x, w, bias, residual, act="tanh", gaps=(1, 2, 3))
-    for first in (0, 26):  # one tile of rows takes the depth at once
-        part: F32 = linear(isa, x[first : first + 4], w, bias, residual[first : first + 4], act="tanh")
-        np.testing.assert_array_equal(part.view(np.int32), whole[first : first + 4].view(np.int32))
+    want = reference.linear(x[:5], w, bias, residual[:5], act=np.tanh)
+    close(whole[:5], want, terms=C, scale=np.sqrt(C), note=C)
+    for first, M in ((0, 4), (26, 1), (100, 60)):
+        rows = slice(first, first + M)
+        part: F32 = linear(isa, x[rows], w, bias, residual[rows], act="tanh")
+        np.testing.assert_array_equal(part.view(np.int32), whole[rows].view(np.int32))
 
 
 # -- weights from memory ----------------------------------------------------------------------------------------------
@@ -156,7 +163,7 @@ def test_functions_follow_some_rows_behind(isa: Any) -> None:
     """Each output once, where a chunk has more rows than the window (csrc/cpu/follower.h) and depth comes in parts; the
     residual may be the output."""
     V = _core.vector_length(isa)
-    for M, C, K in ((130, 5, 256 * V), (30, 2100, 3 * V + 1)):
+    for M, C, K in ((130, 5, 256 * V), (30, 8200, 3 * V + 1)):
         rng = np.random.default_rng(9)
         x, w, bias, residual = random(rng, M, C), random(rng, K, C), random(rng, K), random(rng, M, K)
         sums = linear(isa, x, w, bias, residual)
