@@ -150,7 +150,12 @@ void dense(Isa isa, int64_t M, int64_t C, int64_t K, int threads) {
   }
   const int64_t size = packed_linear_size(K, C, isa);
   std::unique_ptr<float[]> packed(new float[size]);
-  pack_linear_rows(packed.get(), w.get(), nullptr, 0, K, K, C, 1, linear_panel(M, C, K, isa), isa);
+  const int64_t panel = linear_panel(M, C, K, isa);
+  if (panel) {
+    pack_linear_rows(packed.get(), w.get(), nullptr, 0, K, K, C, 1, panel, isa);
+  } else {
+    pack_conv2d(packed.get(), w.get(), nullptr, K, C, 1, 1, 1, isa);
+  }
   auto out = run(isa, x.get(), M * C, M * K, threads, [&](Plan& plan, int in, int y) {
     const std::vector<int> tensors = {in, plan.add_weight(packed.get(), size), plan.add_weight(bias.get(), K)};
     if (M <= LINEAR_ROWS) {
