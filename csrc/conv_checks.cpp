@@ -100,13 +100,15 @@ static void prepare_grouped(Conv2d& d, Isa isa) {
   d.taps_per_slice = d.R * d.S;
 }
 
-// A panel and the next one would fill L2: the depth of a 1x1 layer in equal parts of at most PANEL_BYTES.
+// A panel and the next one would fill L2: the depth of a 1x1 layer in equal parts of PANEL_BYTES and less; where no
+// number near that divides it, in two, or whole.
 static int64_t depth_parts(int64_t depth, int64_t bytes) {
   if (bytes <= PANEL_BYTES / 2) return 1;
-  int64_t parts = std::max<int64_t>(2, ceil_div(bytes, PANEL_BYTES));
-  const int64_t most = std::min(depth, 4 * parts);
-  while (parts < most && depth % parts) parts++;
-  return depth % parts ? 1 : parts;
+  const int64_t least = std::max<int64_t>(2, ceil_div(bytes, PANEL_BYTES)), most = std::min(depth, least + 16);
+  for (int64_t parts = least; parts <= most; parts++) {
+    if (depth % parts == 0) return parts;
+  }
+  return depth % 2 ? 1 : 2;
 }
 
 void prepare(Conv2d& d, Isa isa) {
@@ -126,12 +128,12 @@ void prepare(Conv2d& d, Isa isa) {
   const int64_t parts = d.panel_chunks * d.groups, wanted = ceil_div(M <= FEW_ROWS ? FEW_CHUNKS : CHUNKS, parts);
   const int64_t tap_bytes = 4 * d.C / d.groups * std::min<int64_t>(columns, table.max_panel * table.vector_length);
   d.depth_parts = d.algorithm == ConvAlgorithm::gemm ? depth_parts(d.C / d.groups, tap_bytes) : 1;
-  const int64_t enough = M <= FEW_ROWS ? wanted : std::min(wanted, ceil_div(M, rows_for_flops));
-  const int64_t most = d.depth_parts > 1 ? std::max(enough, ceil_div(M, ROWS_OF_SUMS)) : enough;
+  const int64_t most = M <= FEW_ROWS ? wanted : std::min(wanted, ceil_div(M, rows_for_flops));
   const int64_t tail = Kg % table.vector_length;
   const int64_t tile = table.rows[std::min<int64_t>(vectors, table.max_panel)];
   d.row_unit = tail > 0 && 2 * tail <= table.vector_length ? 2 : 1;
   d.row_chunks = M == 0 ? 0 : even_ranges(M, most, parts, d.row_unit, tile);
+  if (d.depth_parts > 1) d.row_chunks = std::max(d.row_chunks, ceil_div(M, ROWS_OF_SUMS));  // sums stay in L2
   d.rows_per_chunk = M == 0 ? 1 : ceil_div(M / d.row_unit, d.row_chunks) * d.row_unit + M % d.row_unit;
   d.chunks = parts * d.row_chunks;
   const bool whole = d.algorithm == ConvAlgorithm::row_run || d.R * d.S * tap_bytes <= PANEL_BYTES;

@@ -302,7 +302,7 @@ def test_rows_that_do_not_fit() -> None:
     for first, w in ((K - 127, rows), (-128, rows), (0, np.zeros((128, 40), np.float32)), (0, rows[:, :0])):
         with pytest.raises(ValueError, match="rows"):
             _core.pack_linear_rows(packed, K, 64, first, w, None, level)
-    for panel in (-64, 63):
+    for panel in (-64, 0, 63):
         with pytest.raises(ValueError, match="panel"):
             _core.pack_linear_rows(packed, K, panel, 0, rows, None, level)
     with pytest.raises(ValueError):

@@ -28,7 +28,7 @@ bool far_rows(const Conv2d& d) {
 struct Scratch {
   const float** pointers;  // row_pointers(): taps x rows of a block, or rows of several blocks
   int32_t* taps;
-  float* zeros;  // C / groups floats
+  float* zeros;  // row_of_zeros() floats
   float* sums;   // rows_of_sums() x columns of a panel, where the depth is cut
 };
 

@@ -55,7 +55,6 @@ void run_panel(const Conv2dBackwardInput& d, const Buffers& b, const Scratch& s,
   Tile t;
   t.len = Kg;
   t.w = b.in[1] + (group * panels.vectors + panels.start(panel)) * Vec::N * d.R * d.S * Kg;
-  t.w_ld = nv * Vec::N;
   t.res_ld = d.stride_w * d.res_ld;
   t.y_ld = d.stride_w * d.x_ld;
   t.tail = (int)(columns - (nv - 1) * Vec::N);

@@ -197,7 +197,6 @@ void run_panel(const Winograd& d, const Buffers& b, const float* planes, int64_t
   t.taps = &tap;
   t.n_taps = 1;
   t.len = depth;
-  t.w_ld = nv * V;
   t.start = t.bias = t.residual = nullptr;
   t.res_ld = 0;
   t.y_ld = nv * V;

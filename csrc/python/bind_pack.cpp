@@ -89,7 +89,7 @@ PackedWeight pack_depth(const std::shared_ptr<WeightStore>& store, const Array& 
 
 void check_panel(int64_t panel, Isa isa, int64_t least) {
   if (panel < least || panel > INT32_MAX || panel % geometry(isa).vector_length)
-    throw std::invalid_argument("a panel must be a multiple of the level's vectors, below 2^31");
+    throw std::invalid_argument("a panel must be a positive multiple of the level's vectors, below 2^31");
 }
 
 PackedWeight pack_dense(const std::shared_ptr<WeightStore>& store, const Array& w, const std::optional<Array>& scale,

@@ -78,7 +78,7 @@ def test_depth_in_parts(isa: Any, C: int, cut: bool) -> None:
     x, w, bias, residual = random(rng, 300, C), random(rng, 70, C), random(rng, 70), random(rng, 300, 70)
     desc = dense_desc(300, C, 70, C, y_ld=70)
     _core.prepare(desc, isa)
-    assert (desc.depth_parts > 1) == cut and (not cut or desc.rows_per_chunk <= 256)
+    assert (desc.depth_parts > 1) == cut
     whole = linear(isa, x, w, bias, residual, act="tanh", gaps=(1, 2, 3))
     want = reference.linear(x[:5], w, bias, residual[:5], act=np.tanh)
     close(whole[:5], want, terms=C, scale=np.sqrt(C), note=C)
@@ -86,6 +86,17 @@ def test_depth_in_parts(isa: Any, C: int, cut: bool) -> None:
         rows = slice(first, first + M)
         part: F32 = linear(isa, x[rows], w, bias, residual[rows], act="tanh")
         np.testing.assert_array_equal(part.view(np.int32), whole[rows].view(np.int32))
+
+
+@isas
+@pytest.mark.parametrize(("M", "C", "K"), ((600, 9216, 4096), (33, 25088, 4096), (1020, 8192, 128)))
+def test_parts_and_ranges_fit_l2(isa: Any, M: int, C: int, K: int) -> None:
+    """Of a panel at most 512 kB, of sums at most 256 rows."""
+    desc = dense_desc(M, C, K, C, y_ld=K)
+    _core.prepare(desc, isa)
+    columns = max(_core.conv2d_panels(K, isa))
+    assert 4 * C * columns // desc.depth_parts <= 512 << 10
+    assert desc.depth_parts == 1 or desc.rows_per_chunk <= 256
 
 
 # -- weights from memory ----------------------------------------------------------------------------------------------

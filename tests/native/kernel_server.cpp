@@ -70,7 +70,7 @@ void call(void (*const KernelTable::*kernel)(const D&, const Buffers&, int64_t, 
   for (int i = 0; i < 3; i++) {
     if (written[i] > 0 ? r.out[i] < written[i] : i == 0 && r.out[i] < 0) throw std::invalid_argument("out");
   }
-  prepare_for(d, isa, op);
+  if (d.chunks < 1) prepare_for(d, isa, op);
   const Guarded scratch((scratch_for(d, isa, op) + 63) / 64 * 16, false);
   b.scratch = scratch.data;
   (kernels(isa).*kernel)(d, b, r.end < 0 ? 0 : r.begin, r.end < 0 ? d.chunks : r.end);
