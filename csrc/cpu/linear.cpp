@@ -152,12 +152,20 @@ void add_panel(const Tile& t, const int32_t* inputs, int64_t count) {
 
 using StreamFunction = void (*)(const Tile&);
 
+// Vectors of a tile: a panel. Half of one where the sums of three rows would not fit registers: for two, reading a
+// panel in halves costs more than that.
+constexpr int widest(int64_t rows) { return rows < 3 || REGISTERS >= 32 ? DENSE_NV : DENSE_NV / 2; }
+
 template <int NV>
 StreamFunction stream_of_rows(int64_t rows) {
-  return rows == 1 ? stream<1, NV> : rows == 2 ? stream<2, NV> : stream<3, NV>;
+  if constexpr (NV > widest(3)) {
+    return rows == 1 ? stream<1, NV> : stream<2, NV>;
+  } else {
+    return rows == 1 ? stream<1, NV> : rows == 2 ? stream<2, NV> : stream<3, NV>;
+  }
 }
 
-// nv up to 8, one to three rows
+// nv up to widest(rows), one to three rows
 StreamFunction find_stream(int nv, int64_t rows) {
   switch (nv) {
     case 1:
@@ -186,10 +194,7 @@ void linear(const Linear& d, const Buffers& b, int64_t begin, int64_t end) {
   if (begin == end) return;
   constexpr int64_t V = Vec::N;
   const bool far = reads_far(d);
-  // A tile is as wide as a panel. Half as wide where the sums of three rows would not fit registers: for two, reading a
-  // panel in halves costs more than that.
-  const int64_t widest = d.M < 3 || REGISTERS >= 32 ? DENSE_NV : DENSE_NV / 2;
-  const int64_t panel = far ? far_panel(d.K) : DENSE_NV * V, step = far ? panel : widest * V;
+  const int64_t panel = far ? far_panel(d.K) : DENSE_NV * V, step = far ? panel : widest(d.M) * V;
   int32_t* inputs = (int32_t*)b.scratch;
   const int64_t count = far ? find_inputs(d, b.in[0], inputs) : 0;
   const float* rows[3];

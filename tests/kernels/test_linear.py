@@ -49,14 +49,14 @@ def test_epilogue_and_gaps(isa: Any, M: int, act: str, trans_b: bool) -> None:
 
 @isas
 @pytest.mark.parametrize(
-    ("M", "C", "K"), ((1, 2048, 1000), (3, 777, 1000), (8, 512, 1000), (49, 300, 515), (197, 64, 260))
+    ("M", "C", "K"), ((1, 2048, 1000), (3, 777, 1000), (8, 512, 1000), (49, 300, 515), (197, 128, 260))
 )
 def test_large(isa: Any, M: int, C: int, K: int) -> None:
     """Many chunks, computed from the last to the first by `weighted.run`."""
     check(isa, M, C, K, act="relu", gaps=(0, 3, 1))
     desc = dense_desc(M, C, K, C, y_ld=K)
     _core.prepare(desc, isa)
-    assert desc.chunks >= 4
+    assert desc.chunks > 4
 
 
 @isas
